@@ -1,0 +1,89 @@
+"""Every collective of the project. With one process each function is the identity, so callers never ask."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as torch_dist
+from torch import Tensor
+
+Thing = TypeVar("Thing")
+Group = torch_dist.ProcessGroup | None
+
+
+def is_on() -> bool:
+    """Whether several processes work together."""
+    return torch_dist.is_available() and torch_dist.is_initialized() and torch_dist.get_world_size() > 1
+
+
+def world_size(group: Group = None) -> int:
+    """Return the number of processes."""
+    return torch_dist.get_world_size(group) if is_on() else 1
+
+
+def rank(group: Group = None) -> int:
+    """Return the number of this process, from 0."""
+    return torch_dist.get_rank(group) if is_on() else 0
+
+
+def is_main() -> bool:
+    """Whether this process writes files and talks to people."""
+    return rank() == 0
+
+
+def all_gather_rows(rows: Tensor, group: Group = None) -> Tensor:
+    """Concatenate equally many rows of every process in rank order; carries no gradient."""
+    rows = rows.detach().contiguous()
+    if world_size(group) == 1:
+        return rows
+    parts = [torch.empty_like(rows) for _ in range(world_size(group))]
+    torch_dist.all_gather(parts, rows, group=group)
+    return torch.cat(parts)
+
+
+def all_reduce_sum(value: Tensor, group: Group = None) -> Tensor:
+    """Return the sum over processes; carries no gradient."""
+    value = value.detach().clone()
+    if world_size(group) > 1:
+        torch_dist.all_reduce(value, group=group)
+    return value
+
+
+def all_reduce_max(value: Tensor, group: Group = None) -> Tensor:
+    """Return the largest value over processes; carries no gradient."""
+    value = value.detach().clone()
+    if world_size(group) > 1:
+        torch_dist.all_reduce(value, op=torch_dist.ReduceOp.MAX, group=group)
+    return value
+
+
+def any_process(flag: bool, device: torch.device | str = "cpu") -> bool:
+    """Whether the flag is set on at least one process; the same answer everywhere."""
+    if not is_on():
+        return flag
+    return bool(all_reduce_max(torch.tensor(float(flag), device=device)).item())
+
+
+def gather_objects(thing: Thing) -> list[Thing]:
+    """Return every process's object in rank order, on every process (small, picklable objects)."""
+    if not is_on():
+        return [thing]
+    things: list[Any] = [None] * world_size()
+    torch_dist.all_gather_object(things, thing)
+    return things
+
+
+def broadcast_object(thing: Thing) -> Thing:
+    """Return the main process's object on every process."""
+    if not is_on():
+        return thing
+    box = [thing]
+    torch_dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def barrier() -> None:
+    """Wait for every process."""
+    if is_on():
+        torch_dist.barrier()

@@ -1,0 +1,126 @@
+"""The only values that cross borders: Batch -> Embeddings -> Metric, and the error a user can mend."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+from jaxtyping import Float32, Int64, UInt8
+from PIL.Image import Image
+from torch import Tensor
+
+
+class RecipeError(ValueError):
+    """A mistake in a recipe, a card, a task or a command; the message names the key and a way out."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """This process's share of one global batch.
+
+    Args:
+        images: Decoded and cropped pixels; nothing is normalised yet.
+        tokens: Caption tokens, cut to the longest caption of the batch.
+        lengths: Tokens of each caption including its end token; stays on the CPU, so that bucketing never waits.
+        draws: Uniform numbers in [0, 1), a pure function of (seed, epoch, sample): the randomness of everything
+            that augments on the device, whatever the layout of processes and workers.
+        ids: Stable sample ids.
+        sources: Label of the data source of each sample.
+    """
+
+    images: UInt8[Tensor, "views n h w 3"]
+    tokens: Int64[Tensor, "views n l"]
+    lengths: Int64[Tensor, "views n"]
+    draws: Float32[Tensor, "views n draws"]
+    ids: Int64[Tensor, " n"]
+    sources: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def to(self, device: Any) -> Batch:
+        """Copy to `device` without waiting for the copy; lengths stay where they are."""
+        moved = {name: getattr(self, name).to(device, non_blocking=True) for name in ("images", "tokens", "draws", "ids")}
+        return replace(self, **moved)
+
+    def pin_memory(self) -> Batch:
+        """Return a copy in page-locked memory (called by the DataLoader for CUDA)."""
+        pinned = {name: getattr(self, name).pin_memory() for name in ("images", "tokens", "draws", "ids")}
+        return replace(self, **pinned)
+
+    def chunk(self, num_chunks: int) -> list[Batch]:
+        """Split into equal micro-batches along the samples."""
+        size = len(self) // num_chunks
+        return [self.narrow(k * size, size) for k in range(num_chunks)]
+
+    def narrow(self, start: int, size: int) -> Batch:
+        """Return the samples `start` to `start + size`."""
+        return Batch(
+            images=self.images[:, start : start + size],
+            tokens=self.tokens[:, start : start + size],
+            lengths=self.lengths[:, start : start + size],
+            draws=self.draws[:, start : start + size],
+            ids=self.ids[start : start + size],
+            sources=self.sources[start : start + size],
+        )
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """What the towers say about a batch; float32 and of unit norm from here on.
+
+    Args:
+        image: One row per sample, first image view.
+        text: One row per sample, first text view.
+        scale: Inverse temperature that multiplies cosines (not its logarithm).
+        bias: Added to every logit by sigmoid losses; zero where the model has none.
+        image_views: Further image views, each shaped like `image`.
+        text_views: Further text views, each shaped like `text`.
+        reference: Features without gradient that weigh pairs (locked tower or EMA teacher).
+    """
+
+    image: Float32[Tensor, "n d"]
+    text: Float32[Tensor, "n d"]
+    scale: Float32[Tensor, ""]
+    bias: Float32[Tensor, ""]
+    image_views: tuple[Float32[Tensor, "n d"], ...] = ()
+    text_views: tuple[Float32[Tensor, "n d"], ...] = ()
+    reference: Float32[Tensor, "n r"] | None = None
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number of an evaluator, with a 95 % interval where one is defined."""
+
+    name: str
+    value: float
+    count: int
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All that one task found out: its metrics, and curves or lists that a report may draw."""
+
+    metrics: tuple[Metric, ...]
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+class Encoder(Protocol):
+    """What an evaluator needs of a model: unit-norm float32 embeddings on the CPU, and its logit scale."""
+
+    scale: float
+
+    def embed_images(self, images: Iterable[Image]) -> Float32[Tensor, "n d"]: ...
+
+    def embed_texts(self, texts: Sequence[str]) -> Float32[Tensor, "n d"]: ...
+
+
+class Tokenizer(Protocol):
+    """Texts to token ids, cut to the longest of the batch, and the length of each including its end token."""
+
+    context_length: int
+
+    def __call__(self, texts: Sequence[str]) -> tuple[Int64[Tensor, "n l"], Int64[Tensor, " n"]]: ...

@@ -11,6 +11,9 @@ from PIL.Image import Image
 from torch import Tensor
 
 
+ON_DEVICE = ("images", "tokens", "draws", "ids", "caption_ids")
+
+
 class RecipeError(ValueError):
     """A mistake in a recipe, a card, a task or a command; the message names the key and a way out."""
 
@@ -26,6 +29,7 @@ class Batch:
         draws: Uniform numbers in [0, 1), a pure function of (seed, epoch, sample): the randomness of everything
             that augments on the device, whatever the layout of processes and workers.
         ids: Stable sample ids.
+        caption_ids: Stable hash of the text of the first caption view: equal captions are no negatives of each other.
         sources: Label of the data source of each sample.
     """
 
@@ -34,6 +38,7 @@ class Batch:
     lengths: Int64[Tensor, "views n"]
     draws: Float32[Tensor, "views n draws"]
     ids: Int64[Tensor, " n"]
+    caption_ids: Int64[Tensor, " n"]
     sources: tuple[str, ...]
 
     def __len__(self) -> int:
@@ -41,13 +46,11 @@ class Batch:
 
     def to(self, device: Any) -> Batch:
         """Copy to `device` without waiting for the copy; lengths stay where they are."""
-        moved = {name: getattr(self, name).to(device, non_blocking=True) for name in ("images", "tokens", "draws", "ids")}
-        return replace(self, **moved)
+        return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in ON_DEVICE})
 
     def pin_memory(self) -> Batch:
         """Return a copy in page-locked memory (called by the DataLoader for CUDA)."""
-        pinned = {name: getattr(self, name).pin_memory() for name in ("images", "tokens", "draws", "ids")}
-        return replace(self, **pinned)
+        return replace(self, **{name: getattr(self, name).pin_memory() for name in ON_DEVICE})
 
     def chunk(self, num_chunks: int) -> list[Batch]:
         """Split into equal micro-batches along the samples."""
@@ -62,6 +65,7 @@ class Batch:
             lengths=self.lengths[:, start : start + size],
             draws=self.draws[:, start : start + size],
             ids=self.ids[start : start + size],
+            caption_ids=self.caption_ids[start : start + size],
             sources=self.sources[start : start + size],
         )
 

@@ -1,0 +1,63 @@
+"""Run a function in several real gloo processes."""
+
+from __future__ import annotations
+
+import os
+import socket
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as torch_dist
+import torch.multiprocessing as mp
+
+
+def run_processes(function: Callable[..., Any], world_size: int, *args: Any, timeout: float = 120) -> list[Any]:
+    """Return `function(rank, world_size, *args)` of every process, in rank order.
+
+    Args:
+        function: A module-level function; its result must be picklable.
+
+    Raises:
+        RuntimeError: A process failed; carries its traceback.
+    """
+    context = mp.get_context("spawn")
+    queue = context.Queue()
+    port = _free_port()
+    processes = [
+        context.Process(target=_run, args=(function, rank, world_size, port, queue, args)) for rank in range(world_size)
+    ]
+    for process in processes:
+        process.start()
+    try:
+        answers = [queue.get(timeout=timeout) for _ in processes]
+    finally:
+        for process in processes:
+            process.join(timeout=10)
+            process.kill()
+    failures = [failure for _, _, failure in answers if failure]
+    if failures:
+        raise RuntimeError(failures[0])
+    return [result for _, result, _ in sorted(answers, key=lambda answer: answer[0])]
+
+
+def _run(function: Callable[..., Any], rank: int, world_size: int, port: int, queue: Any, args: tuple[Any, ...]) -> None:
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(world_size))
+    os.environ.update(LOCAL_RANK=str(rank))
+    torch.set_num_threads(1)
+    torch_dist.init_process_group("gloo", rank=rank, world_size=world_size)
+    try:
+        queue.put((rank, function(rank, world_size, *args), None))
+    except Exception:
+        queue.put((rank, None, traceback.format_exc()))
+    finally:
+        queue.close()
+        queue.join_thread()
+        torch_dist.destroy_process_group()
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])

@@ -1,0 +1,1 @@
+"""Towers: pixels or tokens to embeddings, from open_clip, timm and transformers."""

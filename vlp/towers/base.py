@@ -1,0 +1,44 @@
+"""What every tower offers: a fragment of open_clip's model configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from vlp.registry import Registry
+
+
+@dataclass(frozen=True)
+class Fragment:
+    """One tower's part of an open_clip model configuration, and what building it takes beyond that.
+
+    Args:
+        config: `vision_cfg` or `text_cfg`; holds nothing that only this machine knows, unless the user named it.
+        building: Entries that replace those of `config` while the tower is built (weights of a backbone).
+        embed_dim: Width that the tower was configured for, where its source says one.
+        quick_gelu: Activation of open_clip's own blocks; None for a tower that brings its own.
+        init_bias: First value of the logit bias, where the source says one.
+        preprocess: Entries of open_clip's `preprocess_cfg` that the tower's weights expect.
+        weights: Where this tower's weights come from; read by `vlp.towers.weights`.
+        tokenizer: Hub id or folder of a transformers tokenizer, where it is not the one in `config`.
+    """
+
+    config: Mapping[str, Any]
+    building: Mapping[str, Any] = field(default_factory=dict)
+    embed_dim: int | None = None
+    quick_gelu: bool | None = None
+    init_bias: float | None = None
+    preprocess: Mapping[str, Any] = field(default_factory=dict)
+    weights: str | None = None
+    tokenizer: str | None = None
+
+
+class Tower(Protocol):
+    """A source of image or text towers; its keyword-only arguments are the settings."""
+
+    def fragment(self) -> Fragment: ...
+
+
+image_towers: Registry[Tower] = Registry("image tower", "vlp.towers")
+text_towers: Registry[Tower] = Registry("text tower", "vlp.towers")

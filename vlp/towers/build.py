@@ -1,0 +1,113 @@
+"""Build open_clip's two-tower module from two fragments, and refuse settings that would do nothing."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import timm
+from open_clip import CustomTextCLIP
+from open_clip.hf_model import HFTextEncoder
+from open_clip.modified_resnet import ModifiedResNet
+from open_clip.timm_model import TimmModel
+from torch import nn
+
+from vlp.towers.base import Fragment
+from vlp.types import RecipeError
+
+
+def join(image: Fragment, text: Fragment, embed_dim: int | None, init_bias: float | None) -> dict[str, Any]:
+    """Return open_clip's `model_cfg` of the two towers.
+
+    Raises:
+        RecipeError: The towers disagree about the embedding's width or the activation.
+    """
+    widths = sorted({width for width in (image.embed_dim, text.embed_dim) if width is not None})
+    if embed_dim is None and len(widths) != 1:
+        raise RecipeError(f"model.embed_dim is needed: the towers suggest {widths or 'none'}")
+    opinions = {part.quick_gelu for part in (image, text)} - {None}
+    if len(opinions) > 1:
+        raise RecipeError("image.quick_gelu and text.quick_gelu differ; open_clip has one activation for both towers")
+    model_cfg = {
+        "embed_dim": widths[0] if embed_dim is None else embed_dim,
+        "quick_gelu": opinions == {True},
+        "custom_text": True,
+        "vision_cfg": dict(image.config),
+        "text_cfg": dict(text.config),
+    }
+    if init_bias is not None:
+        model_cfg["init_logit_bias"] = init_bias
+    return model_cfg
+
+
+def build_core(image: Fragment, text: Fragment, model_cfg: dict[str, Any], init_scale: float) -> CustomTextCLIP:
+    """Build the module; its scale is one-dimensional, which FSDP needs.
+
+    Raises:
+        RecipeError: A source refuses a setting, or a setting would be ignored.
+    """
+    try:
+        core = CustomTextCLIP(
+            model_cfg["embed_dim"],
+            vision_cfg={**model_cfg["vision_cfg"], **image.building},
+            text_cfg={**model_cfg["text_cfg"], **text.building},
+            quick_gelu=model_cfg["quick_gelu"],
+            init_logit_scale=math.log(init_scale),
+            init_logit_bias=model_cfg.get("init_logit_bias"),
+            nonscalar_logit_scale=True,
+        )
+    except (TypeError, AssertionError, KeyError, RuntimeError, ValueError, OSError) as error:
+        raise RecipeError(f"the towers cannot be built as set: {type(error).__name__}: {error}") from error
+    _check_image(core.visual, model_cfg)
+    _check_text(core.text, model_cfg)
+    _drop_patches_on_device(core.visual, model_cfg["vision_cfg"].get("patch_dropout", 0.0))
+    return core
+
+
+def set_grad_checkpointing(core: CustomTextCLIP) -> None:
+    """Recompute activations in the backward pass, in both towers.
+
+    Raises:
+        RecipeError: A tower cannot.
+    """
+    visual, text = core.visual, core.text
+    if isinstance(visual, ModifiedResNet):
+        raise RecipeError("model.grad_checkpointing: open_clip's ResNet does not support it; use a timm `resnet50`")
+    try:
+        # open_clip's timm adapter would log the refusal and go on without
+        (visual.trunk if isinstance(visual, TimmModel) else visual).set_grad_checkpointing(True)
+    except (AssertionError, AttributeError, NotImplementedError, TypeError) as error:
+        raise RecipeError(f"model.grad_checkpointing: the image tower does not support it ({error})") from error
+    if not isinstance(text, HFTextEncoder):
+        text.set_grad_checkpointing(True)
+        return
+    try:
+        text.transformer.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    except ValueError as error:
+        raise RecipeError(f"model.grad_checkpointing: the text tower does not support it ({error})") from error
+
+
+def _check_image(visual: nn.Module, model_cfg: dict[str, Any]) -> None:
+    config = model_cfg["vision_cfg"]
+    if not isinstance(visual, TimmModel):
+        return
+    if config.get("timm_proj") == "none" and visual.trunk.num_features != model_cfg["embed_dim"]:
+        raise RecipeError(
+            f"image.proj 'none' gives {visual.trunk.num_features} numbers, model.embed_dim is {model_cfg['embed_dim']}"
+        )
+    drops = any(type(module).__name__.startswith("PatchDropout") for module in visual.modules())
+    if config.get("patch_dropout") and not drops:
+        raise RecipeError(f"image.patch_drop has no effect on '{config['timm_model_name']}': remove it")
+
+
+def _check_text(text: nn.Module, model_cfg: dict[str, Any]) -> None:
+    if isinstance(text, HFTextEncoder) and "proj" not in dict(text.named_children()):
+        raise RecipeError(
+            f"text.proj 'none' needs an encoder as wide as model.embed_dim {model_cfg['embed_dim']}: use 'linear'"
+        )
+
+
+def _drop_patches_on_device(visual: nn.Module, share: float) -> None:
+    # open_clip draws on the CPU and indexes with CPU tensors, so the device would wait in every step
+    if share and not isinstance(visual, TimmModel):
+        visual.patch_dropout = timm.layers.PatchDropout(share, num_prefix_tokens=1)

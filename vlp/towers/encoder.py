@@ -1,0 +1,82 @@
+"""A trained model as evaluators see it: PIL images and strings to embeddings."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+
+import torch
+from jaxtyping import Float32
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from PIL.Image import Image
+from torch import Tensor
+
+from vlp.towers.dual import DualEncoder
+
+
+class TowerEncoder:
+    """Embed images and texts with a dual encoder, exactly as open_clip would evaluate it.
+
+    Args:
+        device: Where the towers run; they must be there already.
+        batch_size: Images or texts per forward.
+        autocast: Run the towers under autocast to this type; their output is float32 in any case.
+    """
+
+    def __init__(
+        self,
+        model: DualEncoder,
+        *,
+        device: torch.device | str = "cpu",
+        batch_size: int = 256,
+        autocast: torch.dtype | None = None,
+    ):
+        self.model = model
+        self.device = torch.device(device)
+        self.batch_size = batch_size
+        self.autocast = autocast
+        self.transform: Callable[[Image], Tensor] = image_transform_v2(
+            PreprocessCfg(**model.preprocess_cfg), is_train=False
+        )
+
+    @property
+    def scale(self) -> float:
+        """Inverse temperature."""
+        return float(self.model.scale)
+
+    def embed_images(self, images: Iterable[Image]) -> Float32[Tensor, "n d"]:
+        """Embed images of any size and mode."""
+        pixels = (self.transform(image) for image in images)
+        with self._evaluating():
+            return self._collect(self.model.embed_images(self._move(batch)) for batch in self._batches(pixels))
+
+    def embed_texts(self, texts: Sequence[str]) -> Float32[Tensor, "n d"]:
+        """Embed texts; long ones are cut to the context."""
+        with self._evaluating():
+            parts = (self.model.tokenizer(batch) for batch in self._batches(iter(texts)))
+            return self._collect(self.model.embed_tokens(tokens.to(self.device), sizes) for tokens, sizes in parts)
+
+    def _batches(self, things: Iterator) -> Iterator[list]:
+        while batch := list(islice(things, self.batch_size)):
+            yield batch
+
+    def _move(self, pixels: list[Tensor]) -> Float32[Tensor, "n 3 h w"]:
+        return torch.stack(pixels).to(self.device)
+
+    def _collect(self, parts: Iterator[Tensor]) -> Float32[Tensor, "n d"]:
+        found = [part.cpu() for part in parts]
+        return torch.cat(found) if found else torch.empty(0, self.model.model_cfg["embed_dim"])
+
+    @contextlib.contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            with (
+                torch.inference_mode(),
+                torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None),
+            ):
+                yield
+        finally:
+            self.model.train(was_training)

@@ -1,0 +1,220 @@
+"""Towers of open_clip: by name, by configuration, or spelled out."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from vlp.towers.base import Fragment, image_towers, text_towers
+from vlp.towers.sources import read_config
+from vlp.types import RecipeError
+
+ImageSize = int | tuple[int, int]
+
+
+@image_towers.register("open_clip")
+class OpenClipImage:
+    """The image tower of an open_clip model.
+
+    Args:
+        name: Model name, path of a JSON configuration, folder with `open_clip_config.json`, or `hf-hub:ORG/NAME`.
+        image_size: Replaces the configured input size.
+        patch_dropout: Share of patches that a training step leaves out (arXiv:2212.00794).
+        weights: Weights of this tower alone: file, folder, `hf-hub:ORG/NAME` or `NAME:TAG`.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        image_size: ImageSize | None = None,
+        patch_dropout: float | None = None,
+        weights: str | None = None,
+    ):
+        self.name = name
+        self.image_size = image_size
+        self.patch_dropout = patch_dropout
+        self.weights = weights
+
+    def fragment(self) -> Fragment:
+        source = read_config(self.name)
+        model = source["model_cfg"]
+        config = dict(model["vision_cfg"])
+        is_timm = "timm_model_name" in config
+        if isinstance(config.get("layers"), list) and self.patch_dropout:
+            raise RecipeError(f"image.patch_dropout has no effect on '{self.name}', a convolutional network: remove it")
+        if self.image_size is not None:
+            if is_timm:
+                raise RecipeError(f"image.image_size: '{self.name}' is a timm tower; set its size with `type: timm`")
+            config["image_size"] = self.image_size
+        if self.patch_dropout is not None:
+            config["patch_dropout"] = self.patch_dropout
+        if is_timm:
+            config["timm_model_pretrained"] = False
+        return Fragment(
+            config,
+            embed_dim=model["embed_dim"],
+            quick_gelu=None if is_timm else model.get("quick_gelu", False),
+            init_bias=model.get("init_logit_bias"),
+            preprocess=source["preprocess_cfg"],
+            weights=self.weights,
+        )
+
+
+@text_towers.register("open_clip")
+class OpenClipText:
+    """The text tower of an open_clip model.
+
+    Args:
+        name: Model name, path of a JSON configuration, folder with `open_clip_config.json`, or `hf-hub:ORG/NAME`.
+        context_length: Replaces the configured number of tokens.
+        tokenizer: Hub id or folder of the transformers tokenizer, for a configuration that needs one.
+        weights: Weights of this tower alone: file, folder, `hf-hub:ORG/NAME` or `NAME:TAG`.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        context_length: int | None = None,
+        tokenizer: str | None = None,
+        weights: str | None = None,
+    ):
+        self.name = name
+        self.context_length = context_length
+        self.tokenizer = tokenizer
+        self.weights = weights
+
+    def fragment(self) -> Fragment:
+        model = read_config(self.name)["model_cfg"]
+        config = dict(model["text_cfg"])
+        is_transformers = "hf_model_name" in config
+        if self.context_length is not None:
+            config["context_length"] = self.context_length
+        if is_transformers:
+            config["hf_model_pretrained"] = False
+        return Fragment(
+            config,
+            embed_dim=model["embed_dim"],
+            quick_gelu=None if is_transformers else model.get("quick_gelu", False),
+            init_bias=model.get("init_logit_bias"),
+            weights=self.weights,
+            tokenizer=self.tokenizer,
+        )
+
+
+@image_towers.register("vit")
+class VisionTransformer:
+    """A vision transformer of open_clip, spelled out.
+
+    Args:
+        layers: Number of blocks.
+        width: Width of the residual stream.
+        head_width: Width of one attention head.
+        patch_size: Side of a patch in pixels.
+        image_size: Side of the square input, or height and width.
+        mlp_ratio: Width of the hidden layer of a block relative to `width`.
+        patch_dropout: Share of patches that a training step leaves out (arXiv:2212.00794).
+        pool: `tok` reads the class token, `avg` the mean of the patches.
+        quick_gelu: Use the sigmoid approximation of the first CLIP models.
+        weights: Weights of this tower alone: file, folder, `hf-hub:ORG/NAME` or `NAME:TAG`.
+    """
+
+    def __init__(
+        self,
+        *,
+        layers: int = 12,
+        width: int = 768,
+        head_width: int = 64,
+        patch_size: int = 16,
+        image_size: ImageSize = 224,
+        mlp_ratio: float = 4.0,
+        patch_dropout: float = 0.0,
+        pool: Literal["tok", "avg"] = "tok",
+        quick_gelu: bool = False,
+        weights: str | None = None,
+    ):
+        if width % head_width:
+            raise RecipeError(f"image.head_width {head_width} does not divide image.width {width}")
+        self.quick_gelu = quick_gelu
+        self.weights = weights
+        self.config: dict[str, Any] = {
+            "layers": layers,
+            "width": width,
+            "head_width": head_width,
+            "patch_size": patch_size,
+            "image_size": image_size,
+            "mlp_ratio": mlp_ratio,
+            "patch_dropout": patch_dropout,
+            "pool_type": pool,
+        }
+
+    def fragment(self) -> Fragment:
+        return Fragment(self.config, quick_gelu=self.quick_gelu, weights=self.weights)
+
+
+@text_towers.register("transformer")
+class TextTransformer:
+    """A text transformer of open_clip, spelled out.
+
+    Args:
+        layers: Number of blocks.
+        width: Width of the residual stream.
+        heads: Number of attention heads.
+        context_length: Tokens per caption; longer captions are cut.
+        vocab_size: Number of token ids.
+        mlp_ratio: Width of the hidden layer of a block relative to `width`.
+        causal: Let a token see only those before it.
+        pool: Which token speaks for the caption: the one of the highest id (CLIP's end token), the end token
+            `end_id`, the first or the last.
+        end_id: Id of the end token, for `pool: eos`.
+        pad_id: Id that fills short captions.
+        proj_bias: Give the last projection a bias, as SigLIP does.
+        norm_eps: Added to the variance by layer norms.
+        quick_gelu: Use the sigmoid approximation of the first CLIP models.
+        tokenizer: Hub id or folder of a transformers tokenizer; CLIP's byte pairs without one.
+        weights: Weights of this tower alone: file, folder, `hf-hub:ORG/NAME` or `NAME:TAG`.
+    """
+
+    def __init__(
+        self,
+        *,
+        layers: int = 12,
+        width: int = 512,
+        heads: int = 8,
+        context_length: int = 77,
+        vocab_size: int = 49408,
+        mlp_ratio: float = 4.0,
+        causal: bool = True,
+        pool: Literal["argmax", "eos", "first", "last"] = "argmax",
+        end_id: int = 49407,
+        pad_id: int = 0,
+        proj_bias: bool = False,
+        norm_eps: float = 1e-5,
+        quick_gelu: bool = False,
+        tokenizer: str | None = None,
+        weights: str | None = None,
+    ):
+        if width % heads:
+            raise RecipeError(f"text.heads {heads} does not divide text.width {width}")
+        if causal and pool in ("first", "last"):
+            raise RecipeError(f"text.pool '{pool}' of a causal tower does not see the caption: use 'argmax' or 'eos'")
+        self.quick_gelu = quick_gelu
+        self.weights = weights
+        self.tokenizer = tokenizer
+        self.config: dict[str, Any] = {
+            "layers": layers,
+            "width": width,
+            "heads": heads,
+            "context_length": context_length,
+            "vocab_size": vocab_size,
+            "mlp_ratio": mlp_ratio,
+            "no_causal_mask": not causal,
+            "pool_type": pool,
+            "eos_id": end_id,
+            "pad_id": pad_id,
+            "proj_bias": proj_bias,
+            "norm_kwargs": {"eps": norm_eps},
+        }
+
+    def fragment(self) -> Fragment:
+        return Fragment(self.config, quick_gelu=self.quick_gelu, weights=self.weights, tokenizer=self.tokenizer)

@@ -1,0 +1,92 @@
+"""Text towers of transformers: BERT, RoBERTa, XLM-R and mT5 encoders by hub id or folder."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from open_clip.hf_configs import arch_dict
+from transformers import AutoConfig, PretrainedConfig
+
+from vlp.towers.base import Fragment, text_towers
+from vlp.towers.sources import folder_of
+from vlp.types import RecipeError
+
+KNOWN_FAMILIES = tuple(arch_dict)
+
+
+@text_towers.register("transformers")
+class TransformersText:
+    """A transformers encoder with a pooler and a projection.
+
+    Args:
+        name: Hub id, or a folder with `config.json` (and weights, if `pretrained`).
+        pretrained: Start from its weights instead of random ones.
+        pooler: Mean over the tokens, the encoder's own pooler, or its first hidden state.
+        proj: Projection to the embedding; `none` where the encoder is as wide as the embedding.
+        context_length: Tokens per caption; longer captions are cut.
+        tokenizer: Hub id or folder of the tokenizer, where it is not `name`.
+        weights: Weights of the whole tower: file, folder, `hf-hub:ORG/NAME` or `NAME:TAG` of open_clip.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        pretrained: bool = False,
+        pooler: Literal["mean_pooler", "cls_pooler", "cls_last_hidden_state_pooler"] = "mean_pooler",
+        proj: Literal["linear", "mlp", "none"] = "linear",
+        context_length: int = 77,
+        tokenizer: str | None = None,
+        weights: str | None = None,
+    ):
+        if pretrained and weights:
+            raise RecipeError("text.pretrained and text.weights name two sources of weights: remove one")
+        self.name = str(folder_of(name) or name)
+        self.pretrained = pretrained
+        self.weights = weights
+        self.width = _check(self.name, read_encoder_config(self.name), context_length)
+        self.has_projection = proj != "none"
+        self.config: dict[str, Any] = {
+            "hf_model_name": self.name,
+            "hf_model_pretrained": False,
+            "hf_tokenizer_name": tokenizer or self.name,
+            "hf_pooler_type": pooler,
+            "hf_proj_type": proj if self.has_projection else None,
+            "context_length": context_length,
+        }
+
+    def fragment(self) -> Fragment:
+        return Fragment(
+            self.config,
+            building={"hf_model_pretrained": self.pretrained},
+            embed_dim=None if self.has_projection else self.width,
+            weights=self.weights,
+        )
+
+
+def read_encoder_config(name: str) -> PretrainedConfig:
+    """Return the encoder's configuration.
+
+    Raises:
+        RecipeError: Neither a folder nor the hub has it.
+    """
+    try:
+        return AutoConfig.from_pretrained(name)
+    except Exception as error:  # transformers raises its own, the hub's and the network's errors
+        raise RecipeError(f"text.name: no transformers configuration at '{name}': {error}") from error
+
+
+def _check(name: str, config: PretrainedConfig, context_length: int) -> int:
+    """Return the encoder's width; refuse what open_clip could not build or mask."""
+    if config.model_type not in arch_dict:
+        raise RecipeError(
+            f"text.name: '{name}' is a {config.model_type} encoder; open_clip builds {', '.join(KNOWN_FAMILIES)}"
+        )
+    if config.pad_token_id is None:
+        raise RecipeError(f"text.name: '{name}' has no padding token, so short captions could not be masked")
+    names = arch_dict[config.model_type]["config_names"]
+    sizes = config.to_dict()
+    longest = sizes.get(names["context_length"] or "", context_length)
+    if context_length > longest:
+        raise RecipeError(f"text.context_length {context_length} is more than the {longest} positions of '{name}'")
+    return sizes.get(names["width"]) or sizes["hidden_size"]

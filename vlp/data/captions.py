@@ -1,0 +1,159 @@
+"""Which words go with an image this time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from vlp.data.faults import BadSampleError
+from vlp.data.randomness import Draws
+from vlp.data.samples import Sample
+from vlp.types import RecipeError
+
+LARGEST_CAPTION = 100_000
+LARGEST_JSON = 10_000_000
+JSON = "json."
+
+Wording = Literal["all", "first", "one", "some"]
+
+
+class Captions:
+    """Choose and word one caption of a sample.
+
+    Args:
+        keys: Where captions are, with weights: `txt` is a member of each sample, `json.NAME` a key of its JSON member
+            (a text, or a list of texts of which one is drawn). Null uses what the card says. Keys that a sample lacks
+            are left out of the draw.
+        lines: Whether each line of a caption is a caption of its own, of which one is drawn.
+        separator: What separates the pieces of a caption like "cat, pet, animal"; null leaves captions whole.
+        wording: With a separator, how often each of these is used: `all` pieces as they stand, the `first` alone,
+            `one` of the others alone, or `some`: the first and a random part of the others in random order.
+        templates: Sentences with `{}` for the caption, such as "a drawing of a {}".
+        template_probability: How often one of the templates is used.
+        lower: Turn capitals into small letters.
+    """
+
+    def __init__(
+        self,
+        *,
+        keys: dict[str, float] | None = None,
+        lines: bool = False,
+        separator: str | None = None,
+        wording: dict[Wording, float] | None = None,
+        templates: tuple[str, ...] = (),
+        template_probability: float = 0.5,
+        lower: bool = False,
+    ):
+        _check_weights("keys", keys)
+        _check_weights("wording", wording)
+        if wording is not None and not separator:
+            raise RecipeError("data.captions.wording has no effect without data.captions.separator")
+        for template in templates:
+            if "{}" not in template:
+                raise RecipeError(f"data.captions.templates: '{template}' lacks {{}} where the caption goes")
+        self.keys = keys
+        self.lines = lines
+        self.separator = separator
+        self.wording: Mapping[Wording, float] = wording or {"all": 1.0}
+        self.templates = templates
+        self.template_probability = template_probability
+        self.lower = lower
+
+    def __call__(self, sample: Sample, draws: Draws) -> str:
+        """Return a caption drawn for training.
+
+        Raises:
+            BadSampleError: There is none, it is empty, too long, or not text.
+        """
+        found = _find(sample, self.keys or sample.caption_keys)
+        key = list(found)[draws.weighted([weight for weight, _ in found.values()])]
+        text = self._clean(draws.choice(self._candidates(key, found[key][1])), key)
+        text = self._reword(text, draws)
+        if self.templates and draws.uniform() < self.template_probability:
+            text = draws.choice(self.templates).replace("{}", text)
+        return text
+
+    def first(self, sample: Sample) -> str:
+        """Return the same caption at every call: the first key's first, in full.
+
+        Raises:
+            BadSampleError: There is none, it is empty, too long, or not text.
+        """
+        found = _find(sample, self.keys or sample.caption_keys)
+        key = next(iter(found))
+        return self._clean(self._candidates(key, found[key][1])[0], key)
+
+    def _candidates(self, key: str, value: Any) -> list[str]:
+        texts = value if isinstance(value, list) else [value]
+        if not all(isinstance(text, str) for text in texts):
+            raise BadSampleError("bad_caption", f"'{key}' is neither a text nor a list of texts")
+        if self.lines:
+            texts = [line for text in texts for line in text.splitlines() if line.strip()]
+        if not texts:
+            raise BadSampleError("empty_caption", f"'{key}' is empty")
+        return texts
+
+    def _clean(self, text: str, key: str) -> str:
+        text = " ".join(text.split())
+        if not text:
+            raise BadSampleError("empty_caption", f"'{key}' is empty")
+        return text.lower() if self.lower else text
+
+    def _reword(self, text: str, draws: Draws) -> str:
+        wording = list(self.wording)[draws.weighted(list(self.wording.values()))]
+        if self.separator is None or wording == "all":
+            return text
+        pieces = [piece.strip() for piece in text.split(self.separator) if piece.strip()]
+        if len(pieces) < 2:
+            return pieces[0] if pieces else text
+        first, others = pieces[0], pieces[1:]
+        if wording == "first":
+            return first
+        if wording == "one":
+            return draws.choice(others)
+        draws.shuffle(others)
+        chosen = [first, *others[: 1 + draws.integer(len(others))]]
+        draws.shuffle(chosen)
+        return f"{self.separator.strip()} ".join(chosen)
+
+
+def _find(sample: Sample, keys: Mapping[str, float]) -> dict[str, tuple[float, Any]]:
+    """Return weight and value of the keys that the sample has."""
+    found: dict[str, tuple[float, Any]] = {}
+    record = _read_json(sample) if any(key.startswith(JSON) for key in keys) else {}
+    for key, weight in keys.items():
+        if key.startswith(JSON):
+            if key.removeprefix(JSON) in record:
+                found[key] = weight, record[key.removeprefix(JSON)]
+        elif key in sample.members:
+            found[key] = weight, _read_text(sample, key, LARGEST_CAPTION)
+    if not found:
+        raise BadSampleError("missing_caption", f"none of {', '.join(keys)} among {', '.join(sample.members)}")
+    return found
+
+
+def _read_json(sample: Sample) -> dict[str, Any]:
+    if "json" not in sample.members:
+        return {}
+    try:
+        record = json.loads(_read_text(sample, "json", LARGEST_JSON))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise BadSampleError("bad_caption", f"json: {error}") from error
+    if not isinstance(record, dict):
+        raise BadSampleError("bad_caption", "json: not a mapping")
+    return record
+
+
+def _read_text(sample: Sample, extension: str, largest: int) -> str:
+    if sample.size(extension) > largest:
+        raise BadSampleError("bad_caption", f"{extension}: {sample.size(extension)} bytes, more than {largest}")
+    try:
+        return sample.read(extension).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BadSampleError("bad_caption", f"{extension}: {error}") from error
+
+
+def _check_weights(name: str, weights: Mapping[Any, float] | None) -> None:
+    if weights is not None and (not weights or min(weights.values()) < 0 or sum(weights.values()) <= 0):
+        raise RecipeError(f"data.captions.{name}: weights must not be negative, and one must be larger than 0")

@@ -1,0 +1,105 @@
+"""Results on paper: records of strict JSON, their lines for the log and their table for people."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from vlp.provenance import commit, versions
+from vlp.registry import nearest
+from vlp.types import Evaluation, RecipeError
+
+Record = dict[str, Any]
+
+
+def lay_out(evaluation: Evaluation, main_metric: str) -> dict[str, dict[str, float | int | None]]:
+    """Lay out metrics by name, the main metric first.
+
+    Raises:
+        RecipeError: The evaluator measured no such metric.
+    """
+    metrics = {metric.name: asdict(metric) for metric in evaluation.metrics}
+    if main_metric not in metrics:
+        raise RecipeError(f"main_metric '{main_metric}' was not measured{nearest(main_metric, metrics)}")
+    names = sorted(metrics, key=lambda name: name != main_metric)
+    return {name: {key: metrics[name][key] for key in ("value", "low", "high", "count")} for name in names}
+
+
+def finish(record: Record, *, texts: Sequence[str], seconds: float) -> Record:
+    """Add what a number needs beside it, and check that the record is strict JSON."""
+    finished = record | {
+        "prompts_sha256": hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest(),
+        "versions": versions(),
+        "commit": commit(),
+        "seconds": round(seconds, 3),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+    plain: Record = json.loads(to_json(finished))
+    return plain
+
+
+def to_json(record: Record | list[Record]) -> str:
+    """Write strict JSON.
+
+    Raises:
+        ValueError: A number is NaN or infinite.
+    """
+    return json.dumps(record, allow_nan=False, ensure_ascii=True) + "\n"
+
+
+def write_record(path: Path, record: Record) -> None:
+    """Write a record whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    beside.write_text(to_json(record), encoding="utf-8")
+    beside.replace(path)
+
+
+def flatten(records: Sequence[Record]) -> dict[str, float]:
+    """Return `eval/<task>/<metric>` values of the tasks that succeeded."""
+    return {
+        f"eval/{record['task']}/{name}": metric["value"]
+        for record in records
+        for name, metric in record.get("metrics", {}).items()
+    }
+
+
+def headline(record: Record) -> str:
+    """Return a task's main metric, or its error, in a few words."""
+    if "error" in record:
+        return f"{record['task']} FAILED ({record['error']})"
+    return f"{record['task']} {record['main_metric']} {record['metrics'][record['main_metric']]['value']:.4f}"
+
+
+def table(records: Sequence[Record]) -> str:
+    """Return all metrics of all tasks as aligned columns."""
+    rows = [("task", "metric", "value", "95 % interval", "n")]
+    for record in records:
+        for name, metric in record.get("metrics", {}).items():
+            rows.append((record["task"], name, _number(metric["value"]), _interval(metric), str(metric["count"])))
+    widths = [max(len(row[column]) for row in rows) for column in range(5)]
+    to_left = (True, True, False, True, False)
+    lines = [
+        "  ".join(
+            cell.ljust(width) if left else cell.rjust(width)
+            for cell, width, left in zip(row, widths, to_left, strict=True)
+        )
+        for row in rows
+    ]
+    failures = [headline(record) for record in records if "error" in record]
+    return "\n".join([*(lines if len(rows) > 1 else []), *failures])
+
+
+def _number(value: float) -> str:
+    return f"{value:.4f}"
+
+
+def _interval(metric: Mapping[str, float | None]) -> str:
+    low, high = metric["low"], metric["high"]
+    return "" if low is None or high is None else f"{_number(low)} .. {_number(high)}"

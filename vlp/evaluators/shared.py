@@ -1,0 +1,112 @@
+"""An encoder whose work is dealt to all processes, done once and kept for the tasks that follow."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+
+import torch
+from jaxtyping import Float32
+from PIL.Image import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from vlp import dist
+from vlp.evaluators.dataset import DataSource, EvaluationSet, open_set
+from vlp.evaluators.together import together
+from vlp.types import Encoder, RecipeError
+
+NORM_TOLERANCE = 1e-3
+
+
+class SharedEncoder:
+    """Embed every image of a set once and every distinct text once, whichever tasks ask.
+
+    Samples are dealt in whole chunks whose borders depend on the number of samples alone: the batches that the
+    model sees, and with them the last bits of the embeddings, are the same for any number of processes.
+
+    Args:
+        encoder: The model; the same weights on every process.
+        progress: Show a bar on the main process.
+    """
+
+    def __init__(self, encoder: Encoder, *, progress: bool = False):
+        self.encoder = encoder
+        self.scale = encoder.scale
+        self.progress = progress
+        self._sets: dict[str, EvaluationSet] = {}
+        self._images: dict[tuple[Path, str], Tensor] = {}
+        self._texts: dict[str, Tensor] = {}
+
+    def open(self, source: DataSource) -> EvaluationSet:
+        """Return the set of a task, opened once."""
+        key = source.model_dump_json()
+        if key not in self._sets:
+            self._sets[key] = open_set(source)
+        return self._sets[key]
+
+    def images(self, data: EvaluationSet) -> Float32[Tensor, "n d"]:
+        """Embed all images of a set, in its order."""
+        key = (data.root, data.sha256)
+        if key not in self._images:
+
+            def embed(indices: range) -> Tensor:
+                return self.encoder.embed_images(decode_ahead(data.image, indices))
+
+            self._images[key] = self._split(embed, len(data), f"{data.root.name}: images")
+        return self._images[key]
+
+    def texts(self, texts: Sequence[str]) -> Float32[Tensor, "n d"]:
+        """Embed texts; equal texts get the same row, bit for bit."""
+        new = [text for text in dict.fromkeys(texts) if text not in self._texts]
+        if new:
+            rows = self._split(lambda indices: self.encoder.embed_texts([new[i] for i in indices]), len(new), "texts")
+            self._texts.update(zip(new, rows, strict=True))
+        return torch.stack([self._texts[text] for text in texts])
+
+    def _split(self, embed: Callable[[range], Tensor], size: int, label: str) -> Tensor:
+        chunk = chunk_size(size)
+        starts = range(0, size, chunk)
+        mine = starts[dist.rank() :: dist.world_size()]
+        parts: dict[int, Tensor] = {}
+        hidden = not (self.progress and dist.is_main())
+        with together(), tqdm(total=size, desc=label, disable=hidden, leave=False) as bar:
+            for start in mine:
+                indices = range(start, min(start + chunk, size))
+                parts[start] = _checked(embed(indices), len(indices), label)
+                bar.update(len(indices) * dist.world_size())
+        everyone = dist.gather_objects(parts)
+        gathered = {start: rows for part in everyone for start, rows in part.items()}
+        return torch.cat([gathered[start] for start in starts])
+
+
+def chunk_size(size: int) -> int:
+    """Samples dealt at a time: small enough to share out a small set, large enough to fill a device."""
+    return min(256, max(16, -(-size // 64)))
+
+
+def decode_ahead(decode: Callable[[int], Image], indices: range) -> Iterator[Image]:
+    """Yield decoded images in order, a few of them decoded ahead by threads (the codecs release the GIL)."""
+    num_threads = min(8, os.cpu_count() or 1)
+    left = iter(indices)
+    with ThreadPoolExecutor(num_threads) as pool:
+        waiting: deque[Future[Image]] = deque(pool.submit(decode, i) for i in islice(left, 2 * num_threads))
+        while waiting:
+            yield waiting.popleft().result()
+            waiting.extend(pool.submit(decode, i) for i in islice(left, 1))
+
+
+def _checked(rows: Tensor, size: int, label: str) -> Tensor:
+    rows = rows.detach().cpu().float()
+    if rows.ndim != 2 or len(rows) != size:
+        raise RecipeError(f"{label}: the model gave {tuple(rows.shape)} for {size} inputs")
+    norms = rows.norm(dim=1)
+    if not torch.isfinite(norms).all():
+        raise RecipeError(f"{label}: the model's embeddings are not finite; its weights are broken")
+    if (norms - 1).abs().max() > NORM_TOLERANCE:
+        raise RecipeError(f"{label}: the model's embeddings are not of unit norm ({float(norms.max()):.4f})")
+    return rows

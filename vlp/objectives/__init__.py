@@ -1,0 +1,1 @@
+"""What a batch should look like: one file per term."""

@@ -1,0 +1,119 @@
+"""Term: one formula on a batch of pairs. Objective: a weighted sum of terms that share their tiles."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vlp import dist
+from vlp.pairs import LSE, WMEAN, Pairs, Request, Stats, pair_stats
+from vlp.registry import Registry
+
+Report = dict[str, Tensor]
+
+
+class Term(nn.Module, ABC):
+    """A formula on vectors; the engine brings the vectors.
+
+    Keyword-only arguments of a subclass are its settings in a recipe.
+    """
+
+    requests: Mapping[str, Sequence[Request]] = {}
+    """What the engine computes for this term, by block: `image_text`, `image_image`, `text_text`."""
+
+    needs: frozenset[str] = frozenset()
+    """What a batch must carry beyond two embeddings: ids, caption_ids, reference, views, teacher."""
+
+    min_pairs: int = 1
+    """Fewest pairs for which the formula is defined."""
+
+    fixed_scale_advised: bool = False
+    """Whether a learnable scale only ever grows under this term, up to its clamp."""
+
+    @abstractmethod
+    def forward(self, pairs: Pairs, stats: Stats) -> Float[Tensor, ""]:
+        """Return this process's share of the loss: `stats[block, request]` is one number per local sample."""
+
+
+terms: Registry[Term] = Registry("term", "vlp.objectives")
+
+
+class Objective(nn.Module):
+    """A weighted sum of terms; terms that read the same similarity matrix share its products.
+
+    A term of weight 0 is computed and reported all the same: a gauge.
+
+    Args:
+        terms: By label: a term, and its weight as a function of the step.
+
+    Raises:
+        ValueError: There is no term.
+    """
+
+    def __init__(self, terms: Mapping[str, tuple[Term, Callable[[int], float]]]):
+        super().__init__()
+        if not terms:
+            raise ValueError("an objective needs at least one term")
+        self._terms = {label: term for label, (term, _) in terms.items()}
+        self.terms = nn.ModuleDict(self._terms)
+        self._weights = {label: weight for label, (_, weight) in terms.items()}
+        self._local_size: int | None = None
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What a batch must carry for all terms."""
+        return frozenset().union(*(term.needs for term in self._terms.values()))
+
+    def forward(self, pairs: Pairs, step: int) -> tuple[Float[Tensor, ""], Report]:
+        """Return this process's share of the loss, and the value of every term over all processes.
+
+        Raises:
+            ValueError: Too few pairs for a term, no reference where one is needed, or processes with unequal batches.
+        """
+        self._check(pairs)
+        stats = self._stats(pairs)
+        shares = {label: term(pairs, stats) for label, term in self._terms.items()}
+        loss = torch.stack([self._weights[label](step) * share for label, share in shares.items()]).sum()
+        values = dist.all_reduce_sum(torch.stack([share.detach() for share in shares.values()]), pairs.group)
+        return loss, dict(zip(shares, values.unbind(), strict=True))
+
+    def _stats(self, pairs: Pairs) -> Stats:
+        wanted: dict[str, list[Request]] = {}
+        for term in self._terms.values():
+            for block, requests in term.requests.items():
+                wanted.setdefault(block, []).extend(requests)
+        blocks = {
+            name: pairs.block(
+                name,
+                labels=any(isinstance(r, LSE) and r.mask == "label" for r in requests),
+                reference=any(isinstance(r, WMEAN) or (isinstance(r, LSE) and r.reference != 0) for r in requests),
+            )
+            for name, requests in wanted.items()
+        }
+        return pair_stats(blocks, wanted, pairs.group)
+
+    def _check(self, pairs: Pairs) -> None:
+        self._check_sizes(pairs)
+        for label, term in self._terms.items():
+            if pairs.num_pairs < term.min_pairs:
+                raise ValueError(f"term '{label}' needs {term.min_pairs} pairs, the batch has {pairs.num_pairs}")
+            if "reference" in term.needs and pairs.reference is None:
+                raise ValueError(f"term '{label}' needs reference features, the batch has none")
+
+    def _check_sizes(self, pairs: Pairs) -> None:
+        """Compare batch sizes on first use; later a change is an error here, without a collective per step."""
+        if pairs.num_processes == 1 or pairs.num_local == self._local_size:
+            return
+        if self._local_size is not None:
+            raise ValueError(
+                f"the local batch went from {self._local_size} to {pairs.num_local} pairs; with several processes "
+                "its size must stay: drop the last incomplete batch, or build another Objective"
+            )
+        sizes = pairs.sizes()
+        if len(set(sizes)) > 1:
+            raise ValueError(f"processes have unequal batches {sizes}: give each the same number of pairs")
+        self._local_size = pairs.num_local

@@ -1,0 +1,40 @@
+"""Decoupled contrast that pulls hardest where a pair is furthest apart."""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor
+
+from vlp.objectives.base import Term, terms
+from vlp.pairs import LSE, Pairs, Stats
+
+
+@terms.register("dclw")
+class WeightedDclTerm(Term):
+    """Weigh the pull of each pair by 2 - batch size * softmax(positive cosines / sigma), without gradient.
+
+    Yeh et al. 2021, section 3.2 (arXiv:2110.06848). Unbounded below.
+
+    Args:
+        sigma: Small values weigh the best-aligned pairs down further.
+
+    Raises:
+        ValueError: `sigma` is not positive.
+    """
+
+    min_pairs = 2
+    fixed_scale_advised = True
+    rows, columns = LSE("row", mask="pair"), LSE("column", mask="pair")
+    requests = {"image_text": (rows, columns)}
+
+    def __init__(self, *, sigma: float = 0.5):
+        super().__init__()
+        if sigma <= 0:
+            raise ValueError(f"sigma {sigma} must be positive")
+        self.sigma = sigma
+
+    def forward(self, pairs: Pairs, stats: Stats) -> Float[Tensor, ""]:
+        closeness = pairs.positive_cosines.detach() / self.sigma
+        weights = 2 - pairs.num_pairs * (closeness - pairs.log_total_exp(closeness)).exp()
+        negatives = (stats["image_text", self.rows] + stats["image_text", self.columns]) / 2
+        return pairs.mean(negatives - weights * pairs.positive_logits)

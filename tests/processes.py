@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import socket
 import traceback
 from collections.abc import Callable
@@ -39,16 +40,18 @@ def run_processes(function: Callable[..., Any], world_size: int, *args: Any, tim
     failures = [failure for _, _, failure in answers if failure]
     if failures:
         raise RuntimeError(failures[0])
-    return [result for _, result, _ in sorted(answers, key=lambda answer: answer[0])]
+    return [pickle.loads(result) for _, result, _ in sorted(answers, key=lambda answer: answer[0])]
 
 
-def _run(function: Callable[..., Any], rank: int, world_size: int, port: int, queue: Any, args: tuple[Any, ...]) -> None:
+def _run(
+    function: Callable[..., Any], rank: int, world_size: int, port: int, queue: Any, args: tuple[Any, ...]
+) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(world_size))
     os.environ.update(LOCAL_RANK=str(rank))
     torch.set_num_threads(1)
     torch_dist.init_process_group("gloo", rank=rank, world_size=world_size)
     try:
-        queue.put((rank, function(rank, world_size, *args), None))
+        queue.put((rank, pickle.dumps(function(rank, world_size, *args)), None))  # by value: tensors outlive us
     except Exception:
         queue.put((rank, None, traceback.format_exc()))
     finally:

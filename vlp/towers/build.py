@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import timm
+import torch
 from open_clip import CustomTextCLIP
 from open_clip.hf_model import HFTextEncoder
 from open_clip.modified_resnet import ModifiedResNet
@@ -35,6 +36,8 @@ def join(image: Fragment, text: Fragment, embed_dim: int | None, init_bias: floa
         "vision_cfg": dict(image.config),
         "text_cfg": dict(text.config),
     }
+    if init_bias is None and image.init_bias == text.init_bias:
+        init_bias = text.init_bias
     if init_bias is not None:
         model_cfg["init_logit_bias"] = init_bias
     return model_cfg
@@ -57,7 +60,7 @@ def build_core(image: Fragment, text: Fragment, model_cfg: dict[str, Any], init_
             nonscalar_logit_scale=True,
         )
     except (TypeError, AssertionError, KeyError, RuntimeError, ValueError, OSError) as error:
-        raise RecipeError(f"the towers cannot be built as set: {type(error).__name__}: {error}") from error
+        raise RecipeError(_reason(error)) from error
     _check_image(core.visual, model_cfg)
     _check_text(core.text, model_cfg)
     _drop_patches_on_device(core.visual, model_cfg["vision_cfg"].get("patch_dropout", 0.0))
@@ -87,6 +90,14 @@ def set_grad_checkpointing(core: CustomTextCLIP) -> None:
         raise RecipeError(f"model.grad_checkpointing: the text tower does not support it ({error})") from error
 
 
+def _reason(error: Exception) -> str:
+    """Say in the recipe's words why a source refused."""
+    for argument, key in (("patch_drop_rate", "patch_drop"), ("drop_path_rate", "drop_path")):
+        if isinstance(error, TypeError) and argument in str(error):
+            return f"image.{key} has no effect on this backbone, which does not know it: remove it ({error})"
+    return f"the towers cannot be built as set: {type(error).__name__}: {error}"
+
+
 def _check_image(visual: nn.Module, model_cfg: dict[str, Any]) -> None:
     config = model_cfg["vision_cfg"]
     if not isinstance(visual, TimmModel):
@@ -98,6 +109,19 @@ def _check_image(visual: nn.Module, model_cfg: dict[str, Any]) -> None:
     drops = any(type(module).__name__.startswith("PatchDropout") for module in visual.modules())
     if config.get("patch_dropout") and not drops:
         raise RecipeError(f"image.patch_drop has no effect on '{config['timm_model_name']}': remove it")
+    _try_one_image(visual, config)
+
+
+def _try_one_image(visual: TimmModel, config: dict[str, Any]) -> None:
+    # some backbones end wider than open_clip's adapter believes, others refuse a size only when they see it
+    try:
+        with torch.inference_mode():
+            visual.eval()(torch.zeros(1, 3, *visual.image_size))
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise RecipeError(
+            f"image.name: '{config['timm_model_name']}' does not fit open_clip's adapter at image size "
+            f"{visual.image_size}, pool '{config.get('timm_pool')}', proj '{config.get('timm_proj')}': {error}"
+        ) from error
 
 
 def _check_text(text: nn.Module, model_cfg: dict[str, Any]) -> None:

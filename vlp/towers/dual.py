@@ -36,7 +36,8 @@ class DualEncoder(nn.Module):
         init_scale: Inverse temperature at the start.
         max_scale: Largest inverse temperature that `clamp_` allows.
         learn_scale: Train the inverse temperature.
-        init_bias: Bias of the logits at the start, for sigmoid losses; no bias without it.
+        init_bias: Bias of the logits at the start, for sigmoid losses; without it, that of the towers' open_clip
+            configuration, or none.
         freeze: Name patterns of what does not train, such as `visual` or `text.token_embedding`.
         grad_checkpointing: Keep few activations and recompute the others in the backward pass.
         text_buckets: Groups of similar length that captions are split into; 1 for a single group.

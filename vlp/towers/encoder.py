@@ -43,7 +43,7 @@ class TowerEncoder:
     @property
     def scale(self) -> float:
         """Inverse temperature."""
-        return float(self.model.scale)
+        return self.model.scale.item()
 
     def embed_images(self, images: Iterable[Image]) -> Float32[Tensor, "n d"]:
         """Embed images of any size and mode."""

@@ -22,15 +22,7 @@ def load_model(name: str) -> DualEncoder:
     config = read_config(source)
     if not is_place and not tag:
         raise RecipeError(f"'{name}' is an architecture without weights: name them too, as in '{name}:TAG'")
-    model_cfg, tokenizer = config["model_cfg"], None
     folder = folder_of(source)
-    if folder and model_cfg["text_cfg"].get("hf_tokenizer_name"):
-        tokenizer = str(folder)
-    model = DualEncoder(
-        OpenClipImage(name=source),
-        OpenClipText(name=source, tokenizer=tokenizer),
-        embed_dim=model_cfg["embed_dim"],
-        init_bias=model_cfg.get("init_logit_bias"),
-        weights=name,
-    )
-    return model.eval()
+    has_tokenizer = folder and config["model_cfg"]["text_cfg"].get("hf_tokenizer_name")
+    tokenizer = str(folder) if has_tokenizer else None
+    return DualEncoder(OpenClipImage(name=source), OpenClipText(name=source, tokenizer=tokenizer), weights=name).eval()

@@ -23,7 +23,10 @@ def load_weights(core: CustomTextCLIP, path: Path, *, part: str = "") -> None:
     Raises:
         RecipeError: The file lacks weights, has others, or of other shapes.
     """
-    state = _fitted(core, load_state_dict(str(path)))
+    try:
+        state = _fitted(core, load_state_dict(str(path)))
+    except AssertionError as error:  # open_clip's word for position embeddings of another width
+        raise RecipeError(f"the weights in '{path}' are not of this model: {error}") from error
     wanted = {name: value for name, value in core.state_dict().items() if name.startswith(part)}
     found = {name: value for name, value in state.items() if name.startswith(part)}
     # a model with a sigmoid bias may start from one without

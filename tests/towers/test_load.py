@@ -1,0 +1,55 @@
+"""load_model: a folder in open_clip's layout, and never random weights."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tests.towers.tiny import CAPTIONS, tiny_images, tiny_model
+from vlp.towers.encoder import TowerEncoder
+from vlp.towers.load import load_model
+from vlp.types import RecipeError
+
+
+def write_folder(model, folder):
+    config = {"model_cfg": model.model_cfg, "preprocess_cfg": model.preprocess_cfg}
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    state = {name: value.squeeze() if "logit" in name else value for name, value in model.core.state_dict().items()}
+    save_file(state, folder / "open_clip_model.safetensors")
+
+
+def test_a_folder_gives_the_same_model(tmp_path):
+    model = tiny_model(init_bias=-8.0, mean=(0.5, 0.4, 0.3), resize_mode="squash")
+    write_folder(model, tmp_path)
+    loaded = load_model(str(tmp_path))
+    assert not loaded.training
+    assert loaded.preprocess_cfg == model.preprocess_cfg
+    assert loaded.state_dict().keys() == model.state_dict().keys()
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, loaded.state_dict()[name])
+    ours, theirs = TowerEncoder(model), TowerEncoder(loaded)
+    assert torch.equal(ours.embed_images(tiny_images()), theirs.embed_images(tiny_images()))
+    assert torch.equal(ours.embed_texts(CAPTIONS), theirs.embed_texts(CAPTIONS))
+
+
+def test_an_architecture_without_weights_is_refused():
+    with pytest.raises(RecipeError, match="without weights"):
+        load_model("ViT-B-32")
+
+
+def test_a_folder_without_weights_is_refused(tmp_path):
+    write_folder(tiny_model(), tmp_path)
+    (tmp_path / "open_clip_model.safetensors").unlink()
+    with pytest.raises(RecipeError, match="no weights"):
+        load_model(str(tmp_path))
+
+
+def test_an_empty_folder_is_refused(tmp_path):
+    with pytest.raises(RecipeError, match="configuration"):
+        load_model(str(tmp_path))
+
+
+def test_an_unknown_name_names_its_neighbour():
+    with pytest.raises(RecipeError, match="did you mean 'ViT-B-32'"):
+        load_model("ViT-B-23:openai")

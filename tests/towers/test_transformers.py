@@ -1,0 +1,70 @@
+"""transformers text towers: a folder is enough, padding does not matter, nothing is random in silence."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from transformers import BertModel, DistilBertConfig
+
+from tests.towers.tiny import tiny_batch, tiny_bert, tiny_model
+from vlp.types import RecipeError
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory):
+    return tiny_bert(tmp_path_factory.mktemp("bert"))
+
+
+def hf(folder, **settings):
+    return {"type": "transformers", "name": folder, "context_length": 24, **settings}
+
+
+@pytest.mark.parametrize("pooler", ["mean_pooler", "cls_pooler", "cls_last_hidden_state_pooler"])
+@pytest.mark.parametrize("proj", ["linear", "mlp"])
+def test_padding_and_buckets_change_nothing(bert, pooler, proj):
+    model = tiny_model(text=hf(bert, pooler=pooler, proj=proj)).eval()
+    _, tokens, lengths = tiny_batch(model)
+    assert tokens.shape[2] == 24
+    full = F.normalize(model.core.text(tokens[0]), dim=-1)
+    torch.testing.assert_close(model.embed_tokens(tokens[0], lengths[0]), full, atol=1e-5, rtol=0)
+
+
+def test_every_parameter_gets_a_gradient(bert):
+    model = tiny_model(text=hf(bert), grad_checkpointing=True)
+    model(*tiny_batch(model)).text[:, 0].sum().backward()
+    assert [name for name, p in model.core.text.named_parameters() if p.grad is None] == []
+
+
+def test_lengths_count_the_end_token(bert):
+    tokens, lengths = tiny_model(text=hf(bert)).tokenizer(["a cat", "the"])
+    assert tokens.tolist() == [[2, 4, 5, 3], [2, 10, 3, 0]]
+    assert lengths.tolist() == [4, 3]
+
+
+def test_pretrained_weights_are_those_of_the_folder(bert):
+    expected = BertModel.from_pretrained(bert).embeddings.word_embeddings.weight
+    for pretrained in (True, False):
+        model = tiny_model(text=hf(bert, pretrained=pretrained), moved=False)
+        assert torch.equal(model.core.text.transformer.embeddings.word_embeddings.weight, expected) is pretrained
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"context_length": 77}, "40 positions"),
+        ({"proj": "none"}, "as wide as"),
+    ],
+)
+def test_what_cannot_be_is_refused(bert, settings, complaint):
+    with pytest.raises(RecipeError, match=complaint):
+        tiny_model(text=hf(bert, **settings))
+
+
+def test_a_family_that_open_clip_does_not_build_is_named(tmp_path):
+    DistilBertConfig(pad_token_id=0).save_pretrained(tmp_path)
+    with pytest.raises(RecipeError, match="distilbert"):
+        tiny_model(text=hf(str(tmp_path)))
+
+
+def test_an_empty_folder_is_named(tmp_path):
+    with pytest.raises(RecipeError, match="no transformers configuration"):
+        tiny_model(text=hf(str(tmp_path)))

@@ -221,11 +221,15 @@ class KernelMean:
         kernel = self._kernel(tile)
         logits.mul_(kernel)
         if "row" in self._sums:
-            self._sums["row"][tile.rows].add_(logits.sum(1))
-            self._totals["row"][tile.rows].add_(kernel.sum(1))
+            self._accumulate("row", tile.rows, logits, kernel, 1)
+            if tile.mirrored:
+                self._accumulate("row", tile.columns, logits, kernel, 0)
         if "column" in self._sums:
-            self._sums["column"][tile.columns].add_(logits.sum(0))
-            self._totals["column"][tile.columns].add_(kernel.sum(0))
+            self._accumulate("column", tile.columns, logits, kernel, 0)
+
+    def _accumulate(self, axis: Axis, where: slice, weighted: Tensor, kernel: Tensor, dim: int) -> None:
+        self._sums[axis][where].add_(weighted.sum(dim))
+        self._totals[axis][where].add_(kernel.sum(dim))
 
     def trusted(self) -> bool:
         return True

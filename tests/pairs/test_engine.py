@@ -1,0 +1,187 @@
+"""pair_stats against whole matrices: values, every gradient, extremes, and what it must not allocate."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from tests.pairs.dense import COLUMNS, REQUESTS, ROWS, blocks_of, dense_stat, leaves, mix, unit
+from vlp.pairs import LSE, MAP, SOFTPLUS, WMEAN, Block, Side, pair_stats
+
+NEGATIVES = [LSE("row", mask="pair"), LSE("column", mask="pair")]
+
+
+def dense_stats(blocks, requests):
+    return {(name, request): dense_stat(blocks[name], request) for name in requests for request in requests[name]}
+
+
+def gradients(loss, inputs):
+    found = torch.autograd.grad(loss, inputs, allow_unused=True)
+    return [torch.zeros_like(leaf) if g is None else g for g, leaf in zip(found, inputs, strict=True)]
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+@pytest.mark.parametrize(("size", "tile_size"), [(1, 4), (2, 1), (2, 4), (7, 3), (13, 4), (13, 13), (16, 8)])
+def test_equals_dense(name, size, tile_size):
+    inputs = leaves(size)
+    requests = REQUESTS[name]
+    streamed = pair_stats(blocks_of(*inputs), requests, tile_size=tile_size)
+    dense = dense_stats(blocks_of(*inputs), requests)
+    assert streamed.keys() == dense.keys()
+    for key, values in dense.items():
+        torch.testing.assert_close(streamed[key], values, rtol=1e-10, atol=1e-10)
+    for ours, theirs in zip(gradients(mix(streamed), inputs), gradients(mix(dense), inputs), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+def test_without_a_bound_equals_dense(name, monkeypatch):
+    """The way an accelerator goes, where reading the bound would wait."""
+    monkeypatch.setattr("vlp.pairs.engine._Walker._bound_logits", lambda self: [None] * len(self.statistics))
+    test_equals_dense(name, 13, 4)
+
+
+@pytest.mark.parametrize("wanted", [(0,), (1,), (2,), (3,), (0, 2), (1, 2), (2, 3)])
+def test_any_subset_of_gradients(wanted):
+    inputs = leaves(9)
+    for k, leaf in enumerate(inputs):
+        leaf.requires_grad_(k in wanted)
+    chosen = [inputs[k] for k in wanted]
+    for requests in (REQUESTS["all"], {"image_text": [ROWS, COLUMNS, MAP(SOFTPLUS)]}):
+        streamed = mix(pair_stats(blocks_of(*inputs), requests, tile_size=4))
+        dense = mix(dense_stats(blocks_of(*inputs), requests))
+        for ours, theirs in zip(gradients(streamed, chosen), gradients(dense, chosen), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
+def test_gradcheck():
+    inputs = leaves(5, scale=3.0)
+    assert torch.autograd.gradcheck(
+        lambda *leaf: mix(pair_stats(blocks_of(*leaf), REQUESTS["all"], tile_size=2)), inputs
+    )
+
+
+EXTREMES = {
+    "random": lambda n: (unit(n, 16, 1), unit(n, 16, 2)),
+    "converged": lambda n: (torch.eye(n, 32).double(), torch.eye(n, 32).double()),
+    "duplicated": lambda n: (unit(1, 16, 1).repeat(n, 1), unit(1, 16, 1).repeat(n, 1)),
+    "opposed": lambda n: (unit(1, 16, 1).repeat(n, 1), -unit(1, 16, 1).repeat(n, 1)),
+    "one row far off": lambda n: (unit(1, 16, 1).repeat(n, 1) * torch.tensor([-1.0] + [1.0] * (n - 1))[:, None],) * 2,
+}
+
+
+@pytest.mark.parametrize("scale", [1.0, 14.0, 100.0, 200.0])
+@pytest.mark.parametrize("name", EXTREMES)
+def test_float32_is_exact_and_finite_at_extremes(name, scale):
+    exact = [leaf.detach().requires_grad_() for leaf in (*EXTREMES[name](24), *torch.tensor([scale, -10.0]).double())]
+    rounded = [leaf.detach().float().requires_grad_() for leaf in exact]
+    requests = {"image_text": [ROWS, COLUMNS, *NEGATIVES, MAP(SOFTPLUS, mask="pair")]}
+    dense = dense_stats(blocks_of(*exact), requests)
+    streamed = pair_stats(blocks_of(*rounded), requests, tile_size=10)
+    for key, values in dense.items():
+        assert streamed[key].dtype == torch.float32
+        # a float32 logit of size 200 is rounded by up to 1e-5
+        torch.testing.assert_close(streamed[key].double(), values, rtol=2e-6, atol=1e-6 * scale)
+    loss = sum(values.mean() for values in streamed.values())
+    wanted = gradients(sum(values.mean() for values in dense.values()), exact)
+    for ours, theirs in zip(gradients(loss, rounded), wanted, strict=True):
+        assert bool(ours.isfinite().all())
+        torch.testing.assert_close(ours.double(), theirs, rtol=1e-3, atol=2e-5 * scale)
+
+
+def test_negatives_keep_their_digits_when_the_loss_is_tiny():
+    """A converged batch at scale 100: the loss is near 1e-31, and so is its gradient; neither is noise."""
+    image = torch.eye(24, 32).requires_grad_()
+    scale = torch.tensor(100.0)
+    block = Block(Side(image, image.detach()), Side(image.detach(), image.detach()), scale, torch.tensor(0.0))
+    negatives = pair_stats({"b": block}, {"b": NEGATIVES})["b", NEGATIVES[0]]
+    loss = torch.logaddexp(negatives - 100, torch.zeros(())).mean()
+    (gradient,) = torch.autograd.grad(loss, image)
+    tiny = 23 * torch.tensor(-100.0).double().exp()
+    assert loss.item() == pytest.approx(tiny.item(), rel=1e-4)
+    assert gradient[0, 1].item() == pytest.approx(100 / 24 * tiny.item() / 23, rel=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_inputs_accumulate_in_float32(dtype):
+    inputs = leaves(40, dtype=dtype)
+    exact = [leaf.detach().double().requires_grad_() for leaf in inputs]
+    streamed = pair_stats(blocks_of(*inputs), {"image_text": [ROWS, COLUMNS]}, tile_size=16)
+    dense = dense_stats(blocks_of(*exact), {"image_text": [ROWS, COLUMNS]})
+    for key, values in dense.items():
+        torch.testing.assert_close(streamed[key].double(), values, rtol=1e-6, atol=1e-6)
+    for ours, theirs in zip(gradients(mix(streamed), inputs), gradients(mix(dense), exact), strict=True):
+        assert ours.dtype == dtype
+        torch.testing.assert_close(ours.double(), theirs, rtol=1e-2, atol=1e-2)
+
+
+def test_autocast_around_it_changes_nothing():
+    inputs = leaves(20, dtype=torch.float32)
+    plain = mix(pair_stats(blocks_of(*inputs), REQUESTS["both"], tile_size=8))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = mix(pair_stats(blocks_of(*inputs), REQUESTS["both"], tile_size=8))
+        ours = gradients(inside, inputs)
+    assert inside.item() == plain.item()
+    for a, b in zip(ours, gradients(plain, inputs), strict=True):
+        assert torch.equal(a, b)
+
+
+class LargestTensor(TorchDispatchMode):
+    """Record the element count of the largest tensor that any operation returns."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        sizes = [leaf.untyped_storage().nbytes() for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
+        self.numel = max([self.numel, *(size // 4 for size in sizes)])
+        return result
+
+
+def test_nothing_of_the_size_of_the_batch_squared_exists():
+    size = 4096
+    inputs = leaves(size, dim=16, dtype=torch.float32)
+    requests = {
+        "image_text": [*NEGATIVES, LSE("row", fixed_scale=4.0, mask="label"), MAP(SOFTPLUS), WMEAN("row", 0.1)],
+        "image_image": [LSE("row", fixed_scale=4.0, mask="pair")],
+    }
+    blocks = blocks_of(*inputs)
+    with LargestTensor() as largest:
+        stats = pair_stats(blocks, requests)
+        sum(values.mean() for values in stats.values()).backward()
+    assert all(leaf.grad is not None for leaf in inputs)
+    assert size * 16 <= largest.numel <= size * size // 16
+
+
+def test_the_largest_tensor_is_noticed():
+    with LargestTensor() as largest:
+        torch.randn(64, 2) @ torch.randn(2, 64)
+    assert largest.numel >= 64 * 64
+
+
+def test_nothing_outlives_the_loss():
+    inputs = leaves(8)
+    stats = pair_stats(blocks_of(*inputs), REQUESTS["all"])
+    node = weakref.ref(stats["image_text", ROWS].grad_fn.walker)
+    gc.disable()
+    try:
+        del stats
+        assert node() is None
+    finally:
+        gc.enable()
+
+
+def test_equal_requests_are_computed_once():
+    inputs = leaves(6)
+    stats = pair_stats(blocks_of(*inputs), {"image_text": [LSE("row"), LSE("row"), LSE("row", factor=1.0)]})
+    assert len(stats) == 1
+
+
+def test_columns_of_a_symmetric_block_are_refused():
+    with pytest.raises(ValueError, match="symmetric: ask for its rows"):
+        pair_stats(blocks_of(*leaves(4)), {"image_image": [COLUMNS]})

@@ -1,0 +1,91 @@
+"""Several real processes add up to one: every answer, every gradient."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.pairs.dense import REQUESTS, blocks_of, leaves, mix, unit
+from tests.processes import run_processes
+from vlp import dist
+from vlp.pairs import Block, Pairs, Side, pair_stats
+from vlp.types import Embeddings
+
+SIZE = 12
+
+
+def weighted(stats, rows):
+    """Return the part of `mix` that the answers of some rows of the batch make."""
+    total = torch.zeros((), dtype=torch.float64)
+    weights = torch.linspace(0.5, 1.5, SIZE, dtype=torch.float64)[rows]
+    for k, values in enumerate(stats.values()):
+        total = total + ((k + 1) * weights * (values + 0.1 * values.tanh())).sum()
+    return total
+
+
+def local_blocks(image, text, scale, bias):
+    images, texts = Side(image, dist.all_gather_rows(image)), Side(text, dist.all_gather_rows(text))
+    whole = blocks_of(*leaves(SIZE))["image_text"]
+    sides = {"image_text": (images, texts), "image_image": (images, images), "text_text": (texts, texts)}
+    return {name: Block(*pair, scale, bias, whole.labels, whole.reference) for name, pair in sides.items()}
+
+
+def engine_on(rank, world_size):
+    rows = slice(rank * SIZE // world_size, (rank + 1) * SIZE // world_size)
+    answers = {}
+    for name, requests in REQUESTS.items():
+        image, text, scale, bias = leaves(SIZE)
+        local = [leaf.detach().requires_grad_() for leaf in (image[rows], text[rows], scale, bias)]
+        stats = pair_stats(local_blocks(*local), requests, tile_size=3)
+        loss = weighted(stats, rows)
+        found = torch.autograd.grad(loss, local, allow_unused=True)
+        found = [torch.zeros_like(leaf) if g is None else g for g, leaf in zip(found, local, strict=True)]
+        answers[name] = [loss.item(), *(g.numpy() for g in found)]
+    return answers
+
+
+def sums_on(rank, world_size):
+    size = 6 // world_size
+    rows = slice(rank * size, (rank + 1) * size)
+    values = unit(6, 2, 1)[rows, 0].clone().requires_grad_()
+    embeddings = Embeddings(unit(6, 2, 1)[rows], unit(6, 2, 2)[rows], torch.tensor(1.0), torch.tensor(0.0))
+    pairs = Pairs(embeddings, torch.arange(size), torch.arange(size))
+    total, log_total = pairs.total(values.sum()), pairs.log_total_exp(5 * values)
+    share = pairs.share(total**2 + log_total) + pairs.mean(values)
+    share.backward()
+    return share.item(), total.item(), values.grad.tolist(), pairs.sizes()
+
+
+def both_on(rank, world_size):
+    return engine_on(rank, world_size), sums_on(rank, world_size)
+
+
+@pytest.fixture(scope="module", params=[2, 3])
+def parts(request):
+    return run_processes(both_on, request.param)
+
+
+@pytest.mark.processes
+def test_processes_add_up_to_one(parts):
+    for name, requests in REQUESTS.items():
+        inputs = leaves(SIZE)
+        loss = mix(pair_stats(blocks_of(*inputs), requests, tile_size=5))
+        losses, images, texts, scales, biases = zip(*(part[name] for part, _ in parts), strict=True)
+        assert sum(losses) == pytest.approx(loss.item(), rel=1e-12)
+        together = [torch.cat([torch.as_tensor(p) for p in pieces]) for pieces in (images, texts)]
+        together += [torch.as_tensor(sum(scales)), torch.as_tensor(sum(biases))]
+        wanted = torch.autograd.grad(loss, inputs, allow_unused=True)
+        for ours, theirs in zip(together, wanted, strict=True):
+            expected = torch.zeros_like(ours) if theirs is None else theirs
+            torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-10, msg=name)
+
+
+@pytest.mark.processes
+def test_sums_see_through_to_other_processes(parts):
+    share, total, gradient, sizes = sums_on(0, 1)
+    assert sizes == [6]
+    sums = [sums for _, sums in parts]
+    assert all(part[3] == [6 // len(parts)] * len(parts) for part in sums)
+    assert sum(part[0] for part in sums) == pytest.approx(share)
+    assert [part[1] for part in sums] == [pytest.approx(total)] * len(parts)
+    assert [number for part in sums for number in part[2]] == pytest.approx(gradient)

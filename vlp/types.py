@@ -10,7 +10,6 @@ from jaxtyping import Float32, Int64, UInt8
 from PIL.Image import Image
 from torch import Tensor
 
-
 ON_DEVICE = ("images", "tokens", "draws", "ids", "caption_ids")
 
 

@@ -1,0 +1,41 @@
+# Two commands on a fresh machine: `make quickstart` and `make test`. Each makes the environment it needs.
+PYTHON ?= python3
+BIN := .venv/bin
+RUN := runs/quickstart
+TESTS ?= tests
+
+.PHONY: quickstart test lint types smoke clean help
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+
+.venv/ready: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet -e '.[dev]'
+	touch $@
+
+quickstart: .venv/ready  ## train on the shipped pairs, evaluate, report and export
+	$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
+	  -m vlp.train --config recipes/quickstart.yaml --resume
+	$(BIN)/vlp eval $(RUN)
+	$(BIN)/vlp report $(RUN)
+	$(BIN)/vlp export $(RUN) --to exports/quickstart
+
+smoke: .venv/ready  ## the same way in a minute, with towers that both libraries load
+	$(BIN)/vlp train recipes/smoke.yaml --resume
+	$(BIN)/vlp report runs/smoke
+	$(BIN)/vlp export runs/smoke --to exports/smoke
+
+test: .venv/ready  ## all tests
+	$(BIN)/pytest -n 2 --dist worksteal $(TESTS)
+
+lint: .venv/ready  ## style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/ready  ## types
+	$(BIN)/mypy
+
+clean:  ## remove the environment, runs and exports
+	rm -rf .venv runs exports

@@ -1,0 +1,81 @@
+"""The house: imports point downwards, siblings do not know each other, collectives live in one file."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "vlp"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+FLOORS = [
+    {"types", "registry", "paths", "dist", "pairs", "yaml", "explain", "provenance"},
+    {"objectives", "towers", "data", "optim", "log", "accumulate", "moments"},
+    {"evaluators", "strategies"},
+    {"config", "checkpoint", "assemble"},
+    {"train", "evaluate", "export", "report"},
+    {"cli"},
+]
+FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+SHARED_FLOORS = {0, 3}  # rooms of these floors may use each other; elsewhere siblings do not
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports_of(path: Path) -> set[str]:
+    """Return the rooms that a file imports at its top level."""
+    rooms = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"vlp.{name.name}" for name in node.names] if node.module == "vlp" else [node.module]
+        elif isinstance(node, ast.Import):
+            names = [name.name for name in node.names]
+        rooms |= {name.split(".")[1] for name in names if name.startswith("vlp.")}
+    return rooms
+
+
+def test_there_are_files_to_check():
+    assert len(FILES) > 30
+    assert all(room_of(path) in FLOOR for path in FILES if room_of(path) != "__init__")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_downwards(path):
+    room = room_of(path)
+    if room in ("__init__", "cli"):
+        return
+    launcher = {"cli"} if path.name == "train.py" else set()  # `python -m vlp.train` hands over to the command line
+    for other in imports_of(path) - {room} - launcher:
+        assert other in FLOOR, f"{room} imports vlp.{other}, which is no room"
+        if FLOOR[room] in SHARED_FLOORS:
+            assert FLOOR[other] <= FLOOR[room], f"{room} imports {other} from a higher floor"
+        else:
+            assert FLOOR[other] < FLOOR[room], f"{room} imports {other} from its own floor or a higher one"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_collectives_live_in_one_file(path):
+    text = path.read_text(encoding="utf-8")
+    collectives = re.findall(r"\b(all_reduce|all_gather(?:_object)?|broadcast(?:_object_list)?|reduce_scatter)\(", text)
+    if path.name != "dist.py":
+        assert not collectives, f"{path}: {collectives}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_are_short_and_ascii(path):
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 350
+    assert text.isascii(), [line for line in text.splitlines() if not line.isascii()]
+
+
+def test_the_training_page_reads_aloud_in_two_minutes():
+    module = ast.parse((PACKAGE / "train.py").read_text(encoding="utf-8"))
+    train = next(node for node in module.body if isinstance(node, ast.FunctionDef) and node.name == "train")
+    assert train.end_lineno - train.lineno <= 60

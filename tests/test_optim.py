@@ -1,0 +1,112 @@
+"""Groups, schedules, and steps that a NaN cannot spoil."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from vlp.optim import GroupSettings, SafeStep, build_optimizer, learning_rate_factor, set_learning_rate
+from vlp.types import RecipeError
+
+
+def small_model() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 2))
+
+
+def step_once(model, *, max_norm=None, loss_scale=1.0, poison=False, learning_rate=0.1):
+    optimizer = build_optimizer(model, learning_rate=learning_rate)
+    safe_step = SafeStep(optimizer, max_norm=max_norm, loss_scale=loss_scale, device="cpu")
+    (model(torch.ones(5, 3)).square().sum() * safe_step.loss_scale).backward()
+    if poison:
+        model[0].weight.grad[0, 0] = math.nan
+    norms = safe_step({"all": list(model.parameters())})
+    return optimizer, safe_step, norms
+
+
+def test_vectors_do_not_decay():
+    optimizer = build_optimizer(small_model(), weight_decay=0.3)
+    decays = {p.ndim: group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    assert decays == {2: 0.3, 1: 0.0}
+
+
+def test_a_group_has_its_own_rate_and_decay():
+    groups = {"head": GroupSettings(match=("2.*",), learning_rate_factor=0.1, weight_decay=0.0)}
+    optimizer = build_optimizer(small_model(), learning_rate=1.0, groups=groups)
+    head = [group for group in optimizer.param_groups if group["lr"] == pytest.approx(0.1)]
+    assert sum(p.numel() for group in head for p in group["params"]) == 4 * 2 + 2
+    assert all(group["weight_decay"] == 0 for group in head)
+
+
+def test_a_pattern_that_matches_nothing_is_refused():
+    with pytest.raises(RecipeError, match=r"'hat\.\*' matches no trained parameter"):
+        build_optimizer(small_model(), groups={"hat": GroupSettings(match=("hat.*",))})
+
+
+def test_frozen_parameters_are_left_out():
+    model = small_model()
+    model[0].requires_grad_(False)
+    assert sum(len(group["params"]) for group in build_optimizer(model).param_groups) == 4
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [("cosine", [0.5, 1.0, 1.0, 0.5, 0.0]), ("constant", [0.5, 1, 1, 1, 1]), ("cooldown", [0.5, 1, 1, 1, 0])],
+)
+def test_rates_over_a_run(shape, expected):
+    factor = learning_rate_factor(12, warmup_steps=2, shape=shape, cooldown_share=0.25)
+    assert [factor(step) for step in (0, 1, 2, 7, 12)] == pytest.approx(expected)
+
+
+def test_the_rate_reaches_every_group():
+    optimizer = build_optimizer(
+        small_model(), learning_rate=1.0, groups={"head": GroupSettings(match=("2.*",), learning_rate_factor=0.5)}
+    )
+    set_learning_rate(optimizer, 0.1)
+    assert {round(group["lr"], 6) for group in optimizer.param_groups} == {0.1, 0.05}
+
+
+def test_a_bad_gradient_leaves_weights_and_moments_untouched():
+    model = small_model()
+    before = [p.detach().clone() for p in model.parameters()]
+    optimizer, safe_step, _ = step_once(model, poison=True)
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    assert all(float(state["exp_avg"].abs().sum()) == 0 for state in optimizer.state.values())
+    assert all(float(state["step"]) == 0 for state in optimizer.state.values())
+    assert float(safe_step.state["skipped"]) == float(safe_step.state["streak"]) == 1
+
+
+def test_a_good_step_ends_the_streak():
+    model = small_model()
+    optimizer, safe_step, _ = step_once(model, poison=True)
+    optimizer.zero_grad()
+    model(torch.ones(5, 3)).square().sum().backward()
+    safe_step({"all": list(model.parameters())})
+    assert float(safe_step.state["skipped"]) == 1
+    assert float(safe_step.state["streak"]) == 0
+
+
+def test_clipping_bounds_the_whole_gradient():
+    model = small_model()
+    _, _, norms = step_once(model, max_norm=0.5)
+    clipped = math.sqrt(sum(float(p.grad.square().sum()) for p in model.parameters()))
+    assert float(norms["all"]) > 0.5
+    assert clipped == pytest.approx(0.5, rel=1e-4)  # the divisor carries 1e-6 against division by zero
+
+
+def test_loss_scaling_changes_nothing_but_the_range():
+    plain, scaled = small_model(), small_model()
+    _, _, norms = step_once(plain)
+    _, safe_step, scaled_norms = step_once(scaled, loss_scale=1024.0)
+    assert float(norms["all"]) == pytest.approx(float(scaled_norms["all"]), rel=1e-5)
+    for a, b in zip(plain.parameters(), scaled.parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-6)
+    assert float(safe_step.loss_scale) == 1024
+
+
+def test_the_loss_scale_halves_on_overflow():
+    _, safe_step, _ = step_once(small_model(), loss_scale=1024.0, poison=True)
+    assert float(safe_step.loss_scale) == 512

@@ -1,0 +1,123 @@
+"""Gradients of a large batch in the memory of a small one, exact for every parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vlp.types import Batch, Embeddings
+
+Embed = Callable[[Batch], Embeddings]
+Evaluate = Callable[[Embeddings], tuple[Tensor, dict[str, Tensor]]]
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """Seeds of dropout: a pure function of (seed, step, process, micro-batch), so a pass can be repeated."""
+
+    seed: int
+    step: int
+    process: int
+
+    def set(self, micro_batch: int) -> None:
+        """Seed torch's generators for one micro-batch."""
+        mixed = self.seed
+        for part in (self.step, self.process, micro_batch):
+            mixed = _mix(mixed ^ _mix(part + 1))
+        torch.manual_seed(mixed)
+
+
+def backward(
+    micro_batches: Sequence[Batch],
+    embed: Embed,
+    evaluate: Evaluate,
+    seeds: Seeds,
+    *,
+    no_sync: Callable[[], Any] = nullcontext,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Compute the objective once on all micro-batches and leave its gradients on the parameters.
+
+    With several micro-batches: embed all of them without a graph, differentiate the objective by the embeddings,
+    then embed each again with the same random state and continue backward from there
+    (Gao et al. 2021, arXiv:2101.06983). With one micro-batch this is an ordinary backward.
+
+    Args:
+        micro_batches: This process's share of the batch, in pieces.
+        embed: Towers; scale and bias take part in each call.
+        evaluate: Embeddings of the whole share to (loss, report).
+        no_sync: Context in which gradients are not exchanged between processes.
+
+    Returns:
+        The loss and the report of the objective, both detached.
+    """
+    if len(micro_batches) == 1:
+        seeds.set(0)
+        loss, report = evaluate(embed(micro_batches[0]))
+        loss.backward()
+        return loss.detach(), report
+    leaves = _join([_embed_without_graph(embed, batch, seeds, k) for k, batch in enumerate(micro_batches)])
+    loss, report = evaluate(leaves)
+    loss.backward()
+    last = len(micro_batches) - 1
+    for k, batch in enumerate(micro_batches):
+        with nullcontext() if k == last else no_sync():
+            seeds.set(k)
+            _inject(embed(batch), leaves, k, len(batch), is_last=k == last)
+    return loss.detach(), report
+
+
+def _embed_without_graph(embed: Embed, batch: Batch, seeds: Seeds, micro_batch: int) -> Embeddings:
+    seeds.set(micro_batch)
+    with torch.no_grad():
+        return embed(batch)
+
+
+def _join(parts: Sequence[Embeddings]) -> Embeddings:
+    """Concatenate along the samples; every tensor becomes a leaf that collects its gradient."""
+
+    def leaf(values: Sequence[Tensor]) -> Tensor:
+        return torch.cat(list(values)).detach().requires_grad_()
+
+    first = parts[0]
+    references = [part.reference for part in parts if part.reference is not None]
+    return Embeddings(
+        image=leaf([part.image for part in parts]),
+        text=leaf([part.text for part in parts]),
+        scale=first.scale.detach().requires_grad_(),
+        bias=first.bias.detach().requires_grad_(),
+        image_views=tuple(leaf(views) for views in zip(*(part.image_views for part in parts), strict=True)),
+        text_views=tuple(leaf(views) for views in zip(*(part.text_views for part in parts), strict=True)),
+        reference=torch.cat(references) if references else None,
+    )
+
+
+def _inject(embeddings: Embeddings, leaves: Embeddings, index: int, size: int, *, is_last: bool) -> None:
+    """Continue backward from the gradients at the leaves; scale and bias hand theirs over once, in the last pass."""
+    rows = slice(index * size, (index + 1) * size)
+    surrogate = embeddings.scale.new_zeros(())
+    for output, leaf in zip(_rows(embeddings), _rows(leaves), strict=True):
+        if leaf.grad is not None:
+            surrogate = surrogate + (output * leaf.grad[rows]).sum()
+        else:
+            surrogate = surrogate + 0.0 * output.sum()
+    for output, leaf in ((embeddings.scale, leaves.scale), (embeddings.bias, leaves.bias)):
+        share = leaf.grad if is_last and leaf.grad is not None else torch.zeros_like(leaf)
+        surrogate = surrogate + output * share
+    surrogate.backward()
+
+
+def _rows(embeddings: Embeddings) -> tuple[Tensor, ...]:
+    return (embeddings.image, embeddings.text, *embeddings.image_views, *embeddings.text_views)
+
+
+def _mix(value: int) -> int:
+    """Scramble 63 bits (the finaliser of SplitMix64)."""
+    value = (value + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
+    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
+    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
+    return (value ^ (value >> 31)) & 0x7FFFFFFFFFFFFFFF

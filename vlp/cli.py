@@ -1,0 +1,122 @@
+"""`vlp COMMAND`: a few flags each, settings live in recipes, heavy imports inside the commands."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command; mistakes of the user end in one line, not in a traceback."""
+    parser = build_parser()
+    parsed = parser.parse_args(arguments)
+    from vlp.types import RecipeError
+
+    try:
+        parsed.command(parsed)
+    except RecipeError as error:
+        sys.exit(f"vlp: {error}")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
+    parser = argparse.ArgumentParser(prog="vlp", description="Vision-language pretraining, from shards to the hub.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, add in (
+        ("train", _train),
+        ("eval", _eval),
+        ("report", _report),
+        ("export", _export),
+        ("config", _config),
+    ):
+        _, help_text = add.__doc__.split(": ", 1)  # type: ignore[union-attr]
+        add(commands.add_parser(name, help=help_text, description=help_text))
+    return parser
+
+
+def _train(parser: argparse.ArgumentParser) -> None:
+    """train: pretrain a dual encoder from a recipe."""
+    parser.add_argument("config", help="recipe: a YAML file, or a name under recipes/")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace those of the recipe")
+    parser.add_argument("--resume", action="store_true", help="continue the run from its newest whole checkpoint")
+    parser.add_argument("--allow-changes", action="store_true", help="resume although settings changed")
+
+    def command(parsed: argparse.Namespace) -> None:
+        from vlp.config import load_recipe
+        from vlp.train import train
+
+        train(load_recipe(parsed.config, parsed.overrides), resume=parsed.resume, allow_changes=parsed.allow_changes)
+
+    parser.set_defaults(command=command)
+
+
+def _eval(parser: argparse.ArgumentParser) -> None:
+    """eval: score a run, a checkpoint, an export or any open_clip model on tasks."""
+    parser.add_argument(
+        "model", help="run or checkpoint folder, exported folder, hf-hub:ORG/NAME, or NAME:TAG of open_clip"
+    )
+    parser.add_argument(
+        "--tasks", nargs="+", help="names under eval/ or YAML files; default: those of the run's recipe"
+    )
+    parser.add_argument("--to", type=Path, help="folder for the results (JSON); default: the run folder's evaluations")
+
+    def command(parsed: argparse.Namespace) -> None:
+        from vlp.evaluate import evaluate_model
+
+        sys.exit(evaluate_model(parsed.model, parsed.tasks, parsed.to))
+
+    parser.set_defaults(command=command)
+
+
+def _report(parser: argparse.ArgumentParser) -> None:
+    """report: write one HTML page about a run."""
+    parser.add_argument("run", type=Path, help="run folder")
+    parser.add_argument("--to", type=Path, help="HTML file; default: report.html in the run folder")
+
+    def command(parsed: argparse.Namespace) -> None:
+        from vlp.report import write_report
+
+        print(write_report(parsed.run, parsed.to))
+
+    parser.set_defaults(command=command)
+
+
+def _export(parser: argparse.ArgumentParser) -> None:
+    """export: write a run's model for open_clip and transformers, compare, and push it on request."""
+    parser.add_argument("run", type=Path, help="run or checkpoint folder")
+    parser.add_argument("--to", type=Path, required=True, help="folder to write")
+    parser.add_argument("--weights", help="label of the weights, such as ema; default: those the recipe evaluates")
+    parser.add_argument("--push", metavar="NAME", help="upload to this repository of the hub afterwards")
+
+    def command(parsed: argparse.Namespace) -> None:
+        from vlp.export import export_run, push
+
+        print(export_run(parsed.run, parsed.to, weights=parsed.weights))
+        if parsed.push:
+            print(push(parsed.to, parsed.push))
+
+    parser.set_defaults(command=command)
+
+
+def _config(parser: argparse.ArgumentParser) -> None:
+    """config: print a recipe with everything it inherits, or where each setting comes from."""
+    parser.add_argument("recipe", help="recipe: a YAML file, or a name under recipes/")
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    parser.add_argument("--sources", action="store_true", help="list the settings given, and the file that gives each")
+
+    def command(parsed: argparse.Namespace) -> None:
+        from vlp.config import explain_sources, load_recipe, lock_text, recipe_layers
+
+        recipe = load_recipe(parsed.recipe, parsed.overrides)
+        if parsed.sources:
+            print("\n".join(explain_sources(recipe_layers(parsed.recipe, parsed.overrides))))
+        else:
+            print(lock_text(recipe), end="")
+
+    parser.set_defaults(command=command)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""When things happen: every so many steps, after so many seconds, or because the machine must be left."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterable, Iterator
+from types import FrameType
+from typing import TypeVar
+
+from vlp import dist
+
+Thing = TypeVar("Thing")
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+
+def due(step: int, every: int | None, num_steps: int) -> bool:
+    """Whether something that happens every so many steps, and at the end, happens now."""
+    return step == num_steps or (every is not None and step % every == 0)
+
+
+class StopSignal:
+    """Remember that a signal asked this process to leave; later ones change nothing while the state is saved."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.before = {number: signal.signal(number, self._ask) for number in SIGNALS}
+
+    def anywhere(self) -> bool:
+        """Whether any process was asked; the same answer on all of them."""
+        return dist.any_process(self.asked)
+
+    def restore(self) -> None:
+        """Give the signals back to whoever had them."""
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, _number: int, _frame: FrameType | None) -> None:
+        self.asked = True
+
+
+class Clock:
+    """Measure speed, and how much of the time went into waiting for data."""
+
+    def __init__(self, first_step: int) -> None:
+        self.step = first_step
+        self.lap_started = time.monotonic()
+        self.waited = 0.0
+
+    def waiting(self, things: Iterable[Thing]) -> Iterator[Thing]:
+        """Pass things on and count the seconds spent waiting for them."""
+        source = iter(things)
+        while True:
+            started = time.monotonic()
+            try:
+                thing = next(source)
+            except StopIteration:
+                return
+            self.waited += time.monotonic() - started
+            yield thing
+
+    def lap(self, step: int, batch_size: int) -> dict[str, float]:
+        """Return speed and waiting share since the last lap, and start a new one."""
+        seconds = max(time.monotonic() - self.lap_started, 1e-9)
+        measured = {
+            "samples_per_second": (step - self.step) * batch_size / seconds,
+            "data_wait": min(1.0, self.waited / seconds),
+        }
+        self.step, self.lap_started, self.waited = step, time.monotonic(), 0.0
+        return measured
+
+    def pause(self) -> None:
+        """Leave the time since the last lap out of the next one's speed (after an evaluation or a checkpoint)."""
+        self.lap_started, self.waited = time.monotonic(), 0.0

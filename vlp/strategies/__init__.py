@@ -1,0 +1,1 @@
+"""What changes the views, the teacher, the batch or the weights during training: one file each."""

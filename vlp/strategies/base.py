@@ -1,0 +1,49 @@
+"""The five moments at which a strategy may act."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from vlp.registry import Registry
+from vlp.towers.dual import DualEncoder
+from vlp.types import Batch, Embeddings
+
+
+class Strategy:
+    """Does nothing; a strategy overrides the moments it needs.
+
+    Attributes:
+        provides: What it adds to embeddings that a term may need, such as `reference`.
+        can_shard: Whether it works on parameters that are split over processes (FSDP).
+    """
+
+    provides: frozenset[str] = frozenset()
+    can_shard: bool = True
+
+    def start(self, model: DualEncoder) -> None:
+        """See the model once, before the first step."""
+
+    def before_forward(self, batch: Batch) -> Batch:
+        """Change the batch on the device."""
+        return batch
+
+    def after_forward(self, images: Tensor, batch: Batch, embeddings: Embeddings) -> Embeddings:
+        """Add to the embeddings, for example a teacher's features."""
+        return embeddings
+
+    def after_step(self, model: DualEncoder) -> None:
+        """See the model after each optimizer step."""
+
+    def weights(self) -> dict[str, Tensor] | None:
+        """Return weights to evaluate and export instead of the model's, by parameter name."""
+        return None
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return what a checkpoint must keep beside `weights`."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take back what `state_dict` returned."""
+
+
+strategies: Registry[Strategy] = Registry("strategy", "vlp.strategies")

@@ -1,0 +1,184 @@
+"""Read this first: one batch, from shards to a step."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vlp import dist
+from vlp.accumulate import Seeds, backward
+from vlp.assemble import Parts, assemble, restore, save, weights_to_evaluate
+from vlp.config import Recipe, build_model, load_task, without_weights
+from vlp.evaluators.record import flatten, headline
+from vlp.evaluators.tasks import run_tasks
+from vlp.log import Log
+from vlp.moments import Clock, StopSignal, due
+from vlp.optim import set_learning_rate
+from vlp.pairs import Pairs
+from vlp.towers.encoder import TowerEncoder
+from vlp.types import Batch, Embeddings, RecipeError
+
+PREEMPTED = 75  # exit code after a signal: the state is saved, run the same command with --resume
+
+
+def train(recipe: Recipe, *, resume: bool = False, allow_changes: bool = False) -> Path:
+    """Train a dual encoder and return its run folder.
+
+    Args:
+        recipe: What to compute.
+        resume: Continue the run from its newest whole checkpoint, or start where there is none.
+        allow_changes: Continue although settings differ from those the run started with.
+
+    Raises:
+        RecipeError: The recipe cannot be carried out; says what to change.
+        SystemExit: With code 75 after SIGTERM, SIGINT or SIGUSR1, once the state is saved.
+    """
+    # ---------------------------------------- machines, data, towers, objective
+    parts = assemble(recipe, resume=resume, allow_changes=allow_changes)
+    step, position = restore(parts)
+    log = parts.open_log(first_step=step)
+    stop = StopSignal()
+    clock = Clock(first_step=step)
+
+    # ---------------------------------------- batch after batch
+    for batch in clock.waiting(parts.stream.batches(position)):
+        if step >= parts.num_steps or stop.anywhere():
+            break
+        set_learning_rate(parts.optimizer, parts.rate(step))
+        report, norms = one_step(parts, batch.to(parts.device), step)
+        step, position = step + 1, position + recipe.train.batch_size
+        log.step()
+
+        # ------------------------------------ now and then
+        if due(step, recipe.log.every, parts.num_steps):
+            write_metrics(parts, log, clock, step, position, report, norms)
+        if due(step, recipe.checkpoint.every, parts.num_steps):
+            save_or_say(parts, log, step, position)
+        if due(step, recipe.evaluation.every, parts.num_steps):
+            evaluate(parts, log, step, position)
+
+    # ---------------------------------------- the end, or the end for now
+    if step < parts.num_steps:
+        save(parts, step=step, position=position)
+        log.say(f"stopped by a signal at step {step}; saved; continue with --resume")
+        log.close()
+        raise SystemExit(PREEMPTED)
+    stop.restore()
+    log.close()
+    return recipe.folder
+
+
+def one_step(parts: Parts, batch: Batch, step: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Take one optimizer step; return the objective's values and the gradient norm of each tower."""
+    recipe = parts.recipe
+    for strategy in parts.strategies.values():
+        batch = strategy.before_forward(batch)
+
+    def evaluate_objective(embeddings: Embeddings) -> tuple[Tensor, dict[str, Tensor]]:
+        pairs = Pairs(embeddings, ids=batch.ids, caption_ids=batch.caption_ids)
+        loss, values = parts.objective(pairs, step)
+        report = {"loss": dist.all_reduce_sum(loss)} | {f"loss/{label}": value for label, value in values.items()}
+        report |= {"scale": embeddings.scale.detach(), "bias": embeddings.bias.detach()}
+        # each process holds its share of the loss, and data parallelism averages gradients: their sum is wanted
+        return loss * dist.world_size() * parts.safe_step.loss_scale, report
+
+    parts.optimizer.zero_grad(set_to_none=True)
+    _, report = backward(
+        batch.chunk(recipe.train.micro_batches),
+        lambda micro_batch: embed(parts, micro_batch),
+        evaluate_objective,
+        Seeds(recipe.seed, step, dist.rank()),
+        no_sync=lambda: parts.accelerator.no_sync(parts.model),
+    )
+    norms = parts.safe_step(parts.parameters)
+    parts.towers.clamp_()
+    for strategy in parts.strategies.values():
+        strategy.after_step(parts.towers)
+    return report, norms
+
+
+def embed(parts: Parts, batch: Batch) -> Embeddings:
+    """Normalise and augment on the device, run the towers; autocast ends with them."""
+    images = parts.augment(batch.images, batch.draws)
+    with autocast(parts):
+        embeddings = parts.model(images, batch.tokens, batch.lengths)
+    for strategy in parts.strategies.values():
+        embeddings = strategy.after_forward(images, batch, embeddings)
+    return embeddings
+
+
+def autocast(parts: Parts) -> Any:
+    """Return the number format that the recipe asks for inside the towers."""
+    precision = parts.recipe.train.precision
+    if precision == "float32":
+        return nullcontext()
+    return torch.autocast(parts.device.type, dtype=getattr(torch, precision))
+
+
+def write_metrics(
+    parts: Parts,
+    log: Log,
+    clock: Clock,
+    step: int,
+    position: int,
+    report: dict[str, Tensor],
+    norms: dict[str, Tensor],
+) -> None:
+    """Log, and stop a run that has gone wrong; here, and only here, the step waits for the device."""
+    recipe, guard = parts.recipe, parts.safe_step.state
+    faults = dist.gather_objects(parts.stream.faults)
+    metrics = {
+        "samples": position,
+        "epoch": position / parts.stream.num_samples,
+        **{name: float(value) for name, value in report.items()},
+        "learning_rate": recipe.optimizer.learning_rate * parts.rate(step - 1),  # type: ignore[attr-defined]
+        **{f"gradient_norm/{name}": float(norm) for name, norm in norms.items()},
+        **clock.lap(step, recipe.train.batch_size),
+        "skipped_steps": float(guard["skipped"]),
+        "bad_samples": float(sum(part.total for part in faults)),
+    }
+    log.write(step, metrics)
+    shown = ("loss", "scale", "gradient_norm/image", "gradient_norm/text", "samples_per_second", "data_wait")
+    terms = [name for name in report if name.startswith("loss/")] if len(parts.objective.terms) > 1 else []
+    log.show({name: metrics[name] for name in (*shown[:1], *terms, *shown[1:])})
+    parts.stream.check_budget(faults)
+    if float(guard["streak"]) >= recipe.train.max_bad_steps:
+        raise RecipeError(
+            f"the gradient was NaN or Inf in {int(guard['streak'])} steps in a row (train.max_bad_steps): lower "
+            f"optimizer.learning_rate; the last good state is under {recipe.folder / 'checkpoints'}"
+        )
+
+
+def save_or_say(parts: Parts, log: Log, step: int, position: int) -> None:
+    """Write a checkpoint; where the disk refuses, say so and go on with the older ones."""
+    try:
+        save(parts, step=step, position=position)
+    except OSError as error:
+        log.say(f"no checkpoint at step {step}: {error}; older ones are whole, the run goes on")
+
+
+def evaluate(parts: Parts, log: Log, step: int, position: int) -> None:
+    """Run the recipe's tasks on the weights that the recipe evaluates."""
+    recipe = parts.recipe
+    if not recipe.evaluation.tasks:
+        return
+    model = build_model(without_weights(recipe.model))
+    model.load_state_dict(weights_to_evaluate(parts))
+    encoder = TowerEncoder(model.to(parts.device), device=parts.device)
+    tasks = [load_task(name) for name in recipe.evaluation.tasks]
+    folder = recipe.folder / "evaluations" / f"step_{step:08d}"
+    records = run_tasks(tasks, encoder, model=recipe.name, step=step, weights=recipe.evaluation.weights, folder=folder)
+    log.write(step, {"samples": position} | flatten(records))
+    log.say(f"step {step}: " + "  ".join(headline(record) for record in records))
+
+
+if __name__ == "__main__":
+    from vlp.cli import main  # the one command line of the project, on a higher floor
+
+    arguments = sys.argv[1:]
+    main(["train", *(argument for argument in arguments if argument != "--config")])

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from vlp.types import RecipeError
 
-# Luma and two chroma axes of NTSC: hue is a rotation, saturation a scale of the last two.
-YIQ = ((0.299, 0.587, 0.114), (0.596, -0.274, -0.321), (0.211, -0.523, 0.311))
+# Luma and two chroma axes of NTSC: hue is a rotation, saturation a scale of the last two. The usual three digits,
+# moved by one where needed, so that the chroma of gray is exactly zero.
+YIQ = ((0.299, 0.587, 0.114), (0.596, -0.275, -0.321), (0.212, -0.523, 0.311))
 
 # What each column of `draws` decides; append only, so that a seed keeps its meaning.
 SLOTS = (
@@ -178,16 +179,17 @@ class Augment(nn.Module):
         return _where(columns["blur"] < self.blur, down, pixels)
 
     def _cover(self, pixels: Pixels, columns: dict[str, Column]) -> Pixels:
-        low, high = self.erase_size
-        inside = (columns["erase"] < self.erase)[:, None, None]
-        for side, place, shape in (("erase_width", "erase_x", (1, -1)), ("erase_height", "erase_y", (-1, 1))):
-            length = pixels.shape[3] if side == "erase_width" else pixels.shape[2]
-            centers = (torch.arange(length, device=pixels.device) + 0.5) / length
-            half = (low + (high - low) * columns[side]) / 2
-            near = (centers - columns[place][:, None]).abs() < half[:, None]
-            inside = inside & near.view(-1, *shape)
+        near_x = self._near(columns["erase_x"], columns["erase_width"], pixels.shape[3])
+        near_y = self._near(columns["erase_y"], columns["erase_height"], pixels.shape[2])
+        inside = near_y[:, :, None] & near_x[:, None, :] & (columns["erase"] < self.erase)[:, None, None]
         color = torch.stack([columns[f"erase_{name}"] for name in ("red", "green", "blue")], 1)
         return torch.where(inside[:, None], color[:, :, None, None], pixels)
+
+    def _near(self, center: Column, side: Column, length: int) -> Bool[Tensor, "n length"]:
+        """Say which pixels of a row lie inside an interval; all numbers are shares of the row."""
+        low, high = self.erase_size
+        places = (torch.arange(length, device=center.device) + 0.5) / length
+        return (places - center[:, None]).abs() < (low + (high - low) * side[:, None]) / 2
 
 
 def _turn_chroma(angle: Column, saturation: Column) -> Float32[Tensor, "n 3 3"]:

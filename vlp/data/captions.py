@@ -98,6 +98,7 @@ class Captions:
         text = " ".join(text.split())
         if not text:
             raise BadSampleError("empty_caption", f"'{key}' is empty")
+        _check_text(text, key)
         return text.lower() if self.lower else text
 
     def _reword(self, text: str, draws: Draws) -> str:
@@ -152,6 +153,16 @@ def _read_text(sample: Sample, extension: str, largest: int) -> str:
         return sample.read(extension).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise BadSampleError("bad_caption", f"{extension}: {error}") from error
+
+
+def _check_text(text: str, key: str) -> None:
+    """Refuse what JSON may hold but no tokenizer takes: halves of surrogate pairs, and whole books."""
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError as error:
+        raise BadSampleError("bad_caption", f"'{key}': {error}") from error
+    if size > LARGEST_CAPTION:
+        raise BadSampleError("bad_caption", f"'{key}': {size} bytes, more than {LARGEST_CAPTION}")
 
 
 def _check_weights(name: str, weights: Mapping[Any, float] | None) -> None:

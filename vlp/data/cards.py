@@ -62,7 +62,7 @@ class Card(BaseModel):
     @property
     def fingerprint(self) -> str:
         """A checksum of the card's checksums, or of the shards' names and sizes where it has none."""
-        known = self.sha256 or {path.name: path.stat().st_size for path in self.paths()}
+        known = self.sha256 or {path.name: str(path.stat().st_size) for path in self.paths()}
         return hashlib.sha256(json.dumps(sorted(known.items())).encode()).hexdigest()
 
     def paths(self) -> list[Path]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import gzip
 import re
-import shutil
+import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,8 @@ from vlp.types import RecipeError
 # WebDataset's rule: the key is the path up to the first dot of the base name, the rest is the extension.
 KEY_AND_EXTENSION = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)", re.DOTALL)
 ZIPPED = (".tar.gz", ".tgz")
+GZIP = 31  # zlib's word for a 32 KB window and a gzip header
+CHUNK = 1 << 14  # a fault loses what its chunk holds
 
 
 @dataclass(frozen=True)
@@ -120,26 +122,35 @@ def _load(path: Path) -> ShardIndex | None:
             values = dict(arrays)
         values |= {"extensions": tuple(_unpack(values["extensions"])), "fault": _unpack(values["fault"])[0]}
         return ShardIndex(**values)
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zlib.error):
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zlib.error, zipfile.BadZipFile):
         return None
 
 
 def _unzip(path: Path, tar: Path) -> str:
     """Unpack as much of a tar.gz as can be read; return what stopped it."""
-    fault = ""
     try:
-        with write_beside(tar) as file:
-            try:
-                with gzip.open(path) as source:
-                    shutil.copyfileobj(source, file, length=1 << 20)
-            except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-                fault = f"broken gzip stream: {error}"
+        with path.open("rb") as source, write_beside(tar) as target:
+            return _inflate(source, target)
     except OSError as error:
         raise RecipeError(
             f"cannot unpack {path} into {tar.parent} ({error.strerror}); "
             "set XDG_CACHE_HOME to a folder with room, or use plain tar shards"
         ) from error
-    return fault
+
+
+def _inflate(source: BinaryIO, target: BinaryIO) -> str:
+    """Copy what a gzip stream holds; unlike the gzip module, keep everything before a fault."""
+    inflater = zlib.decompressobj(wbits=GZIP)
+    while chunk := source.read(CHUNK):
+        while chunk:
+            if inflater.eof:
+                inflater = zlib.decompressobj(wbits=GZIP)
+            try:
+                target.write(inflater.decompress(chunk))
+            except zlib.error as error:
+                return f"broken gzip stream: {error}"
+            chunk = inflater.unused_data
+    return "" if inflater.eof else "broken gzip stream: it ends too early"
 
 
 def _group(scan: Scan, fault: str) -> ShardIndex:

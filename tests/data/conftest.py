@@ -1,0 +1,26 @@
+"""Every test gets a cache folder of its own, and a stream from a few words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.shards import LetterTokenizer
+from vlp.data import Captions, Card, Crop, SampleSet, Stream
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture
+def open_stream() -> Callable[..., Stream]:
+    def build(*cards: Card, captions: Captions | None = None, size: int = 8, **settings: Any) -> Stream:
+        samples = SampleSet({card.name: card for card in cards})
+        settings = {"batch_size": 4, "seed": 0, **settings}
+        return Stream(samples, Crop(size), captions or Captions(), LetterTokenizer(), **settings)
+
+    return build

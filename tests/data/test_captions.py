@@ -1,0 +1,134 @@
+"""Captions are drawn as the settings say, and are text or a counted fault."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+import pytest
+
+from tests.shards import write_tar
+from vlp.data import Captions, Card, SampleSet
+from vlp.data.faults import BadSampleError
+from vlp.data.randomness import Draws
+from vlp.types import RecipeError
+
+
+@pytest.fixture
+def sample_of(tmp_path):
+    def build(captions=None, **members):
+        path = write_tar(tmp_path / "x.tar", [(f"a.{name}", data) for name, data in members.items()])
+        keys = {"captions": captions} if captions else {}
+        return SampleSet({"set": Card(name="set", shards=path.name, folder=tmp_path, **keys)})[0]
+
+    return build
+
+
+def drawn(captions, sample, count=400):
+    return Counter(captions(sample, Draws(number)) for number in range(count))
+
+
+def test_a_text_is_cleaned_of_stray_space_and_byte_order_mark(sample_of):
+    assert drawn(Captions(), sample_of(txt=b"\xef\xbb\xbf  Two\n words\t ")) == {"Two words": 400}
+
+
+def test_lower_case_on_request(sample_of):
+    assert drawn(Captions(lower=True), sample_of(txt=b"A Cat")) == {"a cat": 400}
+
+
+def test_keys_of_the_json_member_are_drawn_by_weight(sample_of):
+    sample = sample_of(txt=b"text", json=json.dumps({"alt": "alt", "long": ["one", "two"]}).encode())
+    counts = drawn(Captions(keys={"txt": 2, "json.long": 2}), sample)
+    assert set(counts) == {"text", "one", "two"}
+    assert counts["text"] == pytest.approx(200, abs=50)
+    assert drawn(Captions(keys={"json.alt": 1}), sample) == {"alt": 400}
+
+
+def test_without_keys_the_card_decides(sample_of):
+    sample = sample_of({"json.caption": 1.0}, txt=b"text", json=b'{"caption": "record"}')
+    assert drawn(Captions(), sample) == {"record": 400}
+
+
+def test_keys_that_a_sample_lacks_leave_the_draw(sample_of):
+    sample = sample_of(txt=b"text", json=b"{}")
+    assert drawn(Captions(keys={"json.caption": 5, "txt": 1}), sample) == {"text": 400}
+
+
+def test_lines_are_captions_of_their_own(sample_of):
+    assert set(drawn(Captions(lines=True), sample_of(txt=b"one\ntwo\n\nthree\n"))) == {"one", "two", "three"}
+
+
+@pytest.mark.parametrize(
+    ("wording", "expected"),
+    [
+        ("all", {"cat, pet, animal"}),
+        ("first", {"cat"}),
+        ("one", {"pet", "animal"}),
+        (
+            "some",
+            {"cat, pet", "pet, cat", "cat, animal", "animal, cat"}
+            | {"cat, pet, animal", "cat, animal, pet", "pet, cat, animal"}
+            | {"pet, animal, cat", "animal, cat, pet", "animal, pet, cat"},
+        ),
+    ],
+)
+def test_pieces_are_worded_as_asked(sample_of, wording, expected):
+    captions = Captions(separator=",", wording={wording: 1.0})
+    assert set(drawn(captions, sample_of(txt=b"cat, pet, animal"))) == expected
+    assert set(drawn(captions, sample_of(txt=b"cat"))) == {"cat"}
+
+
+def test_wordings_mix_by_weight(sample_of):
+    captions = Captions(separator=",", wording={"first": 3, "all": 1})
+    assert drawn(captions, sample_of(txt=b"cat, pet"))["cat"] == pytest.approx(300, abs=45)
+
+
+def test_templates_take_the_caption_as_it_is(sample_of):
+    captions = Captions(templates=("a photo of {}", "{}!"), template_probability=0.5)
+    counts = drawn(captions, sample_of(txt=b"{x} {}"))
+    assert set(counts) == {"{x} {}", "a photo of {x} {}", "{x} {}!"}
+    assert counts["{x} {}"] == pytest.approx(200, abs=50)
+
+
+def test_first_is_always_the_same(sample_of):
+    sample = sample_of(txt=b"cat, pet\ndog", json=b'{"caption": "record"}')
+    captions = Captions(
+        keys={"txt": 1, "json.caption": 9}, lines=True, separator=",", wording={"one": 1}, templates=("a {}",)
+    )
+    assert captions.first(sample) == "cat, pet"
+
+
+@pytest.mark.parametrize(
+    ("members", "reason"),
+    [
+        ({"json": b"{broken"}, "bad_caption"),
+        ({"json": b"[1]"}, "bad_caption"),
+        ({"json": b"[" * 100_000}, "bad_caption"),
+        ({"json": b'{"caption": 5}'}, "bad_caption"),
+        ({"json": b'{"caption": null}'}, "bad_caption"),
+        ({"json": b'{"caption": "\\ud800"}'}, "bad_caption"),
+        ({"json": b'{"caption": "' + b"x" * 100_001 + b'"}'}, "bad_caption"),
+        ({"json": b'{"caption": []}'}, "empty_caption"),
+        ({"json": b'{"caption": " "}'}, "empty_caption"),
+        ({"json": b'{"other": "x"}'}, "missing_caption"),
+        ({"txt": b"text"}, "missing_caption"),
+    ],
+)
+def test_records_without_a_usable_caption_are_faults(sample_of, members, reason):
+    with pytest.raises(BadSampleError) as caught:
+        Captions(keys={"json.caption": 1})(sample_of(**members), Draws(0))
+    assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"templates": ("a photo",)}, r"templates: 'a photo' lacks \{\}"),
+        ({"keys": {"txt": 0.0}}, "keys: weights"),
+        ({"separator": ",", "wording": {"all": -1.0}}, "wording: weights"),
+        ({"wording": {"first": 1.0}}, "no effect without"),
+    ],
+)
+def test_settings_without_sense_are_refused(settings, message):
+    with pytest.raises(RecipeError, match=message):
+        Captions(**settings)

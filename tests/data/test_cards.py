@@ -1,0 +1,113 @@
+"""Every card that ships is true, and every mistake in a card is explained."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.shards import write_shards
+from vlp.data import Card, SampleSet
+from vlp.types import RecipeError
+from vlp.yaml import read_yaml
+
+DATA = Path(__file__).parents[2] / "data"
+CARDS = sorted(path for path in DATA.rglob("*.yaml"))
+
+
+def test_there_are_cards():
+    assert any(path.stem == "embedded" for path in CARDS)
+
+
+@pytest.mark.parametrize("path", CARDS, ids=lambda path: path.stem)
+def test_a_shipped_card_is_true(path):
+    card = Card.from_mapping(read_yaml(path), path)
+    assert card.name == path.stem
+    assert card.licence and card.home
+    card.verify()
+    samples = SampleSet({card.name: card})
+    assert len(samples) == card.samples
+    assert not samples.shard_faults()
+    assert len(card.sha256) == len(card.paths())
+
+
+def test_the_embedded_card_agrees_with_its_manifest():
+    manifest = json.loads((DATA / "embedded" / "manifest.json").read_text())
+    card = Card.from_mapping(read_yaml(DATA / "embedded.yaml"), DATA / "embedded.yaml")
+    listed = {f"embedded/{file['file']}": file["sha256"] for file in manifest["files"] if "train/" in file["file"]}
+    assert card.samples == manifest["train_samples"]
+    assert card.sha256 == listed
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"smaples": 5}, r"cards/x\.yaml: smaples: unknown key; did you mean 'samples'"),
+        ({"shards": None}, "shards"),
+        ({"samples": 0}, "samples"),
+        ({"captions": {}}, "captions"),
+        ({"sha256": ["abc"]}, "sha256"),
+    ],
+)
+def test_a_mistake_names_the_file_the_key_and_a_way_out(settings, message):
+    with pytest.raises(RecipeError, match=message):
+        Card.from_mapping({"name": "x", "shards": "*.tar", **settings}, Path("cards/x.yaml"))
+
+
+def test_shards_are_found_relative_to_the_card(tmp_path):
+    write_shards(tmp_path / "shards", 3, 2)
+    card = Card.from_mapping({"name": "x", "shards": "shards/*.tar"}, tmp_path / "x.yaml")
+    assert [path.name for path in card.paths()] == ["00000.tar", "00001.tar", "00002.tar"]
+
+
+def test_patterns_may_be_lists_absolute_and_hold_variables(tmp_path, monkeypatch):
+    write_shards(tmp_path / "shards", 3, 2)
+    monkeypatch.setenv("SHARDS", str(tmp_path / "shards"))
+    card = Card(name="x", shards=("$SHARDS/0000[01].tar", f"{tmp_path}/shards/00002.tar"))
+    assert len(card.paths()) == 3
+
+
+def test_missing_shards_are_named_at_the_start(tmp_path):
+    write_shards(tmp_path / "shards", 3, 2)
+    card = Card(name="x", shards="shards/{00000..00004}.tar", folder=tmp_path)
+    with pytest.raises(RecipeError, match=r"cannot read 2 of 5 shards: .*00003\.tar, .*00004\.tar; fetch them"):
+        card.paths()
+
+
+def test_a_checksum_of_a_shard_that_is_gone_names_it(tmp_path):
+    write_shards(tmp_path, 1, 2)
+    card = Card(name="x", shards="*.tar", folder=tmp_path, sha256={"00007.tar": "0" * 64})
+    with pytest.raises(RecipeError, match=r"00007\.tar"):
+        card.paths()
+
+
+def test_a_pattern_that_matches_nothing_is_an_error(tmp_path):
+    with pytest.raises(RecipeError, match=r"no file matches .*\*\.tar"):
+        Card(name="x", shards="*.tar", folder=tmp_path).paths()
+
+
+def test_a_wrong_count_is_an_error(tmp_path):
+    card = write_shards(tmp_path, 2, 3).model_copy(update={"samples": 7})
+    with pytest.raises(RecipeError, match=r"samples: 7 promised, 6 found in 2 shards"):
+        SampleSet({"x": card})
+
+
+def test_a_broken_shard_explains_a_wrong_count(tmp_path):
+    card = write_shards(tmp_path, 2, 3).model_copy(update={"samples": 6})
+    (tmp_path / "00001.tar").write_bytes(b"")
+    assert len(SampleSet({"x": card})) == 3
+
+
+def test_nothing_at_all_is_an_error_with_reasons(tmp_path):
+    card = write_shards(tmp_path, 1, 3)
+    (tmp_path / "00000.tar").write_bytes(b"")
+    with pytest.raises(RecipeError, match=r"not one sample in 1 shards \(.*00000\.tar: empty file\)"):
+        SampleSet({"x": card})
+
+
+def test_another_content_has_another_checksum_and_fingerprint(tmp_path):
+    card = write_shards(tmp_path, 1, 3).model_copy(update={"sha256": {"00000.tar": "0" * 64}})
+    with pytest.raises(RecipeError, match=r"00000\.tar differs"):
+        card.verify()
+    assert card.fingerprint != card.model_copy(update={"sha256": {"00000.tar": "1" * 64}}).fingerprint

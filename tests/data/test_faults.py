@@ -1,0 +1,200 @@
+"""A bad sample never ends a run and never passes silently."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+import zlib
+from itertools import islice
+
+import pytest
+from PIL import Image
+
+from tests.shards import image_bytes, sample_members, write_shards, write_tar
+from vlp.data import Card, Faults, SampleSet
+from vlp.types import RecipeError
+
+GOOD = dict(sample_members(0))
+TEXT = b"a caption"
+
+
+def png_chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that promises many pixels and holds few."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + png_chunk(b"IDAT", zlib.compress(bytes(1 << 16)))
+
+
+def png_text_bomb() -> bytes:
+    """A PNG whose comment inflates to 70 MB."""
+    file = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(file, "PNG")
+    bomb = png_chunk(b"zTXt", b"bomb\0\0" + zlib.compress(bytes(70 << 20), 9))
+    return file.getvalue()[:33] + bomb + file.getvalue()[33:]
+
+
+BAD_SAMPLES = {
+    "truncated jpeg": ([("x.jpg", image_bytes(1)[:300]), ("x.txt", TEXT)], "corrupt_image"),
+    "html as jpeg": ([("x.jpg", b"<html>404</html>"), ("x.txt", TEXT)], "corrupt_image"),
+    "empty image": ([("x.png", b""), ("x.txt", TEXT)], "corrupt_image"),
+    "truncated webp": ([("x.webp", image_bytes(1, "webp")[:200]), ("x.txt", TEXT)], "corrupt_image"),
+    "postscript": ([("x.jpg", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"), ("x.txt", TEXT)], "corrupt_image"),
+    "bomb": ([("x.png", png_header(20_000, 20_000)), ("x.txt", TEXT)], "oversized_image"),
+    "over the pixel budget": ([("x.png", png_header(8193, 8192)), ("x.txt", TEXT)], "oversized_image"),
+    "text chunk bomb": ([("x.png", png_text_bomb()), ("x.txt", TEXT)], "corrupt_image"),
+    "no image": ([("x.txt", TEXT)], "missing_image"),
+    "no known image": ([("x.pyd", b"cos\nsystem\n"), ("x.pickle", b"\x80\x04."), ("x.txt", TEXT)], "missing_image"),
+    "no caption": ([("x.jpg", image_bytes(1))], "missing_caption"),
+    "empty caption": ([("x.jpg", image_bytes(1)), ("x.txt", b"")], "empty_caption"),
+    "blank caption": ([("x.jpg", image_bytes(1)), ("x.txt", b" \n\t ")], "empty_caption"),
+    "latin-1 caption": ([("x.jpg", image_bytes(1)), ("x.txt", b"caf\xe9")], "bad_caption"),
+    "endless caption": ([("x.jpg", image_bytes(1)), ("x.txt", b"x" * 100_001)], "bad_caption"),
+    "doubled member": ([("x.jpg", image_bytes(1)), ("x.txt", TEXT), ("x.txt", b"other")], "duplicate_key"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_SAMPLES)
+def test_a_bad_sample_is_replaced_counted_and_listed(open_stream, tmp_path, name):
+    members, reason = BAD_SAMPLES[name]
+    card = write_shards(tmp_path / "tiny", 2, 6, replace={5: members})
+    stream = open_stream(card, quarantine=tmp_path / "run" / "quarantine.jsonl")
+    batches = list(islice(stream.batches(0), 6))
+    ids = [number for batch in batches for number in batch.ids.tolist()]
+    assert 5 not in ids and len(ids) == 24
+    assert all(len(set(batch.ids.tolist())) == 4 for batch in batches)
+    assert stream.faults.counts == {("tiny", reason): 2}  # once in each of two epochs
+    assert stream.faults.delivered == 24
+    (line,) = [json.loads(line) for line in (tmp_path / "run" / "quarantine.jsonl").read_text().splitlines()]
+    assert (line["source"], line["reason"], line["shard"], line["id"]) == ("tiny", reason, "00000.tar", 5)
+    assert line["key"] == "x" and line["detail"]
+
+
+def test_substitutes_do_not_depend_on_the_layout(open_stream, tmp_path):
+    card = write_shards(tmp_path / "tiny", 2, 6, replace={k: [(f"{k}.txt", TEXT)] for k in (1, 4, 9)})
+    ids = [batch.ids.tolist() for batch in islice(open_stream(card).batches(0), 5)]
+    ranks = [list(islice(open_stream(card, rank=rank, world_size=2, workers=1).batches(0), 5)) for rank in (0, 1)]
+    assert ids == [a.ids.tolist() + b.ids.tolist() for a, b in zip(*ranks, strict=True)]
+
+
+def test_faults_of_workers_reach_the_main_process(open_stream, tmp_path):
+    card = write_shards(tmp_path / "tiny", 1, 8, replace={2: [("x.txt", TEXT)]})
+    stream = open_stream(card, workers=2)
+    list(islice(stream.batches(0), 4))
+    assert stream.faults.counts == {("tiny", "missing_image"): 2}
+
+
+def test_an_image_and_its_caption_in_two_shards_are_not_joined(open_stream, tmp_path):
+    write_tar(tmp_path / "0.tar", [*sample_members(0), *sample_members(1), ("x.jpg", image_bytes(9))])
+    write_tar(tmp_path / "1.tar", [("x.txt", TEXT), *sample_members(2), *sample_members(3)])
+    stream = open_stream(Card(name="split", shards="*.tar", folder=tmp_path), batch_size=2)
+    list(islice(stream.batches(0), 3))
+    assert set(stream.faults.counts) == {("split", "missing_caption"), ("split", "missing_image")}
+
+
+def test_a_set_of_nothing_but_junk_is_an_error(open_stream, tmp_path):
+    card = write_shards(
+        tmp_path / "junk", 1, 20, replace={k: [(f"{k}.jpg", b"?"), (f"{k}.txt", b"")] for k in range(20)}
+    )
+    with pytest.raises(RecipeError, match=r"100 samples in a row are bad(.|\n)*junk  empty_caption"):
+        next(open_stream(card).batches(0))
+
+
+def test_a_shard_of_junk_among_good_ones_is_survived(open_stream, tmp_path):
+    card = write_shards(tmp_path / "half", 2, 20, replace={k: [(f"{k}.txt", TEXT)] for k in range(20)})
+    stream = open_stream(card)
+    ids = [number for batch in islice(stream.batches(0), 10) for number in batch.ids.tolist()]
+    assert min(ids) >= 20
+    with pytest.raises(RecipeError, match="missing_image"):
+        stream.check_budget()
+
+
+def test_a_truncated_shard_gives_the_samples_before_the_cut(open_stream, tmp_path):
+    card = write_shards(tmp_path / "cut", 2, 6, formats=("png",))
+    whole = (tmp_path / "cut" / "00000.tar").read_bytes()
+    (tmp_path / "cut" / "00000.tar").write_bytes(whole[: whole.index(b"000004.txt")])
+    samples = SampleSet({"cut": card})
+    assert len(samples) == 4 + 1 + 6  # the fifth sample has lost its caption
+    (tmp_path / "cut" / "00000.tar").write_bytes(whole[: whole.index(b"000004.txt") + 515])
+    samples = SampleSet({"cut": card})
+    assert len(samples) == 4 + 6  # the end of the file lies inside the fifth sample
+    stream = open_stream(card, batch_size=5)
+    assert stream.faults.counts == {("cut", "shard_error"): 1}
+    ids = [number for batch in islice(stream.batches(0), 2) for number in batch.ids.tolist()]
+    assert sorted(ids) == list(range(10))
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>502 Bad Gateway</html>", b"\xff" * 4096])
+def test_a_file_that_is_no_tar_is_counted_and_passed_over(open_stream, tmp_path, content):
+    card = write_shards(tmp_path / "tiny", 2, 6)
+    (tmp_path / "tiny" / "00001.tar").write_bytes(content)
+    stream = open_stream(card, quarantine=tmp_path / "quarantine.jsonl")
+    assert stream.num_samples == 6
+    assert stream.faults.counts == {("tiny", "shard_error"): 1}
+    assert json.loads((tmp_path / "quarantine.jsonl").read_text())["shard"] == "00001.tar"
+
+
+def test_garbage_in_the_middle_ends_a_shard_there(tmp_path):
+    card = write_shards(tmp_path / "tiny", 1, 6)
+    path = tmp_path / "tiny" / "00000.tar"
+    data = bytearray(path.read_bytes())
+    start = data.index(b"000003.webp")
+    data[start : start + 512] = b"\xaa" * 512
+    path.write_bytes(data)
+    samples = SampleSet({"tiny": card})
+    assert len(samples) == 3
+    assert samples.shard_faults()[0].detail == f"broken header at byte {start}"
+
+
+def test_only_the_first_process_counts_broken_shards(open_stream, tmp_path):
+    card = write_shards(tmp_path / "tiny", 2, 6)
+    (tmp_path / "tiny" / "00001.tar").write_bytes(b"")
+    streams = [open_stream(card, rank=rank, world_size=2) for rank in (0, 1)]
+    assert Faults.together(stream.faults for stream in streams).counts == {("tiny", "shard_error"): 1}
+
+
+def test_a_shard_that_shrinks_while_it_is_read_is_counted(open_stream, tmp_path):
+    card = write_shards(tmp_path / "tiny", 2, 6)
+    stream = open_stream(card)
+    (tmp_path / "tiny" / "00000.tar").write_bytes(b"")
+    ids = [number for batch in islice(stream.batches(0), 3) for number in batch.ids.tolist()]
+    assert min(ids) >= 6
+    assert stream.faults.counts[("tiny", "shard_error")] >= 6
+
+
+def test_each_process_lists_its_own_faults(open_stream, tmp_path):
+    card = write_shards(tmp_path / "tiny", 1, 8, replace={2: [("x.txt", TEXT)]})
+    for rank in (0, 1):
+        stream = open_stream(card, rank=rank, world_size=2, quarantine=tmp_path / "quarantine.jsonl")
+        list(islice(stream.batches(0), 4))
+    lines = [line for path in tmp_path.glob("quarantine*.jsonl") for line in path.read_text().splitlines()]
+    assert {path.name for path in tmp_path.glob("quarantine*")} <= {"quarantine.jsonl", "quarantine_1.jsonl"}
+    assert {json.loads(line)["id"] for line in lines} == {2}
+
+
+def test_the_budget_counts_all_processes_and_names_source_and_reason(open_stream, tmp_path):
+    stream = open_stream(write_shards(tmp_path / "tiny", 1, 4), bad_sample_budget=0.02)
+    parts = [Faults(delivered=980), Faults(delivered=1000)]
+    parts[0].counts[("web", "corrupt_image")] = 20
+    stream.check_budget(parts)  # 1 %
+    parts[1].counts[("clips", "empty_caption")] = 40
+    with pytest.raises(RecipeError, match=r"60 of 2040(.|\n)*bad_sample_budget=0\.02(.|\n)*40  clips  empty_caption"):
+        stream.check_budget(parts)
+
+
+def test_a_few_faults_among_the_first_samples_do_not_stop_a_run():
+    faults = Faults(delivered=64)
+    faults.counts[("web", "corrupt_image")] = 10
+    faults.check(0.01)
+    with pytest.raises(RecipeError, match="10 of 74"):
+        faults.check(0.0)
+
+
+def test_counts_survive_a_checkpoint():
+    before, after = Faults(delivered=7), Faults()
+    before.counts[("web", "corrupt_image")] = 3
+    after.load_state_dict(json.loads(json.dumps(before.state_dict())))
+    assert after == before and after.total == 3

@@ -1,0 +1,95 @@
+"""Evaluate any model on any tasks: a run, a checkpoint, an export, or what open_clip can load."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from accelerate import PartialState
+
+from vlp import dist
+from vlp.checkpoint import LOCK, STATE, load_model_of_run
+from vlp.config import load_task
+from vlp.evaluators.record import table
+from vlp.evaluators.tasks import run_tasks
+from vlp.towers.dual import DualEncoder
+from vlp.towers.encoder import TowerEncoder
+from vlp.towers.load import load_model
+
+DEFAULT_TASKS = ("emoji24", "clipart-folders", "photos-cc0", "emoji-retrieval", "clipart-retrieval", "geometry")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model to evaluate and what is known about it.
+
+    Args:
+        tasks: Tasks to run unless others are asked for.
+        folder: Where its evaluations are kept; None keeps none.
+    """
+
+    model: DualEncoder
+    name: str
+    step: int | None = None
+    weights: str = "model"
+    tasks: tuple[str, ...] = DEFAULT_TASKS
+    folder: Path | None = None
+
+
+def evaluate_model(name: str, task_names: Sequence[str] | None = None, folder: Path | None = None) -> int:
+    """Evaluate a model, print a table, write one JSON file per task.
+
+    Started by torchrun or `accelerate launch`, the processes share the work.
+
+    Args:
+        name: Run or checkpoint folder, exported folder, `hf-hub:ORG/NAME`, or `NAME:TAG` of open_clip.
+        task_names: Names under `eval/` or YAML files; those of the run's recipe, or the shipped ones, when absent.
+        folder: Where the files go; a run keeps its own by default, other models none.
+
+    Returns:
+        Exit status: 0, or 1 if a task failed.
+
+    Raises:
+        RecipeError: No such model or task.
+    """
+    device = PartialState().device
+    subject = find_subject(name)
+    tasks = [load_task(task) for task in dict.fromkeys(task_names or subject.tasks)]
+    target = folder or subject.folder
+    records = run_tasks(
+        tasks,
+        TowerEncoder(subject.model.to(device), device=device),
+        model=subject.name,
+        step=subject.step,
+        weights=subject.weights,
+        preprocess=subject.model.preprocess_cfg,
+        folder=target,
+        progress=True,
+    )
+    if dist.is_main():
+        print(table(records))
+        if target is not None:
+            print(f"written to {target}")
+    return int(any("error" in record for record in records))
+
+
+def find_subject(name: str) -> Subject:
+    """Load a model by name.
+
+    Raises:
+        RecipeError: No such model, or it has no weights.
+    """
+    path = Path(name)
+    if not (path / LOCK).is_file() and not (path / STATE).is_file():
+        return Subject(load_model(name), name)
+    trained = load_model_of_run(path)
+    step = trained.checkpoint.step
+    return Subject(
+        trained.model,
+        trained.recipe.name,
+        step,
+        trained.weights,
+        trained.recipe.evaluation.tasks or DEFAULT_TASKS,
+        trained.checkpoint.path.parent.parent / "evaluations" / f"step_{step:08d}",
+    )

@@ -25,7 +25,7 @@ def sample_of(tmp_path):
 
 
 def drawn(captions, sample, count=400):
-    return Counter(captions(sample, Draws(number)) for number in range(count))
+    return Counter(captions(sample, Draws(number)).text for number in range(count))
 
 
 def test_a_text_is_cleaned_of_stray_space_and_byte_order_mark(sample_of):
@@ -90,6 +90,17 @@ def test_templates_take_the_caption_as_it_is(sample_of):
     assert counts["{x} {}"] == pytest.approx(200, abs=50)
 
 
+def test_identity_is_the_drawn_text_or_the_first_piece(sample_of):
+    sample = sample_of(txt=b"Cat, pet, animal")
+    settings = {"separator": ",", "wording": {"one": 1.0}, "templates": ("A {}",)}
+    texts, firsts = (
+        {Captions(identity=identity, **settings)(sample, Draws(number)).identity for number in range(50)}
+        for identity in ("text", "first")
+    )
+    assert texts == {"pet", "animal", "a pet", "a animal"}
+    assert firsts == {"cat"}
+
+
 def test_first_is_always_the_same(sample_of):
     sample = sample_of(txt=b"cat, pet\ndog", json=b'{"caption": "record"}')
     captions = Captions(
@@ -126,7 +137,8 @@ def test_records_without_a_usable_caption_are_faults(sample_of, members, reason)
         ({"templates": ("a photo",)}, r"templates: 'a photo' lacks \{\}"),
         ({"keys": {"txt": 0.0}}, "keys: weights"),
         ({"separator": ",", "wording": {"all": -1.0}}, "wording: weights"),
-        ({"wording": {"first": 1.0}}, "no effect without"),
+        ({"wording": {"first": 1.0}}, "wording has no effect without"),
+        ({"identity": "first"}, "identity=first has no effect without"),
     ],
 )
 def test_settings_without_sense_are_refused(settings, message):

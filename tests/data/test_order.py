@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vlp.data.order import Order, permute
+from vlp.data.order import Order, Substitutes, permute
 
 each_size = pytest.mark.parametrize("size", [1, 2, 3, 4, 7, 16, 17, 100, 1109, 4436])
 
@@ -46,6 +46,18 @@ def test_neighbours_are_spread_over_the_whole_set():
     # A third of the size on average for independent places; standard deviation of the mean is 24.
     assert abs(steps.mean() - 10_000 / 3) < 120
     assert abs(np.corrcoef(np.arange(10_000), ids)[0, 1]) < 0.05
+
+
+def test_substitutes_are_no_members_of_their_batch_and_repeat():
+    order = Order(20, seed=0)
+    members = set(order.samples_at(np.arange(8, 16))[1].tolist())
+    found = [Substitutes(order, 8, 8).at(position, attempt) for position in range(8, 16) for attempt in range(1, 20)]
+    assert not members & set(found) and len(set(found)) == 12
+    assert found[0] == Substitutes(order, 8, 8).at(8, 1)
+
+
+def test_where_all_samples_are_members_a_member_stands_in():
+    assert Substitutes(Order(4, seed=0), 0, 8).at(0, 1) in range(4)
 
 
 def test_huge_sets_cost_no_memory():

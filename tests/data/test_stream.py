@@ -99,6 +99,13 @@ def test_equal_captions_have_equal_caption_ids(open_stream, tmp_path):
     assert len(set(worded.caption_ids.tolist())) <= 3  # tag, other tag, third tag
 
 
+def test_reading_leaves_the_global_random_numbers_alone(open_stream, card):
+    state = torch.get_rng_state()
+    take(open_stream(card, workers=1), 2)
+    take(open_stream(card), 2)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def test_ids_follow_cards_then_shards_then_places(open_stream, tmp_path):
     first, second = write_shards(tmp_path / "b", 2, 2), write_shards(tmp_path / "a", 1, 2)
     batch = take(open_stream(first, second, batch_size=6), 1)[0]

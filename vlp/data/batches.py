@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from vlp.data.augment import NUM_DRAWS
-from vlp.data.captions import Captions
+from vlp.data.captions import Caption, Captions
 from vlp.data.crop import Crop
 from vlp.data.decode import EXTENSIONS, decode_image
 from vlp.data.faults import BadSampleError, Fault
-from vlp.data.order import Order
-from vlp.data.randomness import CAPTION, CROP, DEVICE, SUBSTITUTE, Draws, fold, uniform_rows
+from vlp.data.order import Order, Substitutes
+from vlp.data.randomness import CAPTION, CROP, DEVICE, Draws, fold, uniform_rows
 from vlp.data.samples import Sample, SampleSet
 from vlp.types import Batch, Tokenizer
 
@@ -42,7 +42,7 @@ class Loaded:
 
     id: int
     images: list[NDArray[np.uint8]]
-    texts: list[str]
+    captions: list[Caption]
     source: str
 
 
@@ -70,12 +70,12 @@ class Decoder:
             BadSampleError: It cannot be used.
         """
         sample = self.samples[number]
-        texts = [
+        captions = [
             self.captions(sample, Draws(self.seed, CAPTION, epoch, number, view)) for view in range(self.num_text_views)
         ]
         image = decode_image(self._read_image(sample), self.max_pixels)
         crops = [self.crop(image, Draws(self.seed, CROP, epoch, number, view)) for view in range(self.num_views)]
-        return Loaded(number, crops, texts, sample.source)
+        return Loaded(number, crops, captions, sample.source)
 
     def _read_image(self, sample: Sample) -> bytes:
         extension = next((name for name in EXTENSIONS if name in sample.members), None)
@@ -109,45 +109,37 @@ class LocalBatches(Dataset[Packet]):
 
     def __getitem__(self, number: int) -> Packet:
         """Return the slice of global batch `number`."""
-        start = number * self.batch_size + self.first
-        positions = np.arange(start, start + self.local_size)
+        start = number * self.batch_size
+        positions = np.arange(start + self.first, start + self.first + self.local_size)
+        substitutes = Substitutes(self.order, start, self.batch_size)
         epochs, ids = self.order.samples_at(positions)
         faults: list[Fault] = []
         try:
             loaded = [
-                self._load(int(position), int(epoch), int(sample), faults)
+                self._load(int(position), int(epoch), int(sample), substitutes, faults)
                 for position, epoch, sample in zip(positions, epochs, ids, strict=True)
             ]
         except NothingGoodError:
             return Packet(None, tuple(faults))
         return Packet(self._collate(epochs, loaded), tuple(faults))
 
-    def _load(self, position: int, epoch: int, sample: int, faults: list[Fault]) -> Loaded:
+    def _load(self, position: int, epoch: int, sample: int, substitutes: Substitutes, faults: list[Fault]) -> Loaded:
         for attempt in range(MOST_SUBSTITUTES):
-            number = sample if attempt == 0 else self._substitute(position, attempt)
+            number = sample if attempt == 0 else substitutes.at(position, attempt)
             try:
                 return self.decoder(epoch, number)
             except BadSampleError as bad:
                 faults.append(self.samples.fault(number, bad.reason, bad.detail))
         raise NothingGoodError
 
-    def _substitute(self, position: int, attempt: int) -> int:
-        """Return a random sample that is no member of the same global batch, where there are others."""
-        start = position - position % self.batch_size
-        members = set(self.order.samples_at(np.arange(start, start + self.batch_size))[1].tolist())
-        number = Draws(self.order.seed, SUBSTITUTE, position, attempt).integer(len(self.samples))
-        while number in members and len(members) < len(self.samples):
-            number = (number + 1) % len(self.samples)
-        return number
-
     def _collate(self, epochs: NDArray[np.int64], loaded: list[Loaded]) -> Batch:
-        num_views, num_texts = len(loaded[0].images), len(loaded[0].texts)
+        num_views, num_texts = len(loaded[0].images), len(loaded[0].captions)
         size = self.decoder.crop.size
         images = torch.empty(num_views, len(loaded), size, size, 3, dtype=torch.uint8)
         for place, sample in enumerate(loaded):
             for view, pixels in enumerate(sample.images):
                 images.numpy()[view, place] = pixels
-        tokens, lengths = self.tokenizer([sample.texts[view] for view in range(num_texts) for sample in loaded])
+        tokens, lengths = self.tokenizer([sample.captions[view].text for view in range(num_texts) for sample in loaded])
         keys = [
             fold(self.order.seed, DEVICE, int(epoch), sample.id, view)
             for view in range(num_views)
@@ -159,7 +151,7 @@ class LocalBatches(Dataset[Packet]):
             lengths=lengths.view(num_texts, len(loaded)),
             draws=torch.from_numpy(uniform_rows(keys, NUM_DRAWS)).view(num_views, len(loaded), NUM_DRAWS),
             ids=torch.tensor([sample.id for sample in loaded]),
-            caption_ids=torch.tensor([hash_text(sample.texts[0]) for sample in loaded]),
+            caption_ids=torch.tensor([hash_text(sample.captions[0].identity) for sample in loaded]),
             sources=tuple(sample.source for sample in loaded),
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from vlp.data.faults import BadSampleError
@@ -14,6 +15,20 @@ from vlp.types import RecipeError
 LARGEST_CAPTION = 100_000
 LARGEST_JSON = 10_000_000
 JSON = "json."
+
+
+@dataclass(frozen=True)
+class Caption:
+    """What an image is paired with.
+
+    Args:
+        text: What the text tower reads.
+        identity: Captions that share it are no negatives of each other.
+    """
+
+    text: str
+    identity: str
+
 
 Wording = Literal["all", "first", "one", "some"]
 
@@ -32,6 +47,8 @@ class Captions:
         templates: Sentences with `{}` for the caption, such as "a drawing of a {}".
         template_probability: How often one of the templates is used.
         lower: Turn capitals into small letters.
+        identity: What makes two captions equal, so that neither is a negative of the other's image: the drawn `text`,
+            or the `first` piece, whatever wording was drawn. Case does not count.
     """
 
     def __init__(
@@ -44,11 +61,14 @@ class Captions:
         templates: tuple[str, ...] = (),
         template_probability: float = 0.5,
         lower: bool = False,
+        identity: Literal["text", "first"] = "text",
     ):
         _check_weights("keys", keys)
         _check_weights("wording", wording)
         if wording is not None and not separator:
             raise RecipeError("data.captions.wording has no effect without data.captions.separator")
+        if identity == "first" and not separator:
+            raise RecipeError("data.captions.identity=first has no effect without data.captions.separator")
         for template in templates:
             if "{}" not in template:
                 raise RecipeError(f"data.captions.templates: '{template}' lacks {{}} where the caption goes")
@@ -59,8 +79,9 @@ class Captions:
         self.templates = templates
         self.template_probability = template_probability
         self.lower = lower
+        self.identity = identity
 
-    def __call__(self, sample: Sample, draws: Draws) -> str:
+    def __call__(self, sample: Sample, draws: Draws) -> Caption:
         """Return a caption drawn for training.
 
         Raises:
@@ -68,11 +89,12 @@ class Captions:
         """
         found = _find(sample, self.keys or sample.caption_keys)
         key = list(found)[draws.weighted([weight for weight, _ in found.values()])]
-        text = self._clean(draws.choice(self._candidates(key, found[key][1])), key)
-        text = self._reword(text, draws)
+        whole = self._clean(draws.choice(self._candidates(key, found[key][1])), key)
+        pieces = self._split(whole)
+        text = self._reword(whole, pieces, draws)
         if self.templates and draws.uniform() < self.template_probability:
             text = draws.choice(self.templates).replace("{}", text)
-        return text
+        return Caption(text, (pieces[0] if self.identity == "first" else text).lower())
 
     def first(self, sample: Sample) -> str:
         """Return the same caption at every call: the first key's first, in full.
@@ -101,15 +123,17 @@ class Captions:
         _check_text(text, key)
         return text.lower() if self.lower else text
 
-    def _reword(self, text: str, draws: Draws) -> str:
+    def _split(self, text: str) -> list[str]:
+        if self.separator is None:
+            return [text]
+        return [piece.strip() for piece in text.split(self.separator) if piece.strip()] or [text]
+
+    def _reword(self, whole: str, pieces: list[str], draws: Draws) -> str:
         wording = list(self.wording)[draws.weighted(list(self.wording.values()))]
         if self.separator is None or wording == "all":
-            return text
-        pieces = [piece.strip() for piece in text.split(self.separator) if piece.strip()]
-        if len(pieces) < 2:
-            return pieces[0] if pieces else text
+            return whole
         first, others = pieces[0], pieces[1:]
-        if wording == "first":
+        if wording == "first" or not others:
             return first
         if wording == "one":
             return draws.choice(others)

@@ -7,11 +7,12 @@ a list of the data: 10^10 samples cost as little memory as ten, and any position
 from __future__ import annotations
 
 import math
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vlp.data.randomness import GOLDEN, ORDER, fold, mix_array
+from vlp.data.randomness import GOLDEN, ORDER, SUBSTITUTE, Draws, fold, mix_array
 
 ROUNDS = 6
 
@@ -41,6 +42,32 @@ class Order:
         """Return the epoch and the sample id of one position."""
         epochs, ids = self.samples_at(np.array([position]))
         return int(epochs[0]), int(ids[0])
+
+
+class Substitutes:
+    """Who stands in for the bad samples of one global batch: samples that are no members of it, where there are any.
+
+    Args:
+        order: The order of the run.
+        start: First position of the batch.
+        batch_size: Positions of the batch.
+    """
+
+    def __init__(self, order: Order, start: int, batch_size: int):
+        self.order = order
+        self.positions = np.arange(start, start + batch_size)
+
+    def at(self, position: int, attempt: int) -> int:
+        """Return the id to try at a position; `attempt` counts from 1."""
+        size = self.order.num_samples
+        number = Draws(self.order.seed, SUBSTITUTE, position, attempt).integer(size)
+        while number in self._members and len(self._members) < size:
+            number = (number + 1) % size
+        return number
+
+    @cached_property
+    def _members(self) -> set[int]:
+        return set(self.order.samples_at(self.positions)[1].tolist())
 
 
 def permute(places: NDArray[np.int64], size: int, key: int) -> NDArray[np.int64]:

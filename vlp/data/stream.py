@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import torch
 from torch.utils.data import DataLoader
 
 from vlp.data.batches import MOST_SUBSTITUTES, Decoder, LocalBatches
@@ -112,6 +113,8 @@ class Stream:
             sampler=range(position // self._batch_size, ENDLESS),
             num_workers=self._workers,
             pin_memory=self._pin_memory,
+            # Without its own generator a loader takes a number from torch's global one at every start.
+            generator=torch.Generator(),
         )
         for packet in loader:
             self._record(packet.faults)

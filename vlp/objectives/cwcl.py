@@ -10,7 +10,6 @@ from torch import Tensor
 from vlp.objectives.base import Term, terms
 from vlp.pairs import LSE, WMEAN, Pairs, Stats
 
-
 KERNEL_TEMPERATURE = 0.07  # 0.05 to 0.1 keeps near-duplicates only
 
 

@@ -24,7 +24,6 @@ from vlp.pairs.statistics import Statistic, Vectors, plan_statistics
 from vlp.pairs.tiles import TILE_SIZE, Rectangle, Tile
 
 
-@torch.compiler.disable
 def pair_stats(
     blocks: Mapping[str, Block],
     requests: Mapping[str, Sequence[Request]],
@@ -43,6 +42,15 @@ def pair_stats(
     Raises:
         ValueError: A symmetric block is asked about its columns, which equal its rows.
     """
+    if torch.compiler.is_compiling():
+        # not a decorator: `disable` imports the compiler, 4 s that only a compiled program should pay
+        return torch.compiler.disable(_pair_stats)(blocks, requests, group, tile_size)
+    return _pair_stats(blocks, requests, group, tile_size)
+
+
+def _pair_stats(
+    blocks: Mapping[str, Block], requests: Mapping[str, Sequence[Request]], group: dist.Group, tile_size: int
+) -> Stats:
     stats: Stats = {}
     for name, wanted in requests.items():
         unique = tuple(dict.fromkeys(wanted))

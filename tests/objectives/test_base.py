@@ -1,0 +1,97 @@
+"""Objective: a weighted sum whose terms share tiles, and the mistakes it refuses."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.objectives.batches import draw_leaves, one, pairs_of, unit, value_of
+from tests.processes import run_processes
+from vlp.objectives.alignment import AlignmentTerm
+from vlp.objectives.base import Objective, terms
+from vlp.objectives.clip import ClipTerm
+from vlp.objectives.cwcl import CwclTerm
+from vlp.objectives.dcl import DclTerm
+from vlp.objectives.siglip import SigLipTerm
+from vlp.pairs import Pairs
+from vlp.pairs.tiles import Tile
+from vlp.types import Embeddings, RecipeError
+
+
+def test_loss_is_the_weighted_sum_of_reported_values():
+    pairs = pairs_of(*draw_leaves(8))
+    objective = Objective({"a": (ClipTerm(), one), "b": (SigLipTerm(), lambda step: 0.1 * step)})
+    loss, report = objective(pairs, 3)
+    assert loss.item() == pytest.approx(report["a"].item() + 0.3 * report["b"].item())
+    assert not any(value.requires_grad for value in report.values())
+
+
+def test_the_same_term_may_appear_twice():
+    image, text, *_ = draw_leaves(8)
+    objective = Objective({"a": (ClipTerm(text_share=0.0), one), "b": (ClipTerm(text_share=1.0), one)})
+    loss, _ = objective(pairs_of(image, text), 0)
+    assert loss.item() == pytest.approx(2 * value_of(ClipTerm(), image, text))
+
+
+def test_a_term_of_weight_zero_is_reported_and_moves_nothing():
+    leaves = draw_leaves(8)
+    objective = Objective({"a": (ClipTerm(), one), "gauge": (SigLipTerm(), lambda step: 0.0)})
+    loss, report = objective(pairs_of(*leaves), 0)
+    loss.backward()
+    alone = draw_leaves(8)
+    Objective({"a": (ClipTerm(), one)})(pairs_of(*alone), 0)[0].backward()
+    torch.testing.assert_close(leaves[0].grad, alone[0].grad)
+    assert report["gauge"].item() > 0
+
+
+def test_terms_on_one_matrix_share_their_products(monkeypatch):
+    counts = []
+    product = Tile.__init__
+    monkeypatch.setattr(Tile, "__init__", lambda self, *args: (counts.append(1), product(self, *args))[1])
+    everything = {"a": (ClipTerm(), one), "b": (SigLipTerm(), one), "c": (DclTerm(), one)}
+    loss, _ = Objective(everything)(pairs_of(*draw_leaves(8)), 0)
+    assert len(counts) == 1
+    loss.backward()
+    assert len(counts) == 2
+
+
+def test_needs_are_those_of_all_terms():
+    objective = Objective({"a": (ClipTerm(mask_duplicates=True), one), "b": (CwclTerm(), one)})
+    assert objective.needs == {"caption_ids", "reference"}
+
+
+def test_no_term_is_refused():
+    with pytest.raises(ValueError, match="at least one term"):
+        Objective({})
+
+
+def test_a_typo_names_the_nearest_term():
+    with pytest.raises(RecipeError, match="did you mean 'siglip'"):
+        terms.build("siglp", {})
+
+
+def test_decoupled_terms_advise_a_fixed_scale():
+    assert {name for name in terms if terms[name].fixed_scale_advised} == {"dcl", "dclw"}
+
+
+def uneven_on(rank, world_size):
+    def pairs(size):
+        embeddings = Embeddings(unit(size, 4, 1), unit(size, 4, 2), torch.tensor(1.0), torch.tensor(0.0))
+        return Pairs(embeddings, torch.arange(size), torch.arange(size))
+
+    messages = []
+    changing = Objective({"a": (AlignmentTerm(), one)})
+    changing(pairs(4), 0)
+    for objective, size in ((Objective({"a": (ClipTerm(), one)}), 3 + rank), (changing, 5)):
+        try:
+            objective(pairs(size), 0)
+        except ValueError as error:
+            messages.append(str(error))
+    return messages
+
+
+@pytest.mark.processes
+def test_unequal_batches_are_refused():
+    for unequal, changed in run_processes(uneven_on, 2):
+        assert "unequal batches [3, 4]" in unequal
+        assert "went from 4 to 5" in changed

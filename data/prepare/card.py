@@ -1,7 +1,7 @@
-"""Print a dataset card for WebDataset shards: counts and checksums of what is really there.
+"""Fill in a dataset card: count the samples of its shards, and hash them.
 
-Example:
-    python data/prepare/card.py embedded --folder data --shards 'embedded/train/*.tar' > card.yaml
+Write a card with `name` and `shards` (and what else you know), then:
+    python data/prepare/card.py data/my-photos.yaml
 """
 
 from __future__ import annotations
@@ -11,25 +11,43 @@ import hashlib
 import sys
 from pathlib import Path
 
+from ruamel.yaml import YAML
+
 from vlp.data import Card, SampleSet
-from vlp.yaml import write_yaml
+
+
+def fill_in(path: Path) -> Card:
+    """Write `samples` and `sha256` into a card, leaving its other keys and its comments as they are."""
+    yaml = YAML()
+    yaml.width = 120
+    mapping = yaml.load(path)
+    known = {key: value for key, value in mapping.items() if key not in ("samples", "sha256")}
+    card = Card.from_mapping(known, path)
+    samples = SampleSet({card.name: card})
+    for fault in samples.shard_faults():
+        print(f"warning: {fault.shard}: {fault.detail}", file=sys.stderr)
+    mapping["samples"] = len(samples)
+    mapping["sha256"] = {_name(shard, card.folder): _hash(shard) for shard in card.paths()}
+    yaml.dump(mapping, path)
+    return Card.from_mapping(mapping, path)
+
+
+def _name(shard: Path, folder: Path) -> str:
+    return str(shard.relative_to(folder) if shard.is_relative_to(folder) else shard)
+
+
+def _hash(shard: Path) -> str:
+    with shard.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def main() -> None:
-    """Count, hash and print."""
+    """Fill in the cards named on the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("name", help="name of the data set; a card of this name in the folder keeps its other keys")
-    parser.add_argument("--folder", type=Path, default=Path("data"), help="folder of the card")
-    parser.add_argument("--shards", required=True, help="pattern relative to the folder")
-    args = parser.parse_args()
-    card = Card(name=args.name, shards=args.shards, folder=args.folder.resolve())
-    samples = SampleSet({args.name: card})
-    for fault in samples.shard_faults():
-        print(f"warning: {fault.shard}: {fault.detail}", file=sys.stderr)
-    checksums = {
-        str(path.relative_to(card.folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in card.paths()
-    }
-    print(write_yaml({"name": args.name, "shards": args.shards, "samples": len(samples), "sha256": checksums}), end="")
+    parser.add_argument("cards", nargs="+", type=Path, help="YAML files")
+    for path in parser.parse_args().cards:
+        card = fill_in(path)
+        print(f"{path}: {card.samples} samples in {len(card.sha256)} shards")
 
 
 if __name__ == "__main__":

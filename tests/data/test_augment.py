@@ -23,6 +23,7 @@ EVERYTHING = {
     "hue": 0.08,
     "gray": 0.15,
     "invert": 0.1,
+    "tint": 0.3,
     "blur": 0.3,
     "erase": 0.3,
 }
@@ -37,6 +38,7 @@ CHANGES = {
     "hue": {"color": 1.0, "hue": 0.2},
     "gray": {"gray": 1.0},
     "invert": {"invert": 1.0},
+    "tint": {"tint": 1.0},
     "blur": {"blur": 1.0, "blur_sigma": (0.5, 1.5)},
     "erase": {"erase": 1.0},
 }
@@ -142,6 +144,13 @@ def test_hue_and_saturation_leave_gray_images_alone():
 def test_invert_twice_is_the_image():
     images, draws = draw_images()
     torch.testing.assert_close(1 - change(images, draws, invert=1.0), plain(images), atol=1e-6, rtol=0)
+
+
+def test_a_tint_takes_a_share_of_each_channel():
+    images, draws = draw_images()
+    draws = with_draws(draws, tint_red=0.0, tint_green=0.5, tint_blue=1.0)
+    shares = torch.tensor([1.0, 0.8, 0.6])[:, None, None]
+    torch.testing.assert_close(change(images, draws, tint=1.0, tint_strength=0.4), plain(images) * shares)
 
 
 def test_a_quarter_turn_rotates():

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.shards import write_shards
-from vlp.data import Captions
+from vlp.data import Augment, Captions
 from vlp.types import ON_DEVICE, RecipeError
 
 FIELDS = (*ON_DEVICE, "lengths")
@@ -34,7 +34,7 @@ def test_shapes_are_those_of_the_batch_type(open_stream, card):
     (batch,) = take(open_stream(card, num_views=2, num_text_views=3), 1)
     assert batch.images.shape == (2, 4, 8, 8, 3) and batch.images.dtype == torch.uint8
     assert batch.tokens.shape[:2] == (3, 4) and batch.lengths.shape == (3, 4)
-    assert batch.draws.shape == (2, 4, 23) and batch.draws.dtype == torch.float32
+    assert batch.draws.shape == (2, 4, Augment.NUM_DRAWS) and batch.draws.dtype == torch.float32
     assert batch.ids.shape == batch.caption_ids.shape == (4,)
     assert batch.sources == ("tiny",) * 4
 

@@ -23,6 +23,7 @@ SLOTS = (
     *("color", "brightness", "contrast", "saturation", "hue", "gray", "invert"),
     *("blur", "sigma"),
     *("erase", "erase_width", "erase_height", "erase_x", "erase_y", "erase_red", "erase_green", "erase_blue"),
+    *("tint", "tint_red", "tint_green", "tint_blue"),
 )
 NUM_DRAWS = len(SLOTS)
 
@@ -33,8 +34,8 @@ Pixels = Float32[Tensor, "n 3 h w"]
 class Augment(nn.Module):
     """Normalise uint8 pixels, after random changes that depend on nothing but `draws`.
 
-    Every change is off by default. `affine`, `color`, `gray`, `invert`, `blur` and `erase` are probabilities; the
-    other settings say how strong the change may be.
+    Every change is off by default. `affine`, `color`, `gray`, `invert`, `tint`, `blur` and `erase` are probabilities;
+    the other settings say how strong the change may be.
 
     Args:
         mean: Channel means of the model's preprocessing.
@@ -52,6 +53,8 @@ class Augment(nn.Module):
         hue: Largest turn of the colour circle, both ways; 0.5 is half a turn.
         gray: Probability of dropping all colour.
         invert: Probability of a negative.
+        tint: Probability of looking through a coloured glass, which also colours white backgrounds.
+        tint_strength: Largest share of each channel that the glass may take away.
         blur: Probability of Gaussian blur.
         blur_sigma: Smallest and largest width of the blur in pixels.
         erase: Probability of covering a rectangle with one random colour.
@@ -81,6 +84,8 @@ class Augment(nn.Module):
         hue: float = 0.0,
         gray: float = 0.0,
         invert: float = 0.0,
+        tint: float = 0.0,
+        tint_strength: float = 0.5,
         blur: float = 0.0,
         blur_sigma: tuple[float, float] = (0.1, 1.0),
         erase: float = 0.0,
@@ -88,7 +93,7 @@ class Augment(nn.Module):
     ):
         for name, value in (("affine", affine), ("color", color), ("gray", gray), ("invert", invert)):
             _check_probability(name, value)
-        for name, value in (("blur", blur), ("erase", erase)):
+        for name, value in (("tint", tint), ("tint_strength", tint_strength), ("blur", blur), ("erase", erase)):
             _check_probability(name, value)
         for name, low_high in (("scale", scale), ("blur_sigma", blur_sigma), ("erase_size", erase_size)):
             if not 0 < low_high[0] <= low_high[1]:
@@ -103,6 +108,7 @@ class Augment(nn.Module):
         self.scale, self.translate, self.border = scale, translate, border
         self.color, self.brightness, self.contrast = color, brightness, contrast
         self.saturation, self.hue, self.gray, self.invert = saturation, hue, gray, invert
+        self.tint, self.tint_strength = tint, tint_strength
         self.blur, self.blur_sigma = blur, blur_sigma
         self.erase, self.erase_size = erase, erase_size
 
@@ -117,6 +123,8 @@ class Augment(nn.Module):
             pixels = self._move(pixels, columns)
         if self.color or self.gray or self.invert:
             pixels = self._recolor(pixels, columns)
+        if self.tint:
+            pixels = self._filter_light(pixels, columns)
         if self.blur:
             pixels = self._soften(pixels, columns)
         if self.erase:
@@ -161,6 +169,10 @@ class Augment(nn.Module):
         touched = on | (columns["gray"] < self.gray)
         result = _where(touched, changed.clamp(0, 1), pixels)
         return _where(negative, 1 - result, result)
+
+    def _filter_light(self, pixels: Pixels, columns: dict[str, Column]) -> Pixels:
+        taken = torch.stack([columns[f"tint_{name}"] for name in ("red", "green", "blue")], 1) * self.tint_strength
+        return pixels * (1 - _where(columns["tint"] < self.tint, taken, 0.0))[:, :, None, None]
 
     def _soften(self, pixels: Pixels, columns: dict[str, Column]) -> Pixels:
         low, high = self.blur_sigma

@@ -107,5 +107,5 @@ def _check_count(card: Card, shards: Sequence[Shard]) -> None:
     if card.samples is not None and card.samples != found and not any(shard.index.fault for shard in shards):
         raise RecipeError(
             f"card '{card.name}': samples: {card.samples} promised, {found} found in {len(shards)} shards; "
-            "fetch the missing shards, or correct the card (python data/prepare/card.py writes one)"
+            "fetch the missing shards, or correct the card (python data/prepare/card.py CARD.yaml does it)"
         )

@@ -47,6 +47,7 @@ def test_the_embedded_card_agrees_with_its_manifest():
         ({"shards": None}, "shards"),
         ({"samples": 0}, "samples"),
         ({"captions": {}}, "captions"),
+        ({"captions": {"txt": 0}}, r"captions\.txt"),
         ({"sha256": ["abc"]}, "sha256"),
     ],
 )

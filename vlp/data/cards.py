@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from braceexpand import braceexpand
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -37,7 +37,7 @@ class Card(BaseModel):
     name: str = Field(min_length=1)
     shards: str | tuple[str, ...]
     samples: int | None = Field(None, ge=1)
-    captions: dict[str, float] = Field({"txt": 1.0}, min_length=1)
+    captions: dict[str, Annotated[float, Field(gt=0)]] = Field({"txt": 1.0}, min_length=1)
     sha256: dict[str, str] = {}
     licence: str = ""
     home: str = ""

@@ -16,11 +16,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from vlp.config import Layer, Recipe, build_model, check_recipe, without_weights
+from vlp.config import Recipe, build_model, check_recipe, read_layers, without_weights
 from vlp.provenance import versions
 from vlp.towers.dual import DualEncoder
 from vlp.types import RecipeError
-from vlp.yaml import read_yaml
 
 STATE, TRAINING, MODEL = "state.json", "training.pt", "model"
 LOCK = "recipe.lock.yaml"
@@ -165,7 +164,7 @@ def read_lock(run: Path) -> Recipe:
     path = run / LOCK
     if not path.is_file():
         raise RecipeError(f"{run}: is no run folder ({LOCK} is missing)")
-    return check_recipe([Layer(str(path), {k: v for k, v in read_yaml(path).items() if k != "provenance"})])
+    return check_recipe(read_layers(path))
 
 
 def _candidates(run: Path) -> list[Path]:

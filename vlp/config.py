@@ -16,7 +16,7 @@ from vlp.data.augment import Augment
 from vlp.data.captions import Captions
 from vlp.data.cards import Card
 from vlp.data.crop import Crop
-from vlp.evaluators.tasks import Task
+from vlp.evaluators.base import Task
 from vlp.explain import explain
 from vlp.objectives.base import terms
 from vlp.objectives.schedule import Schedule
@@ -230,6 +230,7 @@ def read_layers(path: Path, seen: tuple[Path, ...] = ()) -> list[Layer]:
     if path in seen:
         raise RecipeError(f"{path}: extends itself through {' -> '.join(map(str, seen))}")
     settings = read_yaml(path)
+    settings.pop("provenance", None)  # a lock carries it
     parent = settings.pop("extends", None)
     if parent is None:
         return [Layer(str(path), settings)]

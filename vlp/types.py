@@ -114,7 +114,8 @@ class Evaluation:
 class Encoder(Protocol):
     """What an evaluator needs of a model: unit-norm float32 embeddings on the CPU, and its logit scale."""
 
-    scale: float
+    @property
+    def scale(self) -> float: ...
 
     def embed_images(self, images: Iterable[Image]) -> Float32[Tensor, "n d"]: ...
 

@@ -1,0 +1,66 @@
+"""Every recipe loads, and trains two steps on the shipped pairs with small towers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from vlp.config import load_recipe, lock_text
+from vlp.train import train
+from vlp.yaml import read_yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+LAUNCH = sorted((ROOT / "recipes" / "launch").rglob("*.yaml"))
+SMALL = (
+    "data.train={cc12m: null, embedded: {}}",
+    "data.workers=0",
+    "model.embed_dim=16",
+    "model.image={type: vit, layers: 1, width: 32, head_width: 16, patch_size: 16, image_size: 32}",
+    "model.text={type: transformer, layers: 1, width: 32, heads: 2, context_length: 16}",
+    "train={steps: 2, samples: null, epochs: null, batch_size: 8, micro_batches: 1, threads: 1}",
+    "schedule.warmup_steps=null",
+    "evaluation={tasks: [], every: null}",
+    "log.every=1",
+)
+
+
+def test_there_are_recipes():
+    names = {path.stem for path in RECIPES}
+    assert {"base", "quickstart", "smoke", "vitb32_clip", "vitb32_gap", "lit_cwcl", "vitb16_siglip"} <= names
+    assert len(LAUNCH) >= 4
+
+
+@pytest.mark.parametrize("path", [path for path in RECIPES if path.stem != "base"], ids=lambda path: path.stem)
+def test_every_recipe_trains_two_steps(path, tmp_path):
+    recipe = load_recipe(str(path), [*SMALL, f"runs={tmp_path}"])
+    assert recipe.name == path.stem
+    run = train(recipe)
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2]
+    assert all(line["loss"] is not None for line in lines)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_recipes_are_short_and_say_why(path):
+    text = path.read_text()
+    assert text.startswith("# ")
+    assert len(text.splitlines()) <= 60
+
+
+@pytest.mark.parametrize("path", [path for path in RECIPES if path.stem != "base"], ids=lambda path: path.stem)
+def test_the_lock_of_every_recipe_loads(path, tmp_path):
+    recipe = load_recipe(str(path))
+    (tmp_path / "lock.yaml").write_text(lock_text(recipe))
+    assert load_recipe(str(tmp_path / "lock.yaml")) == recipe
+
+
+@pytest.mark.parametrize("path", LAUNCH, ids=lambda path: path.stem)
+def test_launch_files_are_what_accelerate_reads(path):
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    config = load_config_from_file(str(path))
+    assert config.num_processes >= 1
+    assert read_yaml(path)["mixed_precision"] == "no"

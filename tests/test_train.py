@@ -1,0 +1,222 @@
+"""Resumed equals uninterrupted, twice equals once, two processes equal one, and a run survives what happens to it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.processes import run_processes
+from tests.shards import write_shards
+from tests.tiny import tiny_recipe
+from vlp import dist
+from vlp.checkpoint import load_model_of_run
+from vlp.config import lock_text
+from vlp.train import PREEMPTED, train
+from vlp.types import RecipeError
+
+
+@pytest.fixture
+def shards(tmp_path):
+    write_shards(tmp_path / "shards", num_shards=3, samples_per_shard=7)
+    return f"{tmp_path}/shards/*.tar"
+
+
+def lines(run: Path) -> list[dict]:
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [record for record in records if "loss" in record]
+
+
+def losses(run: Path) -> list[tuple[int, str, str]]:
+    return [(line["step"], line["loss"].hex(), line["gradient_norm/text"].hex()) for line in lines(run)]
+
+
+def weights(run: Path, step: int = 6) -> dict[str, str]:
+    """Checksums of all that the run computed up to a step."""
+    folder = run / "checkpoints" / f"step_{step:08d}"
+    return {
+        name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        for name in ("model.safetensors", "ema.safetensors")
+    }
+
+
+def forget(run: Path, step: int) -> None:
+    """Make the run look as if it was killed before it reached a step."""
+    shutil.rmtree(run / "checkpoints" / f"step_{step:08d}")
+
+
+def assert_resumes_bit_for_bit(recipe) -> None:
+    run = train(recipe)
+    expected = losses(run), weights(run)
+    forget(run, 6)
+    train(recipe, resume=True)
+    assert (losses(run), weights(run)) == expected
+    assert [line["step"] for line in lines(run)] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_resume_equals_no_interruption_bit_for_bit(tmp_path, shards, workers):
+    assert_resumes_bit_for_bit(tiny_recipe(tmp_path, shards, f"data.workers={workers}", "train.micro_batches=2"))
+
+
+def test_the_same_seed_twice_gives_the_same_run(tmp_path, shards):
+    first = train(tiny_recipe(tmp_path, shards, "name=first"))
+    second = train(tiny_recipe(tmp_path, shards, "name=second"))
+    other = train(tiny_recipe(tmp_path, shards, "name=other", "seed=1"))
+    assert (losses(first), weights(first)) == (losses(second), weights(second))
+    assert losses(other)[0] != losses(first)[0]
+
+
+def _resume_with_others(rank, world_size, folder, shards):
+    recipe = tiny_recipe(Path(folder) / str(rank), shards, f"runs={folder}/runs", "train.precision=float32")
+    run = train(recipe)
+    expected = losses(run), weights(run)
+    dist.barrier()
+    if rank == 0:
+        forget(run, 6)
+    dist.barrier()
+    train(recipe, resume=True)
+    return expected == (losses(run), weights(run)), lines(run)
+
+
+@pytest.mark.processes
+def test_two_processes_resume_bit_for_bit_and_equal_one(tmp_path, shards):
+    for rank in range(2):
+        (tmp_path / str(rank)).mkdir()
+    results = run_processes(_resume_with_others, 2, str(tmp_path), shards)
+    assert [same for same, _ in results] == [True, True]
+    # dropout differs between layouts, so patch dropout is off in the comparison of layouts
+    off = ("model.image.patch_dropout=0.0",)
+    one = train(tiny_recipe(tmp_path, shards, "name=one", *off))
+    two = run_processes(_train_with_others, 2, str(tmp_path), shards, off)
+    for single, double in zip(lines(one), two[0], strict=True):
+        for key in ("loss", "loss/clip", "loss/uniformity", "scale", "gradient_norm/image", "gradient_norm/text"):
+            assert double[key] == pytest.approx(single[key], rel=2e-4), key  # float32 sums in another order, 6 steps
+
+
+def _train_with_others(rank, world_size, folder, shards, overrides):
+    recipe = tiny_recipe(Path(folder) / str(rank), shards, f"runs={folder}/runs", "name=two", *overrides)
+    return lines(train(recipe))
+
+
+def start(recipe, folder: Path, *arguments: str) -> subprocess.Popen:
+    (folder / "started.yaml").write_text(lock_text(recipe))
+    return subprocess.Popen(
+        [sys.executable, "-m", "vlp.train", "--config", str(folder / "started.yaml"), *arguments],
+        cwd=Path(__file__).resolve().parent.parent,
+        env={**os.environ},
+        stderr=subprocess.PIPE,
+    )
+
+
+def wait_for_lines(run: Path, count: int, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if (run / "metrics.jsonl").exists() and len((run / "metrics.jsonl").read_text().splitlines()) >= count:
+            return
+        time.sleep(0.01)
+    raise AssertionError(process.stderr.read().decode() if process.poll() is not None else "the run is too slow")
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, PREEMPTED), (signal.SIGKILL, -signal.SIGKILL)])
+def test_a_run_that_is_killed_loses_and_repeats_no_sample(tmp_path, shards, number, code):
+    length = ("train.steps=40", "checkpoint.every=5")
+    expected = train(tiny_recipe(tmp_path, shards, "name=whole", *length))
+    recipe = tiny_recipe(tmp_path, shards, "name=killed", *length)
+    process = start(recipe, tmp_path)
+    wait_for_lines(recipe.folder, 7, process)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == code, said.decode()
+    assert len(lines(recipe.folder)) < 40, "the signal came too late to test anything"
+    train(recipe, resume=True)
+    assert losses(recipe.folder) == losses(expected)
+    assert weights(recipe.folder, 40) == weights(expected, 40)
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path, shards):
+    recipe = tiny_recipe(tmp_path, shards)
+    run = train(recipe)
+    expected = losses(run), weights(run)
+    file = run / "checkpoints" / "step_00000006" / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.warns(RuntimeWarning, match=r"step_00000006: model.safetensors is damaged"):
+        train(recipe, resume=True)
+    assert (losses(run), weights(run)) == expected
+
+
+def test_a_second_start_is_refused_and_changes_are_listed(tmp_path, shards):
+    run = train(tiny_recipe(tmp_path, shards, "train.steps=2"))
+    with pytest.raises(RecipeError, match=r"holds a run already.*--resume"):
+        train(tiny_recipe(tmp_path, shards, "train.steps=2"))
+    changed = tiny_recipe(tmp_path, shards, "train.steps=3", "optimizer.learning_rate=1e-4")
+    with pytest.raises(
+        RecipeError, match=r"(?s)optimizer.learning_rate: 0.001 -> 0.0001.*train.steps: 2 -> 3.*--allow"
+    ):
+        train(changed, resume=True)
+    train(changed, resume=True, allow_changes=True)
+    assert [line["step"] for line in lines(run)] == [1, 2, 3]
+
+
+def test_a_term_without_its_reference_is_refused(tmp_path, shards):
+    with pytest.raises(RecipeError, match=r"objective.cwcl: needs reference.*model.freeze.*ema_teacher"):
+        train(tiny_recipe(tmp_path, shards, "objective.cwcl={}"))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("objective.cwcl={}", "model.freeze=[visual]"),
+        ("objective.cwcl={}", "strategies.ema_teacher={}", "train.micro_batches=2"),
+        ("train.precision=bfloat16",),
+        ("train.precision=bfloat16", "train.micro_batches=4", "train.deterministic=true"),
+        ("objective={clip: null, siglip: {}}", "model.init_bias=-10.0", "model.init_scale=10.0"),
+        ("train.steps=null", "train.epochs=1.0"),
+    ],
+    ids=lambda overrides: " ".join(overrides),
+)
+def test_variants_train(tmp_path, shards, overrides):
+    run = train(tiny_recipe(tmp_path, shards, *overrides))
+    found = lines(run)
+    assert all(line["loss"] is not None and line["skipped_steps"] == 0 for line in found)
+    assert len({line["loss"] for line in found}) == len(found)
+
+
+def test_batches_that_do_not_divide_are_refused(tmp_path, shards):
+    with pytest.raises(RecipeError, match=r"train.batch_size: 8 pairs do not divide .* train.micro_batches=3"):
+        train(tiny_recipe(tmp_path, shards, "train.micro_batches=3"))
+
+
+def test_batch_norm_with_micro_batches_is_refused(tmp_path, shards):
+    image = "model.image={type: timm, name: test_resnet}"
+    with pytest.raises(RecipeError, match=r"model.image: batch norm"):
+        train(tiny_recipe(tmp_path, shards, image, "train.micro_batches=2"))
+
+
+def test_a_run_of_nans_ends_and_names_the_checkpoints(tmp_path, shards):
+    recipe = tiny_recipe(
+        tmp_path, shards, "optimizer.learning_rate=1e30", "train.max_bad_steps=2", "train.steps=20", "strategies={}"
+    )
+    recipe = recipe.model_copy(update={"evaluation": recipe.evaluation.model_copy(update={"weights": "model"})})
+    with pytest.raises(RecipeError, match=r"NaN or Inf in \d+ steps in a row .*checkpoints"):
+        train(recipe)
+
+
+def test_a_run_can_be_loaded_again(tmp_path, shards):
+    run = train(tiny_recipe(tmp_path, shards))
+    newest = load_model_of_run(run)
+    older = load_model_of_run(run / "checkpoints" / "step_00000003", "model")
+    assert (newest.checkpoint.step, newest.weights, older.checkpoint.step, older.weights) == (6, "ema", 3, "model")
+    with pytest.raises(RecipeError, match=r"no weights 'emma' \(known: ema, model\)"):
+        load_model_of_run(run, "emma")

@@ -1,0 +1,182 @@
+"""The page: a head with the numbers to quote, then the sections."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from vlp.report import appendix, sections
+from vlp.report.charts import spark
+from vlp.report.forest import chance
+from vlp.report.gallery import Gallery
+from vlp.report.reading import Record, Run
+from vlp.report.words import (
+    DOT,
+    TIMES,
+    count,
+    duration,
+    interval,
+    is_share,
+    metric_name,
+    number,
+    percent,
+    quantity,
+    short,
+    text,
+)
+
+HERE = Path(__file__).resolve().parent
+ORDER = ("zero_shot", "retrieval")
+SHOWN_TASKS = 4
+
+
+def page(run: Run, gallery: Gallery | str) -> str:
+    """Return the whole HTML page; loads nothing from anywhere.
+
+    Args:
+        gallery: Retrievals, or why there are none.
+    """
+    parts = [
+        head(run),
+        sections.learning(run),
+        sections.evaluation(run),
+        sections.geometry(run),
+        appendix.retrievals(gallery),
+        appendix.data(run),
+        appendix.recipe(run),
+    ]
+    style = (HERE / "page.css").read_text(encoding="utf-8")
+    script = (HERE / "hover.js").read_text(encoding="utf-8")
+    version = run.provenance.get("versions", {}).get("vlp", "")
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<meta name="color-scheme" content="light dark">'
+        f"<title>{text(run.name)} {DOT} vlp report</title><style>{style}</style></head><body><main>{''.join(parts)}"
+        f"<footer>vlp {text(version)} {DOT} <code>vlp report {text(run.folder.name)}</code> {DOT} "
+        f"this page loads nothing and keeps full precision in its <code>data</code> elements</footer></main>"
+        f"<script>{script}</script></body></html>\n"
+    )
+
+
+def head(run: Run) -> str:
+    """Return name, state, key numbers and facts."""
+    return (
+        f'<header class="head"><p class="over"><span>Pretraining report</span><span>{text(run.date)}</span>'
+        f"<span>commit <code>{text(run.provenance.get('commit', 'unknown'))}</code></span>"
+        f"<span>seed {text(run.settings.get('seed', ''))}</span>{_state(run)}</p>"
+        f'<h1>{text(run.name)}</h1><p class="lede">{_lede(run)}</p>{_figures(run)}{_facts(run)}</header>'
+    )
+
+
+def _state(run: Run) -> str:
+    if run.num_steps is None:
+        return f'<span class="state">step {number(run.step)}</span>'
+    if run.step >= run.num_steps:
+        return '<span class="state done">finished</span>'
+    return f'<span class="state open">unfinished: step {number(run.step)} of {number(run.num_steps)}</span>'
+
+
+def _lede(run: Run) -> str:
+    """Say in a sentence what was trained on what."""
+    model, data = run.settings.get("model", {}), run.settings.get("data", {})
+    sources = _listed(list(data.get("train", {})))
+    terms = _listed([_term(label, entry) for label, entry in run.settings.get("objective", {}).items()])
+    return (
+        f"An image tower <b>{tower_words(model.get('image', {}))}</b> and a text tower "
+        f"<b>{tower_words(model.get('text', {}))}</b>, trained together on <b>{text(sources)}</b> "
+        f"with <b>{text(terms)}</b>."
+    )
+
+
+def _term(label: str, entry: dict[str, Any]) -> str:
+    name = label if entry.get("type", label) == label else f"{label} ({entry['type']})"
+    weight = entry.get("weight", 1.0)
+    return name if weight == 1.0 or isinstance(weight, dict) else f"{number(weight)}{TIMES}{name}"
+
+
+def _listed(words: list[str]) -> str:
+    return f"{', '.join(words[:-1])} and {words[-1]}" if len(words) > 1 else "".join(words)
+
+
+def tower_words(section: dict[str, Any]) -> str:
+    """Describe a tower of the recipe in a few words."""
+    parts = [str(section.get("name") or section.get("type", "unknown"))]
+    if "layers" in section and "width" in section:
+        parts.append(f"{section['layers']}{TIMES}{section['width']}")
+    if section.get("patch_size"):
+        parts.append(f"patch {section['patch_size']}")
+    if section.get("image_size"):
+        size = section["image_size"]
+        parts.append(f"{TIMES.join(map(str, size)) if isinstance(size, list) else size} px")
+    if section.get("context_length"):
+        parts.append(f"{section['context_length']} tokens")
+    return text(", ".join(parts))
+
+
+def _figures(run: Run) -> str:
+    """Show the main metric of up to four tasks in large figures."""
+    newest = {task: found[-1] for task in run.evaluations if (found := run.measured(task))}
+    scored = [record for record in newest.values() if record["evaluator"] != "geometry"]
+    scored.sort(key=lambda record: ORDER.index(record["evaluator"]) if record["evaluator"] in ORDER else len(ORDER))
+    shown = scored[:SHOWN_TASKS]
+    if len(shown) < SHOWN_TASKS:
+        shown += [record for record in newest.values() if record["evaluator"] == "geometry"][: SHOWN_TASKS - len(shown)]
+    if shown:
+        return f'<div class="figures">{"".join(_figure(run, record) for record in shown)}</div>'
+    loss = run.last("loss")
+    if loss is None:
+        return ""
+    return (
+        f'<div class="figures"><div><p class="big"><data value="{loss!r}">{number(loss)}</data></p>'
+        f'<p class="what">loss at the last logged step</p>{spark(run.curve("loss"))}</div></div>'
+    )
+
+
+def _figure(run: Run, record: Record) -> str:
+    name = record["main_metric"]
+    metric = record["metrics"][name]
+    shown = quantity(name, metric["value"])
+    if is_share(name):
+        shown = f"{100 * metric['value']:.1f}<small>%</small>"
+    said = [interval(name, metric)] if interval(name, metric) else []
+    guess = chance(record, name)
+    if guess is not None:
+        said.append(f"chance {percent(guess)}")
+    points = [
+        (r["step"] or 0, r["metrics"][name]["value"]) for r in run.measured(record["task"]) if name in r["metrics"]
+    ]
+    return (
+        f'<div><p class="what"><b>{text(record["task"])}</b> {text(metric_name(name))}</p>'
+        f'<p class="big"><data value="{metric["value"]!r}">{shown}</data></p>'
+        f'<p class="aside">{f" {DOT} ".join(said) or "&nbsp;"}</p>{spark(points)}</div>'
+    )
+
+
+def _facts(run: Run) -> str:
+    """List the size of the run."""
+    facts: list[tuple[str, str, str]] = []
+    train, parameters = run.settings.get("train", {}), run.num_parameters
+    if parameters:
+        aside = f"{short(parameters['image'])} image, {short(parameters['text'])} text"
+        facts.append(("parameters", count(parameters["all"]), aside))
+    samples, epoch = run.last("samples"), run.last("epoch")
+    if samples is not None:
+        facts.append(("pairs seen", count(samples), f"{number(epoch)} passes" if epoch is not None else ""))
+    length = f"{TIMES} {number(train['batch_size'])} pairs" if "batch_size" in train else ""
+    facts.append(("steps", number(run.step), length))
+    if run.lines:
+        speeds = [value for _, value in run.curve("samples_per_second") if value is not None]
+        speed = f"{number(median(speeds))} pairs/s (median)" if speeds else ""
+        facts.append(("time", duration(run.lines[-1]["seconds"]), speed))
+    for key, name in (("loss", "last loss"), ("scale", "logit scale")):
+        value = run.last(key)
+        if value is not None:
+            facts.append((name, f'<data value="{value!r}">{number(value)}</data>', ""))
+    skipped, bad = run.last("skipped_steps"), run.last("bad_samples")
+    if skipped is not None and bad is not None:
+        facts.append(("skipped steps", number(skipped), f"{number(bad)} bad samples"))
+    facts.append(("precision", text(train.get("precision", "unknown")), ""))
+    cells = "".join(f"<div><dt>{name}</dt><dd>{value}<span>{aside}</span></dd></div>" for name, value, aside in facts)
+    return f'<dl class="facts">{cells}</dl>'

@@ -19,10 +19,7 @@ def load_model(name: str) -> DualEncoder:
     """
     is_place = name.startswith((HUB, LOCAL)) or folder_of(name) is not None
     source, _, tag = (name, "", "") if is_place else name.partition(":")
-    config = read_config(source)
+    read_config(source)
     if not is_place and not tag:
         raise RecipeError(f"'{name}' is an architecture without weights: name them too, as in '{name}:TAG'")
-    folder = folder_of(source)
-    has_tokenizer = folder and config["model_cfg"]["text_cfg"].get("hf_tokenizer_name")
-    tokenizer = str(folder) if has_tokenizer else None
-    return DualEncoder(OpenClipImage(name=source), OpenClipText(name=source, tokenizer=tokenizer), weights=name).eval()
+    return DualEncoder(OpenClipImage(name=source), OpenClipText(name=source), weights=name).eval()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from vlp.towers.base import Fragment, image_towers, text_towers
-from vlp.towers.sources import read_config
+from vlp.towers.sources import folder_of, read_config
 from vlp.types import RecipeError
 
 ImageSize = int | tuple[int, int]
@@ -92,6 +92,11 @@ class OpenClipText:
             config["context_length"] = self.context_length
         if is_transformers:
             config["hf_model_pretrained"] = False
+        if folder := folder_of(self.name):  # what the folder holds goes before an address written elsewhere
+            if is_transformers and (folder / "config.json").is_file():
+                config["hf_model_name"] = str(folder)
+            if config.get("hf_tokenizer_name"):
+                config["hf_tokenizer_name"] = str(folder)
         return Fragment(
             config,
             embed_dim=model["embed_dim"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any, Protocol
 
 import open_clip
@@ -31,7 +32,7 @@ class ClipTokenizer:
 
     def __init__(self, *, context_length: int, clean: str = "lower"):
         self.context_length = context_length
-        self.words = open_clip.SimpleTokenizer(context_length=context_length, clean=clean)
+        self.words = _byte_pairs(clean)
 
     def __call__(self, texts: Sequence[str]) -> tuple[Int64[Tensor, "n l"], Int64[Tensor, " n"]]:
         start, end = self.words.sot_token_id, self.words.eot_token_id
@@ -77,6 +78,11 @@ class TransformersTokenizer:
         if self.cleaned.strip_sep_token:
             tokens = tokens.masked_fill(tokens == self.words.sep_token_id, 0)
         return tokens, lengths
+
+
+@cache
+def _byte_pairs(clean: str) -> open_clip.SimpleTokenizer:
+    return open_clip.SimpleTokenizer(clean=clean)
 
 
 def pad_rows(rows: Sequence[Sequence[int]], fill: int) -> tuple[Int64[Tensor, "n l"], Int64[Tensor, " n"]]:

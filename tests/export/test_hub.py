@@ -1,0 +1,104 @@
+"""push: a double of the hub takes the folders, failures and all, and every library loads them from there."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.hub_double import hub_double
+from tests.towers.tiny import tiny_bert, tiny_model
+from vlp.export import export_model
+from vlp.export.hub import push
+from vlp.types import RecipeError
+
+WORDS = {"name": "tiny", "recipe_text": "name: tiny", "results": [], "data_note": "none"}
+
+# one process for all of it: the hub's client reads its environment when imported, and importing takes seconds
+PUSH_AND_LOAD = """
+import json, sys
+from pathlib import Path
+import open_clip, torch
+from transformers import AutoModel, AutoProcessor
+from tests.towers.tiny import CAPTIONS, tiny_images
+from vlp.export.hub import push
+from vlp.towers.encoder import TowerEncoder
+from vlp.towers.load import load_model
+
+picture, found = tiny_images()[0], {}
+
+def far(one, other):
+    return (one - other).abs().max().item()
+
+for folder, name in zip(sys.argv[1:], ("me/tiny", "me/bert")):
+    found[name] = {"address": push(Path(folder), name)}
+    ours, there = TowerEncoder(load_model(folder)), TowerEncoder(load_model(f"hf-hub:{name}"))
+    core, transform = open_clip.create_model_from_pretrained(f"hf-hub:{name}")
+    tokenizer = open_clip.get_tokenizer(f"hf-hub:{name}")
+    core.eval()
+    with torch.no_grad():
+        image = core.encode_image(transform(picture)[None], normalize=True)
+        text = core.encode_text(tokenizer(CAPTIONS), normalize=True)
+    found[name]["far"] = [
+        far(image, ours.embed_images([picture])),
+        far(text, ours.embed_texts(CAPTIONS)),
+        far(there.embed_texts(CAPTIONS), ours.embed_texts(CAPTIONS)),
+    ]
+    if name == "me/tiny":
+        twin = AutoModel.from_pretrained(name, dtype=torch.float32)
+        processor = AutoProcessor.from_pretrained(name, backend="pil")
+        with torch.no_grad():
+            words = processor(text=CAPTIONS, images=picture, padding=True, truncation=True, return_tensors="pt")
+            output = twin(**words)
+        found[name]["far"] += [far(output.image_embeds, image), far(output.text_embeds, text)]
+print(json.dumps(found))
+"""
+
+
+def run(script, hub, home, *arguments):
+    """Run a script in a process of its own that knows no other hub than the double."""
+    keep = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "TRANSFORMERS_"))}
+    environment = {
+        **keep,
+        "HF_ENDPOINT": hub.address,
+        "HF_HOME": str(home),
+        "HF_TOKEN": "hf_dummy",
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "NO_PROXY": "127.0.0.1",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", script, *map(str, arguments)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def files_of(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_pushed_models_load_from_the_hub(tmp_path):
+    tiny = export_model(tiny_model(), tmp_path / "tiny", **WORDS).folder
+    encoder = {"type": "transformers", "name": tiny_bert(tmp_path / "encoder"), "context_length": 24}
+    bert = export_model(tiny_model(text=encoder), tmp_path / "bert", **WORDS).folder
+    with hub_double(**{"/preupload/": 1, "/large/": 1}) as hub:
+        found = run(PUSH_AND_LOAD, hub, tmp_path / "home", tiny, bert)
+    assert not any(hub.failures.values())
+    assert found["me/tiny"]["address"] == f"{hub.address}/me/tiny"
+    assert len(found["me/tiny"]["far"]) == 5
+    assert max(found["me/tiny"]["far"] + found["me/bert"]["far"]) < 1e-5, found
+    assert hub.repositories["me/tiny"] == files_of(tiny)
+    text = json.loads(hub.repositories["me/bert"]["open_clip_config.json"])["model_cfg"]["text_cfg"]
+    assert text["hf_model_name"] == text["hf_tokenizer_name"] == "me/bert"
+
+
+def test_an_unfinished_export_is_not_pushed(tmp_path):
+    with pytest.raises(RecipeError, match="no finished export"):
+        push(tmp_path, "me/tiny")

@@ -1,0 +1,119 @@
+"""Write a trained model in the formats other libraries load, and prove that they agree."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vlp.export.card import write_card
+from vlp.export.checksums import write_checksums
+from vlp.export.open_clip import point_to, write_open_clip
+from vlp.export.transformers import obstacles, write_transformers
+from vlp.export.verify import compare
+from vlp.towers.dual import DualEncoder
+from vlp.types import RecipeError
+
+FORMATS = ("open_clip", "transformers")
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What an export wrote.
+
+    Args:
+        folder: Where it lies.
+        formats: The libraries that load it.
+        left_out: Why another library cannot.
+        parity: Differences between the libraries, as in `parity.json`.
+    """
+
+    folder: Path
+    formats: tuple[str, ...]
+    left_out: Mapping[str, str]
+    parity: Mapping[str, Any]
+
+    def __str__(self) -> str:
+        reasons = [f"not for {library}: {reason}" for library, reason in self.left_out.items()]
+        return "\n".join([f"{self.folder}: loads and agrees in {' and '.join(self.formats)}", *reasons])
+
+
+def export_model(
+    model: DualEncoder,
+    to: Path,
+    *,
+    name: str,
+    recipe_text: str,
+    results: Sequence[Mapping[str, Any]],
+    data_note: str,
+    formats: tuple[str, ...] = FORMATS,
+    licence: str = "other",
+) -> ExportReport:
+    """Write the folder `to`, load it back with every library, and keep it only if all embeddings agree.
+
+    Args:
+        name: What the model card calls the model.
+        recipe_text: The recipe, as it goes into the card.
+        results: Evaluation records; they go into the card and `eval/`.
+        data_note: The data and its licences, in Markdown.
+        formats: Libraries to write for; one that cannot express the model is left out, with the reason.
+        licence: Licence of the weights, as the hub spells it.
+
+    Raises:
+        RecipeError: The folder exists, no format can express the model, or embeddings differ.
+    """
+    if to.exists():
+        raise RecipeError(f"'{to}' exists already: choose another folder, or remove it")
+    chosen, left_out = _choose(model, formats)
+    work = to.with_name(f".{to.name}.{os.getpid()}")
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    was_training = model.training
+    try:
+        model.eval()
+        parity = _write_and_compare(model, work, chosen)
+        _write_json(work / "parity.json", parity)
+        for record in results:
+            _write_json(work / "eval" / f"{record['task']}.json", record)
+        write_card(
+            work, model, name=name, recipe_text=recipe_text, results=results, data_note=data_note, licence=licence,
+            left_out=left_out, parity=parity,
+        )  # fmt: skip
+        point_to(work, str(to.resolve()))
+        write_checksums(work)
+        for path in work.glob("*.safetensors"):
+            path.chmod(0o644)  # safetensors writes files that only their owner can read
+        work.rename(to)
+    finally:
+        model.train(was_training)
+        shutil.rmtree(work, ignore_errors=True)
+    return ExportReport(to, chosen, left_out, parity)
+
+
+def _choose(model: DualEncoder, formats: tuple[str, ...]) -> tuple[tuple[str, ...], dict[str, str]]:
+    unknown = set(formats) - set(FORMATS)
+    if unknown or not formats:
+        raise RecipeError(f"unknown formats {sorted(unknown)}: choose among {', '.join(FORMATS)}")
+    reasons = obstacles(model) if "transformers" in formats else []
+    left_out = {"transformers": "; ".join(reasons)} if reasons else {}
+    chosen = tuple(form for form in formats if form not in left_out)
+    if not chosen:
+        raise RecipeError(f"transformers cannot express this model: {left_out['transformers']}; export for open_clip")
+    return chosen, left_out
+
+
+def _write_and_compare(model: DualEncoder, folder: Path, formats: tuple[str, ...]) -> dict[str, Any]:
+    if "open_clip" in formats:
+        write_open_clip(model, folder)
+    if "transformers" in formats:
+        write_transformers(model, folder)
+    return compare(model, folder, formats)
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")

@@ -1,0 +1,131 @@
+"""The model card of an exported folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vlp.towers.dual import DualEncoder
+
+OPEN_CLIP = """```python
+import open_clip
+
+model, preprocess = open_clip.create_model_from_pretrained("local-dir:PATH")   # or "hf-hub:ORG/NAME"
+model.eval()
+tokenizer = open_clip.get_tokenizer("local-dir:PATH")
+image = model.encode_image(preprocess(picture)[None], normalize=True)
+text = model.encode_text(tokenizer(["a photo of a cat"]), normalize=True)
+```"""
+TRANSFORMERS = """```python
+import torch
+from transformers import AutoModel, AutoProcessor
+
+model = AutoModel.from_pretrained("PATH", dtype=torch.float32)                 # or "ORG/NAME"
+processor = AutoProcessor.from_pretrained("PATH", backend="pil")
+inputs = processor(text=["a photo of a cat"], images=picture, padding=True, truncation=True, return_tensors="pt")
+output = model(**inputs)                                                       # image_embeds, text_embeds
+```"""
+
+
+def write_card(
+    folder: Path,
+    model: DualEncoder,
+    *,
+    name: str,
+    recipe_text: str,
+    results: Sequence[Mapping[str, Any]],
+    data_note: str,
+    licence: str,
+    left_out: Mapping[str, str],
+    parity: Mapping[str, Any],
+) -> None:
+    """Write README.md: what the model is, what it saw, how it scores, and how to load it."""
+    sections = [
+        _header(licence, has_twin="transformers" in parity),
+        f"# {name}",
+        "An image tower and a text tower that share one embedding space, trained with `vlp`.",
+        "## Loading",
+        _loading(model, left_out, parity),
+        "## Results",
+        _table(results),
+        "Values in brackets bound the 95 % interval; the full records are in `eval/`.",
+        "## Data",
+        data_note.strip() or "Not stated.",
+        "## Licence",
+        f"`{licence}`; the data above may set further conditions.",
+        "## Preprocessing",
+        _preprocessing(model),
+        "## Agreement between libraries",
+        _agreement(parity),
+        "## Recipe",
+        f"```yaml\n{recipe_text.strip()}\n```",
+    ]
+    (folder / "README.md").write_text("\n\n".join(sections) + "\n", encoding="utf-8")
+
+
+def _header(licence: str, *, has_twin: bool) -> str:
+    tags = ["clip", "vlp", "open_clip", *(["transformers"] if has_twin else [])]
+    lines = ["---", "library_name: open_clip", "pipeline_tag: zero-shot-image-classification", f"license: {licence}"]
+    return "\n".join([*lines, "tags:", *(f"- {tag}" for tag in tags), "---"])
+
+
+def _loading(model: DualEncoder, left_out: Mapping[str, str], parity: Mapping[str, Any]) -> str:
+    parts = []
+    if "open_clip" in parity:
+        parts.append(OPEN_CLIP)
+        if "hf_model_name" in model.model_cfg["text_cfg"]:
+            parts.append(
+                "open_clip stores the address of a transformers text tower: after moving this folder, set "
+                "`hf_model_name` and `hf_tokenizer_name` in `open_clip_config.json` to its new place."
+            )
+    if "transformers" in parity:
+        parts.append(TRANSFORMERS)
+        if model.core.logit_bias is not None:
+            parts.append(
+                f"CLIPModel has no logit bias: add {model.bias.item():.6g} to `logits_per_image` before a sigmoid."
+            )
+    parts += [f"Not exported for {library}: {reason}." for library, reason in left_out.items()]
+    return "\n\n".join(parts)
+
+
+def _table(results: Sequence[Mapping[str, Any]]) -> str:
+    rows = ["| Task | Metric | Value | Samples |", "|---|---|---|---|"]
+    for record in results:
+        for metric, found in record["metrics"].items():
+            interval = "" if found.get("low") is None else f" [{found['low']:.4f}, {found['high']:.4f}]"
+            task = f"{record['task']} v{record['version']}"
+            rows.append(f"| {task} | {metric} | {found['value']:.4f}{interval} | {found['count']} |")
+    return "\n".join(rows) if len(rows) > 2 else "No evaluation was run."
+
+
+def _preprocessing(model: DualEncoder) -> str:
+    config = model.preprocess_cfg
+    lines = [
+        f"```json\n{json.dumps(config)}\n```",
+        "Weights are stored in float32. How equal scores were counted stands in the records of `eval/`.",
+    ]
+    lines.append("Convert transparent images to RGB first: the libraries blend them differently.")
+    if config["resize_mode"] == "shortest":
+        lines.append(
+            "transformers starts a centre crop up to one pixel earlier than open_clip when the margin is odd; with "
+            "`resize_mode: squash` both see the same pixels."
+        )
+    return "\n\n".join(lines)
+
+
+def _agreement(parity: Mapping[str, Any]) -> str:
+    rows = ["| Library | Images | Texts |", "|---|---|---|"]
+    for library in ("open_clip", "transformers"):
+        if library in parity:
+            found = parity[library]
+            rows.append(f"| {library} | {found['image']['max_abs']:.1e} | {found['text']['max_abs']:.1e} |")
+    text = "\n".join(rows)
+    text += f"\n\nLargest difference of any number of {parity['images']} image and {parity['texts']} text embeddings."
+    if "transformers" in parity:
+        text += (
+            ' transformers is compared with `backend="pil"`; its default backend resizes differently by about one '
+            "grey level. Where its preprocessing differs by design, `parity.json` lists the probe and the difference."
+        )
+    return text

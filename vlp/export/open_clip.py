@@ -1,0 +1,47 @@
+"""The open_clip half of an exported folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from open_clip.hf_model import HFTextEncoder
+from safetensors.torch import save_file
+
+from vlp.towers.dual import DualEncoder
+from vlp.towers.sources import CONFIG_FILE, WEIGHT_FILES
+from vlp.towers.tokenizers import TransformersTokenizer
+
+
+def write_open_clip(model: DualEncoder, folder: Path) -> None:
+    """Write configuration, weights, and what a transformers text tower needs to be built again."""
+    model_cfg = {**model.model_cfg, "vision_cfg": {**model.model_cfg["vision_cfg"], "patch_dropout": 0.0}}
+    config = {"model_cfg": model_cfg, "preprocess_cfg": model.preprocess_cfg}
+    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    weights = {name: value.detach().cpu().contiguous().clone() for name, value in model.core.state_dict().items()}
+    for name in ("logit_scale", "logit_bias"):
+        if name in weights:  # training keeps them one-dimensional
+            weights[name] = weights[name].reshape(())
+    save_file(weights, folder / WEIGHT_FILES[0], metadata={"format": "pt"})
+    if isinstance(model.tokenizer, TransformersTokenizer):
+        model.tokenizer.words.save_pretrained(folder)
+    if isinstance(model.core.text, HFTextEncoder):
+        model.core.text.config.save_pretrained(folder)
+    point_to(folder, str(folder.resolve()))
+
+
+def point_to(folder: Path, place: str) -> None:
+    """Make a transformers text tower and tokenizer be looked for at `place`: open_clip stores their address.
+
+    Args:
+        place: Absolute path of the folder, or its name on the hub.
+    """
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        return
+    config = json.loads(path.read_text(encoding="utf-8"))
+    text = config["model_cfg"]["text_cfg"]
+    for key in ("hf_model_name", "hf_tokenizer_name"):
+        if text.get(key):
+            text[key] = place
+    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,54 @@
+"""Export what a run has learned, with what is known about it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from vlp.checkpoint import load_model_of_run
+from vlp.config import Recipe, load_card, lock_text
+from vlp.export import ExportReport, export_model
+from vlp.types import RecipeError
+
+
+def export_run(path: Path, to: Path, *, weights: str | None = None) -> ExportReport:
+    """Export the newest whole checkpoint of a run, or one checkpoint folder.
+
+    Args:
+        weights: Label of the weights; None takes those that the recipe evaluates.
+
+    Raises:
+        RecipeError: No checkpoint, no such weights, the target exists, or the libraries disagree.
+    """
+    trained = load_model_of_run(path, weights)
+    run = trained.checkpoint.path.parent.parent
+    return export_model(
+        trained.model,
+        to,
+        name=trained.recipe.name,
+        recipe_text=lock_text(trained.recipe),
+        results=find_results(run, trained.checkpoint.step, trained.weights),
+        data_note=describe_data(trained.recipe),
+    )
+
+
+def find_results(run: Path, step: int, weights: str) -> list[dict[str, Any]]:
+    """Return the evaluation records of one step and label of weights; failed tasks are left out."""
+    files = sorted((run / "evaluations" / f"step_{step:08d}").glob("*.json"))
+    records = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    return [record for record in records if record["weights"] == weights and "error" not in record]
+
+
+def describe_data(recipe: Recipe) -> str:
+    """Return one line per source of training pairs: name, size, licence, home."""
+    lines = []
+    for label, source in recipe.data.train.items():
+        try:
+            card = load_card(source.card)
+        except RecipeError:  # the card may be gone from the machine that exports
+            lines.append(f"- {label}")
+            continue
+        facts = [f"{card.samples:,} pairs" if card.samples else "", card.licence, card.home]
+        lines.append(f"- **{card.name}**: " + "; ".join(fact for fact in facts if fact))
+    return "\n".join(lines)

@@ -1,0 +1,77 @@
+"""CLIP's byte pairs as a transformers tokenizer, as close to open_clip's text cleaning as its format allows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+from vlp.towers.tokenizers import ClipTokenizer
+
+# open_clip's names, so that a user's text has the same meaning in both libraries
+START, END = "<start_of_text>", "<end_of_text>"
+WORDS = r"<start_of_text>|<end_of_text>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+# what ftfy and html.unescape mend most often; wrongly decoded text and rare entities stay as they are
+ENTITIES = {"&lt;": "<", "&gt;": ">", "&quot;": '"', "&#39;": "'", "&#x27;": "'", "&apos;": "'", "&nbsp;": " "}
+LIGATURES = {
+    "\ufb00": "ff", "\ufb01": "fi", "\ufb02": "fl", "\ufb03": "ffi", "\ufb04": "ffl", "\ufb06": "st",
+    "\u0132": "IJ", "\u0133": "ij",
+}  # fmt: skip
+PATTERNS = {
+    r"&(?:amp;)+": "&",
+    r"[\u02bc\u2018-\u201b]": "'",
+    r"[\u201c-\u201f]": '"',
+    r"[\x00-\x08\x0b\x0e-\x1f\x7f\ufeff]": "",
+    r"\s+": " ",
+}
+
+
+def fast_tokenizer(tokenizer: ClipTokenizer) -> PreTrainedTokenizerFast:
+    """Return the tokenizer's twin in transformers."""
+    return PreTrainedTokenizerFast(
+        tokenizer_object=_byte_pairs(tokenizer),
+        bos_token=START,
+        eos_token=END,
+        unk_token=END,
+        # causal towers that pool at the first end token do not see what follows it; CLIP's zeros would be the
+        # special token "!", which changes how "dog!!" is split
+        pad_token=END,
+        model_max_length=tokenizer.context_length,
+    )
+
+
+def keep_normalizer(folder: Path) -> None:
+    """Name the tokenizer's class so that every reader takes `tokenizer.json` as it is.
+
+    CLIPTokenizer would replace the normalizer by its own, and readers before transformers 5 do not know the name
+    that transformers 5 writes.
+    """
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _byte_pairs(tokenizer: ClipTokenizer) -> Tokenizer:
+    words = tokenizer.words
+    merges = sorted(words.bpe_ranks, key=words.bpe_ranks.__getitem__)
+    fast = Tokenizer(
+        models.BPE(vocab=words.encoder, merges=merges, end_of_word_suffix="</w>", unk_token=END, fuse_unk=False)
+    )
+    replaced = [normalizers.Replace(Regex(pattern), text) for pattern, text in list(PATTERNS.items())[:1]]
+    replaced += [normalizers.Replace(before, after) for before, after in {**ENTITIES, **LIGATURES}.items()]
+    replaced += [normalizers.Replace(Regex(pattern), text) for pattern, text in list(PATTERNS.items())[1:]]
+    fast.normalizer = normalizers.Sequence([*replaced, normalizers.NFC(), normalizers.Lowercase()])
+    fast.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(WORDS), behavior="removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    fast.decoder = decoders.ByteLevel()
+    fast.add_special_tokens([AddedToken(text, special=True, normalized=True) for text in (START, END)])
+    ends = [(START, words.sot_token_id), (END, words.eot_token_id)]
+    fast.post_processor = processors.TemplateProcessing(single=f"{START} $A {END}", special_tokens=ends)
+    return fast

@@ -1,0 +1,175 @@
+"""Load an exported folder with every library and compare embeddings with those of the trained model."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+import torch.nn.functional as F
+from open_clip.transform import PreprocessCfg
+from PIL.Image import Image
+from torch import Tensor
+from torchvision.transforms import functional as transforms
+from transformers import AutoModel, AutoProcessor
+
+from vlp.export.probes import TEXTS, probe_images
+from vlp.towers.dual import DualEncoder
+from vlp.towers.encoder import TowerEncoder
+from vlp.towers.load import load_model
+from vlp.towers.tokenizers import ClipTokenizer
+from vlp.types import RecipeError
+
+TOLERANCE = 1e-4
+
+
+def compare(model: DualEncoder, folder: Path, formats: tuple[str, ...]) -> dict[str, Any]:
+    """Return the largest differences per library and modality.
+
+    Raises:
+        RecipeError: A difference above the tolerance, or weights that a library did not find.
+    """
+    side = model.image_size if isinstance(model.image_size, int) else model.image_size[0]
+    images = probe_images(side)
+    ours = TowerEncoder(model, device=model.core.logit_scale.device)
+    expected = {"image": ours.embed_images(images.values()), "text": ours.embed_texts(TEXTS)}
+    report: dict[str, Any] = {
+        "tolerance": TOLERANCE,
+        "images": len(images),
+        "texts": len(TEXTS),
+        "dtype": "float32",
+        "versions": {name: version(name) for name in ("open_clip_torch", "transformers", "timm", "torch")},
+    }
+    if "open_clip" in formats:
+        report["open_clip"] = _with_open_clip(folder, images, expected)
+        report["vlp"] = _with_vlp(folder, images, expected)
+    if "transformers" in formats:
+        report["transformers"] = _with_transformers(ours, folder, images, expected)
+    return report
+
+
+def _with_open_clip(folder: Path, images: dict[str, Image], expected: dict[str, Tensor]) -> dict[str, Any]:
+    place = f"local-dir:{folder.resolve()}"
+    core, transform = open_clip.create_model_from_pretrained(place)
+    tokenizer = open_clip.get_tokenizer(place)
+    core.eval()
+    with torch.inference_mode():
+        image = core.encode_image(torch.stack([transform(image) for image in images.values()]), normalize=True)
+        text = core.encode_text(tokenizer(list(TEXTS)), normalize=True)
+    return {
+        "image": _difference("open_clip", "image", image, expected["image"]),
+        "text": _difference("open_clip", "text", text, expected["text"]),
+    }
+
+
+def _with_vlp(folder: Path, images: dict[str, Image], expected: dict[str, Tensor]) -> dict[str, Any]:
+    encoder = TowerEncoder(load_model(str(folder)))
+    return {
+        "image": _difference("vlp", "image", encoder.embed_images(images.values()), expected["image"]),
+        "text": _difference("vlp", "text", encoder.embed_texts(TEXTS), expected["text"]),
+    }
+
+
+def _with_transformers(
+    ours: TowerEncoder, folder: Path, images: dict[str, Image], expected: dict[str, Tensor]
+) -> dict[str, Any]:
+    """Compare through transformers' own processor.
+
+    Where its documented way differs from open_clip's (which pixel a crop starts at, when a palette is resolved, which
+    broken characters are mended), the comparison follows transformers' way and the deviation is listed.
+    """
+    twin, info = AutoModel.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    lost = {key: sorted(map(str, names)) for key, names in info.items() if names}
+    if lost:
+        raise RecipeError(f"transformers does not find the weights it needs: {lost}; nothing was exported")
+    processor = AutoProcessor.from_pretrained(folder, backend="pil")
+    twin.eval()
+    with torch.inference_mode():
+        pixels = processor(images=list(images.values()), return_tensors="pt").pixel_values
+        image = F.normalize(twin.get_image_features(pixel_values=pixels).pooler_output, dim=-1)
+        words = processor(text=list(TEXTS), padding=True, truncation=True, return_tensors="pt")
+        text = F.normalize(twin.get_text_features(**words).pooler_output, dim=-1)
+    image_reference, image_deviations = _image_reference(ours, images, expected["image"])
+    same_tokens = _same_tokens(ours, processor, words.input_ids)
+    _check_scale(twin, ours)
+    return {
+        "image": _difference("transformers", "image", image, image_reference),
+        "text": _difference("transformers", "text", text[same_tokens], expected["text"][same_tokens]),
+        "token_mismatches": int((~same_tokens).sum()),
+        "deviations": image_deviations + _text_deviations(text, expected["text"], same_tokens),
+        "backend": "pil",
+    }
+
+
+def _image_reference(ours: TowerEncoder, images: dict[str, Image], expected: Tensor) -> tuple[Tensor, list[dict]]:
+    """Return our embeddings of what transformers cuts out, and where that is not what open_clip cuts out."""
+    config = PreprocessCfg(**ours.model.preprocess_cfg)
+    reference = ours.embed_images(_floor_cut(image.convert("RGB"), config) for image in images.values())
+    deviations = []
+    for name, image, one, other in zip(images, images.values(), reference, expected, strict=True):
+        distance = (one - other).abs().max().item()
+        if distance > TOLERANCE:
+            reason = "crop starts one pixel earlier" if image.mode == "RGB" else "RGB before resizing, not after"
+            deviations.append({"probe": name, "reason": reason, "max_abs": distance})
+    return reference, deviations
+
+
+def _floor_cut(image: Image, config: PreprocessCfg) -> Image:
+    """Resize and crop as transformers does: the crop's first pixel is rounded down, torchvision's to even."""
+    if config.resize_mode != "shortest":
+        return image
+    side = config.size
+    mode = transforms.InterpolationMode(config.interpolation)
+    resized = transforms.resize(image, side, interpolation=mode)
+    left, top = (resized.width - side) // 2, (resized.height - side) // 2
+    return resized.crop((left, top, left + side, top + side))
+
+
+def _same_tokens(ours: TowerEncoder, processor: Any, theirs: Tensor) -> Tensor:
+    """Say for which probe texts both tokenizers agree; cleaned texts must agree in any case."""
+    tokenizer = ours.model.tokenizer
+    assert isinstance(tokenizer, ClipTokenizer)
+    cleaned = [tokenizer.words.clean_fn(text) for text in TEXTS]
+    again = processor(text=cleaned, padding=True, truncation=True, return_tensors="pt").input_ids
+    wrong = [text for text, ids, row in zip(TEXTS, *_unpadded(tokenizer, cleaned, again), strict=True) if ids != row]
+    if wrong:
+        raise RecipeError(f"transformers' tokenizer disagrees on cleaned texts: {wrong}; nothing was exported")
+    return torch.tensor([ids == row for ids, row in zip(*_unpadded(tokenizer, list(TEXTS), theirs), strict=True)])
+
+
+def _unpadded(tokenizer: ClipTokenizer, texts: list[str], theirs: Tensor) -> tuple[list[list[int]], list[list[int]]]:
+    tokens, lengths = tokenizer(texts)
+    rows = [row[:length] for row, length in zip(tokens.tolist(), lengths.tolist(), strict=True)]
+    # their padding repeats the end token, which our rows hold once
+    return rows, [
+        ids[: len(row)] if set(ids[len(row) :]) <= {row[-1]} else ids
+        for ids, row in zip(theirs.tolist(), rows, strict=True)
+    ]
+
+
+def _text_deviations(text: Tensor, expected: Tensor, same: Tensor) -> list[dict]:
+    distances = (text - expected).abs().amax(dim=1).tolist()
+    reason = "open_clip mends this text before splitting it"
+    return [
+        {"probe": probe, "reason": reason, "max_abs": distance}
+        for probe, distance, agrees in zip(TEXTS, distances, same.tolist(), strict=True)
+        if not agrees
+    ]
+
+
+def _check_scale(twin: Any, ours: TowerEncoder) -> None:
+    if abs(twin.logit_scale.exp().item() - ours.scale) > TOLERANCE * ours.scale:
+        raise RecipeError("transformers reads another logit scale; nothing was exported")
+
+
+def _difference(library: str, modality: str, found: Tensor, expected: Tensor) -> dict[str, float]:
+    largest = (found - expected).abs().max().item()
+    # a comparison with NaN is false
+    if not largest <= TOLERANCE:
+        raise RecipeError(
+            f"{library} gives other {modality} embeddings: largest difference {largest:.2e}, allowed {TOLERANCE:.0e}; "
+            f"nothing was exported"
+        )
+    return {"max_abs": largest, "min_cosine": F.cosine_similarity(found, expected).min().item()}

@@ -1,0 +1,127 @@
+"""`vlp eval` on an export and on a run, and the tasks that ship with the package."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from safetensors.torch import save_file
+
+from tests.evaluators.sets import write_captions, write_classes
+from tests.towers.tiny import tiny_model
+from vlp.checkpoint import LOCK, save
+from vlp.config import build_model, load_recipe, load_task, lock_text
+from vlp.evaluate import DEFAULT_TASKS, evaluate_model, find_subject
+from vlp.evaluators.base import evaluators
+from vlp.evaluators.dataset import open_set, read_lines
+from vlp.evaluators.tasks import run_tasks
+from vlp.paths import folders
+from vlp.towers.encoder import TowerEncoder
+from vlp.types import RecipeError
+
+EVAL = next(folders("eval"))
+TASK_FILES = sorted(EVAL.rglob("*.yaml"))
+NEEDS_LOCAL_DATA = "${VLP_EVAL_ROOT}/"
+
+
+@pytest.fixture
+def export(tmp_path):
+    """A model in open_clip's folder format."""
+    folder = tmp_path / "export"
+    folder.mkdir()
+    model = tiny_model()
+    config = {"model_cfg": model.model_cfg, "preprocess_cfg": model.preprocess_cfg}
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    weights = {name: value.contiguous() for name, value in model.core.state_dict().items()}
+    save_file(weights, folder / "open_clip_model.safetensors")
+    return folder
+
+
+@pytest.fixture
+def tasks(tmp_path):
+    """Paths of two task files."""
+    write_classes(tmp_path / "classes")
+    write_captions(tmp_path / "captions")
+    text = "version: 1\nevaluator: {}\nmain_metric: {}\ndata: {{root: {}}}\n"
+    for name, evaluator, metric in (("classes", "zero_shot", "acc1"), ("captions", "retrieval", "mean_recall@1")):
+        (tmp_path / f"{name}.yaml").write_text(text.format(evaluator, metric, tmp_path / name))
+    return [str(tmp_path / "classes.yaml"), str(tmp_path / "captions.yaml")]
+
+
+def test_there_are_tasks():
+    assert len(TASK_FILES) > 10
+    assert set(DEFAULT_TASKS) <= {path.stem for path in TASK_FILES}
+
+
+@pytest.mark.parametrize("path", TASK_FILES, ids=lambda path: path.stem)
+def test_every_task_that_ships_loads(path):
+    task = load_task(path.stem)
+    assert task.name == path.stem
+    assert task.data.samples
+    assert path.read_text().startswith("# ")
+    assert task.data.root.startswith(NEEDS_LOCAL_DATA) or task.data.sha256
+
+
+@pytest.mark.parametrize("name", DEFAULT_TASKS)
+def test_the_shipped_sets_are_complete(name):
+    task = load_task(name)
+    data = open_set(task.data)
+    assert len(data) == task.data.samples
+    assert evaluators.build(task.evaluator, dict(task.settings), data).texts
+    assert data.image(len(data) - 1).mode == "RGB"
+
+
+@pytest.mark.parametrize("path", sorted(EVAL.rglob("*.txt")), ids=lambda path: path.name)
+def test_prompt_and_class_files_have_no_blank_lines(path):
+    lines = read_lines(path)
+    assert all(("{c}" in line) == (path.parent.name == "prompts") for line in lines)
+
+
+def test_an_export_is_evaluated_and_its_records_written(export, tasks, tmp_path, capsys):
+    assert evaluate_model(str(export), tasks, tmp_path / "out") == 0
+    record = json.loads((tmp_path / "out" / "classes.json").read_text())
+    assert record["model"] == str(export)
+    assert record["step"] is None
+    assert record["preprocess"]["size"] in (32, [32, 32])
+    assert "mean_recall@1" in capsys.readouterr().out
+
+
+def test_a_failed_task_gives_an_exit_status_and_leaves_the_other_whole(export, tasks, tmp_path, capsys):
+    (tmp_path / "classes" / "test" / "1.tar").unlink()
+    assert evaluate_model(str(export), tasks) == 1
+    printed = capsys.readouterr().out
+    assert "mean_recall@1" in printed
+    assert "classes FAILED" in printed
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_keeps_its_evaluations(tmp_path, tasks, capsys):
+    recipe = load_recipe("smoke", [f"runs={tmp_path}", "name=trial"])
+    run = tmp_path / "trial"
+    run.mkdir()
+    (run / LOCK).write_text(lock_text(recipe))
+    weights = build_model(recipe.model).state_dict()
+    checkpoint = save(run, step=30, position=960, weights={recipe.evaluation.weights: weights}, training={}, keep=1)
+    for name in (run, checkpoint.path):
+        subject = find_subject(str(name))
+        assert (subject.name, subject.step, subject.weights) == ("trial", 30, recipe.evaluation.weights)
+        assert subject.folder == run / "evaluations" / "step_00000030"
+    assert evaluate_model(str(run), tasks) == 0
+    record = json.loads((run / "evaluations" / "step_00000030" / "classes.json").read_text())
+    assert (record["model"], record["step"]) == ("trial", 30)
+
+    # Training calls run_tasks with the model it holds: the same numbers come out.
+    inside = run_tasks([load_task(tasks[0])], TowerEncoder(subject.model), model="trial", step=30)[0]
+    assert inside["metrics"] == record["metrics"]
+    assert inside["details"] == record["details"]
+
+
+@pytest.mark.parametrize("name", ["nowhere", "ViT-B-32"])
+def test_a_model_that_cannot_be_loaded_is_an_error(name):
+    with pytest.raises(RecipeError, match=name):
+        evaluate_model(name, ["emoji24"])
+
+
+def test_an_unknown_task_is_an_error_with_a_neighbour(export):
+    with pytest.raises(RecipeError, match=r"emoji42.*emoji24"):
+        evaluate_model(str(export), ["emoji42"])

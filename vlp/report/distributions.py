@@ -11,6 +11,7 @@ from vlp.report.words import number, short, text
 
 WIDE = (780, 292)
 ROWS = 6
+LABEL = 155  # width of the longest name
 NEAR = 190  # peaks closer than this have their names pushed to either side
 
 
@@ -95,7 +96,8 @@ def _peak_label(
     is_left = middle < there or (side == "negative" and middle <= there + 8)
     anchor = "middle"
     if abs(middle - there) < NEAR:
-        anchor, middle = ("end", middle - 10) if is_left else ("start", middle + 10)
+        last = x.end - (LABEL if means else 0)
+        anchor, middle = ("end", middle - 10) if is_left else ("start", min(middle + 10, last))
     name = "matching pairs" if side == "positive" else "all other pairs"
     return (
         f'<text class="label {side}" x="{middle:.1f}" y="{y(top) - 8:.1f}" text-anchor="{anchor}">{name}{told}</text>'

@@ -16,6 +16,7 @@ for (const svg of document.querySelectorAll("svg[data-hover]")) {
     const found = chart.lines.map(([label, points]) => [label, nearest(points)]);
     const x = found[0][1][0];
     cursor.classList.add("on");
+    output.classList.add("on");
     cursor.setAttribute("x1", place(x));
     cursor.setAttribute("x2", place(x));
     output.textContent =
@@ -24,6 +25,7 @@ for (const svg of document.querySelectorAll("svg[data-hover]")) {
   });
   svg.addEventListener("pointerleave", () => {
     cursor.classList.remove("on");
+    output.classList.remove("on");
     output.innerHTML = rest;
   });
 }

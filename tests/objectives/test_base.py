@@ -5,17 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.objectives.batches import draw_leaves, one, pairs_of, unit, value_of
-from tests.processes import run_processes
-from vlp.objectives.alignment import AlignmentTerm
+from tests.objectives.batches import draw_leaves, one, pairs_of, value_of
 from vlp.objectives.base import Objective, terms
 from vlp.objectives.clip import ClipTerm
 from vlp.objectives.cwcl import CwclTerm
 from vlp.objectives.dcl import DclTerm
 from vlp.objectives.siglip import SigLipTerm
-from vlp.pairs import Pairs
 from vlp.pairs.tiles import Tile
-from vlp.types import Embeddings, RecipeError
+from vlp.types import RecipeError
 
 
 def test_loss_is_the_weighted_sum_of_reported_values():
@@ -72,26 +69,3 @@ def test_a_typo_names_the_nearest_term():
 
 def test_decoupled_terms_advise_a_fixed_scale():
     assert {name for name in terms if terms[name].fixed_scale_advised} == {"dcl", "dclw"}
-
-
-def uneven_on(rank, world_size):
-    def pairs(size):
-        embeddings = Embeddings(unit(size, 4, 1), unit(size, 4, 2), torch.tensor(1.0), torch.tensor(0.0))
-        return Pairs(embeddings, torch.arange(size), torch.arange(size))
-
-    messages = []
-    changing = Objective({"a": (AlignmentTerm(), one)})
-    changing(pairs(4), 0)
-    for objective, size in ((Objective({"a": (ClipTerm(), one)}), 3 + rank), (changing, 5)):
-        try:
-            objective(pairs(size), 0)
-        except ValueError as error:
-            messages.append(str(error))
-    return messages
-
-
-@pytest.mark.processes
-def test_unequal_batches_are_refused():
-    for unequal, changed in run_processes(uneven_on, 2):
-        assert "unequal batches [3, 4]" in unequal
-        assert "went from 4 to 5" in changed

@@ -67,7 +67,7 @@ def alone(folder):
 
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_several_processes_write_the_same_bits_as_one_and_fail_together(folder, alone, world_size):
-    for results, (lacking, failing) in run_processes(run_all_and_fail, world_size, folder):
+    for results, (lacking, failing) in run_processes(run_all_and_fail, world_size, folder, timeout=400):
         assert results == alone
         assert "1.tar is missing" in lacking
         assert "out of memory" in failing

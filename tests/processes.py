@@ -14,7 +14,7 @@ import torch.distributed as torch_dist
 import torch.multiprocessing as mp
 
 
-def run_processes(function: Callable[..., Any], world_size: int, *args: Any, timeout: float = 120) -> list[Any]:
+def run_processes(function: Callable[..., Any], world_size: int, *args: Any, timeout: float = 400) -> list[Any]:
     """Return `function(rank, world_size, *args)` of every process, in rank order.
 
     Args:

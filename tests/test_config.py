@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from vlp.config import differences, explain_sources, load_recipe, lock_text, recipe_layers
+from vlp.config import differences, load_recipe, lock_text, recipe_layers
+from vlp.layers import explain_sources
 from vlp.types import RecipeError
 from vlp.yaml import parse_yaml
 

@@ -16,7 +16,7 @@ FLOORS = [
     {"types", "registry", "paths", "dist", "pairs", "yaml", "explain", "provenance"},
     {"objectives", "towers", "data", "optim", "log", "accumulate", "moments"},
     {"evaluators", "strategies"},
-    {"config", "checkpoint", "assemble"},
+    {"recipe", "layers", "config", "checkpoint", "claim", "fit", "assemble", "state"},
     {"train", "evaluate", "export", "report"},
     {"cli"},
 ]

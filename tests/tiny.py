@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vlp.config import Recipe, load_recipe
+from vlp.config import load_recipe
+from vlp.recipe import Recipe
 
 TOWERS = """
 model:

@@ -16,8 +16,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from vlp.config import Recipe, build_model, check_recipe, read_layers, without_weights
+from vlp.config import build_model, check_recipe, without_weights
+from vlp.layers import read_layers
 from vlp.provenance import versions
+from vlp.recipe import Recipe
 from vlp.towers.dual import DualEncoder
 from vlp.types import RecipeError
 

@@ -91,11 +91,12 @@ def _export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--push", metavar="NAME", help="upload to this repository of the hub afterwards")
 
     def command(parsed: argparse.Namespace) -> None:
-        from vlp.export import export_run, push
+        from vlp.export.hub import push
+        from vlp.export.run import export_run
 
         print(export_run(parsed.run, parsed.to, weights=parsed.weights))
         if parsed.push:
-            print(push(parsed.to, parsed.push))
+            print(f"pushed to {push(parsed.to, parsed.push)}")
 
     parser.set_defaults(command=command)
 
@@ -107,7 +108,8 @@ def _config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sources", action="store_true", help="list the settings given, and the file that gives each")
 
     def command(parsed: argparse.Namespace) -> None:
-        from vlp.config import explain_sources, load_recipe, lock_text, recipe_layers
+        from vlp.config import load_recipe, lock_text, recipe_layers
+        from vlp.layers import explain_sources
 
         recipe = load_recipe(parsed.recipe, parsed.overrides)
         if parsed.sources:

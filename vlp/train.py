@@ -12,14 +12,16 @@ from torch import Tensor
 
 from vlp import dist
 from vlp.accumulate import Seeds, backward
-from vlp.assemble import Parts, assemble, restore, save, weights_to_evaluate
-from vlp.config import Recipe, build_model, load_task, without_weights
+from vlp.assemble import Parts, assemble
+from vlp.config import build_model, load_task, without_weights
 from vlp.evaluators.record import flatten, headline
 from vlp.evaluators.tasks import run_tasks
 from vlp.log import Log
 from vlp.moments import Clock, StopSignal, due
 from vlp.optim import set_learning_rate
 from vlp.pairs import Pairs
+from vlp.recipe import Recipe
+from vlp.state import restore, save, weights_to_evaluate
 from vlp.towers.encoder import TowerEncoder
 from vlp.types import Batch, Embeddings, RecipeError
 
@@ -136,7 +138,7 @@ def write_metrics(
         "samples": position,
         "epoch": position / parts.stream.num_samples,
         **{name: float(value) for name, value in report.items()},
-        "learning_rate": recipe.optimizer.learning_rate * parts.rate(step - 1),  # type: ignore[attr-defined]
+        "learning_rate": recipe.optimizer.learning_rate * parts.rate(step - 1),
         **{f"gradient_norm/{name}": float(norm) for name, norm in norms.items()},
         **clock.lap(step, recipe.train.batch_size),
         "skipped_steps": float(guard["skipped"]),

@@ -28,7 +28,7 @@ class Batch:
         draws: Uniform numbers in [0, 1), a pure function of (seed, epoch, sample): the randomness of everything
             that augments on the device, whatever the layout of processes and workers.
         ids: Stable sample ids.
-        caption_ids: Stable hash of the text of the first caption view: equal captions are no negatives of each other.
+        caption_ids: Stable hash of what identifies the caption: pairs with equal hashes are no negatives of each other.
         sources: Label of the data source of each sample.
     """
 

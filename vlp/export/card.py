@@ -24,7 +24,7 @@ from transformers import AutoModel, AutoProcessor
 
 model = AutoModel.from_pretrained("PATH", dtype=torch.float32)                 # or "ORG/NAME"
 processor = AutoProcessor.from_pretrained("PATH", backend="pil")
-inputs = processor(text=["a photo of a cat"], images=picture, padding=True, truncation=True, return_tensors="pt")
+inputs = processor(text=["a photo of a cat"], images=picture, padding=PADDING, truncation=True, return_tensors="pt")
 output = model(**inputs)                                                       # image_embeds, text_embeds
 ```"""
 
@@ -81,8 +81,9 @@ def _loading(model: DualEncoder, left_out: Mapping[str, str], parity: Mapping[st
                 "`hf_model_name` and `hf_tokenizer_name` in `open_clip_config.json` to its new place."
             )
     if "transformers" in parity:
-        parts.append(TRANSFORMERS)
-        if model.core.logit_bias is not None:
+        is_clip = parity["transformers"]["class"] == "CLIPModel"
+        parts.append(TRANSFORMERS.replace("PADDING", "True" if is_clip else '"max_length"'))
+        if is_clip and model.core.logit_bias is not None:
             parts.append(
                 f"CLIPModel has no logit bias: add {model.bias.item():.6g} to `logits_per_image` before a sigmoid."
             )

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from vlp.checkpoint import load_model_of_run
-from vlp.config import Recipe, load_card, lock_text
+from vlp.config import load_card, lock_text
 from vlp.export import ExportReport, export_model
+from vlp.recipe import Recipe
 from vlp.types import RecipeError
 
 

@@ -19,7 +19,7 @@ from vlp.export.probes import TEXTS, probe_images
 from vlp.towers.dual import DualEncoder
 from vlp.towers.encoder import TowerEncoder
 from vlp.towers.load import load_model
-from vlp.towers.tokenizers import ClipTokenizer
+from vlp.towers.text import can_cut
 from vlp.types import RecipeError
 
 TOLERANCE = 1e-4
@@ -86,19 +86,22 @@ def _with_transformers(
         raise RecipeError(f"transformers does not find the weights it needs: {lost}; nothing was exported")
     processor = AutoProcessor.from_pretrained(folder, backend="pil")
     twin.eval()
+    # towers that see their padding need all of it
+    filling: dict[str, Any] = {"padding": True if can_cut(ours.model.core.text) else "max_length", "truncation": True}
     with torch.inference_mode():
         pixels = processor(images=list(images.values()), return_tensors="pt").pixel_values
         image = F.normalize(twin.get_image_features(pixel_values=pixels).pooler_output, dim=-1)
-        words = processor(text=list(TEXTS), padding=True, truncation=True, return_tensors="pt")
+        words = processor(text=list(TEXTS), return_tensors="pt", **filling)
         text = F.normalize(twin.get_text_features(**words).pooler_output, dim=-1)
     image_reference, image_deviations = _image_reference(ours, images, expected["image"])
-    same_tokens = _same_tokens(ours, processor, words.input_ids)
-    _check_scale(twin, ours)
+    same_tokens = _same_tokens(ours, processor, filling)
+    _check_logits(twin, ours)
     return {
         "image": _difference("transformers", "image", image, image_reference),
         "text": _difference("transformers", "text", text[same_tokens], expected["text"][same_tokens]),
         "token_mismatches": int((~same_tokens).sum()),
         "deviations": image_deviations + _text_deviations(text, expected["text"], same_tokens),
+        "class": type(twin).__name__,
         "backend": "pil",
     }
 
@@ -127,26 +130,22 @@ def _floor_cut(image: Image, config: PreprocessCfg) -> Image:
     return resized.crop((left, top, left + side, top + side))
 
 
-def _same_tokens(ours: TowerEncoder, processor: Any, theirs: Tensor) -> Tensor:
+def _same_tokens(ours: TowerEncoder, processor: Any, filling: dict[str, Any]) -> Tensor:
     """Say for which probe texts both tokenizers agree; cleaned texts must agree in any case."""
-    tokenizer = ours.model.tokenizer
-    assert isinstance(tokenizer, ClipTokenizer)
-    cleaned = [tokenizer.words.clean_fn(text) for text in TEXTS]
-    again = processor(text=cleaned, padding=True, truncation=True, return_tensors="pt").input_ids
-    wrong = [text for text, ids, row in zip(TEXTS, *_unpadded(tokenizer, cleaned, again), strict=True) if ids != row]
-    if wrong:
+    cleaned = [ours.model.tokenizer.clean(text) for text in TEXTS]
+    agree = _agreeing(ours, processor, filling, cleaned)
+    if not all(agree):
+        wrong = [text for text, agrees in zip(TEXTS, agree, strict=True) if not agrees]
         raise RecipeError(f"transformers' tokenizer disagrees on cleaned texts: {wrong}; nothing was exported")
-    return torch.tensor([ids == row for ids, row in zip(*_unpadded(tokenizer, list(TEXTS), theirs), strict=True)])
+    return torch.tensor(_agreeing(ours, processor, filling, list(TEXTS)))
 
 
-def _unpadded(tokenizer: ClipTokenizer, texts: list[str], theirs: Tensor) -> tuple[list[list[int]], list[list[int]]]:
-    tokens, lengths = tokenizer(texts)
+def _agreeing(ours: TowerEncoder, processor: Any, filling: dict[str, Any], texts: list[str]) -> list[bool]:
+    tokens, lengths = ours.model.tokenizer(texts)
+    theirs = processor(text=texts, return_tensors="pt", **filling).input_ids.tolist()
+    padding = processor.tokenizer.pad_token_id
     rows = [row[:length] for row, length in zip(tokens.tolist(), lengths.tolist(), strict=True)]
-    # their padding repeats the end token, which our rows hold once
-    return rows, [
-        ids[: len(row)] if set(ids[len(row) :]) <= {row[-1]} else ids
-        for ids, row in zip(theirs.tolist(), rows, strict=True)
-    ]
+    return [ids == row + [padding] * (len(ids) - len(row)) for ids, row in zip(theirs, rows, strict=True)]
 
 
 def _text_deviations(text: Tensor, expected: Tensor, same: Tensor) -> list[dict]:
@@ -159,9 +158,12 @@ def _text_deviations(text: Tensor, expected: Tensor, same: Tensor) -> list[dict]
     ]
 
 
-def _check_scale(twin: Any, ours: TowerEncoder) -> None:
+def _check_logits(twin: Any, ours: TowerEncoder) -> None:
     if abs(twin.logit_scale.exp().item() - ours.scale) > TOLERANCE * ours.scale:
         raise RecipeError("transformers reads another logit scale; nothing was exported")
+    bias = twin.state_dict().get("logit_bias")
+    if bias is not None and abs(bias.item() - ours.model.bias.item()) > TOLERANCE:
+        raise RecipeError("transformers reads another logit bias; nothing was exported")
 
 
 def _difference(library: str, modality: str, found: Tensor, expected: Tensor) -> dict[str, float]:

@@ -21,7 +21,6 @@ class Fragment:
         init_bias: First value of the logit bias, where the source says one.
         preprocess: Entries of open_clip's `preprocess_cfg` that the tower's weights expect.
         weights: Where this tower's weights come from; read by `vlp.towers.weights`.
-        tokenizer: Hub id or folder of a transformers tokenizer, where it is not the one in `config`.
     """
 
     config: Mapping[str, Any]
@@ -31,7 +30,6 @@ class Fragment:
     init_bias: float | None = None
     preprocess: Mapping[str, Any] = field(default_factory=dict)
     weights: str | None = None
-    tokenizer: str | None = None
 
 
 class Tower(Protocol):

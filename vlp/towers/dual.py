@@ -75,7 +75,6 @@ class DualEncoder(nn.Module):
         self.max_scale = max_scale
         self.text_buckets = text_buckets
         self.context_length: int = self.model_cfg["text_cfg"].get("context_length", 77)
-        self.tokenizer_source = text.tokenizer
         expected: dict[str, Any] = {**image.preprocess}
         for source, part in ((weights, ""), (image.weights, "visual."), (text.weights, "text.")):
             if source is not None:
@@ -170,7 +169,7 @@ class DualEncoder(nn.Module):
         Raises:
             RecipeError: It cannot be loaded.
         """
-        return tokenizer_for(self.model_cfg["text_cfg"], self.tokenizer_source)
+        return tokenizer_for(self.model_cfg["text_cfg"])
 
     def train(self, mode: bool = True) -> DualEncoder:
         """Switch the mode; what is locked stays in evaluation mode."""

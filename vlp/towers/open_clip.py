@@ -97,13 +97,14 @@ class OpenClipText:
                 config["hf_model_name"] = str(folder)
             if config.get("hf_tokenizer_name"):
                 config["hf_tokenizer_name"] = str(folder)
+        if self.tokenizer:
+            config["hf_tokenizer_name"] = self.tokenizer
         return Fragment(
             config,
             embed_dim=model["embed_dim"],
             quick_gelu=None if is_transformers else model.get("quick_gelu", False),
             init_bias=model.get("init_logit_bias"),
             weights=self.weights,
-            tokenizer=self.tokenizer,
         )
 
 
@@ -205,7 +206,6 @@ class TextTransformer:
             raise RecipeError(f"text.pool '{pool}' of a causal tower does not see the caption: use 'argmax' or 'eos'")
         self.quick_gelu = quick_gelu
         self.weights = weights
-        self.tokenizer = tokenizer
         self.config: dict[str, Any] = {
             "layers": layers,
             "width": width,
@@ -220,6 +220,8 @@ class TextTransformer:
             "proj_bias": proj_bias,
             "norm_kwargs": {"eps": norm_eps},
         }
+        if tokenizer:
+            self.config["hf_tokenizer_name"] = tokenizer
 
     def fragment(self) -> Fragment:
-        return Fragment(self.config, quick_gelu=self.quick_gelu, weights=self.weights, tokenizer=self.tokenizer)
+        return Fragment(self.config, quick_gelu=self.quick_gelu, weights=self.weights)

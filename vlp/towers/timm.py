@@ -107,7 +107,7 @@ def _describe(source: str) -> tuple[str, Any]:
         raise RecipeError(
             f"timm has no model '{source}'{nearest(source, known)}; a folder with its config.json works too"
         )
-    return source, timm.get_pretrained_cfg(source)
+    return source, timm.get_pretrained_cfg(source) or PretrainedCfg()
 
 
 def _describe_folder(folder: Path) -> tuple[str, Any]:

@@ -19,6 +19,8 @@ class PaddingTokenizer(Tokenizer, Protocol):
 
     pad_id: int
 
+    def clean(self, text: str) -> str: ...
+
 
 class ClipTokenizer:
     """CLIP's byte pairs; ids equal those of `open_clip.get_tokenizer`.
@@ -33,6 +35,10 @@ class ClipTokenizer:
     def __init__(self, *, context_length: int, clean: str = "lower"):
         self.context_length = context_length
         self.words = _byte_pairs(clean)
+
+    def clean(self, text: str) -> str:
+        """Return what is left of a text before it is split into tokens."""
+        return self.words.clean_fn(text)
 
     def __call__(self, texts: Sequence[str]) -> tuple[Int64[Tensor, "n l"], Int64[Tensor, " n"]]:
         start, end = self.words.sot_token_id, self.words.eot_token_id
@@ -55,6 +61,7 @@ class TransformersTokenizer:
 
     def __init__(self, *, name: str, context_length: int, clean: str = "whitespace", strip_sep_token: bool = False):
         self.name = name
+        self.cleaning = clean
         self.context_length = context_length
         try:
             self.cleaned = open_clip.tokenizer.HFTokenizer(
@@ -71,9 +78,14 @@ class TransformersTokenizer:
             )
         self.pad_id = self.words.pad_token_id
 
+    def clean(self, text: str) -> str:
+        """Return what is left of a text before it is split into tokens."""
+        return self.cleaned.clean_fn(text)
+
     def __call__(self, texts: Sequence[str]) -> tuple[Int64[Tensor, "n l"], Int64[Tensor, " n"]]:
-        cleaned = [self.cleaned.clean_fn(text) for text in texts]
-        ids = self.words(cleaned, truncation=True, max_length=self.context_length).input_ids
+        ids = self.words(
+            [self.clean(text) for text in texts], truncation=True, max_length=self.context_length
+        ).input_ids
         tokens, lengths = pad_rows(ids, self.pad_id)
         if self.cleaned.strip_sep_token:
             tokens = tokens.masked_fill(tokens == self.words.sep_token_id, 0)
@@ -93,11 +105,8 @@ def pad_rows(rows: Sequence[Sequence[int]], fill: int) -> tuple[Int64[Tensor, "n
     return tokens.reshape(len(rows), width), lengths
 
 
-def tokenizer_for(text_cfg: Mapping[str, Any], source: str | None = None) -> PaddingTokenizer:
+def tokenizer_for(text_cfg: Mapping[str, Any]) -> PaddingTokenizer:
     """Return the tokenizer that an open_clip `text_cfg` asks for.
-
-    Args:
-        source: Hub id or folder that replaces the configured transformers tokenizer.
 
     Raises:
         RecipeError: The tokenizer cannot be loaded, or draws tokens at random.
@@ -109,7 +118,7 @@ def tokenizer_for(text_cfg: Mapping[str, Any], source: str | None = None) -> Pad
             "this open_clip configuration reduces captions at random or in a mode of its own (tokenizer_kwargs."
             "reduction_mask, tokenizer_mode), which training does not repeat exactly: remove the entry"
         )
-    name = source or text_cfg.get("hf_tokenizer_name")
+    name = text_cfg.get("hf_tokenizer_name")
     unknown = set(settings) - ({"clean", "strip_sep_token"} if name else {"clean"})
     if unknown:
         raise RecipeError(f"text tokenizer_kwargs {sorted(unknown)} are not supported")

@@ -1,0 +1,68 @@
+"""What does not fit together in a recipe, said before the first step."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import cast
+
+from vlp import dist
+from vlp.config import load_task
+from vlp.objectives.base import Objective, Term
+from vlp.recipe import Recipe
+from vlp.strategies.base import Strategy
+from vlp.towers.dual import DualEncoder
+from vlp.types import RecipeError
+
+
+def check_fit(
+    recipe: Recipe, towers: DualEncoder, objective: Objective, used: Mapping[str, Strategy], *, sharded: bool
+) -> None:
+    """Refuse combinations that would be wrong, and warn of those that rarely do any good.
+
+    Raises:
+        RecipeError: Names the keys and a way out.
+    """
+    _check_batch(recipe)
+    _check_batch_norm(recipe, towers)
+    provided = {"reference"} if towers.locked_image else set()
+    for label, strategy in used.items():
+        provided |= strategy.provides
+        if sharded and not strategy.can_shard:
+            raise RecipeError(f"strategies.{label}: cannot work on sharded parameters: train with DDP")
+    for label, module in objective.terms.items():
+        _check_term(label, cast(Term, module), provided, learns_scale=recipe.model.learn_scale)
+    for name in recipe.evaluation.tasks:
+        load_task(name)
+
+
+def _check_batch(recipe: Recipe) -> None:
+    share, left = divmod(recipe.train.batch_size, dist.world_size())
+    if left or share % recipe.train.micro_batches:
+        raise RecipeError(
+            f"train.batch_size: {recipe.train.batch_size} pairs do not divide among {dist.world_size()} processes with "
+            f"train.micro_batches={recipe.train.micro_batches}"
+        )
+
+
+def _check_batch_norm(recipe: Recipe, towers: DualEncoder) -> None:
+    if towers.has_batch_norm and recipe.train.micro_batches > 1:
+        raise RecipeError(
+            "model.image: batch norm mixes the samples of one pass, so micro-batches would change the result: set "
+            "train.micro_batches=1, use a tower with layer or group norm, or lock the image tower"
+        )
+
+
+def _check_term(label: str, term: Term, provided: set[str], *, learns_scale: bool) -> None:
+    if "reference" in term.needs - provided:
+        raise RecipeError(
+            f"objective.{label}: needs reference features: lock the image tower (model.freeze=[visual]) or "
+            "add a teacher (strategies.ema_teacher={})"
+        )
+    if term.fixed_scale_advised and learns_scale:
+        warnings.warn(
+            f"objective.{label}: under this term a learnable scale runs to model.max_scale; consider "
+            "model.learn_scale=false with a fixed model.init_scale",
+            RuntimeWarning,
+            stacklevel=4,
+        )

@@ -124,7 +124,7 @@ def rows_of(num_pairs: int, args: argparse.Namespace) -> list[dict[str, object]]
     clip = statistics.median(times[PEERS[0]])
     rows = []
     for name in names:
-        tenths = statistics.quantiles(times[name], n=10)
+        tenths = statistics.quantiles(times[name], n=10, method="inclusive")
         low, middle, high = (1e3 * tenths[k] for k in (0, 4, 8))
         peak = peak_in_fresh_process(name, num_pairs, args)
         ratio = statistics.median(times[name]) / clip

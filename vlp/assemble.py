@@ -97,7 +97,7 @@ def assemble(recipe: Recipe, *, resume: bool, allow_changes: bool) -> Parts:
     stream = _build_stream(recipe, towers, accelerator.device)
     num_steps = count_steps(recipe, stream.num_samples)
     claim_folder(recipe, resume=resume, allow_changes=allow_changes)
-    towers.train()
+    towers.train().to(memory_format=torch.channels_last)  # what convolution kernels are fastest with
     optimizer: torch.optim.Optimizer = build_optimizer(towers, **settings(recipe.optimizer))
     if towers.has_batch_norm and dist.world_size() > 1 and accelerator.device.type == "cuda":
         towers.core = nn.SyncBatchNorm.convert_sync_batchnorm(towers.core)

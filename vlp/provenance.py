@@ -9,7 +9,10 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
-LIBRARIES = ("vlp", "torch", "open_clip_torch", "timm", "transformers", "accelerate", "webdataset", "numpy", "pillow")
+LIBRARIES = (
+    *("vlp", "torch", "torchvision", "open_clip_torch", "timm", "transformers", "accelerate", "webdataset"),
+    *("numpy", "pillow", "scikit-learn"),
+)
 
 
 @cache

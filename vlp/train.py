@@ -174,7 +174,15 @@ def evaluate(parts: Parts, log: Log, step: int, position: int) -> None:
     encoder = TowerEncoder(model.to(parts.device), device=parts.device)
     tasks = [load_task(name) for name in recipe.evaluation.tasks]
     folder = recipe.folder / "evaluations" / f"step_{step:08d}"
-    records = run_tasks(tasks, encoder, model=recipe.name, step=step, weights=recipe.evaluation.weights, folder=folder)
+    records = run_tasks(
+        tasks,
+        encoder,
+        model=recipe.name,
+        step=step,
+        weights=recipe.evaluation.weights,
+        preprocess=model.preprocess_cfg,
+        folder=folder,
+    )
     log.write(step, {"samples": position} | flatten(records))
     log.say(f"step {step}: " + "  ".join(headline(record) for record in records))
 

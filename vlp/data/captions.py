@@ -91,10 +91,10 @@ class Captions:
         key = list(found)[draws.weighted([weight for weight, _ in found.values()])]
         whole = self._clean(draws.choice(self._candidates(key, found[key][1])), key)
         pieces = self._split(whole)
-        text = self._reword(whole, pieces, draws)
+        text = words = self._reword(whole, pieces, draws)
         if self.templates and draws.uniform() < self.template_probability:
-            text = draws.choice(self.templates).replace("{}", text)
-        return Caption(text, (pieces[0] if self.identity == "first" else text).lower())
+            text = draws.choice(self.templates).replace("{}", words)
+        return Caption(text, (pieces[0] if self.identity == "first" else words).lower())
 
     def first(self, sample: Sample) -> str:
         """Return the same caption at every call: the first key's first, in full.

@@ -20,11 +20,13 @@ quickstart: .venv/ready  ## train on the shipped pairs, evaluate, report and exp
 	  -m vlp.train --config recipes/quickstart.yaml --resume
 	$(BIN)/vlp eval $(RUN)
 	$(BIN)/vlp report $(RUN)
+	rm -rf exports/quickstart
 	$(BIN)/vlp export $(RUN) --to exports/quickstart
 
 smoke: .venv/ready  ## the same way in a minute, with towers that both libraries load
 	$(BIN)/vlp train recipes/smoke.yaml --resume
 	$(BIN)/vlp report runs/smoke
+	rm -rf exports/smoke
 	$(BIN)/vlp export runs/smoke --to exports/smoke
 
 test: .venv/ready  ## all tests

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.processes import run_processes
 from tests.shards import write_shards
@@ -193,6 +194,53 @@ def test_variants_train(tmp_path, shards, overrides):
     assert len({line["loss"] for line in found}) == len(found)
 
 
+def test_trackers_receive_the_metrics(tmp_path, shards):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = train(tiny_recipe(tmp_path, shards, "log.trackers=[tensorboard]", "train.steps=3"))
+    events = EventAccumulator(str(run / "vlp"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("loss")] == [1, 2, 3]
+    assert [event.value for event in events.Scalars("loss")] == pytest.approx([line["loss"] for line in lines(run)])
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
+def test_compiled_towers_give_the_same_losses(tmp_path, shards):
+    plain = train(tiny_recipe(tmp_path, shards, "name=plain", "train.steps=2", "model.image.patch_dropout=0.0"))
+    fast = train(
+        tiny_recipe(
+            tmp_path, shards, "name=fast", "train.steps=2", "model.image.patch_dropout=0.0", "train.compile=true"
+        )
+    )
+    for one, other in zip(lines(plain), lines(fast), strict=True):
+        assert other["loss"] == pytest.approx(one["loss"], rel=1e-4)  # fused kernels round differently
+
+
+def _poisoned(rank, world_size, folder, shards):
+    from vlp.data import Augment
+
+    recipe = tiny_recipe(Path(folder) / str(rank), shards, f"runs={folder}/runs", "train.steps=4", "checkpoint.every=9")
+    clean, calls = Augment.__call__, []
+
+    def poison(self, images, draws):
+        calls.append(1)
+        pixels = clean(self, images, draws)
+        return pixels * float("nan") if rank == 1 and len(calls) == 2 else pixels
+
+    Augment.__call__ = poison
+    return lines(train(recipe))
+
+
+@pytest.mark.processes
+def test_a_nan_on_one_process_is_skipped_by_all(tmp_path, shards):
+    for rank in range(2):
+        (tmp_path / str(rank)).mkdir()
+    found = run_processes(_poisoned, 2, str(tmp_path), shards)[0]
+    assert [line["skipped_steps"] for line in found] == [0, 1, 1, 1]
+    assert [line["loss"] is None for line in found] == [False, True, False, False]
+
+
 def test_batches_that_do_not_divide_are_refused(tmp_path, shards):
     with pytest.raises(RecipeError, match=r"train.batch_size: 8 pairs do not divide .* train.micro_batches=3"):
         train(tiny_recipe(tmp_path, shards, "train.micro_batches=3"))
@@ -220,3 +268,11 @@ def test_a_run_can_be_loaded_again(tmp_path, shards):
     assert (newest.checkpoint.step, newest.weights, older.checkpoint.step, older.weights) == (6, "ema", 3, "model")
     with pytest.raises(RecipeError, match=r"no weights 'emma' \(known: ema, model\)"):
         load_model_of_run(run, "emma")
+
+
+def test_a_cpu_without_bfloat16_is_said(tmp_path, shards, monkeypatch):
+    if torch.cuda.is_available() or not hasattr(torch.cpu, "get_capabilities"):
+        pytest.skip("asks what a CPU can do")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_bf16": False})
+    with pytest.warns(UserWarning, match=r"train\.precision=float32"):
+        train(tiny_recipe(tmp_path, shards, "train.steps=1", "train.precision=bfloat16"))

@@ -6,7 +6,7 @@ from typing import Any
 
 from vlp import checkpoint, dist
 from vlp.config import differences, load_card, lock_text
-from vlp.provenance import commit, versions
+from vlp.provenance import commit, machine, versions
 from vlp.recipe import Recipe
 from vlp.types import RecipeError
 from vlp.yaml import write_yaml
@@ -40,8 +40,8 @@ def _claim(recipe: Recipe, *, resume: bool, allow_changes: bool) -> None:
         if not changed:
             return
     recipe.folder.mkdir(parents=True, exist_ok=True)
-    provenance = {"provenance": {"commit": commit(), "versions": versions(), "data": _checksums(recipe)}}
-    lock.write_text(lock_text(recipe) + write_yaml(provenance), encoding="utf-8")
+    provenance = {"commit": commit(), "machine": machine(), "versions": versions(), "data": _checksums(recipe)}
+    lock.write_text(lock_text(recipe) + write_yaml({"provenance": provenance}), encoding="utf-8")
 
 
 def _checksums(recipe: Recipe) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from functools import cache
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as torch_dist
@@ -58,11 +59,9 @@ def all_reduce_max(value: Tensor, group: Group = None) -> Tensor:
     return value
 
 
-def any_process(flag: bool, device: torch.device | str = "cpu") -> bool:
-    """Whether the flag is set on at least one process; the same answer everywhere."""
-    if not is_on():
-        return flag
-    return bool(all_reduce_max(torch.tensor(float(flag), device=device)).item())
+def any_process(flag: bool) -> bool:
+    """Whether the flag is set on at least one process; the same answer everywhere, without waiting for a device."""
+    return bool(all_reduce_max(torch.tensor(float(flag)), _host_group()).item()) if is_on() else flag
 
 
 def gather_objects(thing: Thing) -> list[Thing]:
@@ -70,7 +69,7 @@ def gather_objects(thing: Thing) -> list[Thing]:
     if not is_on():
         return [thing]
     things: list[Any] = [None] * world_size()
-    torch_dist.all_gather_object(things, thing)
+    torch_dist.all_gather_object(things, thing, group=_host_group())
     return things
 
 
@@ -79,11 +78,19 @@ def broadcast_object(thing: Thing) -> Thing:
     if not is_on():
         return thing
     box = [thing]
-    torch_dist.broadcast_object_list(box, src=0)
+    torch_dist.broadcast_object_list(box, src=0, group=_host_group())
     return box[0]
 
 
 def barrier() -> None:
     """Wait for every process."""
     if is_on():
-        torch_dist.barrier()
+        torch_dist.barrier(group=_host_group())
+
+
+@cache
+def _host_group() -> Group:
+    """Return a group that speaks through the CPU: what flags and objects travel in, whatever device computes."""
+    if torch_dist.get_backend() == "gloo":
+        return None
+    return cast(Group, torch_dist.new_group(backend="gloo"))

@@ -6,6 +6,8 @@ import warnings
 from collections.abc import Mapping
 from typing import cast
 
+import torch
+
 from vlp import dist
 from vlp.config import load_task
 from vlp.objectives.base import Objective, Term
@@ -23,6 +25,7 @@ def check_fit(
     Raises:
         RecipeError: Names the keys and a way out.
     """
+    _check_precision(recipe)
     _check_batch(recipe)
     _check_batch_norm(recipe, towers)
     provided = {"reference"} if towers.locked_image else set()
@@ -34,6 +37,22 @@ def check_fit(
         _check_term(label, cast(Term, module), provided, learns_scale=recipe.model.learn_scale)
     for name in recipe.evaluation.tasks:
         load_task(name)
+
+
+def _check_precision(recipe: Recipe) -> None:
+    if recipe.train.precision == "bfloat16" and not _bfloat16_is_fast():
+        warnings.warn(
+            "train.precision: this CPU has no bfloat16 instructions and emulates them ten times slower than float32: "
+            "set train.precision=float32",
+            stacklevel=2,
+        )
+
+
+def _bfloat16_is_fast() -> bool:
+    if torch.cuda.is_available():
+        return True
+    abilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # newer than our oldest torch
+    return not abilities or any("bf16" in name and present for name, present in abilities.items())
 
 
 def _check_batch(recipe: Recipe) -> None:

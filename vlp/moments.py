@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import TypeVar
 
@@ -69,6 +70,9 @@ class Clock:
         self.step, self.lap_started, self.waited = step, time.monotonic(), 0.0
         return measured
 
-    def pause(self) -> None:
-        """Leave the time since the last lap out of the next one's speed (after an evaluation or a checkpoint)."""
-        self.lap_started, self.waited = time.monotonic(), 0.0
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave what happens inside (a checkpoint, an evaluation) out of the lap."""
+        started = time.monotonic()
+        yield
+        self.lap_started += time.monotonic() - started

@@ -29,10 +29,11 @@ class Section(BaseModel):
 
 def one_of(registry: Registry[Any], **extra: Any) -> Any:
     """Return the type of `{type: NAME, ...settings of NAME}`, plus fields that every entry has."""
-    specs = [
-        create_model(name, __base__=settings_of(registry[name]), type=(Literal[name], name), **extra)
-        for name in registry
-    ]
+    specs: list[Any] = []
+    for name in registry:
+        part: Any = registry[name]
+        fields: dict[str, Any] = {"type": (Literal[name], name), **extra}
+        specs.append(create_model(name, __base__=settings_of(part), **fields))
     return Annotated[reduce(or_, specs), Field(discriminator="type")]
 
 

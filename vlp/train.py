@@ -48,21 +48,22 @@ def train(recipe: Recipe, *, resume: bool = False, allow_changes: bool = False) 
     clock = Clock(first_step=step)
 
     # ---------------------------------------- batch after batch
-    for batch in clock.waiting(parts.stream.batches(position)):
-        if step >= parts.num_steps or stop.anywhere():
-            break
+    batches = clock.waiting(parts.stream.batches(position))
+    while step < parts.num_steps and not stop.anywhere():
+        batch = next(batches).to(parts.device)
         set_learning_rate(parts.optimizer, parts.rate(step))
-        report, norms = one_step(parts, batch.to(parts.device), step)
+        report, norms = one_step(parts, batch, step)
         step, position = step + 1, position + recipe.train.batch_size
         log.step()
 
         # ------------------------------------ now and then
         if due(step, recipe.log.every, parts.num_steps):
             write_metrics(parts, log, clock, step, position, report, norms)
-        if due(step, recipe.checkpoint.every, parts.num_steps):
-            save_or_say(parts, log, step, position)
-        if due(step, recipe.evaluation.every, parts.num_steps):
-            evaluate(parts, log, step, position)
+        with clock.paused():
+            if due(step, recipe.checkpoint.every, parts.num_steps):
+                save_or_say(parts, log, step, position)
+            if due(step, recipe.evaluation.every, parts.num_steps):
+                evaluate(parts, log, step, position)
 
     # ---------------------------------------- the end, or the end for now
     if step < parts.num_steps:
@@ -190,5 +191,5 @@ def evaluate(parts: Parts, log: Log, step: int, position: int) -> None:
 if __name__ == "__main__":
     from vlp.cli import main  # the one command line of the project, on a higher floor
 
-    arguments = sys.argv[1:]
-    main(["train", *(argument for argument in arguments if argument != "--config")])
+    words = [word.removeprefix("--config=") for word in sys.argv[1:] if word != "--config"]
+    main(["train", *words])

@@ -39,7 +39,7 @@ def parse_yaml(text: str, where: str) -> Any:
 
 def write_yaml(value: Any) -> str:
     """Return block-style YAML text of plain mappings, lists, numbers and strings."""
-    writer = YAML(typ="safe", pure=True)
+    writer: Any = YAML(typ="safe", pure=True)
     writer.default_flow_style = False
     writer.width = 120
     writer.sort_base_mapping_type_on_output = False

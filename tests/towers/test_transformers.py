@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from transformers import BertModel, DistilBertConfig
+from transformers import AutoModel, BertModel, DistilBertConfig, ElectraConfig, MPNetConfig
 
 from tests.towers.tiny import tiny_batch, tiny_bert, tiny_model
 from vlp.types import RecipeError
@@ -59,10 +59,24 @@ def test_what_cannot_be_is_refused(bert, settings, complaint):
         tiny_model(text=hf(bert, **settings))
 
 
-def test_a_family_that_open_clip_does_not_build_is_named(tmp_path):
-    DistilBertConfig(pad_token_id=0).save_pretrained(tmp_path)
-    with pytest.raises(RecipeError, match="distilbert"):
-        tiny_model(text=hf(str(tmp_path)))
+OTHER_FAMILIES = [
+    DistilBertConfig(vocab_size=32, dim=24, n_layers=1, n_heads=2, hidden_dim=32, max_position_embeddings=40),
+    ElectraConfig(vocab_size=32, hidden_size=24, embedding_size=24, num_hidden_layers=1, num_attention_heads=2),
+    MPNetConfig(vocab_size=32, hidden_size=24, num_hidden_layers=1, num_attention_heads=2, pad_token_id=0),
+]
+
+
+@pytest.mark.parametrize("config", OTHER_FAMILIES, ids=lambda config: config.model_type)
+@pytest.mark.parametrize("pretrained", [True, False])
+def test_families_beyond_open_clip_train_and_ignore_padding(config, pretrained, bert, tmp_path):
+    AutoModel.from_config(config).save_pretrained(tmp_path)
+    model = tiny_model(text=hf(str(tmp_path), tokenizer=bert, pretrained=pretrained))
+    _, tokens, lengths = tiny_batch(model)
+    model(*tiny_batch(model)).text[:, 0].sum().backward()
+    assert [name for name, p in model.core.text.named_parameters() if p.grad is None] == []
+    model.eval()
+    full = F.normalize(model.core.text(tokens[0]), dim=-1)
+    torch.testing.assert_close(model.embed_tokens(tokens[0], lengths[0]), full, atol=1e-5, rtol=0)
 
 
 def test_an_empty_folder_is_named(tmp_path):

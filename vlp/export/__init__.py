@@ -12,7 +12,7 @@ from typing import Any
 
 from vlp.export.card import write_card
 from vlp.export.checksums import write_checksums
-from vlp.export.open_clip import point_to, write_open_clip
+from vlp.export.open_clip import open_clip_obstacles, point_to, write_open_clip
 from vlp.export.transformers import obstacles, write_transformers
 from vlp.export.verify import compare
 from vlp.towers.dual import DualEncoder
@@ -98,11 +98,12 @@ def _choose(model: DualEncoder, formats: tuple[str, ...]) -> tuple[tuple[str, ..
     unknown = set(formats) - set(FORMATS)
     if unknown or not formats:
         raise RecipeError(f"unknown formats {sorted(unknown)}: choose among {', '.join(FORMATS)}")
-    reasons = obstacles(model) if "transformers" in formats else []
-    left_out = {"transformers": "; ".join(reasons)} if reasons else {}
+    reasons = {"open_clip": open_clip_obstacles(model), "transformers": obstacles(model)}
+    left_out = {form: "; ".join(reasons[form]) for form in formats if reasons[form]}
     chosen = tuple(form for form in formats if form not in left_out)
     if not chosen:
-        raise RecipeError(f"transformers cannot express this model: {left_out['transformers']}; export for open_clip")
+        told = "; ".join(f"{form}: {reason}" for form, reason in left_out.items())
+        raise RecipeError(f"no chosen library can express this model ({told}); the run's checkpoints stay usable")
     return chosen, left_out
 
 

@@ -9,8 +9,16 @@ from open_clip.hf_model import HFTextEncoder
 from safetensors.torch import save_file
 
 from vlp.towers.dual import DualEncoder
+from vlp.towers.encoders import OtherEncoder
 from vlp.towers.sources import CONFIG_FILE, WEIGHT_FILES
 from vlp.towers.tokenizers import TransformersTokenizer
+
+
+def open_clip_obstacles(model: DualEncoder) -> list[str]:
+    """Return why open_clip cannot load the model; nothing if it can."""
+    if isinstance(model.core.text, OtherEncoder):
+        return [f"its text tower cannot be a {model.core.text.config.model_type} encoder"]
+    return []
 
 
 def write_open_clip(model: DualEncoder, folder: Path) -> None:

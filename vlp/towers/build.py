@@ -12,9 +12,13 @@ from open_clip.hf_model import HFTextEncoder
 from open_clip.modified_resnet import ModifiedResNet
 from open_clip.timm_model import TimmModel
 from torch import nn
+from transformers import AutoConfig
 
 from vlp.towers.base import Fragment
+from vlp.towers.encoders import OtherEncoder, is_known_to_open_clip
 from vlp.types import RecipeError
+
+PLACEHOLDER = {"layers": 1, "width": 8, "heads": 1, "vocab_size": 1, "context_length": 1}
 
 
 def join(image: Fragment, text: Fragment, embed_dim: int | None, init_bias: float | None) -> dict[str, Any]:
@@ -49,11 +53,13 @@ def build_core(image: Fragment, text: Fragment, model_cfg: dict[str, Any], init_
     Raises:
         RecipeError: A source refuses a setting, or a setting would be ignored.
     """
+    text_cfg = {**model_cfg["text_cfg"], **text.building}
     try:
+        other = _other_encoder(text_cfg, model_cfg["embed_dim"])
         core = CustomTextCLIP(
             model_cfg["embed_dim"],
             vision_cfg={**model_cfg["vision_cfg"], **image.building},
-            text_cfg={**model_cfg["text_cfg"], **text.building},
+            text_cfg=text_cfg if other is None else PLACEHOLDER,
             quick_gelu=model_cfg["quick_gelu"],
             init_logit_scale=math.log(init_scale),
             init_logit_bias=model_cfg.get("init_logit_bias"),
@@ -61,10 +67,19 @@ def build_core(image: Fragment, text: Fragment, model_cfg: dict[str, Any], init_
         )
     except (TypeError, AssertionError, KeyError, RuntimeError, ValueError, OSError) as error:
         raise RecipeError(_reason(error)) from error
+    if other is not None:
+        core.text, core.context_length, core.vocab_size = other, other.context_length, other.vocab_size
     _check_image(core.visual, model_cfg)
     _check_text(core.text, model_cfg)
     _drop_patches_on_device(core.visual, model_cfg["vision_cfg"].get("patch_dropout", 0.0))
     return core
+
+
+def _other_encoder(text_cfg: dict[str, Any], embed_dim: int) -> OtherEncoder | None:
+    name = text_cfg.get("hf_model_name")
+    if name is None or is_known_to_open_clip(AutoConfig.from_pretrained(name)):
+        return None
+    return OtherEncoder(text_cfg, embed_dim)
 
 
 def set_grad_checkpointing(core: CustomTextCLIP) -> None:

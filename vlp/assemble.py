@@ -97,7 +97,7 @@ def assemble(recipe: Recipe, *, resume: bool, allow_changes: bool) -> Parts:
     stream = _build_stream(recipe, towers, accelerator.device)
     num_steps = count_steps(recipe, stream.num_samples)
     claim_folder(recipe, resume=resume, allow_changes=allow_changes)
-    towers.train().to(memory_format=torch.channels_last)  # what convolution kernels are fastest with
+    towers.train()
     optimizer: torch.optim.Optimizer = build_optimizer(towers, **settings(recipe.optimizer))
     if towers.has_batch_norm and dist.world_size() > 1 and accelerator.device.type == "cuda":
         towers.core = nn.SyncBatchNorm.convert_sync_batchnorm(towers.core)
@@ -159,6 +159,8 @@ def distribute(
     accelerator: Accelerator, towers: DualEncoder, optimizer: torch.optim.Optimizer
 ) -> tuple[nn.Module, torch.optim.Optimizer]:
     """Let the accelerator place and wrap model and optimizer; unwrap the optimizer, whose step is ours."""
+    if accelerator.distributed_type != DistributedType.FSDP:  # which takes contiguous parameters alone
+        towers.to(memory_format=torch.channels_last)  # what convolution kernels are fastest with
     model, wrapped = accelerator.prepare(towers, optimizer)
     return model, wrapped.optimizer
 

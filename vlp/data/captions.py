@@ -47,8 +47,8 @@ class Captions:
         templates: Sentences with `{}` for the caption, such as "a drawing of a {}".
         template_probability: How often one of the templates is used.
         lower: Turn capitals into small letters.
-        identity: What makes two captions equal, so that neither is a negative of the other's image: the drawn `text`,
-            or the `first` piece, whatever wording was drawn. Case does not count.
+        identity: What makes two captions equal, so that neither is a negative of the other's image: the drawn `text`
+            before any template, or the `first` piece, whatever wording was drawn. Case does not count.
     """
 
     def __init__(

@@ -1,0 +1,61 @@
+"""Small images first: they reach the tower, end in time, and survive a resume."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from tests.shards import write_shards
+from tests.tiny import tiny_recipe
+from vlp.strategies.small_first import SmallFirst
+from vlp.train import train
+from vlp.types import Batch, RecipeError
+
+CONVOLUTIONAL = "model.image={type: timm, name: resnet10t, image_size: 64}"
+
+
+def batch_of(side: int) -> Batch:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (1, 4, side, side, 3), generator=generator, dtype=torch.uint8)
+    rows, ids = torch.zeros((1, 4, 1), dtype=torch.int64), torch.arange(4)
+    return Batch(images, rows, rows[..., 0], rows.float(), ids, ids, ("tiny",) * 4)
+
+
+def test_images_shrink_until_the_step_then_stay_as_they_are():
+    strategy, batch = SmallFirst(image_size=32, steps=2), batch_of(64)
+    sides = []
+    for _ in range(3):
+        sides.append(tuple(strategy.before_forward(batch).images.shape[2:4]))
+        strategy.after_step(None)
+    assert sides == [(32, 32), (32, 32), (64, 64)]
+
+
+def test_shrinking_keeps_what_is_seen():
+    batch = batch_of(64)
+    small = SmallFirst(image_size=32, steps=1).before_forward(batch).images
+    assert small.dtype == torch.uint8
+    blocks = batch.images.float().unflatten(2, (32, 2)).unflatten(4, (32, 2)).mean((3, 5))
+    assert (small.float() - blocks).abs().mean() < 20 < (small.float() - blocks.flip(2)).abs().mean()
+
+
+def test_resume_equals_no_interruption(tmp_path):
+    write_shards(tmp_path / "shards", num_shards=3, samples_per_shard=7)
+    recipe = tiny_recipe(
+        tmp_path, f"{tmp_path}/shards/*.tar", CONVOLUTIONAL, "strategies.small_first={image_size: 32, steps: 4}"
+    )
+    run = train(recipe)
+    whole = (run / "metrics.jsonl").read_text().splitlines()
+    shutil.rmtree(run / "checkpoints" / "step_00000006")
+    train(recipe, resume=True)
+    again = (run / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["loss"] for line in again] == [json.loads(line)["loss"] for line in whole]
+
+
+def test_a_tower_of_one_size_is_refused(tmp_path):
+    write_shards(tmp_path / "shards", num_shards=1, samples_per_shard=8)
+    recipe = tiny_recipe(tmp_path, f"{tmp_path}/shards/*.tar", "strategies.small_first={image_size: 16, steps: 4}")
+    with pytest.raises(RecipeError, match="does not take 16 px"):
+        train(recipe)

@@ -30,6 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
         ("report", _report),
         ("export", _export),
         ("config", _config),
+        ("describe", _describe),
     ):
         _, help_text = add.__doc__.split(": ", 1)  # type: ignore[union-attr]
         add(commands.add_parser(name, help=help_text, description=help_text))
@@ -116,6 +117,22 @@ def _config(parser: argparse.ArgumentParser) -> None:
             print("\n".join(explain_sources(recipe_layers(parsed.recipe, parsed.overrides))))
         else:
             print(lock_text(recipe), end="")
+
+    parser.set_defaults(command=command)
+
+
+def _describe(parser: argparse.ArgumentParser) -> None:
+    """describe: list the terms of the objective, or explain one: formula, source, settings, needs."""
+    parser.add_argument("term", nargs="?", help="name of a term; default: list all")
+    parser.add_argument("--page", action="store_true", help="print all terms as a page of Markdown")
+
+    def command(parsed: argparse.Namespace) -> None:
+        from vlp.describe import describe, describe_all, describe_page
+
+        if parsed.page:
+            print(describe_page(), end="")
+        else:
+            print(describe(parsed.term) if parsed.term else describe_all())
 
     parser.set_defaults(command=command)
 

@@ -33,6 +33,7 @@ def check_fit(
         provided |= strategy.provides
         if sharded and not strategy.can_shard:
             raise RecipeError(f"strategies.{label}: cannot work on sharded parameters: train with DDP")
+    _check_contrast(objective)
     for label, module in objective.terms.items():
         _check_term(label, cast(Term, module), provided, learns_scale=recipe.model.learn_scale)
     for name in recipe.evaluation.tasks:
@@ -69,6 +70,16 @@ def _check_batch_norm(recipe: Recipe, towers: DualEncoder) -> None:
         raise RecipeError(
             "model.image: batch norm mixes the samples of one pass, so micro-batches would change the result: set "
             "train.micro_batches=1, use a tower with layer or group norm, or lock the image tower"
+        )
+
+
+def _check_contrast(objective: Objective) -> None:
+    if not any("image_text" in cast(Term, term).requests for term in objective.terms.values()):
+        warnings.warn(
+            f"objective: no term of {', '.join(objective.terms)} compares images with the texts of other pairs, so "
+            "retrieval and zero-shot classification are not trained: add one such as clip",
+            RuntimeWarning,
+            stacklevel=3,
         )
 
 

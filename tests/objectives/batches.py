@@ -30,12 +30,13 @@ def pairs_of(
     bias: Tensor | float = -5.0,
     caption_ids: Tensor | None = None,
     reference: Tensor | None = None,
+    ids: Tensor | None = None,
 ) -> Pairs:
     """Make a batch out of embeddings; captions are all different unless said otherwise."""
-    ids = torch.arange(len(image))
+    ids = torch.arange(len(image)) if ids is None else ids
     numbers = [torch.as_tensor(number, dtype=image.dtype) for number in (scale, bias)]
     embeddings = Embeddings(image, text, *numbers, reference=reference)
-    return Pairs(embeddings, ids, ids if caption_ids is None else caption_ids)
+    return Pairs(embeddings, ids, torch.arange(len(image)) if caption_ids is None else caption_ids)
 
 
 def share_of(term: Term, pairs: Pairs) -> Tensor:

@@ -16,6 +16,8 @@ class AlignmentTerm(Term):
 
     Wang and Isola 2020, section 4.1.1 (arXiv:2005.10242).
 
+    Formula: mean_i |x_i - y_i|^power
+
     Args:
         power: Exponent of the Euclidean distance.
 

@@ -31,6 +31,9 @@ class Term(nn.Module, ABC):
     min_pairs: int = 1
     """Fewest pairs for which the formula is defined."""
 
+    gradient_is_slope: bool = True
+    """Whether the gradient is the derivative of the value; not where weights in the formula carry none."""
+
     fixed_scale_advised: bool = False
     """Whether a learnable scale only ever grows under this term, up to its clamp."""
 

@@ -16,6 +16,8 @@ class ClipTerm(Term):
     Radford et al. 2021, figure 3 (arXiv:2103.00020). Written as softplus(log-sum-exp of the wrong logits - right
     logit), which is the same number and keeps all digits when the loss nears zero.
 
+    Formula: mean_i lse_j z_ij - z_ii in both directions
+
     Args:
         text_share: Weight of text-to-image retrieval; 0.5 is the paper's symmetric loss.
         label_smoothing: Share of the target spread evenly over the batch (Jia et al. 2021, arXiv:2102.05918: 0.1).

@@ -20,6 +20,8 @@ class CwclTerm(Term):
     Srinivasa et al. 2023 (arXiv:2309.14580); the other direction is plain softmax contrast. With the linear kernel
     the optimum separates a pair from unrelated ones by log 2 only: prefer the exp kernel or a small mix from scratch.
 
+    Formula: mean_i lse_j z_ij - sum_j w_ij z_ij / sum_j w_ij, plus mean_i lse_j z_ji - z_ii
+
     Args:
         kernel: `linear` is the paper's (1 + cosine) / 2 and costs sums of features only; `exp` is
             exp((cosine - 1) / kernel_temperature).

@@ -16,6 +16,8 @@ class DclTerm(Term):
 
     Yeh et al. 2021, equation 6 (arXiv:2110.06848), in both directions. Unbounded below.
 
+    Formula: mean_i lse_{j != i} z_ij - z_ii in both directions
+
     Args:
         intra: Also contrast images with images and texts with texts, as the paper does between views.
     """

@@ -15,6 +15,8 @@ class WeightedDclTerm(Term):
 
     Yeh et al. 2021, section 3.2 (arXiv:2110.06848). Unbounded below.
 
+    Formula: mean_i lse_{j != i} z_ij - w_i z_ii in both directions, w_i = 2 - B softmax_i(cosine_ii / sigma)
+
     Args:
         sigma: Small values weigh the best-aligned pairs down further.
 
@@ -24,6 +26,7 @@ class WeightedDclTerm(Term):
 
     min_pairs = 2
     fixed_scale_advised = True
+    gradient_is_slope = False
     rows, columns = LSE("row", mask="pair"), LSE("column", mask="pair")
     requests = {"image_text": (rows, columns)}
 

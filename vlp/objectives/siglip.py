@@ -15,6 +15,8 @@ class SigLipTerm(Term):
     """Say yes to matching pairs and no to all others, normalised by the number of images.
 
     Zhai et al. 2023, equation 1 (arXiv:2303.15343). Uses the model's bias; the paper starts at scale 10, bias -10.
+
+    Formula: mean_i softplus(-z_ii - bias) + sum_{j != i} softplus(z_ij + bias)
     """
 
     others = MAP(SOFTPLUS, mask="pair")

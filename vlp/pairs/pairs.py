@@ -133,6 +133,20 @@ class Pairs:
         largest = dist.all_reduce_max(values.amax(), self.group)
         return self.total((values - largest).exp().sum()).log() + largest
 
+    @cached_property
+    def everyones_ids(self) -> Int64[Tensor, " b"]:
+        """Sample ids of the whole batch, the same on every process."""
+        return self.gather(self.ids)
+
+    def gather(self, values: Tensor) -> Tensor:
+        """Return rows of the whole batch, the same on every process and without gradient."""
+        return dist.all_gather_rows(values, self.group)
+
+    def local_part(self, everyones: Tensor) -> Tensor:
+        """Return this process's rows of what `gather` returns."""
+        start = dist.rank(self.group) * self.num_local
+        return everyones[start : start + self.num_local]
+
     def sizes(self) -> list[int]:
         """Return how many samples each process has (one small collective)."""
         count = torch.tensor([self.num_local], device=self.image.device)

@@ -59,6 +59,25 @@ def all_reduce_max(value: Tensor, group: Group = None) -> Tensor:
     return value
 
 
+def all_reduce_log_sum_exp(value: Tensor, group: Group = None) -> Tensor:
+    """Return the log-sum-exp over processes, entry by entry; carries no gradient."""
+    if world_size(group) == 1:
+        return value.detach().clone()
+    largest = all_reduce_max(value, group)
+    finite = largest.where(largest != -torch.inf, 0)
+    return all_reduce_sum((value - finite).exp(), group).log() + finite
+
+
+def reduce_scatter_rows(rows: Tensor, group: Group = None) -> Tensor:
+    """Return this process's part of the sum over processes of everyone's rows; carries no gradient."""
+    size = len(rows) // world_size(group)
+    if world_size(group) == 1:
+        return rows.detach()
+    part = torch.empty_like(rows[:size])
+    torch_dist.reduce_scatter_tensor(part, rows.detach().contiguous(), group=group)
+    return part
+
+
 def any_process(flag: bool) -> bool:
     """Whether the flag is set on at least one process; the same answer everywhere, without waiting for a device."""
     return bool(all_reduce_max(torch.tensor(float(flag)), _host_group()).item()) if is_on() else flag

@@ -70,6 +70,14 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class Teacher:
+    """What another model, or an average of this one, says about a batch; of unit norm and without gradient."""
+
+    image: Float32[Tensor, "n r"]
+    text: Float32[Tensor, "n r"]
+
+
+@dataclass(frozen=True)
 class Embeddings:
     """What the towers say about a batch; float32 and of unit norm from here on.
 
@@ -81,6 +89,9 @@ class Embeddings:
         image_views: Further image views, each shaped like `image`.
         text_views: Further text views, each shaped like `text`.
         reference: Features without gradient that weigh pairs (locked tower or EMA teacher).
+        negatives: Wrong captions made for each image.
+        teacher: Embeddings of a teacher.
+        tokens: Caption tokens of the first text view, for terms with a decoder; `lengths` with their end token.
     """
 
     image: Float32[Tensor, "n d"]
@@ -90,6 +101,10 @@ class Embeddings:
     image_views: tuple[Float32[Tensor, "n d"], ...] = ()
     text_views: tuple[Float32[Tensor, "n d"], ...] = ()
     reference: Float32[Tensor, "n r"] | None = None
+    negatives: Float32[Tensor, "n m d"] | None = None
+    teacher: Teacher | None = None
+    tokens: Int64[Tensor, "n l"] | None = None
+    lengths: Int64[Tensor, " n"] | None = None
 
 
 @dataclass(frozen=True)

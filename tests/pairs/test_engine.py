@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from tests.pairs.dense import COLUMNS, REQUESTS, ROWS, blocks_of, dense_stat, leaves, mix, unit
-from vlp.pairs import LSE, MAP, SOFTPLUS, WMEAN, Block, Side, pair_stats
+from vlp.pairs import HIST, KMEAN, LSE, MAP, SOFTPLUS, TOPK, WMEAN, Block, Side, nearness, pair_stats
 
 NEGATIVES = [LSE("row", mask="pair"), LSE("column", mask="pair")]
 
@@ -147,15 +147,42 @@ def test_nothing_of_the_size_of_the_batch_squared_exists():
     size = 4096
     inputs = leaves(size, dim=16, dtype=torch.float32)
     requests = {
-        "image_text": [*NEGATIVES, LSE("row", fixed_scale=4.0, mask="label"), MAP(SOFTPLUS), WMEAN("row", 0.1)],
+        "image_text": [
+            *NEGATIVES,
+            LSE("row", fixed_scale=4.0, mask="label"),
+            MAP(SOFTPLUS),
+            KMEAN("row", nearness(0.1)),
+            WMEAN("column"),
+            TOPK("row", 16),
+            HIST(100),
+        ],
         "image_image": [LSE("row", fixed_scale=4.0, mask="pair")],
     }
     blocks = blocks_of(*inputs)
     with LargestTensor() as largest:
         stats = pair_stats(blocks, requests)
-        sum(values.mean() for values in stats.values()).backward()
+        sum(values.double().mean() for values in stats.values()).backward()
     assert all(leaf.grad is not None for leaf in inputs)
     assert size * 16 <= largest.numel <= size * size // 16
+
+
+def test_kept_tiles_give_the_same_numbers_and_go_with_the_backward_pass():
+    inputs = leaves(13)
+    results = []
+    for kept_bytes in (0, 2**20):
+        stats = pair_stats(blocks_of(*inputs), REQUESTS["all"], tile_size=4, kept_bytes=kept_bytes)
+        walker = stats["image_text", ROWS].grad_fn.walker
+        assert bool(walker._kept) == bool(kept_bytes)
+        loss = mix(stats)
+        once = torch.autograd.grad(loss, inputs, retain_graph=True)
+        assert not walker._kept
+        results.append([loss, *once, *torch.autograd.grad(loss, inputs)])
+    torch.testing.assert_close(*results, rtol=1e-12, atol=1e-12)
+
+
+def test_individual_scales_of_a_symmetric_block_are_refused():
+    with pytest.raises(ValueError, match="individual scales"):
+        pair_stats(blocks_of(*leaves(4)), {"image_image": [LSE("row", individual=True)]})
 
 
 def test_the_largest_tensor_is_noticed():

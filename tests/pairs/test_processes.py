@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from tests.pairs.dense import REQUESTS, blocks_of, leaves, mix, unit
 from tests.processes import run_processes
 from vlp import dist
-from vlp.pairs import Block, Pairs, Side, pair_stats
+from vlp.pairs import HIST, TOPK, Block, Pairs, pair_stats
 from vlp.types import Embeddings
 
 SIZE = 12
@@ -17,17 +19,31 @@ SIZE = 12
 def weighted(stats, rows):
     """Return the part of `mix` that the answers of some rows of the batch make."""
     total = torch.zeros((), dtype=torch.float64)
-    weights = torch.linspace(0.5, 1.5, SIZE, dtype=torch.float64)[rows]
-    for k, values in enumerate(stats.values()):
-        total = total + ((k + 1) * weights * (values + 0.1 * values.tanh())).sum()
+    for k, ((_, request), values) in enumerate(stats.items()):
+        if isinstance(request, TOPK):
+            continue
+        size, part = (len(values), 1 / (SIZE // (rows.stop - rows.start))) if isinstance(request, HIST) else (0, 1)
+        if not size:
+            times = len(values) // (rows.stop - rows.start)
+            size, place = times * SIZE, slice(times * rows.start, times * rows.stop)
+        else:
+            place = slice(None)
+        weights = part * torch.linspace(0.5, 1.5, size, dtype=torch.float64)[place]
+        finite = values.where(values != -torch.inf, 0)
+        total = total + ((k + 1) * weights * (finite + 0.1 * finite.tanh())).sum()
     return total
 
 
 def local_blocks(image, text, scale, bias):
-    images, texts = Side(image, dist.all_gather_rows(image)), Side(text, dist.all_gather_rows(text))
-    whole = blocks_of(*leaves(SIZE))["image_text"]
-    sides = {"image_text": (images, texts), "image_image": (images, images), "text_text": (texts, texts)}
-    return {name: Block(*pair, scale, bias, whole.labels, whole.reference) for name, pair in sides.items()}
+    """Cut the blocks of one process: local embeddings with gradient, everything else of the whole batch."""
+    whole = blocks_of(*leaves(SIZE))
+    local = blocks_of(image, text, scale, bias)
+    sides = {}
+    for name, block in whole.items():
+        for part in ("rows", "columns"):
+            cut, full = getattr(local[name], part).local, getattr(block, part)
+            sides.setdefault(id(full), replace(full, local=cut, everyone=dist.all_gather_rows(cut)))
+    return {name: Block(sides[id(b.rows)], sides[id(b.columns)], scale, bias) for name, b in whole.items()}
 
 
 def engine_on(rank, world_size):

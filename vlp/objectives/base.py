@@ -10,10 +10,18 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vlp import dist
-from vlp.pairs import LSE, WMEAN, Pairs, Request, Stats, pair_stats
+from vlp.pairs import Pairs, Request, Stats, kernel_of, mask_of, pair_stats
 from vlp.registry import Registry
 
 Report = dict[str, Tensor]
+NEEDS = {
+    "ids": "sample ids",
+    "caption_ids": "caption ids",
+    "reference": "reference features",
+    "teacher": "a teacher's embeddings",
+    "negatives": "wrong captions",
+    "tokens": "caption tokens",
+}
 
 
 class Term(nn.Module, ABC):
@@ -23,10 +31,10 @@ class Term(nn.Module, ABC):
     """
 
     requests: Mapping[str, Sequence[Request]] = {}
-    """What the engine computes for this term, by block: `image_text`, `image_image`, `text_text`."""
+    """What the engine computes for this term, by block: `image_text`, `image_image`, `text1_text` and the like."""
 
     needs: frozenset[str] = frozenset()
-    """What a batch must carry beyond two embeddings: ids, caption_ids, reference, views, teacher."""
+    """What a batch must carry beyond two embeddings: ids, caption_ids, reference, teacher, negatives, tokens."""
 
     min_pairs: int = 1
     """Fewest pairs for which the formula is defined."""
@@ -36,6 +44,13 @@ class Term(nn.Module, ABC):
 
     fixed_scale_advised: bool = False
     """Whether a learnable scale only ever grows under this term, up to its clamp."""
+
+    def create(self, embed_dim: int, /) -> None:
+        """Make the term's own parameters, where it has some; called once, before the first batch."""
+
+    def plan(self, _pairs: Pairs, /) -> Mapping[str, Sequence[Request]]:
+        """Return the requests for a batch; a term that reads all views of a batch overrides this."""
+        return self.requests
 
     @abstractmethod
     def forward(self, pairs: Pairs, stats: Stats) -> Float[Tensor, ""]:
@@ -87,13 +102,13 @@ class Objective(nn.Module):
     def _stats(self, pairs: Pairs) -> Stats:
         wanted: dict[str, list[Request]] = {}
         for term in self._terms.values():
-            for block, requests in term.requests.items():
+            for block, requests in term.plan(pairs).items():
                 wanted.setdefault(block, []).extend(requests)
         blocks = {
             name: pairs.block(
                 name,
-                labels=any(isinstance(r, LSE) and r.mask == "label" for r in requests),
-                reference=any(isinstance(r, WMEAN) or (isinstance(r, LSE) and r.reference != 0) for r in requests),
+                labels=any(mask_of(request) == "label" for request in requests),
+                references={kernel.of for request in requests if (kernel := kernel_of(request)) is not None},
             )
             for name, requests in wanted.items()
         }
@@ -104,8 +119,8 @@ class Objective(nn.Module):
         for label, term in self._terms.items():
             if pairs.num_pairs < term.min_pairs:
                 raise ValueError(f"term '{label}' needs {term.min_pairs} pairs, the batch has {pairs.num_pairs}")
-            if "reference" in term.needs and pairs.reference is None:
-                raise ValueError(f"term '{label}' needs reference features, the batch has none")
+            for need in sorted(term.needs - pairs.carries):
+                raise ValueError(f"term '{label}' needs {NEEDS[need]}, the batch has none")
 
     def _check_sizes(self, pairs: Pairs) -> None:
         """Compare batch sizes on first use; later a change is an error here, without a collective per step."""

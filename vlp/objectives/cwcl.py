@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vlp.objectives.base import Term, terms
-from vlp.pairs import LSE, WMEAN, Pairs, Stats
+from vlp.pairs import KMEAN, LSE, Pairs, Stats, nearness
 
 KERNEL_TEMPERATURE = 0.07  # 0.05 to 0.1 keeps near-duplicates only
 
@@ -57,7 +57,7 @@ class CwclTerm(Term):
         self.share = 0.5 if reduction == "mean" else 1.0
         self.rows, self.columns = LSE("row", mask="pair"), LSE("column", mask="pair")
         axis: Literal["row", "column"] = "row" if anchor == "image" else "column"
-        self.soft = WMEAN(axis, kernel_temperature or KERNEL_TEMPERATURE) if kernel == "exp" else None
+        self.soft = KMEAN(axis, nearness(kernel_temperature or KERNEL_TEMPERATURE)) if kernel == "exp" else None
         self.requests = {"image_text": (self.rows, self.columns) + ((self.soft,) if self.soft else ())}
 
     def forward(self, pairs: Pairs, stats: Stats) -> Float[Tensor, ""]:

@@ -1,21 +1,50 @@
 """The pair engine: streamed statistics of similarity matrices, and the view of a batch that terms get."""
 
 from vlp.pairs.engine import pair_stats
+from vlp.pairs.functions import SOFTPLUS, Kernel, Pointwise, below, fade, given, nearness, tilt
 from vlp.pairs.pairs import Pairs
-from vlp.pairs.requests import LSE, MAP, SOFTPLUS, WMEAN, Axis, Block, Mask, Pointwise, Request, Side, Stats
+from vlp.pairs.requests import (
+    HIST,
+    KMEAN,
+    LSE,
+    MAP,
+    TOPK,
+    WMEAN,
+    WSUM,
+    Axis,
+    Block,
+    Mask,
+    Request,
+    Side,
+    Stats,
+    kernel_of,
+    mask_of,
+)
 
 __all__ = [
+    "HIST",
+    "KMEAN",
     "LSE",
     "MAP",
     "SOFTPLUS",
+    "TOPK",
     "WMEAN",
+    "WSUM",
     "Axis",
     "Block",
+    "Kernel",
     "Mask",
     "Pairs",
     "Pointwise",
     "Request",
     "Side",
     "Stats",
+    "below",
+    "fade",
+    "given",
+    "kernel_of",
+    "mask_of",
+    "nearness",
     "pair_stats",
+    "tilt",
 ]

@@ -1,11 +1,13 @@
 """`pair_stats`: numbers per row and per column of similarity matrices that never exist.
 
-Forward: one product per tile feeds every request. Backward: the tile is computed again, becomes the derivative with
-respect to the logits, and two more products make the gradients of its rows and columns.
+Forward: one product per tile feeds every request. Backward: the tile is computed again (or was kept, where memory
+allows), becomes the derivative with respect to the logits, and two more products make the gradients of its rows and
+columns.
 
-Several processes: rows are local embeddings against everyone's columns, columns likewise. Each process needs the
-statistics of the others, and the loss gradients of these (numbers per row, not embeddings), to form the exact
-gradient of its own samples; the sum over processes of any parameter's gradient is that of one process.
+Several processes: each walks its own rows against everyone's columns, so that every tile is computed once. Sums of
+columns are completed by one reduction of numbers per column, gradients of columns by one reduction of rows. The sum
+over processes of any parameter's gradient is that of one process. The other way, by which no gradient travels and each
+process walks its rows and its columns, takes six products instead of four.
 """
 
 from __future__ import annotations
@@ -19,9 +21,12 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from vlp import dist
-from vlp.pairs.requests import MAP, Axis, Block, Request, Stats
-from vlp.pairs.statistics import Statistic, Vectors, plan_statistics
+from vlp.pairs.plan import plan_statistics
+from vlp.pairs.requests import LSE, WMEAN, Block, Request, Stats
+from vlp.pairs.statistics import Statistic, Vectors, axis_of, is_differentiable
 from vlp.pairs.tiles import TILE_SIZE, Rectangle, Tile
+
+KEPT_BYTES = 64 * 2**20  # a batch of 4096 on one process in float32; larger ones are computed twice
 
 
 def pair_stats(
@@ -30,39 +35,53 @@ def pair_stats(
     group: dist.Group = None,
     *,
     tile_size: int = TILE_SIZE,
+    kept_bytes: int = KEPT_BYTES,
 ) -> Stats:
     """Answer requests about similarity matrices, keyed by (block, request).
 
-    Each answer has one number per local row or column. Float64 stays float64; all else is computed in float32.
+    Each answer has one number per local row or column, unless the request says otherwise. Float64 stays float64; all
+    else is computed in float32.
 
     Args:
         requests: For each block what to compute; equal requests are computed once.
         tile_size: Rows and columns of a tile.
+        kept_bytes: Matrices up to this size are kept, tile by tile, for the backward pass: three products, not four.
 
     Raises:
-        ValueError: A symmetric block is asked about its columns, which equal its rows.
+        ValueError: A symmetric block is asked about its columns, which equal its rows, or for individual scales.
     """
     if torch.compiler.is_compiling():
         # not a decorator: `disable` imports the compiler, 4 s that only a compiled program should pay
-        return torch.compiler.disable(_pair_stats)(blocks, requests, group, tile_size)
-    return _pair_stats(blocks, requests, group, tile_size)
+        return torch.compiler.disable(_pair_stats)(blocks, requests, group, tile_size, kept_bytes)
+    return _pair_stats(blocks, requests, group, tile_size, kept_bytes)
 
 
 def _pair_stats(
-    blocks: Mapping[str, Block], requests: Mapping[str, Sequence[Request]], group: dist.Group, tile_size: int
+    blocks: Mapping[str, Block],
+    requests: Mapping[str, Sequence[Request]],
+    group: dist.Group,
+    tile_size: int,
+    kept_bytes: int,
 ) -> Stats:
     stats: Stats = {}
     for name, wanted in requests.items():
         unique = tuple(dict.fromkeys(wanted))
         block = blocks[name]
-        if block.symmetric and any(not isinstance(r, MAP) and r.axis == "column" for r in unique):
-            raise ValueError(f"block '{name}' is symmetric: ask for its rows")
+        if block.symmetric:
+            _check_symmetric(name, unique)
         with torch.autocast(block.rows.local.device.type, enabled=False):
-            call = _Call(block, unique, group, tile_size)
+            call = _Call(block, unique, group, tile_size, kept_bytes)
             columns = None if block.symmetric else block.columns.local
             answers = _PairStats.apply(call, block.rows.local, columns, block.scale, block.bias)
         stats.update({(name, request): answer for request, answer in zip(unique, answers, strict=True)})
     return stats
+
+
+def _check_symmetric(name: str, requests: Sequence[Request]) -> None:
+    if any(axis_of(request) == "column" for request in requests):
+        raise ValueError(f"block '{name}' is symmetric: ask for its rows")
+    if any(isinstance(request, LSE | WMEAN) and request.individual for request in requests):
+        raise ValueError(f"block '{name}' is symmetric, individual scales would make it something else")
 
 
 @dataclass(frozen=True)
@@ -71,6 +90,7 @@ class _Call:
     requests: tuple[Request, ...]
     group: dist.Group
     tile_size: int
+    kept_bytes: int
 
 
 class _PairStats(torch.autograd.Function):
@@ -80,7 +100,11 @@ class _PairStats(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         ctx.walker = _Walker(call, rows, columns, scale, bias)
         ctx.dtypes = (rows.dtype, rows.dtype if columns is None else columns.dtype, scale.dtype, bias.dtype)
-        return ctx.walker.forward()
+        answers = ctx.walker.forward(keep=any(ctx.needs_input_grad))
+        ctx.mark_non_differentiable(
+            *(a for a, request in zip(answers, call.requests, strict=True) if not is_differentiable(request))
+        )
+        return answers
 
     @staticmethod
     @once_differentiable
@@ -101,13 +125,12 @@ class _Walker:
         dtype = torch.float64 if rows.dtype == torch.float64 else torch.float32
         block, self.call = call.block, call
         self.symmetric = block.symmetric
-        self._alone = dist.world_size(call.group) == 1
+        self.alone = dist.world_size(call.group) == 1
         self._rows = rows.detach().to(dtype)
-        self._columns = self._rows if columns is None else columns.detach().to(dtype)
-        self._all_rows = self._rows if self._alone else block.rows.everyone.to(dtype)
-        self._all_columns = self._columns if self._alone else block.columns.everyone.to(dtype)
-        self._reference = None if block.reference is None else block.reference.to(dtype)
-        self._start = dist.rank(call.group) * len(rows)
+        local = self._rows if columns is None else columns.detach().to(dtype)
+        self._columns = local if self.alone else block.columns.everyone.to(dtype)
+        self._num_local_columns = len(local)
+        self._rank = dist.rank(call.group)
         self.scale = scale.detach().to(dtype)
         self.statistics = plan_statistics(call.requests, bias.detach().to(dtype))
         self.bounds = self._bound_logits()
@@ -118,116 +141,120 @@ class _Walker:
             for s in self.statistics
         ]
         self._memory: dict[Request, Tensor] = {}
+        self._kept: dict[tuple[int, int], Tensor] = {}
 
     def _scale_of(self, statistic: Statistic) -> Tensor:
         return self.scale * statistic.factor if statistic.learned else self.scale.new_tensor(statistic.factor)
 
     def _bound_logits(self) -> list[float | None]:
         """Return what no logit exceeds; reading it would make an accelerator wait, so only the CPU knows."""
-        if self._rows.device.type != "cpu":
+        if self._rows.device.type != "cpu" or not len(self._rows):
             return [None] * len(self.statistics)
-        norms = (features.norm(dim=1).max() for features in (self._all_rows, self._all_columns))
-        cosine = 1.001 * float(next(norms) * next(norms))
+        norms = torch.stack([features.norm(dim=1).max() for features in (self._rows, self._columns)])
+        cosine = 1.001 * float(dist.all_reduce_max(norms, self.call.group).prod())
         return [cosine * abs(float(self._scale_of(statistic))) for statistic in self.statistics]
 
-    def _rectangle(self, rows: Tensor, columns: Tensor, row_start: int, column_start: int) -> Rectangle:
-        triangular = self.symmetric and self._alone
+    def rectangle(self) -> Rectangle:
+        """Return what this process walks: its rows, everyone's columns."""
+        block = self.call.block
         return Rectangle(
-            rows * self.base, columns, row_start, column_start, self.call.block.labels, self._reference, triangular
+            self._rows * self.base,
+            self._columns,
+            row_start=self._rank * len(self._rows),
+            row_side=block.rows,
+            column_side=block.columns,
+            triangular=self.symmetric and self.alone,
+            stored=self._kept,
         )
 
-    def _local_rows(self) -> Rectangle:
-        return self._rectangle(self._rows, self._all_columns, self._start, 0)
-
-    def _local_columns(self) -> Rectangle:
-        return self._rectangle(self._all_rows, self._columns, 0, self._start)
-
-    def forward(self) -> tuple[Tensor, ...]:
+    def forward(self, *, keep: bool) -> tuple[Tensor, ...]:
         """Return the answers in the order of the requests; keeps no hold on them, for they will own this walker."""
+        whole = self.rectangle()
+        size = len(whole.rows) * len(whole.columns) * whole.rows.element_size()
+        self._walk(whole, self.bounds, keep and size <= self.call.kept_bytes)
+        if None not in self.bounds and not self._all_trusted():
+            self._walk(whole, [None] * len(self.bounds), False)
         answers: dict[Request, Tensor] = {}
-        if self._alone or self.symmetric:
-            self._add_up(answers, self._local_rows(), ("row", "column"))
-        else:
-            self._add_up(answers, self._local_rows(), ("row",))
-            self._add_up(answers, self._local_columns(), ("column",))
-        return tuple(answers[request] for request in self.call.requests)
-
-    def _add_up(self, answers: dict[Request, Tensor], whole: Rectangle, axes: tuple[Axis, ...]) -> None:
-        active = [k for k, s in enumerate(self.statistics) if any(axis in axes for axis in s.requests)]
-        if not active:
-            return
-        self._walk_forward(whole, axes, active, self.bounds)
-        if not all(self.statistics[k].trusted() for k in active):
-            self._walk_forward(whole, axes, active, [None] * len(self.bounds))
-        for k in active:
-            statistic = self.statistics[k]
+        for statistic in self.statistics:
             for axis, result in statistic.results().items():
-                answers[statistic.requests[axis]] = result.clone()
+                local = result if axis == "row" else self._local_columns(result)
+                answers[statistic.requests[axis]] = local.clone()
             for axis, memory in statistic.memory().items():
                 self._memory[statistic.requests[axis]] = memory
+        return tuple(answers[request] for request in self.call.requests)
 
-    def _walk_forward(
-        self, whole: Rectangle, axes: tuple[Axis, ...], active: list[int], bounds: Sequence[float | None]
-    ) -> None:
-        for k in active:
-            statistic = self.statistics[k]
-            statistic.begin(whole, [axis for axis in statistic.requests if axis in axes], bounds[k])
-        for tile in whole.tiles(self.call.tile_size):
-            for k in active:
-                self.statistics[k].add(tile, tile.take(self.ratios[k], keep=k != active[-1]))
+    def _walk(self, whole: Rectangle, bounds: Sequence[float | None], keep: bool) -> None:
+        for statistic, bound in zip(self.statistics, bounds, strict=True):
+            statistic.begin(whole, bound)
+        last = len(self.statistics) - 1
+        for tile in whole.tiles(self.call.tile_size, store=keep):
+            for k, statistic in enumerate(self.statistics):
+                statistic.add(tile, tile.take(self.ratios[k], keep=k != last))
+        for statistic in self.statistics:
+            statistic.combine(self.call.group)
+
+    def _all_trusted(self) -> bool:
+        doubted = not all(statistic.trusted() for statistic in self.statistics)
+        return not bool(dist.all_reduce_max(self.scale.new_tensor(float(doubted)), self.call.group))
+
+    def _local_columns(self, values: Tensor) -> Tensor:
+        start = self._rank * self._num_local_columns
+        return values[start : start + self._num_local_columns]
 
     def backward(self, gradients: Sequence[Tensor], wanted: Sequence[bool]) -> tuple[Tensor | None, ...]:
         """Return the gradients of rows, columns, scale and bias; None where not `wanted`."""
-        self._load(dict(zip(self.call.requests, gradients, strict=True)))
-        wants_rows, wants_columns, wants_scale, wants_bias = wanted
-        if self._alone and not self.symmetric:
-            walk = _BackwardWalk(self, self._local_rows(), wants_rows, wants_columns, wants_scale, wants_bias)
-            return walk.rows, walk.columns, walk.scale, walk.bias
-        walk = _BackwardWalk(self, self._local_rows(), wants_rows, False, wants_scale, wants_bias)
-        if self.symmetric or not wants_columns:
-            return walk.rows, None, walk.scale, walk.bias
-        other = _BackwardWalk(self, self._local_columns(), False, True, False, False)
-        return walk.rows, other.columns, walk.scale, walk.bias
+        self._load({r: g for r, g in zip(self.call.requests, gradients, strict=True) if is_differentiable(r)})
+        walk = _BackwardWalk(self, *wanted)
+        columns = None if walk.columns is None else dist.reduce_scatter_rows(walk.columns, self.call.group)
+        return walk.rows, columns, walk.scale, walk.bias
 
     def _load(self, gradients: dict[Request, Tensor]) -> None:
-        """Give each statistic the memory and the gradients of the whole batch, in one collective."""
-        order = list(gradients)
-        packed = torch.stack([v for r in order for v in (self._memory[r], gradients[r].to(self._rows.dtype))], dim=1)
-        everyone = dist.all_gather_rows(packed, self.call.group).t().contiguous()
-        place = {request: 2 * k for k, request in enumerate(order)}
+        """Give each statistic its memory, its gradients, and those of the other processes' columns."""
+        local = {request: gradient.to(self._rows.dtype) for request, gradient in gradients.items()}
+        whole = self._whole_columns(local)
         for statistic, bound in zip(self.statistics, self.bounds, strict=True):
-            memory: Vectors = {axis: everyone[place[r]] for axis, r in statistic.requests.items()}
-            weights: Vectors = {axis: everyone[place[r] + 1] for axis, r in statistic.requests.items()}
-            if self.symmetric:
-                memory["column"], weights["column"] = memory["row"], weights["row"]
-            statistic.load(memory, weights, bound)
+            if not statistic.differentiable:
+                continue
+            memory: Vectors = {a: self._memory[r] for a, r in statistic.requests.items() if r in self._memory}
+            weights: Vectors = {a: whole[r] if a == "column" else local[r] for a, r in statistic.requests.items()}
+            if self.symmetric and memory:
+                request = statistic.requests["row"]
+                weights["column"] = whole[request][:, 0]
+                memory["column"] = whole[request][:, 1:]
+            statistic.load(memory, weights, bound, self.call.group)
+
+    def _whole_columns(self, gradients: dict[Request, Tensor]) -> dict[Request, Tensor]:
+        """Gather what belongs to columns, in one collective: gradients; of a symmetric block, memory of rows too."""
+        parts: dict[Request, Tensor] = {}
+        for request, gradient in gradients.items():
+            if axis_of(request) == "column":
+                parts[request] = gradient[:, None]
+            elif self.symmetric and request in self._memory:
+                parts[request] = torch.cat([gradient[:, None], self._memory[request]], dim=1)
+        if not parts:
+            return {}
+        everyone = dist.all_gather_rows(torch.cat(list(parts.values()), dim=1), self.call.group)
+        widths = [part.shape[1] for part in parts.values()]
+        whole = dict(zip(parts, everyone.split(widths, dim=1), strict=True))
+        return {request: rows if self.symmetric else rows[:, 0].contiguous() for request, rows in whole.items()}
 
 
 class _BackwardWalk:
     """Gradients of one rectangle, added up tile by tile."""
 
-    def __init__(
-        self,
-        walker: _Walker,
-        whole: Rectangle,
-        wants_rows: bool,
-        wants_columns: bool,
-        wants_scale: bool,
-        wants_bias: bool,
-    ):
-        self._walker, self._whole = walker, whole
-        statistics = walker.statistics
-        num_learned = sum(statistic.learned for statistic in statistics)
-        self._num_learned = num_learned
-        self._scale_by_rows = wants_rows and num_learned == len(statistics)
-        self._scale_by_tile = wants_scale and not self._scale_by_rows and num_learned > 0
-        self._wants_bias = wants_bias and any(statistic.biased for statistic in statistics)
-        self._row_sums = torch.zeros_like(whole.rows) if wants_rows else None
-        self._column_sums = torch.zeros_like(whole.columns) if wants_columns else None
-        self._scale_sum, self._bias_sum = whole.rows.new_zeros(()), whole.rows.new_zeros(())
-        if wants_rows or wants_columns or wants_scale or wants_bias:
-            for tile in whole.tiles(walker.call.tile_size):
-                self._add(tile)
+    def __init__(self, walker: _Walker, wants_rows: bool, wants_columns: bool, wants_scale: bool, wants_bias: bool):
+        self._walker, self._whole = walker, walker.rectangle()
+        used = [(s, ratio) for s, ratio in zip(walker.statistics, walker.ratios, strict=True) if s.differentiable]
+        self._used = used
+        self._num_learned = sum(statistic.learned for statistic, _ in used)
+        self._scale_by_rows = wants_rows and self._num_learned == len(used)
+        self._scale_by_tile = wants_scale and not self._scale_by_rows and self._num_learned > 0
+        self._wants_bias = wants_bias and any(statistic.biased for statistic, _ in used)
+        self._row_sums = torch.zeros_like(self._whole.rows) if wants_rows else None
+        self._column_sums = torch.zeros_like(self._whole.columns) if wants_columns else None
+        self._scale_sum, self._bias_sum = self._whole.rows.new_zeros(()), self._whole.rows.new_zeros(())
+        for tile in self._whole.tiles(walker.call.tile_size):
+            self._add(tile)
         self.columns = self._column_sums
         self.scale = self._finish_scale() if wants_scale else None
         self.bias = self._bias_sum if wants_bias else None
@@ -235,7 +262,7 @@ class _BackwardWalk:
 
     def _share(self, tile: Tile) -> float:
         """Return how often the matrix holds each number of the symmetrised derivative: off the diagonal once."""
-        return 0.5 if self._walker.symmetric and not tile.mirrored else 1.0
+        return 0.5 if tile.is_symmetric and not tile.mirrored else 1.0
 
     def _add(self, tile: Tile) -> None:
         derivative = self._derivative(tile)
@@ -248,13 +275,13 @@ class _BackwardWalk:
 
     def _derivative(self, tile: Tile) -> Tensor:
         """Return the derivative of the loss with respect to the logits of the tile."""
-        statistics, ratios = self._walker.statistics, self._walker.ratios
-        if len(statistics) == 1 and not self._scale_by_tile:
+        (statistic, ratio), *others = self._used
+        if not others and ratio is None and not self._scale_by_tile:
             logits = tile.take(None, keep=False)
-            self._weigh(statistics[0], tile, logits)
+            self._weigh(statistic, tile, logits)
             return logits
         derivative = tile.buffer("derivative").zero_()
-        for k, (statistic, ratio) in enumerate(zip(statistics, ratios, strict=True)):
+        for k, (statistic, ratio) in enumerate(self._used):
             logits = tile.take(ratio, keep=True)
             self._weigh(statistic, tile, logits)
             derivative.add_(logits) if ratio is None else derivative.addcmul_(logits, ratio)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import string
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -10,10 +13,14 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from vlp import dist
 from vlp.pairs.requests import Block, Side
 from vlp.types import Embeddings
+
+OPTIONAL = ("reference", "teacher", "negatives", "tokens")
+DIGITS, LETTERS = string.digits, string.ascii_letters
 
 
 class Pairs:
@@ -46,6 +53,8 @@ class Pairs:
         self.num_processes = dist.world_size(group)
         self.num_local = len(embeddings.image)
         self.num_pairs = self.num_local * self.num_processes
+        self._sides: dict[str, Side] = {}
+        self._gathered: dict[str, Tensor] = {}
 
     @cached_property
     def positive_cosines(self) -> Float[Tensor, " n"]:
@@ -81,40 +90,106 @@ class Pairs:
         return None if features is None else functional.normalize(features.detach(), dim=1)
 
     @cached_property
-    def images(self) -> Side:
-        """Local images with gradient, everyone's without."""
-        return Side(self.image, dist.all_gather_rows(self.image, self.group))
-
-    @cached_property
-    def texts(self) -> Side:
-        """Local texts with gradient, everyone's without."""
-        return Side(self.text, dist.all_gather_rows(self.text, self.group))
+    def everyones_ids(self) -> Int64[Tensor, " b"]:
+        """Sample ids of the whole batch, the same on every process."""
+        return self.gather(self.ids)
 
     @cached_property
     def _everyones_caption_ids(self) -> Int64[Tensor, " b"]:
-        return dist.all_gather_rows(self.caption_ids, self.group)
+        return self.gather(self.caption_ids)
 
-    @cached_property
-    def _everyones_reference(self) -> Float[Tensor, "b r"] | None:
-        return None if self.reference is None else dist.all_gather_rows(self.reference, self.group)
+    @property
+    def carries(self) -> frozenset[str]:
+        """What this batch has beyond two embeddings."""
+        optional = {name for name in OPTIONAL if getattr(self.embeddings, name) is not None}
+        return frozenset({"ids", "caption_ids"} | optional)
 
-    def block(self, name: str, *, labels: bool = False, reference: bool = False) -> Block:
-        """Return a similarity matrix for the engine: `image_text`, `image_image` or `text_text`.
+    @property
+    def num_image_views(self) -> int:
+        """Views of each image, the leading one included."""
+        return 1 + len(self.embeddings.image_views)
+
+    @property
+    def num_text_views(self) -> int:
+        """Views of each text, the leading one included."""
+        return 1 + len(self.embeddings.text_views)
+
+    def view(self, name: str) -> Float[Tensor, "n d"]:
+        """Return local embeddings by name: `image`, `text`, or further views `image1`, `text1`, `image2` and so on."""
+        modality, number = name.rstrip(DIGITS), name.lstrip(LETTERS)
+        if not number:
+            return self.image if modality == "image" else self.text
+        views = self.embeddings.image_views if modality == "image" else self.embeddings.text_views
+        return views[int(number) - 1]
+
+    def side(self, name: str) -> Side:
+        """Return embeddings by name as one side of a similarity matrix, gathered on first use."""
+        if name not in self._sides:
+            self._sides[name] = self.side_of(self.view(name))
+        return self._sides[name]
+
+    def side_of(self, features: Float[Tensor, "n d"], references: Mapping[str, Tensor] | None = None) -> Side:
+        """Return features of this process's samples as one side of a similarity matrix.
+
+        Args:
+            features: Any number of rows, as many on every process.
+            references: Local reference features without gradient, by name.
+        """
+        gathered = {key: self.gather(value) for key, value in (references or {}).items()}
+        return Side(features, self.gather(features), references=gathered)
+
+    def block(self, name: str, *, labels: bool = False, references: Iterable[str] = ()) -> Block:
+        """Return a similarity matrix for the engine, such as `image_text`, `image_image` or `image1_text`.
 
         Args:
             labels: Attach caption ids.
-            reference: Attach reference features.
+            references: Attach reference features: `reference` (of the pair) or `teacher` (of the modality).
         """
-        sides = {"image": lambda: self.images, "text": lambda: self.texts}
         rows, columns = name.split("_")
-        return Block(
-            rows=sides[rows](),
-            columns=sides[columns](),
-            scale=self.scale,
-            bias=self.bias,
-            labels=self._everyones_caption_ids if labels else None,
-            reference=self._everyones_reference if reference else None,
-        )
+        names = tuple(references)
+        sides = {side: self._attach(side, labels, names) for side in {rows: None, columns: None}}
+        return self.block_of(sides[rows], sides[columns])
+
+    def block_of(self, rows: Side, columns: Side) -> Block:
+        """Return the similarity matrix of two sides, at the model's scale and bias."""
+        return Block(rows, columns, self.scale, self.bias)
+
+    def _attach(self, name: str, labels: bool, references: tuple[str, ...]) -> Side:
+        side = self.side(name)
+        features = {key: self._reference(key, name.rstrip(DIGITS)) for key in references}
+        return replace(side, labels=self._everyones_caption_ids if labels else None, references=features)
+
+    def _reference(self, name: str, modality: str) -> Float[Tensor, "b r"]:
+        key = f"{name} of {modality}"
+        if key not in self._gathered:
+            local = self.reference if name == "reference" else self.teacher(modality)
+            assert local is not None, "the objective checks what terms need"
+            self._gathered[key] = self.gather(local)
+        return self._gathered[key]
+
+    def teacher(self, modality: str) -> Float[Tensor, "n r"] | None:
+        """Return the teacher's embeddings of this process's images or texts, without gradient."""
+        teacher = self.embeddings.teacher
+        if teacher is None:
+            return None
+        return teacher.image if modality == "image" else teacher.text
+
+    def cosines_at(
+        self, anchor: str, other: str, positions: Int64[Tensor, "n k"], *, detach_other: bool = False
+    ) -> Float[Tensor, "n k"]:
+        """Return the cosines of each local anchor with chosen samples of the whole batch, gradients to both.
+
+        Args:
+            anchor: Name of a view, such as `image`; `other` likewise.
+            positions: In the whole batch, as `TOPK` answers; entries below 0 give minus infinity.
+            detach_other: Give no gradient to the chosen samples.
+        """
+        side = self.side(other)
+        others = side.everyone if detach_other or self.num_processes > 1 else side.local
+        if not detach_other and self.num_processes > 1:
+            others = self.gather_with_gradient(side.local)
+        cosines = _cosines_at(self.view(anchor), others, positions.clamp(min=0))
+        return cosines.masked_fill(positions < 0, -torch.inf)
 
     def share(self, value: Tensor) -> Tensor:
         """Return this process's equal share of a number that all processes agree on."""
@@ -133,14 +208,13 @@ class Pairs:
         largest = dist.all_reduce_max(values.amax(), self.group)
         return self.total((values - largest).exp().sum()).log() + largest
 
-    @cached_property
-    def everyones_ids(self) -> Int64[Tensor, " b"]:
-        """Sample ids of the whole batch, the same on every process."""
-        return self.gather(self.ids)
-
     def gather(self, values: Tensor) -> Tensor:
         """Return rows of the whole batch, the same on every process and without gradient."""
         return dist.all_gather_rows(values, self.group)
+
+    def gather_with_gradient(self, values: Tensor) -> Tensor:
+        """Return rows of the whole batch, the same on every process; gradients flow to their owners."""
+        return values if self.num_processes == 1 else _Gather.apply(values, self.group)
 
     def local_part(self, everyones: Tensor) -> Tensor:
         """Return this process's rows of what `gather` returns."""
@@ -163,3 +237,30 @@ class _Total(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return dist.all_reduce_sum(gradient, ctx.group), None
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, local: Tensor, group: dist.Group) -> Tensor:
+        ctx.group = group
+        return dist.all_gather_rows(local, group)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return dist.reduce_scatter_rows(gradient, ctx.group), None
+
+
+CHOSEN_ROWS = 1024  # anchors whose chosen partners are gathered at once
+
+
+def _cosines_at(
+    anchors: Float[Tensor, "n d"], others: Float[Tensor, "b d"], positions: Int64[Tensor, "n k"]
+) -> Float[Tensor, "n k"]:
+    """Return chosen products, in pieces whose gathered partners are not kept for the backward pass."""
+
+    def piece(rows: Tensor, chosen: Tensor) -> Tensor:
+        return torch.einsum("nd,nkd->nk", rows, others[chosen])
+
+    parts = zip(anchors.split(CHOSEN_ROWS), positions.split(CHOSEN_ROWS), strict=True)
+    return torch.cat([checkpoint(piece, *part, use_reentrant=False, preserve_rng_state=False) for part in parts])

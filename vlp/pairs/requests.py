@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
-import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
+
+from vlp.pairs.functions import Kernel, Pointwise
 
 Axis = Literal["row", "column"]
 Mask = Literal["none", "pair", "label"]
@@ -22,31 +23,55 @@ class LSE:
         axis: Sum over the columns of a `row`, or over the rows of a `column`.
         factor: Multiplies the model's learnable scale.
         fixed_scale: Multiplies cosines instead of the model's scale; carries no gradient to it.
+        individual: Each row (or column) has a scale of its own, that of its side; carries no gradient to it.
         mask: `pair` leaves out the diagonal, `label` every entry whose two sides share a label (the diagonal too).
-        reference: Adds this multiple of the cosine of the reference features to each logit.
+        kernel: Adds a log-weight to each logit.
     """
 
     axis: Axis
     factor: float = 1.0
     fixed_scale: float | None = None
+    individual: bool = False
     mask: Mask = "none"
-    reference: float = 0.0
+    kernel: Kernel | None = None
 
 
 @dataclass(frozen=True)
-class Pointwise:
-    """A function of one logit and its derivative; either may write its result into its argument."""
+class WMEAN:
+    """Mean of the logits of each row or column, weighted by their own softmax; 0 where everything is masked.
 
-    name: str
-    value: Callable[[Tensor], Tensor]
-    slope: Callable[[Tensor], Tensor]
+    With the weights held fixed its derivative is that of the `LSE` of the same settings.
+
+    Args:
+        axis: As in `LSE`, like all others.
+    """
+
+    axis: Axis
+    factor: float = 1.0
+    fixed_scale: float | None = None
+    individual: bool = False
+    mask: Mask = "none"
 
 
-SOFTPLUS = Pointwise(
-    name="softplus",
-    value=lambda logits: torch.logaddexp(logits, logits.new_zeros(()), out=logits),
-    slope=lambda logits: logits.sigmoid_(),
-)
+@dataclass(frozen=True)
+class KMEAN:
+    """Mean of the logits of each row or column, weighted by a kernel; the weights carry no gradient.
+
+    Args:
+        axis: As in `LSE`.
+        kernel: Must never weigh all of a row (or column) zero.
+    """
+
+    axis: Axis
+    kernel: Kernel
+
+
+@dataclass(frozen=True)
+class WSUM:
+    """Sum of the logits of each row or column, weighted by a kernel; the weights carry no gradient."""
+
+    axis: Axis
+    kernel: Kernel
 
 
 @dataclass(frozen=True)
@@ -63,46 +88,80 @@ class MAP:
 
 
 @dataclass(frozen=True)
-class WMEAN:
-    """Mean of the logits of each row or column, weighted by a kernel of the reference features.
+class TOPK:
+    """Positions in the whole batch of the largest entries of each row or column, falling; -1 where there are no more.
 
-    The weights exp((cosine of references - 1) / kernel_temperature) carry no gradient.
+    Carries no gradient: `Pairs.cosines_at` does.
 
     Args:
         axis: As in `LSE`.
-        kernel_temperature: Small values keep near-duplicates of the anchor only.
+        k: How many.
+        mask: As in `LSE`.
     """
 
     axis: Axis
-    kernel_temperature: float
-
-
-Request = LSE | MAP | WMEAN
+    k: int
+    mask: Mask = "pair"
 
 
 @dataclass(frozen=True)
+class HIST:
+    """Histogram of all cosines of the whole batch, the same on every process.
+
+    An entry between two grid points is shared between them in proportion, so that sums of a function over entries are
+    its linear interpolation, with the gradient of that.
+
+    Args:
+        num_bins: Grid points.
+        low: First grid point; entries outside go to the nearest one, without gradient.
+        high: Last grid point.
+        mask: As in `LSE`.
+    """
+
+    num_bins: int
+    low: float = -1.0
+    high: float = 1.0
+    mask: Mask = "pair"
+
+
+Request = LSE | WMEAN | KMEAN | WSUM | MAP | TOPK | HIST
+
+
+def mask_of(request: Request) -> Mask:
+    """Return what a request leaves out."""
+    return "none" if isinstance(request, KMEAN | WSUM) else request.mask
+
+
+def kernel_of(request: Request) -> Kernel | None:
+    """Return the kernel of a request, if it has one."""
+    return request.kernel if isinstance(request, LSE | KMEAN | WSUM) else None
+
+
+@dataclass(frozen=True, eq=False)
 class Side:
-    """One side of a similarity matrix: this process's rows with gradient, and every process's without."""
+    """One side of a similarity matrix: this process's rows with gradient, and every process's without.
+
+    Args:
+        labels: Of the whole batch, for the `label` mask.
+        scales: Of the whole batch, for `individual` requests.
+        references: Features of the whole batch for kernels, by name: the kernel sees their products.
+    """
 
     local: Float[Tensor, "n d"]
     everyone: Float[Tensor, "b d"]
+    labels: Int64[Tensor, " b"] | None = None
+    scales: Float[Tensor, " b"] | None = None
+    references: Mapping[str, Float[Tensor, "b r"]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Block:
-    """One similarity matrix; symmetric when both sides are the same object.
-
-    Args:
-        labels: Of the whole batch, for the `label` mask.
-        reference: Features of the whole batch, for kernel weights and reference logits.
-    """
+    """One similarity matrix; symmetric when both sides are the same object. Its sides may differ in length."""
 
     rows: Side
     columns: Side
     scale: Float[Tensor, ""]
     bias: Float[Tensor, ""]
-    labels: Int64[Tensor, " b"] | None = None
-    reference: Float[Tensor, "b r"] | None = None
 
     @property
     def symmetric(self) -> bool:

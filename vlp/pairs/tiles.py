@@ -3,44 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor
 
-from vlp.pairs.requests import Mask
+from vlp.pairs.functions import Kernel
+from vlp.pairs.requests import Mask, Side
 
 TILE_SIZE = 1024  # 4 MB of float32: the tile stays in the cache between its product and its exponentials
 
 
 @dataclass
 class Rectangle:
-    """The part of a similarity matrix that one walk covers.
+    """The part of a similarity matrix that one process walks: its own rows, everyone's columns.
 
     Args:
         rows: Already multiplied by the scale of the walk.
-        row_start: Position of the first row in the whole batch; `column_start` likewise.
-        labels: Of the whole batch; `reference` likewise.
+        row_start: Position of the first row in the whole batch.
+        row_side: Labels and reference features of the whole batch; `column_side` likewise.
         triangular: Skip the tiles below the diagonal of a symmetric matrix.
+        stored: Tiles kept from the forward walk, by position; they need no second product.
     """
 
     rows: Float[Tensor, "n d"]
     columns: Float[Tensor, "m d"]
-    row_start: int = 0
-    column_start: int = 0
-    labels: Int64[Tensor, " b"] | None = None
-    reference: Float[Tensor, "b r"] | None = None
+    row_start: int
+    row_side: Side
+    column_side: Side
     triangular: bool = False
+    stored: dict[tuple[int, int], Tensor] = field(default_factory=dict)
 
-    def tiles(self, tile_size: int) -> Iterator[Tile]:
-        """Yield the tiles in order; each overwrites the one before."""
-        buffers = Buffers(self.rows, tile_size)
+    def tiles(self, tile_size: int, *, store: bool = False) -> Iterator[Tile]:
+        """Yield the tiles in order; each overwrites the one before.
+
+        Args:
+            store: Keep the logits of every tile in `stored`.
+        """
+        buffers = Buffers(self.rows, min(tile_size, max(len(self.rows), len(self.columns))))
         for i in range(0, len(self.rows), tile_size):
             for j in range(i if self.triangular else 0, len(self.columns), tile_size):
                 rows = slice(i, min(i + tile_size, len(self.rows)))
                 columns = slice(j, min(j + tile_size, len(self.columns)))
-                yield Tile(self, rows, columns, buffers)
+                tile = Tile(self, rows, columns, buffers, store)
+                if store:
+                    self.stored[i, j] = tile.logits
+                yield tile
 
 
 class Buffers:
@@ -59,42 +68,61 @@ class Buffers:
 
 
 class Tile:
-    """One tile: its logits, where it lies, and the scratch memory to work in."""
+    """One tile: its logits, where it lies, and the scratch memory to work in.
 
-    def __init__(self, whole: Rectangle, rows: slice, columns: slice, buffers: Buffers):
+    Args:
+        rows: Of this process; `batch_rows` are the same in the whole batch.
+        columns: Of the whole batch.
+        mirrored: Whether the tile also stands for the one on the other side of the diagonal.
+        is_kept: Whether the logits stay for the backward walk, so that nobody may overwrite them.
+    """
+
+    def __init__(self, whole: Rectangle, rows: slice, columns: slice, buffers: Buffers, is_kept: bool):
         self.rows = rows
         self.columns = columns
         self.batch_rows = slice(whole.row_start + rows.start, whole.row_start + rows.stop)
-        self.batch_columns = slice(whole.column_start + columns.start, whole.column_start + columns.stop)
+        self.is_symmetric = whole.row_side is whole.column_side
         self.mirrored = whole.triangular and rows.start != columns.start
         self._whole = whole
         self._buffers = buffers
-        self.logits = torch.mm(whole.rows[rows], whole.columns[columns].t(), out=self.buffer("logits"))
+        self._is_kept = is_kept
+        self._products: set[str] = set()
+        stored = whole.stored.pop((rows.start, columns.start), None)
+        if stored is None:
+            shape = (rows.stop - rows.start, columns.stop - columns.start)
+            stored = whole.rows.new_empty(shape) if is_kept else self.buffer("logits")
+            torch.mm(whole.rows[rows], whole.columns[columns].t(), out=stored)
+        self.logits: Float[Tensor, "height width"] = stored
 
     def buffer(self, name: str) -> Float[Tensor, "height width"]:
         """Return scratch memory of this tile's shape."""
         return self._buffers.get(name, self.rows.stop - self.rows.start, self.columns.stop - self.columns.start)
 
     def take(self, ratio: Tensor | None, keep: bool) -> Float[Tensor, "height width"]:
-        """Return the logits times `ratio`, free to be overwritten; without `keep` the tile itself."""
+        """Return the logits times `ratio`, free to be overwritten; without `keep` the tile itself where it is free."""
         if ratio is None:
-            return self.buffer("work").copy_(self.logits) if keep else self.logits
+            return self.buffer("work").copy_(self.logits) if keep or self._is_kept else self.logits
         return torch.mul(self.logits, ratio, out=self.buffer("work"))
 
     def hide(self, logits: Tensor, mask: Mask) -> Tensor:
         """Write minus infinity over the masked entries."""
         if mask == "pair":
-            offset = self.batch_rows.start - self.batch_columns.start
+            offset = self.batch_rows.start - self.columns.start
             if -logits.shape[0] < offset < logits.shape[1]:
                 logits.diagonal(offset).fill_(-torch.inf)
         elif mask == "label":
-            labels = self._whole.labels
-            assert labels is not None
-            logits.masked_fill_(labels[self.batch_rows, None] == labels[None, self.batch_columns], -torch.inf)
+            rows, columns = self._whole.row_side.labels, self._whole.column_side.labels
+            assert rows is not None
+            assert columns is not None
+            logits.masked_fill_(rows[self.batch_rows, None] == columns[None, self.columns], -torch.inf)
         return logits
 
-    def reference(self) -> Float[Tensor, "height width"]:
-        """Return the cosines of the reference features."""
-        features = self._whole.reference
-        assert features is not None
-        return torch.mm(features[self.batch_rows], features[self.batch_columns].t(), out=self.buffer("reference"))
+    def log_weights(self, kernel: Kernel) -> Float[Tensor, "height width"]:
+        """Return a kernel's log-weights, free to be overwritten; kernels of one reference share its product."""
+        products = self.buffer(f"products of {kernel.of}")
+        if kernel.of not in self._products:
+            rows = self._whole.row_side.references[kernel.of][self.batch_rows].to(products.dtype)
+            columns = self._whole.column_side.references[kernel.of][self.columns].to(products.dtype)
+            torch.mm(rows, columns.t(), out=products)
+            self._products.add(kernel.of)
+        return kernel.log_weight(self.buffer("weights").copy_(products))

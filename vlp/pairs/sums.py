@@ -1,0 +1,207 @@
+"""Statistics that are plain sums: pointwise functions, kernel weights, histograms, and the largest entries."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from vlp import dist
+from vlp.pairs.functions import Pointwise
+from vlp.pairs.requests import HIST, KMEAN, MAP, TOPK, WSUM, Axis, Request
+from vlp.pairs.statistics import Vectors, outer_sum, places, zeros
+from vlp.pairs.tiles import Rectangle, Tile
+
+
+class Plain:
+    """What statistics without exponentials of logits have in common."""
+
+    learned = True
+    factor = 1.0
+    biased = False
+    differentiable = True
+
+    def __init__(self) -> None:
+        self.requests: dict[Axis, Request] = {}
+
+    def trusted(self) -> bool:
+        """Never overflows."""
+        return True
+
+
+class PointwiseSum(Plain):
+    """Row sums of a pointwise function."""
+
+    biased = True
+
+    def __init__(self, request: MAP, bias: Tensor):
+        super().__init__()
+        self._function: Pointwise = request.function
+        self._mask = request.mask
+        self._bias = bias
+
+    def begin(self, whole: Rectangle, _bound: float | None) -> None:
+        self._sums = {"row": zeros(whole, "row")}
+
+    def add(self, tile: Tile, logits: Tensor) -> None:
+        values = self._function.value(tile.hide(logits.add_(self._bias), self._mask))
+        for _, where, dim in places(tile, self.requests):
+            self._sums["row"][where].add_(values.sum(dim))
+
+    def combine(self, group: dist.Group) -> None:
+        pass
+
+    def results(self) -> Vectors:
+        return {"row": self._sums["row"]}
+
+    def memory(self) -> Vectors:
+        return {"row": self._sums["row"][:, None]}
+
+    def load(self, _memory: Vectors, gradients: Vectors, _bound: float | None, _group: dist.Group) -> None:
+        self._weights = gradients
+
+    def weigh(self, tile: Tile, logits: Tensor) -> None:
+        slope = self._function.slope(tile.hide(logits.add_(self._bias), self._mask))
+        torch.mul(slope, outer_sum(tile, self._weights), out=logits)
+
+
+class KernelSum(Plain):
+    """Sums weighted by a kernel of the reference features; means where the weights are divided by their total."""
+
+    def __init__(self, request: KMEAN | WSUM):
+        super().__init__()
+        self._kernel = request.kernel
+        self._is_mean = isinstance(request, KMEAN)
+
+    def begin(self, whole: Rectangle, _bound: float | None) -> None:
+        self._sums = {axis: zeros(whole, axis) for axis in self.requests}
+        self._totals = {axis: zeros(whole, axis, 0.0 if self._is_mean else 1.0) for axis in self.requests}
+
+    def add(self, tile: Tile, logits: Tensor) -> None:
+        weights = tile.log_weights(self._kernel).exp_()
+        logits.mul_(weights)
+        for axis, where, dim in places(tile, self._sums):
+            self._sums[axis][where].add_(logits.sum(dim))
+            if self._is_mean:
+                self._totals[axis][where].add_(weights.sum(dim))
+
+    def combine(self, group: dist.Group) -> None:
+        if "column" in self._sums:
+            self._sums["column"] = dist.all_reduce_sum(self._sums["column"], group)
+            if self._is_mean:
+                self._totals["column"] = dist.all_reduce_sum(self._totals["column"], group)
+
+    def results(self) -> Vectors:
+        return {axis: sums / self._totals[axis] for axis, sums in self._sums.items()}
+
+    def memory(self) -> Vectors:
+        return {axis: total[:, None] for axis, total in self._totals.items()}
+
+    def load(self, memory: Vectors, gradients: Vectors, _bound: float | None, _group: dist.Group) -> None:
+        self._weights = {axis: gradients[axis] / rows[:, 0] for axis, rows in memory.items()}
+
+    def weigh(self, tile: Tile, logits: Tensor) -> None:
+        torch.mul(tile.log_weights(self._kernel).exp_(), outer_sum(tile, self._weights), out=logits)
+
+
+class TopK(Plain):
+    """The largest entries of rows and columns: their positions in the whole batch."""
+
+    differentiable = False
+
+    def __init__(self, request: TOPK):
+        super().__init__()
+        self._k = request.k
+        self._mask = request.mask
+
+    def begin(self, whole: Rectangle, _bound: float | None) -> None:
+        self._row_start = whole.row_start
+        self._values = {axis: zeros(whole, axis, -torch.inf)[:, None].repeat(1, self._k) for axis in self.requests}
+        self._positions = {axis: torch.full_like(v, -1, dtype=torch.int64) for axis, v in self._values.items()}
+
+    def add(self, tile: Tile, logits: Tensor) -> None:
+        tile.hide(logits, self._mask)
+        for axis, where, dim in places(tile, self._values):
+            candidates = logits if dim == 1 else logits.t()
+            values, positions = candidates.topk(min(self._k, candidates.shape[1]), dim=1)
+            positions += tile.columns.start if dim == 1 else tile.batch_rows.start
+            self._merge(axis, where, values, positions)
+
+    def _merge(self, axis: Axis, where: slice, values: Tensor, positions: Tensor) -> None:
+        kept, places_kept = self._values[axis][where], self._positions[axis][where]
+        together = torch.cat([kept, values], dim=1)
+        best, order = together.topk(self._k, dim=1)
+        places_kept.copy_(torch.cat([places_kept, positions], dim=1).gather(1, order))
+        kept.copy_(best)
+
+    def combine(self, group: dist.Group) -> None:
+        if "column" not in self._values or dist.world_size(group) == 1:
+            return
+        values, positions = self._values["column"], self._positions["column"]
+        size = len(values)
+        everyones = dist.all_gather_rows(values, group).split(size)
+        everyones_positions = dist.all_gather_rows(positions, group).split(size)
+        best, order = torch.cat(everyones, dim=1).topk(self._k, dim=1)
+        self._positions["column"] = torch.cat(everyones_positions, dim=1).gather(1, order)
+        self._values["column"] = best
+
+    def results(self) -> Vectors:
+        return {axis: at.where(self._values[axis] != -torch.inf, -1) for axis, at in self._positions.items()}
+
+    def memory(self) -> Vectors:
+        return {}
+
+    def load(self, _memory: Vectors, _gradients: Vectors, _bound: float | None, _group: dist.Group) -> None:
+        raise AssertionError("positions carry no gradient")
+
+    def weigh(self, _tile: Tile, _logits: Tensor) -> None:
+        raise AssertionError("positions carry no gradient")
+
+
+class Histogram(Plain):
+    """Counts of cosines on a grid, each shared by its two neighbours."""
+
+    learned = False
+
+    def __init__(self, request: HIST):
+        super().__init__()
+        self._num_bins = request.num_bins
+        self._low = request.low
+        self._per_unit = (request.num_bins - 1) / (request.high - request.low)
+        self._mask = request.mask
+
+    def begin(self, whole: Rectangle, _bound: float | None) -> None:
+        self._dtype = whole.rows.dtype
+        self._counts = whole.rows.new_zeros(self._num_bins, dtype=torch.float64)
+
+    def _place(self, tile: Tile, cosines: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the grid point below each entry, the share of the next one, and which entries are masked."""
+        hidden = tile.hide(cosines, self._mask) == -torch.inf
+        steps = cosines.sub_(self._low).mul_(self._per_unit).clamp_(0, self._num_bins - 1)
+        below = steps.to(torch.int32).clamp_(max=self._num_bins - 2)
+        return below, steps.sub_(below), hidden
+
+    def add(self, tile: Tile, cosines: Tensor) -> None:
+        below, share, hidden = self._place(tile, cosines)
+        seen = ~hidden
+        flat, share = below[seen], share[seen]
+        once = torch.bincount(flat, 1 - share, self._num_bins) + torch.bincount(flat + 1, share, self._num_bins)
+        self._counts += once * (2 if tile.mirrored else 1)
+
+    def combine(self, group: dist.Group) -> None:
+        self._counts = dist.all_reduce_sum(self._counts, group)
+
+    def results(self) -> Vectors:
+        return {"row": self._counts.to(self._dtype)}
+
+    def memory(self) -> Vectors:
+        return {}
+
+    def load(self, _memory: Vectors, gradients: Vectors, _bound: float | None, group: dist.Group) -> None:
+        self._slopes = dist.all_reduce_sum(gradients["row"], group).diff() * self._per_unit
+
+    def weigh(self, tile: Tile, cosines: Tensor) -> None:
+        outside = (cosines < self._low) | (cosines > self._low + (self._num_bins - 1) / self._per_unit)
+        below, _, hidden = self._place(tile, cosines)
+        # a symmetric walk expects the sum of an entry's and its mirror image's derivative
+        times = 2 if tile.is_symmetric else 1
+        torch.mul(self._slopes[below], times, out=cosines).masked_fill_(hidden | outside, 0)

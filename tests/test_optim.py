@@ -19,7 +19,7 @@ def small_model() -> nn.Module:
 
 def step_once(model, *, max_norm=None, loss_scale=1.0, poison=False, learning_rate=0.1):
     optimizer = build_optimizer(model, learning_rate=learning_rate)
-    safe_step = SafeStep(optimizer, max_norm=max_norm, loss_scale=loss_scale, device="cpu")
+    safe_step = SafeStep([optimizer], max_norm=max_norm, loss_scale=loss_scale, device="cpu")
     (model(torch.ones(5, 3)).square().sum() * safe_step.loss_scale).backward()
     if poison:
         model[0].weight.grad[0, 0] = math.nan

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vlp.types import Batch, Embeddings
+from vlp.types import Batch, Embeddings, Teacher
 
 Embed = Callable[[Batch], Embeddings]
 Evaluate = Callable[[Embeddings], tuple[Tensor, dict[str, Tensor]]]
@@ -78,13 +78,18 @@ def _embed_without_graph(embed: Embed, batch: Batch, seeds: Seeds, micro_batch: 
 
 
 def _join(parts: Sequence[Embeddings]) -> Embeddings:
-    """Concatenate along the samples; every tensor becomes a leaf that collects its gradient."""
+    """Concatenate along the samples; every embedding becomes a leaf that collects its gradient."""
 
     def leaf(values: Sequence[Tensor]) -> Tensor:
         return torch.cat(list(values)).detach().requires_grad_()
 
+    def together(pick: Callable[[Embeddings], Tensor | None]) -> Tensor | None:
+        values = [value for value in map(pick, parts) if value is not None]
+        return torch.cat(values) if values else None
+
     first = parts[0]
-    references = [part.reference for part in parts if part.reference is not None]
+    teachers = [part.teacher for part in parts if part.teacher is not None]
+    negatives = together(lambda part: part.negatives)
     return Embeddings(
         image=leaf([part.image for part in parts]),
         text=leaf([part.text for part in parts]),
@@ -92,8 +97,16 @@ def _join(parts: Sequence[Embeddings]) -> Embeddings:
         bias=first.bias.detach().requires_grad_(),
         image_views=tuple(leaf(views) for views in zip(*(part.image_views for part in parts), strict=True)),
         text_views=tuple(leaf(views) for views in zip(*(part.text_views for part in parts), strict=True)),
-        reference=torch.cat(references) if references else None,
+        reference=together(lambda part: part.reference),
+        negatives=None if negatives is None else negatives.detach().requires_grad_(),
+        teacher=Teacher(*(torch.cat(rows) for rows in zip(*map(_both, teachers), strict=True))) if teachers else None,
+        tokens=together(lambda part: part.tokens),
+        lengths=together(lambda part: part.lengths),
     )
+
+
+def _both(teacher: Teacher) -> tuple[Tensor, Tensor]:
+    return teacher.image, teacher.text
 
 
 def _inject(embeddings: Embeddings, leaves: Embeddings, index: int, size: int, *, is_last: bool) -> None:
@@ -112,7 +125,8 @@ def _inject(embeddings: Embeddings, leaves: Embeddings, index: int, size: int, *
 
 
 def _rows(embeddings: Embeddings) -> tuple[Tensor, ...]:
-    return (embeddings.image, embeddings.text, *embeddings.image_views, *embeddings.text_views)
+    made = () if embeddings.negatives is None else (embeddings.negatives,)
+    return (embeddings.image, embeddings.text, *embeddings.image_views, *embeddings.text_views, *made)
 
 
 def _mix(value: int) -> int:

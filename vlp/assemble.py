@@ -40,6 +40,8 @@ class Parts:
     Args:
         model: The dual encoder as the accelerator wrapped it; the training step calls this one.
         towers: The dual encoder itself.
+        optimizer: Of the towers.
+        term_optimizer: Of the parameters that terms bring along, if any.
         rate: Factor of the learning rate at a step.
     """
 
@@ -52,6 +54,7 @@ class Parts:
     objective: Objective
     strategies: dict[str, Strategy]
     optimizer: torch.optim.Optimizer
+    term_optimizer: torch.optim.Optimizer | None
     safe_step: SafeStep
     rate: Callable[[int], float]
     num_steps: int
@@ -69,7 +72,14 @@ class Parts:
         known = {id(parameter) for parameter in (*image, *text)}
         rest = [parameter for parameter in self.towers.parameters() if id(parameter) not in known]
         sets = {"image": image, "text": text, "scale": rest}
+        if self.term_optimizer is not None:
+            sets["terms"] = list(self.objective.parameters())
         return {name: [p for p in values if p.requires_grad] for name, values in sets.items()}
+
+    @property
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        """All that steps."""
+        return [self.optimizer] if self.term_optimizer is None else [self.optimizer, self.term_optimizer]
 
     def open_log(self, first_step: int) -> Log:
         """Open the progress line, `metrics.jsonl` and the trackers."""
@@ -91,6 +101,7 @@ def assemble(recipe: Recipe, *, resume: bool, allow_changes: bool) -> Parts:
     accelerator = _start_processes(recipe)
     towers = build_model(recipe.model)
     objective = _build_objective(recipe)
+    objective.create(towers.embed_dim)
     used = {label: strategies.build(entry.type, settings(entry, "type")) for label, entry in recipe.strategies.items()}
     sharded = accelerator.distributed_type == DistributedType.FSDP
     check_fit(recipe, towers, objective, used, sharded=sharded)
@@ -102,6 +113,7 @@ def assemble(recipe: Recipe, *, resume: bool, allow_changes: bool) -> Parts:
     if towers.has_batch_norm and dist.world_size() > 1 and accelerator.device.type == "cuda":
         towers.core = nn.SyncBatchNorm.convert_sync_batchnorm(towers.core)
     model, optimizer = distribute(accelerator, towers, optimizer)
+    term_optimizer = build_term_optimizer(objective.to(accelerator.device), recipe)
     if recipe.train.compile:
         towers.core.visual.compile()
         towers.core.text.compile()
@@ -114,11 +126,12 @@ def assemble(recipe: Recipe, *, resume: bool, allow_changes: bool) -> Parts:
         augment=Augment(towers.preprocess_cfg["mean"], towers.preprocess_cfg["std"], **settings(recipe.data.augment)),
         model=model,
         towers=towers,
-        objective=objective.to(accelerator.device),
+        objective=objective,
         strategies=used,
         optimizer=optimizer,
+        term_optimizer=term_optimizer,
         safe_step=SafeStep(
-            optimizer,
+            [optimizer] if term_optimizer is None else [optimizer, term_optimizer],
             max_norm=recipe.train.clip_gradient_norm,
             loss_scale=FIRST_LOSS_SCALE if recipe.train.precision == "float16" else 1.0,
             device=str(accelerator.device),
@@ -163,6 +176,13 @@ def distribute(
         towers.to(memory_format=torch.channels_last)  # what convolution kernels are fastest with
     model, wrapped = accelerator.prepare(towers, optimizer)
     return model, wrapped.optimizer
+
+
+def build_term_optimizer(objective: Objective, recipe: Recipe) -> torch.optim.Optimizer | None:
+    """Return an optimizer of the terms' own parameters with the recipe's settings; its patterns are for towers."""
+    if not any(True for _ in objective.parameters()):
+        return None
+    return build_optimizer(objective, **settings(recipe.optimizer, "no_decay", "groups"))
 
 
 def _build_objective(recipe: Recipe) -> Objective:

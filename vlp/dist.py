@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
 from typing import Any, TypeVar, cast
 
@@ -76,6 +77,16 @@ def reduce_scatter_rows(rows: Tensor, group: Group = None) -> Tensor:
     part = torch.empty_like(rows[:size])
     torch_dist.reduce_scatter_tensor(part, rows.detach().contiguous(), group=group)
     return part
+
+
+def average_gradients(parameters: Iterable[Tensor], group: Group = None) -> None:
+    """Replace gradients by their mean over processes, for parameters that no wrapper looks after."""
+    if world_size(group) == 1:
+        return
+    for parameter in parameters:
+        if parameter.grad is not None:
+            torch_dist.all_reduce(parameter.grad, group=group)
+            parameter.grad /= world_size(group)
 
 
 def any_process(flag: bool) -> bool:

@@ -10,11 +10,17 @@ import torch
 
 from vlp import dist
 from vlp.config import load_task
-from vlp.objectives.base import Objective, Term
+from vlp.objectives.base import NEEDS, Objective, Term
 from vlp.recipe import Recipe
 from vlp.strategies.base import Strategy
 from vlp.towers.dual import DualEncoder
 from vlp.types import RecipeError
+
+PROVIDERS = {
+    "reference": "lock the image tower (model.freeze=[visual]) or add a teacher (strategies.ema_teacher={})",
+    "teacher": "add one (strategies.dual_teacher={})",
+    "negatives": "add some (strategies.shuffled_captions={})",
+}
 
 
 def check_fit(
@@ -74,7 +80,7 @@ def _check_batch_norm(recipe: Recipe, towers: DualEncoder) -> None:
 
 
 def _check_contrast(objective: Objective) -> None:
-    if not any("image_text" in cast(Term, term).requests for term in objective.terms.values()):
+    if not any(cast(Term, term).discriminates for term in objective.terms.values()):
         warnings.warn(
             f"objective: no term of {', '.join(objective.terms)} compares images with the texts of other pairs, so "
             "retrieval and zero-shot classification are not trained: add one such as clip",
@@ -84,11 +90,9 @@ def _check_contrast(objective: Objective) -> None:
 
 
 def _check_term(label: str, term: Term, provided: set[str], *, learns_scale: bool) -> None:
-    if "reference" in term.needs - provided:
-        raise RecipeError(
-            f"objective.{label}: needs reference features: lock the image tower (model.freeze=[visual]) or "
-            "add a teacher (strategies.ema_teacher={})"
-        )
+    for need, way_out in PROVIDERS.items():
+        if need in term.needs - provided:
+            raise RecipeError(f"objective.{label}: needs {NEEDS[need]}: {way_out}")
     if term.fixed_scale_advised and learns_scale:
         warnings.warn(
             f"objective.{label}: under this term a learnable scale runs to model.max_scale; consider "

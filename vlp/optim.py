@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatch
 from typing import Literal
 
@@ -157,15 +157,17 @@ class SafeStep:
     so decide alike. For float16 the loss is scaled; the scale halves on overflow and doubles after a calm stretch.
 
     Args:
-        optimizer: A fused optimizer.
+        optimizers: Fused ones.
         max_norm: Largest total gradient norm; None does not clip.
         loss_scale: Factor on the loss at the start; 1 switches scaling off.
     """
 
     CALM_STEPS = 2000
 
-    def __init__(self, optimizer: torch.optim.Optimizer, *, max_norm: float | None, loss_scale: float, device: str):
-        self.optimizer = optimizer
+    def __init__(
+        self, optimizers: Sequence[torch.optim.Optimizer], *, max_norm: float | None, loss_scale: float, device: str
+    ):
+        self.optimizers = optimizers
         self.max_norm = max_norm
         self.scales = loss_scale != 1.0
         self.state = {
@@ -189,8 +191,9 @@ class SafeStep:
         gradients = [p.grad for parameters in towers.values() for p in parameters if p.grad is not None]
         if self.scales or self.max_norm is not None:
             torch._foreach_mul_(gradients, torch.as_tensor(shrink / self.loss_scale))
-        self.optimizer.found_inf = bad  # type: ignore[attr-defined]  # read by torch's fused kernels
-        self.optimizer.step()
+        for optimizer in self.optimizers:
+            optimizer.found_inf = bad  # type: ignore[attr-defined]  # read by torch's fused kernels
+            optimizer.step()
         self._count(bad)
         return norms
 

@@ -29,6 +29,8 @@ def restore(parts: Parts) -> tuple[int, int]:
     set_model_state_dict(parts.model, dict(found.weights()), options=FULL)
     training = found.training()
     set_optimizer_state_dict(parts.model, parts.optimizer, training["optimizer"], options=FULL)
+    if parts.term_optimizer is not None:
+        parts.term_optimizer.load_state_dict(training["term_optimizer"])
     for label, strategy in parts.strategies.items():
         strategy.load_state_dict(training["strategies"][label])
         averages = strategy.weights()
@@ -54,6 +56,7 @@ def save(parts: Parts, *, step: int, position: int) -> None:
     faults = Faults.together(dist.gather_objects(parts.stream.faults))
     training = {
         "optimizer": get_optimizer_state_dict(parts.model, parts.optimizer, options=FULL),
+        "term_optimizer": None if parts.term_optimizer is None else parts.term_optimizer.state_dict(),
         "strategies": {label: strategy.state_dict() for label, strategy in parts.strategies.items()},
         "objective": parts.objective.state_dict(),
         "safe_step": parts.safe_step.state,

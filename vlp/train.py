@@ -51,7 +51,8 @@ def train(recipe: Recipe, *, resume: bool = False, allow_changes: bool = False) 
     batches = clock.waiting(parts.stream.batches(position))
     while step < parts.num_steps and not stop.anywhere():
         batch = next(batches).to(parts.device)
-        set_learning_rate(parts.optimizer, parts.rate(step))
+        for optimizer in parts.optimizers:
+            set_learning_rate(optimizer, parts.rate(step))
         report, norms = one_step(parts, batch, step)
         step, position = step + 1, position + recipe.train.batch_size
         log.step()
@@ -83,14 +84,15 @@ def one_step(parts: Parts, batch: Batch, step: int) -> tuple[dict[str, Tensor], 
         batch = strategy.before_forward(batch)
 
     def evaluate_objective(embeddings: Embeddings) -> tuple[Tensor, dict[str, Tensor]]:
-        pairs = Pairs(embeddings, ids=batch.ids, caption_ids=batch.caption_ids)
+        pairs = Pairs(embeddings, ids=batch.ids, caption_ids=batch.caption_ids, step=step)
         loss, values = parts.objective(pairs, step)
         report = {"loss": dist.all_reduce_sum(loss)} | {f"loss/{label}": value for label, value in values.items()}
         report |= {"scale": embeddings.scale.detach(), "bias": embeddings.bias.detach()}
         # each process holds its share of the loss, and data parallelism averages gradients: their sum is wanted
         return loss * dist.world_size() * parts.safe_step.loss_scale, report
 
-    parts.optimizer.zero_grad(set_to_none=True)
+    for optimizer in parts.optimizers:
+        optimizer.zero_grad(set_to_none=True)
     _, report = backward(
         batch.chunk(recipe.train.micro_batches),
         lambda micro_batch: embed(parts, micro_batch),
@@ -98,6 +100,7 @@ def one_step(parts: Parts, batch: Batch, step: int) -> tuple[dict[str, Tensor], 
         Seeds(recipe.seed, step, dist.rank()),
         no_sync=lambda: parts.accelerator.no_sync(parts.model),
     )
+    dist.average_gradients(parts.objective.parameters())
     norms = parts.safe_step(parts.parameters)
     parts.towers.clamp_()
     for strategy in parts.strategies.values():

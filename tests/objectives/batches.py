@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from vlp.objectives.base import Objective, Term
 from vlp.pairs import Pairs
-from vlp.types import Embeddings
+from vlp.types import Embeddings, Teacher
+
+DIM = 6
 
 
 def unit(size: int, dim: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -17,10 +21,30 @@ def unit(size: int, dim: int, seed: int, dtype: torch.dtype = torch.float64) -> 
     return functional.normalize(torch.randn(size, dim, generator=generator, dtype=torch.float64), dim=1).to(dtype)
 
 
-def draw_leaves(size: int, dim: int = 6, scale: float = 10.0, bias: float = -5.0, dtype: torch.dtype = torch.float64):
+def draw_leaves(size: int, dim: int = DIM, scale: float = 10.0, bias: float = -5.0, dtype: torch.dtype = torch.float64):
     """Draw what gets a gradient: images, texts, scale, bias."""
     numbers = [torch.tensor(number, dtype=dtype) for number in (scale, bias)]
     return [leaf.requires_grad_() for leaf in (unit(size, dim, 1, dtype), unit(size, dim, 2, dtype), *numbers)]
+
+
+def extras(size: int, dtype: torch.dtype = torch.float64) -> dict[str, Any]:
+    """Return all that any term may need beyond two embeddings; a few captions are equal."""
+    lengths = 2 + torch.arange(size) % 3
+    return {
+        "caption_ids": torch.arange(size) % max(1, size - 3),
+        "ids": 3 * torch.arange(size) + 1,
+        "reference": unit(size, 4, 9, dtype),
+        "teacher": Teacher(unit(size, DIM, 11, dtype), unit(size, DIM, 12, dtype)),
+        "negatives": torch.stack([unit(size, DIM, 13, dtype), unit(size, DIM, 14, dtype)], dim=1),
+        "tokens": (torch.arange(size)[:, None] * 7 + torch.arange(4)) % 11 * (torch.arange(4) < lengths[:, None]),
+        "lengths": lengths,
+    }
+
+
+def rows_of(more: dict[str, Any], rows: Any) -> dict[str, Any]:
+    """Return some rows of what `extras` returns."""
+    chosen = {key: value[rows] for key, value in more.items() if key != "teacher"}
+    return chosen | {"teacher": Teacher(more["teacher"].image[rows], more["teacher"].text[rows])}
 
 
 def pairs_of(
@@ -29,14 +53,19 @@ def pairs_of(
     scale: Tensor | float = 10.0,
     bias: Tensor | float = -5.0,
     caption_ids: Tensor | None = None,
-    reference: Tensor | None = None,
     ids: Tensor | None = None,
+    step: int = 0,
+    **more: Any,
 ) -> Pairs:
-    """Make a batch out of embeddings; captions are all different unless said otherwise."""
+    """Make a batch out of embeddings; captions are all different unless said otherwise.
+
+    Args:
+        more: Further fields of `Embeddings`.
+    """
     ids = torch.arange(len(image)) if ids is None else ids
     numbers = [torch.as_tensor(number, dtype=image.dtype) for number in (scale, bias)]
-    embeddings = Embeddings(image, text, *numbers, reference=reference)
-    return Pairs(embeddings, ids, torch.arange(len(image)) if caption_ids is None else caption_ids)
+    captions = torch.arange(len(image)) if caption_ids is None else caption_ids
+    return Pairs(Embeddings(image, text, *numbers, **more), ids, captions, step=step)
 
 
 def share_of(term: Term, pairs: Pairs) -> Tensor:

@@ -11,6 +11,8 @@ from torch.nn import functional
 from tests.objectives.batches import draw_leaves, gradients_of, unit, value_of
 from vlp.objectives.clip import ClipTerm
 
+VARIANTS = [{"label_smoothing": 0.1, "text_share": 0.3}, {"mask_duplicates": True}]
+
 
 def clip_by_hand(image, text, scale, text_share=0.5, smoothing=0.0, captions=None):
     """Figure 3 of the paper, one pair at a time; equal captions are not asked about."""

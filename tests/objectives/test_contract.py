@@ -8,40 +8,13 @@ import io
 import pytest
 import torch
 
-from tests.objectives.batches import draw_leaves, gradients_of, one, pairs_of, share_of, unit
+from tests.objectives.batches import DIM, draw_leaves, extras, gradients_of, one, pairs_of, rows_of, share_of, unit
+from tests.objectives.cases import CASES, ONE_TOWER, SIZE, build
 from vlp.describe import describe
-from vlp.objectives.base import Objective, Term, terms
+from vlp.objectives.base import NEEDS, Objective, terms
 from vlp.registry import settings_of
 
-SIZE = 12
-VARIANTS = [
-    ("alignment", {"power": 1.5}),
-    ("clip", {"label_smoothing": 0.1, "text_share": 0.3}),
-    ("clip", {"mask_duplicates": True}),
-    ("cwcl", {"kernel": "exp", "kernel_temperature": 0.3, "mix": 0.4, "reduction": "mean"}),
-    ("cwcl", {"kernel": "exp", "anchor": "text"}),
-    ("cwcl", {"anchor": "text"}),
-    ("dcl", {"intra": True}),
-    ("hn_nce", {"beta": 0.5, "eta": 0.3, "detach_weights": False, "prior": 0.01}),
-    ("hn_nce", {"beta": 0.0, "eta": 0.0}),
-    ("sogclr", {"gamma": 0.2, "gamma_steps": 4, "budget": 1.0}),
-    ("uniformity", {"modality": "image", "sharpness": 3.0}),
-]
-CASES = [*((name, {}) for name in terms), *VARIANTS]
-ONE_TOWER = [("uniformity", {"modality": "image", "sharpness": 3.0})]
 each_term = pytest.mark.parametrize(("name", "settings"), CASES, ids=[f"{name}-{settings}" for name, settings in CASES])
-
-
-def build(name: str, settings: dict) -> Term:
-    return terms.build(name, settings)
-
-
-def captions(size: int) -> torch.Tensor:
-    return torch.arange(size) % max(1, size - 3)
-
-
-def extras(size: int, dtype: torch.dtype = torch.float64) -> dict[str, torch.Tensor]:
-    return {"caption_ids": captions(size), "reference": unit(size, 4, 9, dtype)}
 
 
 def test_the_registry_is_not_empty():
@@ -67,7 +40,7 @@ def test_pair_order_does_not_matter(name, settings):
     image, text, scale, bias = (leaf.detach() for leaf in draw_leaves(SIZE))
     order = torch.randperm(SIZE, generator=torch.Generator().manual_seed(0))
     more = extras(SIZE)
-    shuffled = {key: value[order] for key, value in more.items()}
+    shuffled = rows_of(more, order)
     straight = share_of(build(name, settings), pairs_of(image, text, scale, bias, **more))
     mixed = share_of(build(name, settings), pairs_of(image[order], text[order], scale, bias, **shuffled))
     assert mixed.item() == pytest.approx(straight.item(), rel=1e-12)
@@ -91,10 +64,10 @@ def test_finite_at_scale_100(name, settings, size, same):
 def test_too_few_pairs_are_refused(name, settings):
     term = build(name, settings)
     if term.min_pairs == 1:
-        share_of(term, pairs_of(unit(1, 4, 1), unit(1, 4, 2), **extras(1)))
+        share_of(term, pairs_of(unit(1, DIM, 1), unit(1, DIM, 2), **extras(1)))
         return
     with pytest.raises(ValueError, match=f"needs {term.min_pairs} pairs"):
-        share_of(term, pairs_of(unit(1, 4, 1), unit(1, 4, 2), **extras(1)))
+        share_of(term, pairs_of(unit(1, DIM, 1), unit(1, DIM, 2), **extras(1)))
 
 
 @each_term
@@ -117,7 +90,7 @@ def test_gradient_reaches_both_towers(name, settings):
 @each_term
 def test_state_survives_a_checkpoint_bit_for_bit(name, settings):
     """Two batches, a save, a load into another instance, a third batch: nothing differs."""
-    batches = [pairs_of(unit(SIZE, 4, k), unit(SIZE, 4, k + 10), **extras(SIZE)) for k in range(3)]
+    batches = [pairs_of(unit(SIZE, DIM, k), unit(SIZE, DIM, k + 10), **extras(SIZE)) for k in range(3)]
     term = build(name, settings)
     for batch in batches[:2]:
         share_of(term, batch)
@@ -133,12 +106,13 @@ def test_state_survives_a_checkpoint_bit_for_bit(name, settings):
 
 @each_term
 def test_needs_are_declared(name, settings):
-    """A term that reads reference features or captions must say so, for strategies to provide them."""
+    """A term that reads more than two embeddings must say so, for strategies to provide it."""
     term = build(name, settings)
-    assert term.needs <= {"ids", "caption_ids", "reference", "views", "teacher"}
-    plain = pairs_of(unit(SIZE, 4, 1), unit(SIZE, 4, 2))
-    if "reference" in term.needs:
-        with pytest.raises(ValueError, match="needs reference features"):
+    assert term.needs <= NEEDS.keys()
+    plain = pairs_of(unit(SIZE, DIM, 1), unit(SIZE, DIM, 2))
+    missing = sorted(term.needs - plain.carries)
+    if missing:
+        with pytest.raises(ValueError, match=NEEDS[missing[0]]):
             share_of(term, plain)
     else:
         share_of(term, plain)

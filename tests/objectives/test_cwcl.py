@@ -11,6 +11,12 @@ from tests.objectives.batches import unit, value_of
 from vlp.objectives.clip import ClipTerm
 from vlp.objectives.cwcl import CwclTerm
 
+VARIANTS = [
+    {"kernel": "exp", "kernel_temperature": 0.3, "mix": 0.4, "reduction": "mean"},
+    {"kernel": "exp", "anchor": "text"},
+    {"anchor": "text"},
+]
+
 KERNELS = {
     "linear": lambda cosine: (1 + cosine) / 2,
     "exp": lambda cosine: math.exp((cosine - 1) / 0.3),

@@ -13,6 +13,8 @@ from tests.objectives.batches import draw_leaves, gradients_of, pairs_of, share_
 from vlp.objectives.clip import ClipTerm
 from vlp.objectives.dcl import DclTerm
 
+VARIANTS = [{"intra": True}]
+
 
 def dcl_by_hand(image, text, scale, intra):
     """Equation 6 in both directions: negatives of the other modality, and with `intra` of the own."""

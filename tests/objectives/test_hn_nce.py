@@ -12,6 +12,8 @@ from vlp.objectives.clip import ClipTerm
 from vlp.objectives.dcl import DclTerm
 from vlp.objectives.hn_nce import HardNegativeTerm
 
+VARIANTS = [{"beta": 0.5, "eta": 0.3, "detach_weights": False, "prior": 0.01}, {"beta": 0.0, "eta": 0.0}]
+
 
 def hn_nce_by_hand(image, text, scale, beta, eta, prior):
     size, total = len(image), 0.0

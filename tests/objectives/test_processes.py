@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.objectives.batches import draw_leaves, gradients_of, one, pairs_of, share_of, unit
-from tests.objectives.test_contract import CASES, SIZE, build, each_term, extras
+from tests.objectives.batches import draw_leaves, extras, one, pairs_of, rows_of, unit
+from tests.objectives.cases import CASES, SIZE, build
+from tests.objectives.test_contract import each_term
 from tests.processes import run_processes
 from vlp.objectives.alignment import AlignmentTerm
 from vlp.objectives.base import Objective
@@ -15,21 +16,21 @@ from vlp.pairs import Pairs
 from vlp.types import Embeddings
 
 
-def train_on(rank, world_size):
-    """Return for every case the reported value, the share, and the gradients of this process."""
-    rows = slice(rank * SIZE // world_size, (rank + 1) * SIZE // world_size)
+def numbers_of(case, rows):
+    """Return the reported value, the share, and the gradients of embeddings, scale, bias and the term's parameters."""
     image, text, scale, bias = (leaf.detach() for leaf in draw_leaves(SIZE))
-    more = extras(SIZE)
-    answers = []
-    for name, settings in CASES:
-        leaves = [leaf.clone().requires_grad_() for leaf in (image[rows], text[rows], scale, bias)]
-        embeddings = Embeddings(*leaves, reference=more["reference"][rows])
-        pairs = Pairs(embeddings, torch.arange(SIZE)[rows], more["caption_ids"][rows])
-        loss, report = Objective({"term": (build(name, settings), one)})(pairs, 0)
-        found = torch.autograd.grad(loss, leaves, allow_unused=True)
-        numbers = [torch.zeros_like(leaf) if g is None else g for g, leaf in zip(found, leaves, strict=True)]
-        answers.append([report["term"].item(), loss.item(), *(number.numpy() for number in numbers)])
-    return answers
+    leaves = [leaf.clone().requires_grad_() for leaf in (image[rows], text[rows], scale, bias)]
+    objective = Objective({"term": (build(*case), one)})
+    loss, report = objective(pairs_of(*leaves, **rows_of(extras(SIZE), rows)), 0)
+    wanted = [*leaves, *objective.parameters()]
+    found = torch.autograd.grad(loss, wanted, allow_unused=True)
+    gradients = [torch.zeros_like(leaf) if g is None else g for g, leaf in zip(found, wanted, strict=True)]
+    return [report["term"].item(), loss.item(), *(gradient.numpy() for gradient in gradients)]
+
+
+def train_on(rank, world_size):
+    rows = slice(rank * SIZE // world_size, (rank + 1) * SIZE // world_size)
+    return [numbers_of(case, rows) for case in CASES]
 
 
 def uneven_on(rank, world_size):
@@ -52,28 +53,27 @@ def both_on(rank, world_size):
     return train_on(rank, world_size), uneven_on(rank, world_size)
 
 
-@pytest.fixture(scope="module")
-def parts():
-    return run_processes(both_on, 2)
+@pytest.fixture(scope="module", params=[2, 3])
+def parts(request):
+    return run_processes(both_on, request.param)
 
 
 @each_term
 @pytest.mark.processes
 def test_several_processes_equal_one(name, settings, parts):
     place = CASES.index((name, settings))
-    values, shares, images, texts, scales, biases = zip(*(part[place] for part, _ in parts), strict=True)
-    leaves = draw_leaves(SIZE)
-    whole = share_of(build(name, settings), pairs_of(*leaves, **extras(SIZE))).item()
-    assert values == pytest.approx([whole] * len(parts), rel=1e-12)
-    assert sum(shares) == pytest.approx(whole, rel=1e-12)
-    together = [torch.cat([torch.as_tensor(piece) for piece in pieces]) for pieces in (images, texts)]
-    together += [torch.as_tensor(sum(scales)), torch.as_tensor(sum(biases))]
-    for ours, theirs in zip(together, gradients_of(build(name, settings), leaves, **extras(SIZE)), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+    values, shares, images, texts, *numbers = zip(*(part[place] for part, _ in parts), strict=True)
+    value, share, image, text, *others = numbers_of((name, settings), slice(None))
+    assert values == pytest.approx([value] * len(parts), rel=1e-12)
+    assert sum(shares) == pytest.approx(share, rel=1e-12)
+    together = [*(torch.cat([torch.as_tensor(piece) for piece in pieces]) for pieces in (images, texts))]
+    together += [torch.as_tensor(sum(pieces)) for pieces in numbers]
+    for ours, theirs in zip(together, (image, text, *others), strict=True):
+        torch.testing.assert_close(ours, torch.as_tensor(theirs), rtol=1e-9, atol=1e-11)
 
 
 @pytest.mark.processes
 def test_unequal_batches_are_refused(parts):
     for _, (unequal, changed) in parts:
-        assert "unequal batches [3, 4]" in unequal
+        assert f"unequal batches {[3, 4, 5][: len(parts)]}" in unequal
         assert "went from 4 to 5" in changed

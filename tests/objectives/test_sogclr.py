@@ -11,6 +11,8 @@ from tests.objectives.batches import draw_leaves, gradients_of, pairs_of, share_
 from vlp.objectives.dcl import DclTerm
 from vlp.objectives.sogclr import GlobalContrastTerm
 
+VARIANTS = [{"gamma": 0.2, "gamma_steps": 4, "budget": 1.0}]
+
 SCALE = 5.0
 
 

@@ -25,6 +25,8 @@ class AlignmentTerm(Term):
         ValueError: `power` below 1, where the pull at distance zero is infinite.
     """
 
+    discriminates = False
+
     def __init__(self, *, power: float = 2.0):
         super().__init__()
         if power < 1:

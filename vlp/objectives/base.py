@@ -42,6 +42,9 @@ class Term(nn.Module, ABC):
     gradient_is_slope: bool = True
     """Whether the gradient is the derivative of the value; not where weights in the formula carry none."""
 
+    discriminates: bool = True
+    """Whether it compares images with the texts of other pairs, which retrieval needs."""
+
     fixed_scale_advised: bool = False
     """Whether a learnable scale only ever grows under this term, up to its clamp."""
 
@@ -80,6 +83,11 @@ class Objective(nn.Module):
         self.terms = nn.ModuleDict(self._terms)
         self._weights = {label: weight for label, (_, weight) in terms.items()}
         self._local_size: int | None = None
+
+    def create(self, embed_dim: int) -> None:
+        """Make the terms' own parameters for embeddings of this width."""
+        for term in self._terms.values():
+            term.create(embed_dim)
 
     @property
     def needs(self) -> frozenset[str]:

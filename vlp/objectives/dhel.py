@@ -21,6 +21,7 @@ class DhelTerm(Term):
     """
 
     min_pairs = 2
+    discriminates = False
     fixed_scale_advised = True
     others = LSE("row", mask="pair")
     requests = {"image_image": (others,), "text_text": (others,)}

@@ -32,6 +32,7 @@ class UniformityTerm(Term):
     """
 
     min_pairs = 2
+    discriminates = False
 
     def __init__(self, *, modality: Literal["image", "text", "both"] = "both", sharpness: float = 2.0):
         super().__init__()

@@ -16,6 +16,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from vlp import dist
+from vlp.pairs.draws import uniform
 from vlp.pairs.requests import Block, Side
 from vlp.types import Embeddings
 
@@ -33,6 +34,7 @@ class Pairs:
     Args:
         embeddings: Of this process's samples; every process has equally many.
         ids: Stable sample ids; `caption_ids`: equal where captions are equal.
+        step: Of the training; random numbers follow from it.
     """
 
     def __init__(
@@ -41,6 +43,8 @@ class Pairs:
         ids: Int64[Tensor, " n"],
         caption_ids: Int64[Tensor, " n"],
         group: dist.Group = None,
+        *,
+        step: int = 0,
     ):
         self.image = embeddings.image
         self.text = embeddings.text
@@ -50,6 +54,7 @@ class Pairs:
         self.caption_ids = caption_ids
         self.embeddings = embeddings
         self.group = group
+        self.step = step
         self.num_processes = dist.world_size(group)
         self.num_local = len(embeddings.image)
         self.num_pairs = self.num_local * self.num_processes
@@ -190,6 +195,13 @@ class Pairs:
             others = self.gather_with_gradient(side.local)
         cosines = _cosines_at(self.view(anchor), others, positions.clamp(min=0))
         return cosines.masked_fill(positions < 0, -torch.inf)
+
+    def draws(self, count: int, salt: int = 0) -> Float[Tensor, "n count"]:
+        """Return uniform random numbers in [0, 1) for each local sample.
+
+        They are a pure function of (sample id, step, salt), whatever the order of the batch or the number of processes.
+        """
+        return uniform(self.ids, self.step, salt, count).to(self.image.dtype)
 
     def share(self, value: Tensor) -> Tensor:
         """Return this process's equal share of a number that all processes agree on."""

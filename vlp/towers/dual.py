@@ -113,6 +113,8 @@ class DualEncoder(nn.Module):
             image_views=tuple(image[1:]),
             text_views=tuple(text[1:]),
             reference=image[0].detach() if self.locked_image else None,
+            tokens=tokens[0],
+            lengths=lengths[0],
         )
 
     def embed_images(self, images: Float[Tensor, "n 3 h w"]) -> Float32[Tensor, "n d"]:
@@ -127,6 +129,12 @@ class DualEncoder(nn.Module):
             if can_cut(tower):
                 return _unit(embed_in_buckets(tower, tokens, lengths, self.text_buckets))
             return _unit(embed_full(tower, tokens, self.context_length, self.tokenizer.pad_id))
+
+    @property
+    def embed_dim(self) -> int:
+        """Width of the embeddings."""
+        width: int = self.model_cfg["embed_dim"]
+        return width
 
     @property
     def scale(self) -> Float32[Tensor, ""]:

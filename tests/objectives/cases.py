@@ -1,0 +1,34 @@
+"""Every term with its defaults and with the variants that its own test file lists."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import torch
+
+from tests.objectives.batches import DIM
+from vlp.objectives.base import Term, terms
+
+Settings = dict[str, Any]
+SIZE = 12
+
+
+def _listed(name: str, kind: str) -> list[tuple[str, Settings]]:
+    """Return `VARIANTS` or `ONE_TOWER` of a term's test file."""
+    return [
+        (name, settings) for settings in getattr(importlib.import_module(f"tests.objectives.test_{name}"), kind, [])
+    ]
+
+
+CASES = [case for name in terms for case in [(name, {}), *_listed(name, "VARIANTS")]]
+ONE_TOWER = [case for name in terms for case in _listed(name, "ONE_TOWER")]
+"""Cases whose gradient reaches one tower only."""
+
+
+def build(name: str, settings: Settings) -> Term:
+    """Build a term with parameters of its own, if it has some, in float64."""
+    term = terms.build(name, settings)
+    torch.manual_seed(0)
+    term.create(DIM)
+    return term.double() if any(True for _ in term.parameters()) else term

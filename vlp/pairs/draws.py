@@ -1,0 +1,30 @@
+"""Random numbers on any device as pure functions of sample ids."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float64, Int64
+from torch import Tensor
+
+GOLDEN = -0x61C8864680B583EB  # 2^64 divided by the golden ratio, as a signed integer
+FIRST, SECOND = -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15
+
+
+def uniform(ids: Int64[Tensor, " n"], step: int, salt: int, count: int) -> Float64[Tensor, "n count"]:
+    """Return numbers in [0, 1): the finaliser of SplitMix64 over (id, step, salt, column)."""
+    state = _mix(ids * GOLDEN + step + 1)
+    state = _mix(state ^ (salt * GOLDEN + 1))
+    columns = torch.arange(1, count + 1, device=ids.device)
+    bits = _mix(state[:, None] + columns * GOLDEN)
+    return _shift(bits, 11).double() * 2.0**-53
+
+
+def _mix(value: Tensor) -> Tensor:
+    value = (value ^ _shift(value, 30)) * FIRST
+    value = (value ^ _shift(value, 27)) * SECOND
+    return value ^ _shift(value, 31)
+
+
+def _shift(value: Tensor, places: int) -> Tensor:
+    """Shift right without copying the sign."""
+    return (value >> places) & ((1 << (64 - places)) - 1)

@@ -1,0 +1,61 @@
+"""Wrong captions made of the right ones, without a language model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from vlp.strategies.base import Strategy, strategies
+from vlp.types import Batch, Embeddings
+
+
+@strategies.register("shuffled_captions")
+class ShuffledCaptions(Strategy):
+    """Give each image captions with the tokens of its own in another order, as `negatives`.
+
+    Yuksekgonul et al. 2023, section 4 (arXiv:2210.01936), there with a parser that swaps nouns and adjectives. The
+    first and the last token keep their places, where models have their marks. Each costs a pass of the text tower.
+
+    Args:
+        num_negatives: Wrong captions for each image.
+
+    Raises:
+        ValueError: Fewer than one.
+    """
+
+    provides = frozenset({"negatives"})
+
+    def __init__(self, *, num_negatives: int = 1):
+        if num_negatives < 1:
+            raise ValueError(f"num_negatives {num_negatives} must be at least 1: leave the strategy out for none")
+        self.num_negatives = num_negatives
+
+    def before_forward(self, batch: Batch) -> Batch:
+        lengths = batch.lengths[0].to(batch.tokens.device)
+        wrong = [shuffle(batch.tokens[0], lengths, batch.draws[0], k) for k in range(self.num_negatives)]
+        return replace(
+            batch,
+            tokens=torch.cat([batch.tokens, torch.stack(wrong)]),
+            lengths=torch.cat([batch.lengths, batch.lengths[:1].expand(self.num_negatives, -1)]),
+        )
+
+    def after_forward(self, _images: Tensor, _batch: Batch, embeddings: Embeddings) -> Embeddings:
+        kept = len(embeddings.text_views) - self.num_negatives
+        negatives = torch.stack(embeddings.text_views[kept:], dim=1)
+        return replace(embeddings, text_views=embeddings.text_views[:kept], negatives=negatives)
+
+
+def shuffle(
+    tokens: Int64[Tensor, "n l"], lengths: Int64[Tensor, " n"], draws: Tensor, variant: int
+) -> Int64[Tensor, "n l"]:
+    """Return each caption with its inner tokens in an order that follows from `draws`."""
+    places = torch.arange(tokens.shape[1], device=tokens.device)
+    seeds = (draws[:, :1] + draws[:, 1:2]) * (variant + 1)
+    keys = (seeds * 1e3 * (places + 1).sqrt()) % 1
+    inner = (places > 0) & (places < lengths[:, None] - 1)
+    # what stays sorts before or after everything that moves, in its own order
+    order = torch.where(inner, keys + 1, torch.where(places == 0, 0.0, 2.0 + places)).argsort(dim=1)
+    return tokens.gather(1, order)

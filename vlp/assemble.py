@@ -202,7 +202,10 @@ def _build_stream(recipe: Recipe, towers: DualEncoder, device: torch.device) -> 
     if not isinstance(size, int):
         raise RecipeError(f"model.image.image_size: training crops are square, {size} is not")
     return Stream(
-        SampleSet({label: load_card(source.card) for label, source in data.train.items()}),
+        SampleSet(
+            {label: load_card(source.card) for label, source in data.train.items()},
+            {label: source.repeat for label, source in data.train.items()},
+        ),
         Crop(size, **settings(data.crop)),
         Captions(**settings(data.captions)),
         towers.tokenizer,

@@ -64,9 +64,11 @@ class SourceSection(Section):
 
     Args:
         card: Name or path of a card under `data/`.
+        repeat: How often an epoch goes through it, for small sources that should count more.
     """
 
     card: str
+    repeat: int = Field(1, ge=1)
 
 
 class DataSection(Section):

@@ -32,12 +32,33 @@ def test_a_shipped_card_is_true(path):
     assert len(card.sha256) == len(card.paths())
 
 
-def test_the_embedded_card_agrees_with_its_manifest():
+@pytest.mark.parametrize(("name", "part", "count"), [
+    ("embedded", "train/", "train_samples"), ("embedded-photos", "photos/", "photo_samples"),
+])  # fmt: skip
+def test_a_shipped_card_agrees_with_the_manifest(name, part, count):
     manifest = json.loads((DATA / "embedded" / "manifest.json").read_text())
-    card = Card.from_mapping(read_yaml(DATA / "embedded.yaml"), DATA / "embedded.yaml")
-    listed = {f"embedded/{file['file']}": file["sha256"] for file in manifest["files"] if "train/" in file["file"]}
-    assert card.samples == manifest["train_samples"]
+    card = Card.from_mapping(read_yaml(DATA / f"{name}.yaml"), DATA / f"{name}.yaml")
+    listed = {f"embedded/{file['file']}": file["sha256"] for file in manifest["files"] if part in file["file"]}
+    assert card.samples == manifest[count]
     assert card.sha256 == listed
+
+
+def test_every_photograph_has_a_credit():
+    credits = json.loads((DATA / "embedded" / "photos-train-credits.json").read_text())
+    card = Card.from_mapping(read_yaml(DATA / "embedded-photos.yaml"), DATA / "embedded-photos.yaml")
+    samples = SampleSet({card.name: card})
+    keys = {samples.fault(k, "corrupt_image", "").key for k in range(len(samples))}
+    assert {credit["key"] for credit in credits} == keys
+    assert all(credit["author"] and credit["license"] for credit in credits)
+
+
+def test_a_repeated_set_counts_several_times_under_ids_of_its_own(tmp_path):
+    write_shards(tmp_path / "shards", 2, 3)
+    card = Card(name="x", shards="shards/*.tar", folder=tmp_path)
+    samples = SampleSet({"x": card, "y": card}, {"y": 2})
+    assert len(samples) == 18
+    assert samples[6].read("txt") == samples[12].read("txt") == samples[0].read("txt")
+    assert [samples[k].source for k in (0, 6, 12)] == ["x", "y", "y"]
 
 
 @pytest.mark.parametrize(

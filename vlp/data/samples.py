@@ -52,19 +52,20 @@ class SampleSet:
 
     Args:
         cards: The data sets by label; their order decides the ids.
+        repeats: How often an epoch goes through a data set, where not once; each time counts as samples of its own.
 
     Raises:
         RecipeError: A shard is missing, or a card's `samples` is wrong.
     """
 
-    def __init__(self, cards: Mapping[str, Card]):
+    def __init__(self, cards: Mapping[str, Card], repeats: Mapping[str, int] | None = None):
         self.cards = dict(cards)
         self.shards: list[tuple[str, Shard]] = []
         files = OpenFiles()
         for source, card in cards.items():
             shards = [Shard(path, files) for path in card.paths()]
             _check_count(card, shards)
-            self.shards += [(source, shard) for shard in shards]
+            self.shards += [(source, shard) for shard in shards] * (repeats or {}).get(source, 1)
         self._ends = list(accumulate(len(shard) for _, shard in self.shards))
         if not len(self):
             reasons = "; ".join(f"{shard.path}: {shard.index.fault or 'no samples'}" for _, shard in self.shards[:5])
@@ -91,7 +92,7 @@ class SampleSet:
         """Return one fault per shard that could not be read to its end."""
         return [
             Fault(source, "shard_error", shard.path.name, "", -1, shard.index.fault)
-            for source, shard in self.shards
+            for source, shard in dict.fromkeys(self.shards)
             if shard.index.fault
         ]
 

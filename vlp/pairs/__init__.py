@@ -2,7 +2,7 @@
 
 from vlp.pairs.engine import pair_stats
 from vlp.pairs.functions import SOFTPLUS, Kernel, Pointwise, below, fade, given, nearness, tilt
-from vlp.pairs.pairs import Pairs
+from vlp.pairs.pairs import Pairs, products_at
 from vlp.pairs.requests import (
     HIST,
     KMEAN,
@@ -46,5 +46,6 @@ __all__ = [
     "mask_of",
     "nearness",
     "pair_stats",
+    "products_at",
     "tilt",
 ]

@@ -13,10 +13,15 @@ FIRST, SECOND = -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15
 def uniform(ids: Int64[Tensor, " n"], step: int, salt: int, count: int) -> Float64[Tensor, "n count"]:
     """Return numbers in [0, 1): the finaliser of SplitMix64 over (id, step, salt, column)."""
     state = _mix(ids * GOLDEN + step + 1)
-    state = _mix(state ^ (salt * GOLDEN + 1))
+    state = _mix(state ^ _signed(salt * GOLDEN + 1))
     columns = torch.arange(1, count + 1, device=ids.device)
     bits = _mix(state[:, None] + columns * GOLDEN)
     return _shift(bits, 11).double() * 2.0**-53
+
+
+def _signed(value: int) -> int:
+    """Wrap into 64 bits, as tensors do by themselves."""
+    return (value + 2**63) % 2**64 - 2**63
 
 
 def _mix(value: Tensor) -> Tensor:

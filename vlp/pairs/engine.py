@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from vlp import dist
+from vlp.pairs.fused import Backend, FusedWalk, is_chosen
 from vlp.pairs.plan import plan_statistics
 from vlp.pairs.requests import LSE, WMEAN, Block, Request, Stats
 from vlp.pairs.statistics import Statistic, Vectors, axis_of, is_differentiable
@@ -36,6 +37,7 @@ def pair_stats(
     *,
     tile_size: int = TILE_SIZE,
     kept_bytes: int = KEPT_BYTES,
+    backend: Backend = "auto",
 ) -> Stats:
     """Answer requests about similarity matrices, keyed by (block, request).
 
@@ -44,16 +46,18 @@ def pair_stats(
 
     Args:
         requests: For each block what to compute; equal requests are computed once.
-        tile_size: Rows and columns of a tile.
+        tile_size: Rows and columns of a tile; Triton has sizes of its own.
         kept_bytes: Matrices up to this size are kept, tile by tile, for the backward pass: three products, not four.
+        backend: `auto` takes Triton on CUDA for blocks whose requests all have kernels, and tiles elsewhere.
 
     Raises:
-        ValueError: A symmetric block is asked about its columns, which equal its rows, or for individual scales.
+        ValueError: A symmetric block is asked about its columns, which equal its rows, or for individual scales; or
+            Triton is asked for what it cannot answer.
     """
     if torch.compiler.is_compiling():
         # not a decorator: `disable` imports the compiler, 4 s that only a compiled program should pay
-        return torch.compiler.disable(_pair_stats)(blocks, requests, group, tile_size, kept_bytes)
-    return _pair_stats(blocks, requests, group, tile_size, kept_bytes)
+        return torch.compiler.disable(_pair_stats)(blocks, requests, group, tile_size, kept_bytes, backend)
+    return _pair_stats(blocks, requests, group, tile_size, kept_bytes, backend)
 
 
 def _pair_stats(
@@ -62,6 +66,7 @@ def _pair_stats(
     group: dist.Group,
     tile_size: int,
     kept_bytes: int,
+    backend: Backend,
 ) -> Stats:
     stats: Stats = {}
     for name, wanted in requests.items():
@@ -70,7 +75,7 @@ def _pair_stats(
         if block.symmetric:
             _check_symmetric(name, unique)
         with torch.autocast(block.rows.local.device.type, enabled=False):
-            call = _Call(block, unique, group, tile_size, kept_bytes)
+            call = _Call(block, unique, group, tile_size, kept_bytes, is_chosen(backend, block, unique))
             columns = None if block.symmetric else block.columns.local
             answers = _PairStats.apply(call, block.rows.local, columns, block.scale, block.bias)
         stats.update({(name, request): answer for request, answer in zip(unique, answers, strict=True)})
@@ -91,6 +96,10 @@ class _Call:
     group: dist.Group
     tile_size: int
     kept_bytes: int
+    is_fused: bool
+
+
+_Recalled = tuple[Statistic, float | None, Vectors, Vectors]
 
 
 class _PairStats(torch.autograd.Function):
@@ -131,8 +140,9 @@ class _Walker:
         self._columns = local if self.alone else block.columns.everyone.to(dtype)
         self._num_local_columns = len(local)
         self._rank = dist.rank(call.group)
-        self.scale = scale.detach().to(dtype)
-        self.statistics = plan_statistics(call.requests, bias.detach().to(dtype))
+        self._feature_dtype = rows.dtype if columns is None else torch.promote_types(rows.dtype, columns.dtype)
+        self.scale, self._bias = scale.detach().to(dtype), bias.detach().to(dtype)
+        self.statistics = plan_statistics(call.requests, self._bias)
         self.bounds = self._bound_logits()
         first = self.statistics[0]
         self.base = self._scale_of(first)
@@ -144,11 +154,11 @@ class _Walker:
         self._kept: dict[tuple[int, int], Tensor] = {}
 
     def _scale_of(self, statistic: Statistic) -> Tensor:
-        return self.scale * statistic.factor if statistic.learned else self.scale.new_tensor(statistic.factor)
+        return self.scale * statistic.factor if statistic.learned else self.scale.new_full((), statistic.factor)
 
     def _bound_logits(self) -> list[float | None]:
         """Return what no logit exceeds; reading it would make an accelerator wait, so only the CPU knows."""
-        if self._rows.device.type != "cpu" or not len(self._rows):
+        if self.call.is_fused or self._rows.device.type != "cpu" or not len(self._rows):
             return [None] * len(self.statistics)
         norms = torch.stack([features.norm(dim=1).max() for features in (self._rows, self._columns)])
         cosine = 1.001 * float(dist.all_reduce_max(norms, self.call.group).prod())
@@ -158,7 +168,7 @@ class _Walker:
         """Return what this process walks: its rows, everyone's columns."""
         block = self.call.block
         return Rectangle(
-            self._rows * self.base,
+            self._rows if self.call.is_fused else self._rows * self.base,
             self._columns,
             row_start=self._rank * len(self._rows),
             row_side=block.rows,
@@ -186,12 +196,22 @@ class _Walker:
     def _walk(self, whole: Rectangle, bounds: Sequence[float | None], keep: bool) -> None:
         for statistic, bound in zip(self.statistics, bounds, strict=True):
             statistic.begin(whole, bound)
+        if self.call.is_fused:
+            self._fused_walk(whole).forward()
+        else:
+            self._add_tiles(whole, keep)
+        for statistic in self.statistics:
+            statistic.combine(self.call.group)
+
+    def _add_tiles(self, whole: Rectangle, keep: bool) -> None:
         last = len(self.statistics) - 1
         for tile in whole.tiles(self.call.tile_size, store=keep):
             for k, statistic in enumerate(self.statistics):
                 statistic.add(tile, tile.take(self.ratios[k], keep=k != last))
-        for statistic in self.statistics:
-            statistic.combine(self.call.group)
+
+    def _fused_walk(self, whole: Rectangle) -> FusedWalk:
+        scales = torch.stack([self._scale_of(statistic) for statistic in self.statistics])
+        return FusedWalk(whole, self.statistics, scales, self._bias, self._feature_dtype)
 
     def _all_trusted(self) -> bool:
         doubted = not all(statistic.trusted() for statistic in self.statistics)
@@ -203,15 +223,29 @@ class _Walker:
 
     def backward(self, gradients: Sequence[Tensor], wanted: Sequence[bool]) -> tuple[Tensor | None, ...]:
         """Return the gradients of rows, columns, scale and bias; None where not `wanted`."""
-        self._load({r: g for r, g in zip(self.call.requests, gradients, strict=True) if is_differentiable(r)})
-        walk = _BackwardWalk(self, *wanted)
-        columns = None if walk.columns is None else dist.reduce_scatter_rows(walk.columns, self.call.group)
-        return walk.rows, columns, walk.scale, walk.bias
+        recalled = self._recall(
+            {r: g for r, g in zip(self.call.requests, gradients, strict=True) if is_differentiable(r)}
+        )
+        walk_back = self._fused_walk_back if self.call.is_fused else self._walk_back
+        rows, columns, scale, bias = walk_back(recalled, wanted)
+        return rows, None if columns is None else dist.reduce_scatter_rows(columns, self.call.group), scale, bias
 
-    def _load(self, gradients: dict[Request, Tensor]) -> None:
-        """Give each statistic its memory, its gradients, and those of the other processes' columns."""
+    def _walk_back(self, recalled: Sequence[_Recalled], wanted: Sequence[bool]) -> tuple[Tensor | None, ...]:
+        for statistic, bound, memory, weights in recalled:
+            statistic.load(memory, weights, bound, self.call.group)
+        walk = _BackwardWalk(self, *wanted)
+        return walk.rows, walk.columns, walk.scale, walk.bias
+
+    def _fused_walk_back(self, recalled: Sequence[_Recalled], wanted: Sequence[bool]) -> tuple[Tensor | None, ...]:
+        _, _, memories, weights = zip(*recalled, strict=True)
+        rows, columns, log_scale, bias = self._fused_walk(self.rectangle()).backward(memories, weights, *wanted[:2])
+        return rows, columns, log_scale / self.scale, bias
+
+    def _recall(self, gradients: dict[Request, Tensor]) -> list[_Recalled]:
+        """Return for each statistic its bound, its memory and its gradients, those of everyone's columns included."""
         local = {request: gradient.to(self._rows.dtype) for request, gradient in gradients.items()}
         whole = self._whole_columns(local)
+        recalled: list[_Recalled] = []
         for statistic, bound in zip(self.statistics, self.bounds, strict=True):
             if not statistic.differentiable:
                 continue
@@ -221,7 +255,8 @@ class _Walker:
                 request = statistic.requests["row"]
                 weights["column"] = whole[request][:, 0]
                 memory["column"] = whole[request][:, 1:]
-            statistic.load(memory, weights, bound, self.call.group)
+            recalled.append((statistic, bound, memory, weights))
+        return recalled
 
     def _whole_columns(self, gradients: dict[Request, Tensor]) -> dict[Request, Tensor]:
         """Gather what belongs to columns, in one collective: gradients; of a symmetric block, memory of rows too."""

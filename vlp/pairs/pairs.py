@@ -119,6 +119,16 @@ class Pairs:
         """Views of each text, the leading one included."""
         return 1 + len(self.embeddings.text_views)
 
+    @property
+    def image_names(self) -> tuple[str, ...]:
+        """Names of all image views, for `view`, `side` and `block`."""
+        return ("image", *(f"image{k}" for k in range(1, self.num_image_views)))
+
+    @property
+    def text_names(self) -> tuple[str, ...]:
+        """Names of all text views."""
+        return ("text", *(f"text{k}" for k in range(1, self.num_text_views)))
+
     def view(self, name: str) -> Float[Tensor, "n d"]:
         """Return local embeddings by name: `image`, `text`, or further views `image1`, `text1`, `image2` and so on."""
         modality, number = name.rstrip(DIGITS), name.lstrip(LETTERS)
@@ -193,7 +203,7 @@ class Pairs:
         others = side.everyone if detach_other or self.num_processes > 1 else side.local
         if not detach_other and self.num_processes > 1:
             others = self.gather_with_gradient(side.local)
-        cosines = _cosines_at(self.view(anchor), others, positions.clamp(min=0))
+        cosines = products_at(self.view(anchor), others, positions.clamp(min=0))
         return cosines.masked_fill(positions < 0, -torch.inf)
 
     def draws(self, count: int, salt: int = 0) -> Float[Tensor, "n count"]:
@@ -263,10 +273,10 @@ class _Gather(torch.autograd.Function):
         return dist.reduce_scatter_rows(gradient, ctx.group), None
 
 
-CHOSEN_ROWS = 1024  # anchors whose chosen partners are gathered at once
+CHOSEN = 2**15  # partners that are gathered at once: 64 MB at width 512
 
 
-def _cosines_at(
+def products_at(
     anchors: Float[Tensor, "n d"], others: Float[Tensor, "b d"], positions: Int64[Tensor, "n k"]
 ) -> Float[Tensor, "n k"]:
     """Return chosen products, in pieces whose gathered partners are not kept for the backward pass."""
@@ -274,5 +284,6 @@ def _cosines_at(
     def piece(rows: Tensor, chosen: Tensor) -> Tensor:
         return torch.einsum("nd,nkd->nk", rows, others[chosen])
 
-    parts = zip(anchors.split(CHOSEN_ROWS), positions.split(CHOSEN_ROWS), strict=True)
+    num_rows = max(1, CHOSEN // max(1, positions.shape[1]))
+    parts = zip(anchors.split(num_rows), positions.split(num_rows), strict=True)
     return torch.cat([checkpoint(piece, *part, use_reentrant=False, preserve_rng_state=False) for part in parts])

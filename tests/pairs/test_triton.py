@@ -1,0 +1,317 @@
+"""The Triton kernels against whole matrices, in Triton's interpreter, which wants a process of its own.
+
+On a machine with CUDA: `pytest tests/pairs/test_triton.py -m gpu`.
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from multiprocessing import get_context
+from types import SimpleNamespace
+from unittest.mock import patch
+
+import pytest
+import torch
+
+from tests.pairs.dense import COLUMNS, REQUESTS, ROWS, blocks_of, leaves, mix
+from tests.pairs.test_engine import EXTREMES, NEGATIVES, dense_stats, gradients
+from tests.pairs.test_processes import SIZE, local_blocks, weighted
+from tests.processes import run_processes
+from vlp.pairs import LSE, MAP, SOFTPLUS, WMEAN, Block, fused, pair_stats
+
+NAMES = ("rows", "columns", "both", "negatives", "duplicates", "factor", "fixed", "sigmoid", "within", "within_fixed")
+MIXED = [ROWS, NEGATIVES[1], LSE("row", factor=2.0, mask="label"), LSE("row", fixed_scale=4.0), MAP(SOFTPLUS, "pair")]
+FUSED = {name: REQUESTS[name] for name in NAMES} | {
+    "rectangular": {"image_extra": [ROWS, COLUMNS, LSE("row", mask="label"), MAP(SOFTPLUS)]},
+    "all": {"image_text": MIXED, "image_image": [MAP(SOFTPLUS), *NEGATIVES[:1]], "text_text": [LSE("row")]},
+}
+each_request = pytest.mark.parametrize("name", FUSED)
+each_half = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+
+
+def start(initializer):
+    return ProcessPoolExecutor(1, get_context("spawn"), initializer)
+
+
+def interpret():
+    """Triton looks once, when it is imported."""
+    os.environ["TRITON_INTERPRET"] = "1"
+
+
+def show_devices():
+    """Undo what hides devices from the other tests."""
+    os.environ.pop("CUDA_VISIBLE_DEVICES")
+
+
+@pytest.fixture(scope="module")
+def interpreter():
+    with start(interpret) as pool:
+        yield lambda function, *args: pool.submit(function, *args).result()
+
+
+@pytest.fixture(scope="module")
+def device():
+    with start(show_devices) as pool:
+        if not pool.submit(torch.cuda.is_available).result():
+            pytest.skip("needs CUDA")
+        yield lambda function, *args: pool.submit(function, *args, "cuda").result()
+
+
+def on_device(blocks, device):
+    """Return the blocks on a device; sides stay shared where they are."""
+    moved = {}
+    for side in (side for block in blocks.values() for side in (block.rows, block.columns)):
+        parts = {name: getattr(side, name).to(device) for name in ("local", "everyone", "labels")}
+        moved.setdefault(id(side), replace(side, **parts))
+    return {
+        name: Block(moved[id(b.rows)], moved[id(b.columns)], b.scale.to(device), b.bias.to(device))
+        for name, b in blocks.items()
+    }
+
+
+def fused_stats(inputs, requests, device="cpu"):
+    stats = pair_stats(on_device(blocks_of(*inputs), device), requests, backend="triton")
+    assert all(answers.grad_fn.walker.call.is_fused for answers in stats.values() if answers.requires_grad)
+    return {key: answers.cpu() for key, answers in stats.items()}
+
+
+def exact_copy(inputs):
+    return [leaf.detach().double().requires_grad_() for leaf in inputs]
+
+
+def compare(name, size, dim, panel_size, device="cpu"):
+    """Float32 rounds a logit of 10 by 5e-7, and the hardware's exponential is no better; tiles are as exact."""
+    requests, inputs = FUSED[name], leaves(size, dim, dtype=torch.float32)
+    exact = exact_copy(inputs)
+    with patch.object(fused, "PANEL_SIZE", panel_size):
+        ours = fused_stats(inputs, requests, device)
+        found = gradients(mix(ours), inputs)
+    dense = dense_stats(blocks_of(*exact), requests)
+    assert ours.keys() == dense.keys()
+    for key, values in dense.items():
+        torch.testing.assert_close(ours[key].double(), values, rtol=5e-6, atol=5e-6)
+    for gradient, wanted in zip(found, gradients(mix(dense), exact), strict=True):
+        largest = max(1.0, wanted.abs().max().item())
+        torch.testing.assert_close(gradient.double(), wanted, rtol=5e-6, atol=5e-6 * largest)
+
+
+def compare_extremes(name, scale, device="cpu"):
+    """The tolerances are those of the tiles."""
+    exact = [leaf.detach().requires_grad_() for leaf in (*EXTREMES[name](24), *torch.tensor([scale, -10.0]).double())]
+    rounded = [leaf.detach().float().requires_grad_() for leaf in exact]
+    requests = {"image_text": [ROWS, COLUMNS, *NEGATIVES, MAP(SOFTPLUS, mask="pair")]}
+    ours, dense = fused_stats(rounded, requests, device), dense_stats(blocks_of(*exact), requests)
+    for key, values in dense.items():
+        torch.testing.assert_close(ours[key].double(), values, rtol=3e-6, atol=1e-6 * scale)
+    losses = [sum(values.mean() for values in stats.values()) for stats in (ours, dense)]
+    for gradient, wanted in zip(gradients(losses[0], rounded), gradients(losses[1], exact), strict=True):
+        assert bool(gradient.isfinite().all())
+        torch.testing.assert_close(gradient.double(), wanted, rtol=1e-3, atol=2e-5 * scale)
+
+
+def compare_half(dtype, size, dim, device="cpu"):
+    """Products of halves are exact in float32; gradients are rounded to halves at the end."""
+    inputs = leaves(size, dim, dtype=dtype)
+    exact = exact_copy(inputs)
+    requests = {"image_text": [ROWS, COLUMNS, MAP(SOFTPLUS)]}
+    ours, dense = fused_stats(inputs, requests, device), dense_stats(blocks_of(*exact), requests)
+    for key, values in dense.items():
+        assert ours[key].dtype == torch.float32
+        torch.testing.assert_close(ours[key].double(), values, rtol=3e-6, atol=3e-6)
+    for gradient, wanted in zip(gradients(mix(ours), inputs), gradients(mix(dense), exact), strict=True):
+        assert gradient.dtype == dtype
+        torch.testing.assert_close(gradient.double(), wanted, rtol=1e-2, atol=1e-2)
+
+
+def compare_subset(wanted):
+    inputs = leaves(9, dtype=torch.float32)
+    for k, leaf in enumerate(inputs):
+        leaf.requires_grad_(k in wanted)
+    chosen = [inputs[k] for k in wanted]
+    streamed, dense = fused_stats(inputs, FUSED["all"]), dense_stats(blocks_of(*inputs), FUSED["all"])
+    for ours, theirs in zip(gradients(mix(streamed), chosen), gradients(mix(dense), chosen), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=5e-6 * max(1.0, theirs.abs().max().item()))
+
+
+def compare_small_softplus(device="cpu"):
+    inputs = leaves(20, bias=-30.0, dtype=torch.float32)
+    exact = exact_copy(inputs)
+    requests = {"image_text": [MAP(SOFTPLUS)]}
+    ours, dense = fused_stats(inputs, requests, device), dense_stats(blocks_of(*exact), requests)
+    for key, values in dense.items():
+        torch.testing.assert_close(ours[key].double(), values, rtol=1e-5, atol=0)
+
+
+def repeat(device):
+    """Two runs over several panels are equal to the last bit."""
+    inputs = leaves(1000, 64, dtype=torch.float32)
+    with patch.object(fused, "PANEL_SIZE", 256):
+        first, second = (
+            [*stats.values(), *gradients(mix(stats), inputs)]
+            for stats in (fused_stats(inputs, FUSED["all"], device) for _ in range(2))
+        )
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@each_request
+@pytest.mark.parametrize(("size", "dim"), [(1, 5), (2, 1), (7, 16), (33, 40)])
+def test_equals_dense(interpreter, name, size, dim):
+    interpreter(compare, name, size, dim, 4096)
+
+
+@each_request
+def test_panels_add_up(interpreter, name):
+    interpreter(compare, name, 33, 5, 16)
+
+
+@pytest.mark.parametrize("scale", [1.0, 100.0, 200.0])
+@pytest.mark.parametrize("name", EXTREMES)
+def test_float32_is_exact_and_finite_at_extremes(interpreter, name, scale):
+    interpreter(compare_extremes, name, scale)
+
+
+@each_half
+def test_half_inputs_accumulate_in_float32(interpreter, dtype):
+    interpreter(compare_half, dtype, 40, 6)
+
+
+@pytest.mark.parametrize("wanted", [(0,), (1,), (2,), (3,), (0, 2), (2, 3)])
+def test_any_subset_of_gradients(interpreter, wanted):
+    interpreter(compare_subset, wanted)
+
+
+def test_small_sums_of_softplus_keep_their_digits(interpreter):
+    interpreter(compare_small_softplus)
+
+
+def fused_on(rank, world_size):
+    interpret()
+    rows = slice(rank * SIZE // world_size, (rank + 1) * SIZE // world_size)
+    answers = {}
+    for name, requests in FUSED.items():
+        image, text, scale, bias = leaves(SIZE, dtype=torch.float32)
+        local = [leaf.detach().requires_grad_() for leaf in (image[rows], text[rows], scale, bias)]
+        loss = weighted(pair_stats(local_blocks(*local), requests, backend="triton"), rows)
+        answers[name] = [loss.item(), *(gradient.numpy() for gradient in gradients(loss, local))]
+    return answers
+
+
+@pytest.mark.processes
+def test_two_processes_add_up_to_one():
+    parts = run_processes(fused_on, 2)
+    for name, requests in FUSED.items():
+        inputs = leaves(SIZE)
+        loss = mix(dense_stats(blocks_of(*inputs), requests))
+        losses, images, texts, scales, biases = zip(*(part[name] for part in parts), strict=True)
+        assert sum(losses) == pytest.approx(loss.item(), rel=1e-5)
+        together = [torch.cat([torch.as_tensor(p) for p in pieces]) for pieces in (images, texts)]
+        together += [torch.as_tensor(sum(scales)), torch.as_tensor(sum(biases))]
+        for ours, theirs in zip(together, gradients(loss, inputs), strict=True):
+            largest = max(1.0, theirs.abs().max().item())
+            torch.testing.assert_close(ours.double(), theirs, rtol=5e-6, atol=5e-6 * largest, msg=name)
+
+
+def compile_for(capability):
+    """Compile every kernel that a walk in float32 and in bfloat16 would launch, and launch none."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+
+    from vlp.pairs import triton_kernels
+
+    target = GPUTarget("cuda", capability, 32)
+    driver = SimpleNamespace(
+        get_current_device=lambda: 0, get_current_stream=lambda device: 0, get_current_target=lambda: target
+    )
+    triton.runtime.driver.set_active(driver)
+    compiled = []
+
+    class Compiler:
+        def __init__(self, kernel):
+            self.kernel = kernel
+
+        def __getitem__(self, grid):
+            return lambda *args, **options: compiled.append(self.kernel.warmup(*args, grid=grid, **options))
+
+    kernels = SimpleNamespace(forward=Compiler(triton_kernels.forward), backward=Compiler(triton_kernels.backward))
+    for dtype, blocks in ((torch.float32, fused.SINGLE), (torch.bfloat16, fused.HALF)):
+        inputs = leaves(16, 16, dtype=dtype)
+        with patch.object(fused, "INTERPRETED", blocks), patch.object(fused, "_kernels", lambda: kernels):
+            mix(fused_stats(inputs, {"image_text": MIXED})).backward()
+    return [(kernel.metadata.name, len(kernel.asm["cubin"])) for kernel in compiled]
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+def test_kernels_compile_without_a_device(capability, tmp_path, monkeypatch):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    with start(None) as pool:
+        compiled = pool.submit(compile_for, capability).result()
+    assert [name for name, _ in compiled] == ["forward", "backward"] * 2
+    assert all(size > 0 for _, size in compiled)
+
+
+def no_triton():
+    raise ImportError("no triton")
+
+
+def test_without_cuda_nobody_imports_triton(monkeypatch):
+    monkeypatch.setattr(fused, "_kernels", no_triton)
+    stats = pair_stats(blocks_of(*leaves(4, dtype=torch.float32)), REQUESTS["both"])
+    assert not stats["image_text", ROWS].grad_fn.walker.call.is_fused
+
+
+def test_auto_needs_a_device_that_triton_knows_and_triton(monkeypatch):
+    cuda = torch.device("cuda")
+    monkeypatch.setattr(fused, "_kernels", lambda: None)
+    for capability, runs in (((9, 0), True), ((8, 0), True), ((7, 5), False)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, found=capability: found)
+        assert fused._runs_on(cuda) == runs
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(fused, "_kernels", no_triton)
+    assert not fused._runs_on(cuda)
+    assert not fused._runs_on(torch.device("cpu"))
+
+
+def test_one_request_without_a_kernel_sends_the_block_to_the_tiles(monkeypatch):
+    monkeypatch.setattr(fused, "_runs_on", lambda device: True)
+    block = blocks_of(*leaves(4, dtype=torch.float32))["image_text"]
+    assert fused.is_chosen("auto", block, [ROWS, COLUMNS])
+    assert not fused.is_chosen("auto", block, [ROWS, WMEAN("column")])
+    assert not fused.is_chosen("tiles", block, [ROWS])
+    assert not fused.is_chosen("auto", blocks_of(*leaves(4))["image_text"], [ROWS])
+
+
+@pytest.mark.parametrize(("request_", "dtype"), [(WMEAN("row"), torch.float32), (ROWS, torch.float64)])
+def test_what_has_no_kernel_is_refused_where_triton_is_asked_for(request_, dtype):
+    with pytest.raises(ValueError, match="backend 'triton' answers"):
+        pair_stats(blocks_of(*leaves(4, dtype=dtype)), {"image_text": [request_]}, backend="triton")
+
+
+@pytest.mark.gpu
+@each_request
+@pytest.mark.parametrize(("size", "dim", "panel_size"), [(1, 5, 4096), (33, 40, 4096), (1000, 512, 256)])
+def test_device_equals_dense(device, name, size, dim, panel_size):
+    device(compare, name, size, dim, panel_size)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", EXTREMES)
+def test_device_is_exact_and_finite_at_extremes(device, name):
+    device(compare_extremes, name, 100.0)
+
+
+@pytest.mark.gpu
+@each_half
+def test_device_accumulates_halves_in_float32(device, dtype):
+    device(compare_half, dtype, 1000, 512)
+
+
+@pytest.mark.gpu
+def test_device_keeps_the_digits_of_small_sums_of_softplus(device):
+    device(compare_small_softplus)
+
+
+@pytest.mark.gpu
+def test_device_repeats_bit_for_bit(device):
+    device(repeat)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-Table = list[list[str]]
+from benchmarks.tables import Table, listed, markdown, percent, slug
 
 
 @dataclass(frozen=True)
@@ -65,11 +64,6 @@ class Limit:
     at_most: float
     shown: Callable[[float], str]
     wanted: str
-
-
-def percent(share: float) -> str:
-    """Return a share in percent with one digit, cut and never rounded up."""
-    return f"{math.floor(round(share * 1000, 9)) / 10:.1f} %"
 
 
 def minutes(seconds: float) -> str:
@@ -215,12 +209,6 @@ def value_of(row: Row, name: str) -> float:
     return {**asdict(row), "samples_per_second": row.samples_per_second}[name]
 
 
-def markdown(table: Table) -> str:
-    """Lay out a table, its first row being the heading."""
-    rule = ["---", *["---:"] * (len(table[0]) - 1)]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in [table[0], rule, *table[1:]])
-
-
 def ours(rows: Sequence[Row]) -> list[Row]:
     """Return the rows of vlp."""
     return [row for row in rows if row.trainer == "vlp"]
@@ -234,13 +222,3 @@ def names(rows: Sequence[Row]) -> list[str]:
 def whole(value: float) -> str:
     """Return a number without its fraction."""
     return f"{math.floor(value):,}"
-
-
-def listed(values: dict[str, str]) -> str:
-    """Return `name value` pairs."""
-    return ", ".join(f"{name} {value}" for name, value in values.items())
-
-
-def slug(text: str) -> str:
-    """Return lower-case words joined by hyphens, for a file name."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")

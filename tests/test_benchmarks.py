@@ -1,17 +1,25 @@
-"""The quickstart benchmark: what it measures, what it asks of open_clip's trainer, and what it writes."""
+"""The benchmarks: what they measure, what they ask of open_clip, and what they write."""
 
 from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from dataclasses import replace
 
 import pytest
 import torch
 
+from benchmarks import bench_objectives
 from benchmarks.bench_quickstart import TASKS, again, build_parser, read_scores
 from benchmarks.measure import last_line, run_measured, tree_bytes
+from benchmarks.objective_cases import Case, Cost
+from benchmarks.objective_numerics import FLOAT32, GradientError, gradient_errors
+from benchmarks.objective_report import Row as CaseRow
+from benchmarks.objective_report import error as error_shown
+from benchmarks.objective_report import fraction, targets, times
+from benchmarks.objective_report import write_report as write_objectives
 from benchmarks.peer_open_clip import (
     AUGMENTATIONS,
     ROOT,
@@ -27,12 +35,12 @@ from benchmarks.quickstart_report import (
     Row,
     gigabytes,
     minutes,
-    percent,
-    slug,
     target_records,
     write_report,
 )
+from benchmarks.tables import percent, slug
 from vlp.config import load_recipe
+from vlp.objectives.base import terms
 
 ABOUT = {
     "date": "2030-01-31",
@@ -192,3 +200,180 @@ def test_an_exported_peer_is_the_model_that_was_trained(peer_config):
 
 def test_slugs_are_file_names():
     assert slug("AMD EPYC (TM) 7B13, 2 cores") == "amd-epyc-tm-7b13-2-cores"
+
+
+OBJECTIVES_ABOUT = {
+    "date": "2030-01-31",
+    "commit": "0123456789ab",
+    "machine": "Some CPU (R) 9000, 2 cores",
+    "versions": {"torch": "2.15.0"},
+    "device": "cpu",
+    "peak_tflops": None,
+    "rounds": 3,
+    "rounds_wanted": 3,
+    "command": "python -m benchmarks.bench_objectives --rounds 3",
+}
+
+
+def case_row(name, pairs, seconds, processes=1, peak=100.0, **more):
+    return CaseRow(name, pairs, processes, cpu=[seconds] * 3, wall=[seconds] * 3, peak_mb=[peak] * 3, **more)
+
+
+def default_plan():
+    parsed = bench_objectives.build_parser().parse_args([])
+    return [case for number in range(parsed.rounds) for case in bench_objectives.cases(parsed, number)]
+
+
+def verdicts(rows, errors=()):
+    return {target.what: target.reached for target in targets(rows, errors)}
+
+
+def test_ratios_are_never_shown_better_than_they_are():
+    assert times(0.57) == "0.57 x"
+    assert times(0.570001) == "0.58 x"
+    assert fraction(1 / 15) == "1/15.0"
+    assert fraction(1 / 14.99) == "1/14.9"
+    assert error_shown(1e-5) == "1.0e-05"
+    assert error_shown(1.0001e-5) == "1.1e-05"
+    assert error_shown(9.99e-7) == "1.0e-06"
+
+
+def test_a_verdict_looks_at_the_exact_ratio():
+    what = "clip: time of open_clip.ClipLoss, 4096 pairs"
+    peer = case_row("open_clip.ClipLoss", 4096, 1.0)
+    assert verdicts([peer, case_row("clip", 4096, 0.57)])[what] is True
+    assert verdicts([peer, case_row("clip", 4096, 0.5701)])[what] is False
+    assert verdicts([peer])[what] is None
+
+
+def test_memory_counts_as_a_share_of_the_peer():
+    what = "clip: memory of open_clip.ClipLoss, 16384 pairs"
+    peer = case_row("open_clip.ClipLoss", 16384, 1.0, peak=3000.0)
+    assert verdicts([peer, case_row("clip", 16384, 1.0, peak=200.0)])[what] is True
+    assert verdicts([peer, case_row("clip", 16384, 1.0, peak=200.1)])[what] is False
+
+
+@pytest.mark.parametrize(("pairs", "products"), [(4096, 3), (16384, 4)])
+def test_the_bound_counts_products_of_tiles(pairs, products):
+    """With 10 ms per product the bound is 10 ms x tiles x products, here reached to exactly 90 %, and then not."""
+    what = f"siglip: share of the matrix-product bound, {pairs} pairs"
+    tiles = [case_row("tile_mm", 1024, 0.01), case_row("tile_addmm", 1024, 0.01)]
+    seconds = 0.01 * (pairs / 1024) ** 2 * products / 0.9
+    assert verdicts([*tiles, case_row("siglip", pairs, 0.9999 * seconds)])[what] is True
+    assert verdicts([*tiles, case_row("siglip", pairs, 1.0001 * seconds)])[what] is False
+
+
+def test_two_processes_are_compared_with_one():
+    what = "clip: wall time of two processes relative to one, 8192 pairs"
+    assert verdicts([case_row("clip", 8192, 1.0), case_row("clip", 8192, 0.6, processes=2)])[what] is True
+    assert verdicts([case_row("clip", 8192, 1.0), case_row("clip", 8192, 0.61, processes=2)])[what] is False
+
+
+def test_a_gradient_error_has_a_limit():
+    what = f"clip: gradient error, {FLOAT32}"
+    assert verdicts([], [GradientError("clip", FLOAT32, 1e-5, 1.0)])[what] is True
+    assert verdicts([], [GradientError("clip", FLOAT32, 1.1e-5, 1.0)])[what] is False
+
+
+def test_the_default_run_measures_every_target_and_every_term():
+    rows = [case_row(case.name, case.pairs, 1.0, case.processes) for case in default_plan()]
+    assert {row.name for row in rows} >= set(terms)
+    errors = list(gradient_errors(pairs=64))
+    assert [target.what for target in targets(rows, errors) if target.reached is None] == []
+
+
+def test_the_default_run_leaves_the_largest_batches_to_us():
+    assert {case.name for case in default_plan() if case.pairs > 16384} == {"clip", "siglip"}
+
+
+def test_gradients_agree_with_float64():
+    errors = {(row.term, row.what): row.error for row in gradient_errors(pairs=64)}
+    assert errors["clip", FLOAT32] < 1e-5
+    assert errors["siglip", FLOAT32] < 1e-5
+
+
+def test_the_objective_report_shows_targets_and_problems(tmp_path):
+    rows = [
+        case_row("open_clip.ClipLoss", 4096, 1.0),
+        case_row("clip", 4096, 0.5),
+        case_row("combination", 4096, 1.2),
+        CaseRow("mmd", 4096, problem="out of memory"),
+    ]
+    page = write_objectives(tmp_path, OBJECTIVES_ABOUT, rows, [GradientError("clip", FLOAT32, 1.21e-6, 1.5)])
+    assert page.name == "objectives_some-cpu-r-9000-2-cores_2030-01-31.md"
+    text = page.read_text()
+    assert "| clip: time of open_clip.ClipLoss, 4096 pairs | 0.50 x | <= 0.57 x | reached |" in text
+    assert "| combination: time of clip, 4096 pairs | 2.40 x | <= 2.20 x | **missed** |" in text
+    assert "| clip: time of open_clip.ClipLoss, 16384 pairs |  | <= 0.48 x | not measured |" in text
+    assert f"| {FLOAT32} | clip | 1.3e-06 | 1.500 |" in text
+    assert "- mmd, 4096 pairs: out of memory" in text
+    assert OBJECTIVES_ABOUT["command"] in text
+    record = json.loads(page.with_suffix(".json").read_text())
+    assert record["targets"][0] == {
+        "what": "clip: time of open_clip.ClipLoss, 4096 pairs",
+        "measured": 0.5,
+        "at_most": 0.57,
+        "reached": True,
+    }
+
+
+def test_the_accelerator_report_shows_the_largest_batch(tmp_path):
+    rows = [
+        case_row("open_clip.ClipLoss", 4096, 1e-3),
+        case_row("clip", 4096, 5e-4),
+        CaseRow("open_clip.ClipLoss", 8192, problem="out of memory"),
+        CaseRow("inf_cl", 4096, problem="not installed: inf_cl"),
+        case_row("clip", 8192, 2e-3, dtype="bfloat16"),
+    ]
+    text = write_objectives(
+        tmp_path, {**OBJECTIVES_ABOUT, "device": "cuda", "peak_tflops": 1000.0}, rows, []
+    ).read_text()
+    assert "| clip | float32 | 4096 | 0.50 | 0.50 .. 0.50 | 100 | 0.50 x open_clip.ClipLoss | 20.6 % |" in text
+    assert "| open_clip.ClipLoss | float32 | 4096 | out of memory at 8192 |" in text
+    assert "| inf_cl | float32 | none | not installed: inf_cl at 4096 |" in text
+    assert "| clip | bfloat16 | 8192 | nothing larger was tried |" in text
+    assert "## Targets" not in text
+
+
+def test_a_batch_larger_than_one_out_of_memory_is_not_tried(monkeypatch):
+    rows, tried = [], []
+
+    def run(case):
+        tried.append(case.pairs)
+        return [Cost([], [], 0.0, "out of memory")] if case.pairs == 128 else [Cost([1.0, 2.0, 3.0], [1.0] * 3, 5.0)]
+
+    monkeypatch.setattr(bench_objectives, "run", run)
+    for pairs in (64, 128, 256):
+        bench_objectives.add(rows, Case("clip", pairs))
+    assert tried == [64, 128]
+    assert [row.problem for row in rows] == ["", "out of memory", "out of memory"]
+    assert rows[0].cpu == [2.0]
+
+
+def test_objectives_are_measured_in_processes_of_their_own(tmp_path):
+    command = [sys.executable, "-m", "benchmarks.bench_objectives", "--terms", "clip", "dense_uniformity_image"]
+    command += ["--pairs", "64", "--rounds", "1", "--to", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    record = json.loads(next(tmp_path.glob("*.json")).read_text())
+    assert [row["name"] for row in record["rows"]] == ["tile_mm", "tile_addmm", "clip", "dense_uniformity_image"]
+    assert all(row["cpu"][0] > 0 and row["wall"][0] > 0 and not row["problem"] for row in record["rows"])
+    assert record["command"].endswith("--pairs 64 --terms clip dense_uniformity_image --rounds 1")
+    assert str(ROOT) not in json.dumps(record)
+
+
+@pytest.mark.processes
+def test_a_batch_is_spread_over_processes():
+    costs = bench_objectives.run(Case("clip", 64, processes=2))
+    assert [cost.problem for cost in costs] == ["", ""]
+    assert [len(cost.wall) for cost in costs] == [20, 20]
+
+
+def test_a_case_that_fails_says_why():
+    assert "cilp" in bench_objectives.run(Case("cilp", 64))[0].problem
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_missing_device_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        bench_objectives.main(["--device", "cuda"])
+    assert "no CUDA device" in capsys.readouterr().err

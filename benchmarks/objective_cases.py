@@ -1,0 +1,296 @@
+"""What a measured process does: draw embeddings, run one objective forward and backward, say what that cost."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import resource
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as torch_dist
+from torch import Tensor
+from torch.nn import functional
+
+from vlp import dist
+from vlp.objectives.base import Objective, terms
+from vlp.pairs import Pairs
+from vlp.pairs.tiles import TILE_SIZE
+from vlp.types import Embeddings, Teacher
+
+DIM = 512
+SCALE, BIAS = 1 / 0.07, -10.0
+TOKENS, WORDS = 16, 1000
+SMALL_PAIRS = 64  # of the step that loads kernels before anything is measured
+ENOUGH_SECONDS = 5.0  # a process stops after the step that reaches them
+MAX_MEMORY_SHARE = 0.9  # of what is free: a case that needs more fails by itself, and takes nothing else with it
+OUT_OF_MEMORY, NOT_INSTALLED = "out of memory", "not installed"
+RENDEZVOUS = datetime.timedelta(minutes=5)
+Step = Callable[[], object]
+Parts = Mapping[str, tuple[str, dict[str, Any]]]
+
+OURS: dict[str, Parts] = {
+    "uniformity_image": {"uniformity": ("uniformity", {"modality": "image"})},
+    "combination": {
+        "clip": ("clip", {}),
+        "alignment": ("alignment", {}),
+        "uniformity of images": ("uniformity", {"modality": "image"}),
+        "uniformity of texts": ("uniformity", {"modality": "text"}),
+        "cross_uniformity": ("cross_uniformity", {}),
+        "cwcl": ("cwcl", {}),
+    },
+}
+"""Cases beside the registered terms with their default settings."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One thing to measure.
+
+    Args:
+        name: A term, a key of `OURS`, of `PEERS` or of `PRODUCTS`.
+        pairs: Of the global batch.
+        processes: Among which the batch is spread.
+        dtype: Of the embeddings.
+    """
+
+    name: str
+    pairs: int
+    processes: int = 1
+    device: str = "cpu"
+    dtype: str = "float32"
+
+    @property
+    def num_steps(self) -> int:
+        """How many steps one process times at most: about as long for every batch size."""
+        if self.name in PRODUCTS:
+            return 64
+        return 10 if self.device == "cuda" else min(20, max(1, round((8192 / self.pairs) ** 2)))
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What the steps of one process cost, in seconds and MB; `problem` where they could not be run.
+
+    Args:
+        cpu: User and system time of each step; on an accelerator, the time between two events on it.
+        peak_mb: Beyond inputs and gradients, at the worst moment of all steps.
+    """
+
+    cpu: list[float]
+    wall: list[float]
+    peak_mb: float
+    problem: str = ""
+
+
+def measure(case: Case, rank: int = 0, meeting: str = "") -> Cost:
+    """Measure one case; meant for a process of its own, `case.processes` of which meet at the file `meeting`."""
+    torch.set_num_threads(1)
+    if case.device == "cpu":
+        _limit_memory()
+    if case.processes > 1:
+        os.environ.update(RANK=str(rank), WORLD_SIZE=str(case.processes))
+        torch_dist.init_process_group(
+            "gloo", init_method=f"file://{meeting}", rank=rank, world_size=case.processes, timeout=RENDEZVOUS
+        )
+    try:
+        return _measure_cuda(case) if case.device == "cuda" else _measure_cpu(case, rank)
+    except ImportError as error:
+        return Cost([], [], 0.0, f"{NOT_INSTALLED}: {error.name}")
+    except torch.OutOfMemoryError:
+        return Cost([], [], 0.0, OUT_OF_MEMORY)
+    except Exception as error:
+        if "allocate memory" in str(error):
+            return Cost([], [], 0.0, OUT_OF_MEMORY)
+        return Cost([], [], 0.0, f"{type(error).__name__}: {error}".splitlines()[0][:200])
+    finally:
+        if case.processes > 1:
+            torch_dist.destroy_process_group()
+
+
+def _measure_cpu(case: Case, rank: int) -> Cost:
+    small, _ = make_step(Case(case.name, SMALL_PAIRS * case.processes, case.processes), rank)
+    small()
+    step, leaves = make_step(case, rank)
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak of the imports
+    before = _memory_mb("VmRSS")
+    cpu, wall = [], []
+    for _ in range(case.num_steps):
+        _forget_gradients(leaves)
+        dist.barrier()
+        start, start_cpu = time.perf_counter(), _cpu_seconds()
+        step()
+        cpu.append(_cpu_seconds() - start_cpu)
+        wall.append(time.perf_counter() - start)
+        if sum(cpu) > ENOUGH_SECONDS and case.processes == 1:
+            break
+    return Cost(cpu, wall, max(0.0, _memory_mb("VmHWM") - before - _gradient_mb(leaves)))
+
+
+def _measure_cuda(case: Case) -> Cost:
+    torch.set_float32_matmul_precision("high")  # all sides multiply in TF32
+    step, leaves = make_step(case, 0)
+    for _ in range(3):
+        _forget_gradients(leaves)
+        step()
+    _forget_gradients(leaves)
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    seconds, wall = [], []
+    for _ in range(case.num_steps):
+        _forget_gradients(leaves)
+        first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start = time.perf_counter()
+        first.record()
+        step()
+        last.record()
+        torch.cuda.synchronize()
+        wall.append(time.perf_counter() - start)
+        seconds.append(first.elapsed_time(last) / 1e3)
+    peak = (torch.cuda.max_memory_allocated() - before) / 2**20
+    return Cost(seconds, wall, max(0.0, peak - _gradient_mb(leaves)))
+
+
+def make_step(case: Case, rank: int) -> tuple[Step, list[Tensor]]:
+    """Return a forward and backward pass, and all that gets a gradient from it.
+
+    Raises:
+        ValueError: A term needs what this benchmark does not draw.
+    """
+    if case.name in PRODUCTS:
+        return PRODUCTS[case.name](), []
+    num_local = case.pairs // case.processes
+    dtype = getattr(torch, case.dtype)
+    image, text = (unit(num_local, 10 * rank + k, case.device).to(dtype).requires_grad_() for k in range(2))
+    leaves = [image, text]
+    leaves += [torch.tensor(number, device=case.device).requires_grad_() for number in (SCALE, BIAS)]
+    if case.name in PEERS:
+        loss_of = PEERS[case.name]()
+        return lambda: loss_of(*leaves).backward(), leaves
+    objective = build(case.name).to(case.device)
+    embeddings, more = _embeddings(leaves, objective.needs, case.device, 10 * rank)
+    ids = torch.arange(rank * num_local, (rank + 1) * num_local, device=case.device)
+
+    def step() -> None:
+        loss, _ = objective(Pairs(embeddings, ids, ids), 0)
+        loss.backward()
+
+    return step, [*leaves, *more, *objective.parameters()]
+
+
+def build(name: str) -> Objective:
+    """Return the objective of a case, every term at weight 1."""
+    parts: Parts = OURS.get(name, {name: (name, {})})
+    objective = Objective({label: (terms.build(term, own), lambda _: 1.0) for label, (term, own) in parts.items()})
+    objective.create(DIM)
+    return objective
+
+
+def unit(rows: int, seed: int, device: str = "cpu") -> Tensor:
+    """Draw unit-norm rows."""
+    generator = torch.Generator().manual_seed(seed)
+    return functional.normalize(torch.randn(rows, DIM, generator=generator), dim=1).to(device)
+
+
+def _embeddings(leaves: list[Tensor], needs: frozenset[str], device: str, seed: int) -> tuple[Embeddings, list[Tensor]]:
+    """Add what the terms need, and say what else gets a gradient."""
+    size = len(leaves[0])
+    more: dict[str, Any] = {}
+    gradients: list[Tensor] = []
+    for need in sorted(needs - {"ids", "caption_ids"}):
+        if need == "reference":
+            more["reference"] = unit(size, seed + 2, device)
+        elif need == "teacher":
+            more["teacher"] = Teacher(unit(size, seed + 3, device), unit(size, seed + 4, device))
+        elif need == "negatives":
+            wrong = unit(size, seed + 5, device)[:, None].requires_grad_()
+            more["negatives"] = wrong
+            gradients.append(wrong)
+        elif need == "tokens":
+            generator = torch.Generator().manual_seed(seed)
+            more["tokens"] = torch.randint(1, WORDS, (size, TOKENS), generator=generator).to(device)
+            more["lengths"] = torch.full((size,), TOKENS)
+        else:
+            raise ValueError(f"this benchmark draws no '{need}'")
+    image, text, scale, bias = leaves
+    return Embeddings(image, text, scale, bias, **more), gradients
+
+
+def _open_clip(name: str) -> Callable[..., Tensor]:
+    from open_clip.loss import ClipLoss, SigLipLoss
+
+    if name == "ClipLoss":
+        clip = ClipLoss()
+        return lambda image, text, scale, _: clip(image, text, scale)
+    siglip = SigLipLoss()
+    return lambda image, text, scale, bias: siglip(image, text, scale, bias)
+
+
+def _inf_cl() -> Callable[..., Tensor]:
+    from inf_cl import cal_inf_loss
+
+    def loss(image: Tensor, text: Tensor, scale: Tensor, _: Tensor) -> Tensor:
+        return (cal_inf_loss(image, text, scale=scale) + cal_inf_loss(text, image, scale=scale)) / 2
+
+    return loss
+
+
+def _dense_uniformity() -> Callable[..., Tensor]:
+    def loss(image: Tensor, *_: Tensor) -> Tensor:
+        squared_distances = 2 - 2 * image @ image.T
+        kernel = torch.exp(-2 * squared_distances)
+        return ((kernel.sum() - kernel.trace()) / (len(image) * (len(image) - 1))).log()
+
+    return loss
+
+
+PEERS: dict[str, Callable[[], Callable[..., Tensor]]] = {
+    "open_clip.ClipLoss": lambda: _open_clip("ClipLoss"),
+    "open_clip.SigLipLoss": lambda: _open_clip("SigLipLoss"),
+    "dense_uniformity_image": _dense_uniformity,
+    "inf_cl": _inf_cl,
+}
+
+
+def _logits_product() -> Step:
+    rows, columns, tile = unit(TILE_SIZE, 0), unit(TILE_SIZE, 1), torch.empty(TILE_SIZE, TILE_SIZE)
+    return lambda: torch.mm(rows, columns.t(), out=tile)
+
+
+def _gradient_product() -> Step:
+    features, tile, total = unit(TILE_SIZE, 0), torch.rand(TILE_SIZE, TILE_SIZE), torch.zeros(TILE_SIZE, DIM)
+    return lambda: total.addmm_(tile, features)
+
+
+PRODUCTS: dict[str, Callable[[], Step]] = {"tile_mm": _logits_product, "tile_addmm": _gradient_product}
+"""The matrix products that no way around leads: logits of one tile, and gradients from one tile."""
+
+
+def _forget_gradients(leaves: list[Tensor]) -> None:
+    for leaf in leaves:
+        leaf.grad = None
+
+
+def _gradient_mb(leaves: list[Tensor]) -> float:
+    return sum(leaf.grad.numel() * leaf.grad.element_size() for leaf in leaves if leaf.grad is not None) / 2**20
+
+
+def _cpu_seconds() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def _memory_mb(field: str, file: str = "/proc/self/status") -> float:
+    lines = Path(file).read_text().splitlines()
+    return next(int(line.split()[1]) / 2**10 for line in lines if line.startswith(field))
+
+
+def _limit_memory() -> None:
+    limit = int(MAX_MEMORY_SHARE * _memory_mb("MemAvailable", "/proc/meminfo") * 2**20)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, resource.getrlimit(resource.RLIMIT_DATA)[1]))

@@ -1,0 +1,29 @@
+"""Tables in Markdown, and numbers that are never shown better than they are."""
+
+from __future__ import annotations
+
+import math
+import re
+
+Table = list[list[str]]
+
+
+def markdown(table: Table) -> str:
+    """Lay out a table, its first row being the heading."""
+    rule = ["---", *["---:"] * (len(table[0]) - 1)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [table[0], rule, *table[1:]])
+
+
+def percent(share: float) -> str:
+    """Return a share in percent with one digit, cut and never rounded up."""
+    return f"{math.floor(round(share * 1000, 9)) / 10:.1f} %"
+
+
+def listed(values: dict[str, str]) -> str:
+    """Return `name value` pairs."""
+    return ", ".join(f"{name} {value}" for name, value in values.items())
+
+
+def slug(text: str) -> str:
+    """Return lower-case words joined by hyphens, for a file name."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from tests.objectives.batches import unit, value_of
+from tests.objectives.batches import draw_leaves, gradients_of, pairs_of, share_of, unit, value_of
 from vlp.objectives.clip import ClipTerm
 from vlp.objectives.cwcl import CwclTerm
 
@@ -15,6 +15,8 @@ VARIANTS = [
     {"kernel": "exp", "kernel_temperature": 0.3, "mix": 0.4, "reduction": "mean"},
     {"kernel": "exp", "anchor": "text"},
     {"anchor": "text"},
+    {"kernel": "topk", "k": 3},
+    {"kernel": "topk", "k": 50, "anchor": "text", "mix": 0.4},
 ]
 
 KERNELS = {
@@ -28,6 +30,17 @@ def targets_by_hand(reference, kernel, mix=1.0):
     size = len(reference)
     weights = [[KERNELS[kernel](float(reference[i] @ reference[j])) for j in range(size)] for i in range(size)]
     return [[(1 - mix) * (i == j) + mix * weights[i][j] / sum(weights[i]) for j in range(size)] for i in range(size)]
+
+
+def nearest_targets_by_hand(reference, num_nearest, mix=1.0):
+    """Linear weights of the nearest references only, the sample itself among them."""
+    size, targets = len(reference), []
+    for i in range(size):
+        cosines = [float(reference[i] @ reference[j]) for j in range(size)]
+        kept = sorted(range(size), key=lambda j: -cosines[j] - 9 * (j == i))[:num_nearest]
+        weights = [(1 + cosines[j]) / 2 * (j in kept) for j in range(size)]
+        targets.append([(1 - mix) * (i == j) + mix * weights[j] / sum(weights) for j in range(size)])
+    return targets
 
 
 def one_direction(anchors, others, scale, targets):
@@ -58,13 +71,37 @@ def test_matches_paper(size, kernel, anchor, mix):
     assert value_of(term, image, text, reference=reference) == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.mark.parametrize("size", [1, 2, 7])
+@pytest.mark.parametrize("k", [1, 2, 4, 20])
+@pytest.mark.parametrize("anchor", ["image", "text"])
+@pytest.mark.parametrize("mix", [1.0, 0.3])
+def test_truncated_kernel_matches_a_slow_reading(size, k, anchor, mix):
+    image, text, reference = unit(size, 6, 1), unit(size, 6, 2), unit(size, 4, 3)
+    anchors, others = (image, text) if anchor == "image" else (text, image)
+    targets = nearest_targets_by_hand(reference, k, mix)
+    expected = one_direction(anchors, others, 10.0, targets) + one_direction(others, anchors, 10.0, hard(size))
+    term = CwclTerm(kernel="topk", k=k, anchor=anchor, mix=mix)
+    assert value_of(term, image, text, reference=reference) == pytest.approx(expected, rel=1e-9)
+
+
+def test_all_neighbours_make_it_the_linear_kernel():
+    leaves, more = draw_leaves(7), {"reference": unit(7, 4, 3)}
+    linear, truncated = CwclTerm(), CwclTerm(kernel="topk", k=7)
+    assert share_of(truncated, pairs_of(*leaves, **more)).item() == pytest.approx(
+        share_of(linear, pairs_of(*leaves, **more)).item(), rel=1e-10
+    )
+    torch.testing.assert_close(gradients_of(truncated, leaves, **more), gradients_of(linear, leaves, **more))
+
+
 def test_mean_is_half_the_sum():
     image, text, reference = unit(7, 6, 1), unit(7, 6, 2), unit(7, 4, 3)
     total, mean = (value_of(CwclTerm(reduction=r), image, text, reference=reference) for r in ("sum", "mean"))
     assert mean == pytest.approx(total / 2)
 
 
-@pytest.mark.parametrize("settings", [{"mix": 0.0}, {"kernel": "exp", "kernel_temperature": 1e-3}])
+@pytest.mark.parametrize(
+    "settings", [{"mix": 0.0}, {"kernel": "exp", "kernel_temperature": 1e-3}, {"kernel": "topk", "k": 1}]
+)
 def test_without_soft_targets_it_is_clip(settings):
     """Mix 0, or a kernel so sharp that only the pair itself has weight."""
     image, text, reference = unit(7, 6, 1), unit(7, 6, 2), unit(7, 32, 3)
@@ -106,8 +143,15 @@ def test_the_linear_kernel_asks_for_a_gap_of_log_2_only():
 
 @pytest.mark.parametrize(
     "settings",
-    [{"mix": 1.5}, {"kernel_temperature": 0.1}, {"kernel": "exp", "kernel_temperature": 0.0}],
+    [
+        {"mix": 1.5},
+        {"kernel_temperature": 0.1},
+        {"kernel": "exp", "kernel_temperature": 0.0},
+        {"k": 3},
+        {"kernel": "exp", "k": 3},
+        {"kernel": "topk", "k": 0},
+    ],
 )
 def test_settings_without_sense_are_refused(settings):
-    with pytest.raises(ValueError, match=r"mix|kernel_temperature"):
+    with pytest.raises(ValueError, match=r"must|no effect"):
         CwclTerm(**settings)

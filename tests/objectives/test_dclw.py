@@ -11,6 +11,8 @@ from tests.objectives.batches import draw_leaves, gradients_of, unit, value_of
 from vlp.objectives.dcl import DclTerm
 from vlp.objectives.dclw import WeightedDclTerm
 
+VARIANTS = [{"intra": True}]
+
 
 def weights_by_hand(image, text, sigma):
     size = len(image)
@@ -18,29 +20,36 @@ def weights_by_hand(image, text, sigma):
     return [2 - size * share / sum(shares) for share in shares]
 
 
-def dclw_by_hand(image, text, scale, sigma):
+def dclw_by_hand(image, text, scale, sigma, intra):
     size, total = len(image), 0.0
     weights = weights_by_hand(image, text, sigma)
     for i in range(size):
         for own, other in ((image, text), (text, image)):
-            log_sum = math.log(sum(math.exp(scale * float(own[i] @ other[j])) for j in range(size) if j != i))
-            total += log_sum - weights[i] * scale * float(own[i] @ other[i])
+            others = [j for j in range(size) if j != i]
+            denominator = sum(math.exp(scale * float(own[i] @ other[j])) for j in others)
+            if intra:
+                denominator += sum(math.exp(scale * float(own[i] @ own[j])) for j in others)
+            total += math.log(denominator) - weights[i] * scale * float(own[i] @ other[i])
     return total / (2 * size)
 
 
 @pytest.mark.parametrize("size", [2, 7])
-def test_matches_paper(size):
+@pytest.mark.parametrize("intra", [False, True])
+def test_matches_paper(size, intra):
     image, text = unit(size, 6, 1), unit(size, 6, 2)
-    assert value_of(WeightedDclTerm(sigma=0.3), image, text) == pytest.approx(dclw_by_hand(image, text, 10.0, 0.3))
+    expected = dclw_by_hand(image, text, 10.0, 0.3, intra)
+    assert value_of(WeightedDclTerm(sigma=0.3, intra=intra), image, text) == pytest.approx(expected)
 
 
 def test_mean_weight_is_one():
     assert sum(weights_by_hand(unit(7, 6, 1), unit(7, 6, 2), 0.5)) == pytest.approx(7)
 
 
-def test_equally_aligned_pairs_cost_as_dcl():
+@pytest.mark.parametrize("intra", [False, True])
+def test_equally_aligned_pairs_cost_as_dcl(intra):
     image = unit(7, 6, 1)
-    assert value_of(WeightedDclTerm(), image, image) == pytest.approx(value_of(DclTerm(), image, image))
+    expected = value_of(DclTerm(intra=intra), image, image)
+    assert value_of(WeightedDclTerm(intra=intra), image, image) == pytest.approx(expected)
 
 
 def test_weights_carry_no_gradient():

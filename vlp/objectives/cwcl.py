@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from vlp.objectives.base import Term, terms
-from vlp.pairs import KMEAN, LSE, Pairs, Stats, nearness
+from vlp.pairs import KMEAN, LSE, TOPK, Pairs, Stats, nearness, pair_stats, products_at
 
 KERNEL_TEMPERATURE = 0.07  # 0.05 to 0.1 keeps near-duplicates only
+NUM_NEAREST = 8
 
 
 @terms.register("cwcl")
@@ -18,20 +20,22 @@ class CwclTerm(Term):
     """Pull towards all samples in proportion to the similarity of their reference features, in one direction.
 
     Srinivasa et al. 2023 (arXiv:2309.14580); the other direction is plain softmax contrast. With the linear kernel
-    the optimum separates a pair from unrelated ones by log 2 only: prefer the exp kernel or a small mix from scratch.
+    the optimum separates a pair from unrelated ones by log 2 only: prefer the exp or topk kernel, or a small mix, from
+    scratch.
 
     Formula: mean_i lse_j z_ij - sum_j w_ij z_ij / sum_j w_ij, plus mean_i lse_j z_ji - z_ii
 
     Args:
         kernel: `linear` is the paper's (1 + cosine) / 2 and costs sums of features only; `exp` is
-            exp((cosine - 1) / kernel_temperature).
-        kernel_temperature: Of the `exp` kernel; None takes `KERNEL_TEMPERATURE`.
+            exp((cosine - 1) / kernel_temperature); `topk` is the linear one for the nearest `k` and 0 elsewhere.
+        kernel_temperature: Of the `exp` kernel; None takes 0.07.
+        k: Of the `topk` kernel, the sample itself included; None takes 8, and 1 is softmax contrast.
         mix: Share of the soft target; the rest stays on the pair. 1 is the paper's.
         anchor: Modality whose samples get soft targets; the paper's is that of the reference features.
         reduction: Of the two directions; `sum` is the paper's.
 
     Raises:
-        ValueError: `mix` outside [0, 1], or a temperature that is not positive or set for the linear kernel.
+        ValueError: `mix` outside [0, 1], or a temperature or `k` that is not positive or set for another kernel.
     """
 
     needs = frozenset({"reference"})
@@ -39,8 +43,9 @@ class CwclTerm(Term):
     def __init__(
         self,
         *,
-        kernel: Literal["linear", "exp"] = "linear",
+        kernel: Literal["linear", "exp", "topk"] = "linear",
         kernel_temperature: float | None = None,
+        k: int | None = None,
         mix: float = 1.0,
         anchor: Literal["image", "text"] = "image",
         reduction: Literal["sum", "mean"] = "sum",
@@ -48,12 +53,15 @@ class CwclTerm(Term):
         super().__init__()
         if not 0 <= mix <= 1:
             raise ValueError(f"mix {mix} must lie in [0, 1]")
-        if kernel == "linear" and kernel_temperature is not None:
-            raise ValueError("kernel_temperature has no effect on the linear kernel: set kernel to exp or leave it out")
-        if kernel_temperature is not None and kernel_temperature <= 0:
-            raise ValueError(f"kernel_temperature {kernel_temperature} must be positive")
+        for name, value, user in (("kernel_temperature", kernel_temperature, "exp"), ("k", k, "topk")):
+            if value is not None and kernel != user:
+                raise ValueError(f"{name} has no effect on the {kernel} kernel: set kernel to {user} or leave it out")
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} {value} must be positive")
         self.mix = mix
         self.anchor = anchor
+        self.num_nearest = k or NUM_NEAREST
+        self.is_truncated = kernel == "topk"
         self.share = 0.5 if reduction == "mean" else 1.0
         self.rows, self.columns = LSE("row", mask="pair"), LSE("column", mask="pair")
         axis: Literal["row", "column"] = "row" if anchor == "image" else "column"
@@ -62,8 +70,13 @@ class CwclTerm(Term):
 
     def forward(self, pairs: Pairs, stats: Stats) -> Float[Tensor, ""]:
         hard = pairs.miss(stats["image_text", self.rows]) + pairs.miss(stats["image_text", self.columns])
-        soft_logits = _linear_mean(pairs, self.anchor) if self.soft is None else stats["image_text", self.soft]
+        soft_logits = self._soft_logits(pairs, stats)
         return self.share * pairs.mean(hard + self.mix * (pairs.positive_logits - soft_logits))
+
+    def _soft_logits(self, pairs: Pairs, stats: Stats) -> Float[Tensor, " n"]:
+        if self.is_truncated:
+            return _nearest_mean(pairs, self.anchor, self.num_nearest)
+        return _linear_mean(pairs, self.anchor) if self.soft is None else stats["image_text", self.soft]
 
 
 def _linear_mean(pairs: Pairs, anchor: Literal["image", "text"]) -> Float[Tensor, " n"]:
@@ -74,6 +87,23 @@ def _linear_mean(pairs: Pairs, anchor: Literal["image", "text"]) -> Float[Tensor
     feature_sum = pairs.total(others.sum(dim=0))
     feature_by_reference = pairs.total(others.T @ reference)
     reference_sum = pairs.total(reference.sum(dim=0))
-    cosines = anchors @ feature_sum + ((anchors @ feature_by_reference) * reference).sum(dim=1)
+    cosines = (anchors * (feature_sum + reference @ feature_by_reference.T)).sum(dim=1)
     weights = pairs.num_pairs + reference @ reference_sum
     return pairs.scale * cosines / weights
+
+
+def _nearest_mean(pairs: Pairs, anchor: Literal["image", "text"], num_nearest: int) -> Float[Tensor, " n"]:
+    """Return each anchor's mean logit over itself and its nearest references, under their linear weights."""
+    num_others = min(num_nearest, pairs.num_pairs) - 1
+    if num_others == 0:
+        return pairs.positive_logits
+    reference = pairs.reference
+    assert reference is not None
+    side = pairs.side_of(reference)
+    nearest = TOPK("row", num_others)
+    with torch.no_grad():
+        block = pairs.block_of(side, side)
+        positions = pair_stats({"references": block}, {"references": (nearest,)}, pairs.group)["references", nearest]
+        weights = (1 + products_at(reference, side.everyone, positions)) / 2
+    cosines = pairs.cosines_at(anchor, "text" if anchor == "image" else "image", positions)
+    return pairs.scale * (pairs.positive_cosines + (weights * cosines).sum(dim=1)) / (1 + weights.sum(dim=1))

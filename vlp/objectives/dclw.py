@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -19,6 +20,7 @@ class WeightedDclTerm(Term):
 
     Args:
         sigma: Small values weigh the best-aligned pairs down further.
+        intra: Also contrast images with images and texts with texts, as the paper does between views.
 
     Raises:
         ValueError: `sigma` is not positive.
@@ -28,16 +30,22 @@ class WeightedDclTerm(Term):
     fixed_scale_advised = True
     gradient_is_slope = False
     rows, columns = LSE("row", mask="pair"), LSE("column", mask="pair")
-    requests = {"image_text": (rows, columns)}
 
-    def __init__(self, *, sigma: float = 0.5):
+    def __init__(self, *, sigma: float = 0.5, intra: bool = False):
         super().__init__()
         if sigma <= 0:
             raise ValueError(f"sigma {sigma} must be positive")
         self.sigma = sigma
+        self.intra = intra
+        within = {"image_image": (self.rows,), "text_text": (self.rows,)} if intra else {}
+        self.requests = {"image_text": (self.rows, self.columns), **within}
 
     def forward(self, pairs: Pairs, stats: Stats) -> Float[Tensor, ""]:
         closeness = pairs.positive_cosines.detach() / self.sigma
         weights = 2 - pairs.num_pairs * (closeness - pairs.log_total_exp(closeness)).exp()
-        negatives = (stats["image_text", self.rows] + stats["image_text", self.columns]) / 2
-        return pairs.mean(negatives - weights * pairs.positive_logits)
+        image_negatives = stats["image_text", self.rows]
+        text_negatives = stats["image_text", self.columns]
+        if self.intra:
+            image_negatives = torch.logaddexp(image_negatives, stats["image_image", self.rows])
+            text_negatives = torch.logaddexp(text_negatives, stats["text_text", self.rows])
+        return pairs.mean((image_negatives + text_negatives) / 2 - weights * pairs.positive_logits)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -13,7 +13,6 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
 from vlp import dist
 from vlp.pairs.draws import uniform
@@ -46,10 +45,10 @@ class Pairs:
         *,
         step: int = 0,
     ):
-        self.image = embeddings.image
-        self.text = embeddings.text
-        self.scale = embeddings.scale
-        self.bias = embeddings.bias
+        self.image = _at_least_float32(embeddings.image)
+        self.text = _at_least_float32(embeddings.text)
+        self.scale = _at_least_float32(embeddings.scale)
+        self.bias = _at_least_float32(embeddings.bias)
         self.ids = ids
         self.caption_ids = caption_ids
         self.embeddings = embeddings
@@ -135,7 +134,7 @@ class Pairs:
         if not number:
             return self.image if modality == "image" else self.text
         views = self.embeddings.image_views if modality == "image" else self.embeddings.text_views
-        return views[int(number) - 1]
+        return _at_least_float32(views[int(number) - 1])
 
     def side(self, name: str) -> Side:
         """Return embeddings by name as one side of a similarity matrix, gathered on first use."""
@@ -249,6 +248,11 @@ class Pairs:
         return [int(n) for n in dist.all_gather_rows(count, self.group)]
 
 
+def _at_least_float32(values: Tensor) -> Tensor:
+    """Widen half precision, whose products with themselves keep two digits only."""
+    return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
+
+
 class _Total(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, local: Tensor, group: dist.Group) -> Tensor:
@@ -279,11 +283,41 @@ CHOSEN = 2**15  # partners that are gathered at once: 64 MB at width 512
 def products_at(
     anchors: Float[Tensor, "n d"], others: Float[Tensor, "b d"], positions: Int64[Tensor, "n k"]
 ) -> Float[Tensor, "n k"]:
-    """Return chosen products, in pieces whose gathered partners are not kept for the backward pass."""
+    """Return the products of each anchor with chosen others, gradients to both; memory grows with n * k only."""
+    products: Any = _ProductsAt.apply
+    return (torch.compiler.disable(products) if torch.compiler.is_compiling() else products)(anchors, others, positions)
 
-    def piece(rows: Tensor, chosen: Tensor) -> Tensor:
-        return torch.einsum("nd,nkd->nk", rows, others[chosen])
 
-    num_rows = max(1, CHOSEN // max(1, positions.shape[1]))
-    parts = zip(anchors.split(num_rows), positions.split(num_rows), strict=True)
-    return torch.cat([checkpoint(piece, *part, use_reentrant=False, preserve_rng_state=False) for part in parts])
+class _ProductsAt(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, anchors: Tensor, others: Tensor, positions: Tensor) -> Tensor:
+        ctx.save_for_backward(anchors, others, positions)
+        products = anchors.new_empty(positions.shape)
+        for rows, partners in _partners(others, positions):
+            torch.bmm(partners, anchors[rows, :, None], out=products[rows, :, None])
+        return products
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None]:
+        anchors, others, positions = ctx.saved_tensors
+        to_anchors = torch.empty_like(anchors)
+        to_others = torch.zeros_like(others) if ctx.needs_input_grad[1] else None
+        for rows, partners in _partners(others, positions):
+            torch.bmm(gradient[rows, None], partners, out=to_anchors[rows, None])
+            if to_others is not None:
+                torch.mul(gradient[rows, :, None], anchors[rows, None], out=partners)
+                to_others.index_add_(0, positions[rows].flatten(), partners.flatten(0, 1))
+        return to_anchors, to_others, None
+
+
+def _partners(others: Float[Tensor, "b d"], positions: Int64[Tensor, "n k"]) -> Iterator[tuple[slice, Tensor]]:
+    """Yield a few anchors at a time and their partners, in memory that the next ones overwrite."""
+    (size, count), width = positions.shape, others.shape[1]
+    step = max(1, CHOSEN // max(1, count))
+    memory = others.new_empty(min(step, size) * count, width)
+    for start in range(0, size, step):
+        rows = slice(start, min(start + step, size))
+        chosen = positions[rows].flatten()
+        partners = torch.index_select(others, 0, chosen, out=memory[: len(chosen)])
+        yield rows, partners.view(rows.stop - rows.start, count, width)

@@ -1,0 +1,74 @@
+"""MochiTerm against a slow reading of the paper with its own draws, and the identities of its settings."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional
+
+from tests.objectives.batches import draw_leaves, gradients_of, pairs_of, share_of, unit, value_of
+from vlp.objectives.clip import ClipTerm
+from vlp.objectives.mochi import SALTS, MochiTerm
+from vlp.pairs.draws import uniform
+
+VARIANTS = [{"hardest": 2, "mixes": 3, "anchor_mixes": 2}, {"mixes": 0, "anchor_mixes": 0}]
+
+
+def mochi_by_hand(image, text, scale, hardest, mixes, anchor_mixes):
+    """One anchor at a time: sort its negatives, mix, normalise, sum exponentials; ids are positions, the step is 0."""
+    size, total = len(image), 0.0
+    for axis, own, other in (("row", image, text), ("column", text, image)):
+        for i in range(size):
+            negatives = sorted((j for j in range(size) if j != i), key=lambda j: -(own[i] @ other[j]).item())[:hardest]
+            draws = uniform(torch.tensor([i]), 0, SALTS[axis], 3 * mixes + 2 * anchor_mixes)[0].tolist()
+            shares, ranks = draws[: mixes + anchor_mixes], draws[mixes + anchor_mixes :]
+            picks = [other[negatives[int(rank * len(negatives))]] for rank in ranks]
+            made = [shares[m] * picks[m] + (1 - shares[m]) * picks[mixes + m] for m in range(mixes)] + [
+                shares[mixes + m] / 2 * own[i] + (1 - shares[mixes + m] / 2) * picks[2 * mixes + m]
+                for m in range(anchor_mixes)
+            ]
+            made = [functional.normalize(mix, dim=0).detach() for mix in made]
+            candidates = [*other, *made]
+            logits = torch.stack([scale * own[i] @ candidate for candidate in candidates])
+            total = total + logits.logsumexp(0) - logits[i]
+    return total / (2 * size)
+
+
+@pytest.mark.parametrize(("size", "hardest"), [(2, 1), (9, 1), (9, 2), (16, 4)])
+@pytest.mark.parametrize(("mixes", "anchor_mixes"), [(5, 0), (0, 3), (4, 2)])
+def test_matches_paper(size, hardest, mixes, anchor_mixes):
+    leaves = draw_leaves(size)
+    term = MochiTerm(hardest=hardest, mixes=mixes, anchor_mixes=anchor_mixes)
+    slow = mochi_by_hand(*leaves[:3], hardest, mixes, anchor_mixes)
+    assert share_of(term, pairs_of(*leaves)).item() == pytest.approx(slow.item(), rel=1e-9)
+    theirs = torch.autograd.grad(slow, leaves[:3])
+    torch.testing.assert_close(gradients_of(term, leaves)[:3], list(theirs))
+
+
+@pytest.mark.parametrize("settings", [{"mixes": 0, "anchor_mixes": 0}, {"first_step": 5}])
+def test_without_mixes_it_is_clip(settings):
+    leaves = draw_leaves(9)
+    ours, clip = (share_of(term, pairs_of(*leaves, step=4)) for term in (MochiTerm(**settings), ClipTerm()))
+    assert ours.item() == pytest.approx(clip.item(), rel=1e-12)
+
+
+def test_mixes_of_equal_negatives_are_that_negative():
+    """All negatives alike: m of them gain exactly log((m + s) / m) on their part of the sum."""
+    image, text = unit(1, 6, 1).repeat(8, 1), unit(1, 6, 2).repeat(8, 1)
+    logit = 10 * float(image[0] @ text[0])
+    value = value_of(MochiTerm(hardest=2, mixes=5), image, text)
+    assert value == pytest.approx(math.log(math.exp(logit) + (7 + 5) * math.exp(logit)) - logit, rel=1e-9)
+
+
+def test_mixes_change_with_the_step():
+    image, text = unit(9, 6, 1), unit(9, 6, 2)
+    values = {value_of(MochiTerm(hardest=2, mixes=2), image, text, step=step) for step in range(3)}
+    assert len(values) == 3
+
+
+@pytest.mark.parametrize("settings", [{"hardest": 0}, {"mixes": -1}, {"anchor_mixes": -1}, {"first_step": -1}])
+def test_impossible_settings_are_refused(settings):
+    with pytest.raises(ValueError, match="must"):
+        MochiTerm(**settings)

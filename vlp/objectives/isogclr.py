@@ -1,0 +1,145 @@
+"""Contrast with the whole data set's negatives, at a temperature of each sample's own."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vlp.objectives.base import Term, terms
+from vlp.objectives.memory import NEVER_SEEN, SampleMemory, Visits, gamma_schedule, moving_log_mean
+from vlp.pairs import LSE, WMEAN, Pairs, Request, Stats, pair_stats
+
+LOG_MEANS, TEMPERATURES, VELOCITIES = slice(0, 2), slice(2, 4), slice(4, 6)  # of images, of texts
+LARGEST_SLOPE = 5.0
+NEWEST_SHARE = 0.9  # of the newest slope in the velocity, as in the released code
+
+
+@terms.register("isogclr")
+class IndividualTemperatureTerm(Term):
+    """Give each image and each text the temperature at which its negatives spend a budget, remembered per sample.
+
+    Qiu et al. 2023 (arXiv:2305.11965); with `gamma_steps` FastCLIP-v2, Wei et al. 2024 (arXiv:2407.01445), whose
+    temperatures take steps of Adam. The model's scale takes no part. Use it where common concepts need soft and rare
+    ones sharp contrast, over many epochs: like `sogclr` it works through samples that come again. A budget above the
+    log of the number of negatives drives all temperatures to the floor.
+
+    Formula: mean_i t_i [exp(log g_i - log u_i) (lse_{j != i} s_ij / t_i - s_ii / t_i)] in both directions, no gradient
+    through t_i and the brackets' first factor; u_i as in sogclr; t_i -= step_size * (budget - KL_i), KL_i being the
+    divergence of the softmax of s_ij / t_i over j != i from uniform weights
+
+    Args:
+        gamma: Weight of this batch in the average; `gamma_steps` as for sogclr.
+        budget: Divergence that each sample's temperature settles at, in nats; exp(-budget) is the share of the
+            negatives that count (6 for CC3M).
+        temperature: Where each sample starts.
+        step_size: Of the temperatures' descent.
+        min_temperature: The floor; `max_temperature` the ceiling.
+
+    Raises:
+        ValueError: `gamma` outside (0, 1], a `budget` or `step_size` that is not positive, a negative `gamma_steps`, or
+            temperatures that are not in order.
+    """
+
+    needs = frozenset({"ids"})
+    min_pairs = 2
+    gradient_is_slope = False
+    sums = (LSE("row", individual=True, mask="pair"), LSE("column", individual=True, mask="pair"))
+    means = (WMEAN("row", individual=True, mask="pair"), WMEAN("column", individual=True, mask="pair"))
+    requests = {"image_text": (*sums, *means)}
+    num_updates: Tensor
+    divergence: Tensor
+
+    def __init__(
+        self,
+        *,
+        gamma: float = 0.8,
+        gamma_steps: int = 0,
+        budget: float = 6.0,
+        temperature: float = 0.01,
+        step_size: float = 0.03,
+        min_temperature: float = 0.005,
+        max_temperature: float = 1.0,
+    ):
+        super().__init__()
+        if budget <= 0 or step_size <= 0:
+            raise ValueError(f"budget {budget} and step_size {step_size} must be positive")
+        if not 0 < min_temperature <= temperature <= max_temperature:
+            raise ValueError(f"0 < {min_temperature} <= {temperature} <= {max_temperature} must hold of temperatures")
+        self.gamma = gamma_schedule(gamma, gamma_steps)
+        self.budget, self.step_size = budget, step_size
+        self.range = min_temperature, max_temperature
+        self.memory = SampleMemory([NEVER_SEEN] * 2 + [temperature] * 2 + [0.0] * 2)
+        self.register_buffer("num_updates", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("divergence", torch.zeros(2))
+        self._has_warned = False
+
+    def plan(self, _pairs: Pairs, /) -> Mapping[str, Sequence[Request]]:
+        """Ask for nothing: `forward` does, once it has looked up the temperatures."""
+        return {}
+
+    def forward(self, pairs: Pairs, stats: Stats) -> Float[Tensor, ""]:  # noqa: ARG002
+        self._check_budget(pairs.num_pairs)
+        visits = Visits(pairs.everyones_ids)
+        before = self.memory.read(visits.ids, pairs.image.dtype)
+        everyones = before[visits.places, TEMPERATURES]
+        sums, means = self._ask(pairs, everyones)
+        temperatures = pairs.local_part(everyones)
+        positives = pairs.positive_cosines[:, None] / temperatures
+        decoupled = sums - positives
+        here = decoupled.detach() - math.log(pairs.num_pairs - 1)
+        log_means = self._update(pairs, visits, before, here, means - positives.detach())
+        losses = temperatures * (here - log_means).exp() * decoupled
+        return pairs.mean(losses.mean(dim=1))
+
+    def summary(self) -> dict[str, float]:
+        """Return numbers for a log, by direction: the last batch's mean divergence, to be compared with the budget
+        (`kl_image`, `kl_text`), and percentiles of the temperatures of all samples seen so far (`t10_image`, ...)."""
+        seen = self.memory.rows[self.memory.rows[:, 0] != NEVER_SEEN, TEMPERATURES].sort(dim=0).values
+        numbers = {}
+        for k, side in enumerate(("image", "text")):
+            numbers[f"kl_{side}"] = float(self.divergence[k])
+            for percent in (10, 50, 90) if len(seen) else ():
+                numbers[f"t{percent}_{side}"] = float(seen[percent * (len(seen) - 1) // 100, k])
+        return numbers
+
+    def _check_budget(self, num_pairs: int) -> None:
+        if not self._has_warned and self.budget >= math.log(num_pairs - 1):
+            self._has_warned = True
+            warnings.warn(
+                f"isogclr: {num_pairs - 1} negatives in a batch bound the divergence by {math.log(num_pairs - 1):.2f}, "
+                f"budget {self.budget} is not below it: temperatures may all fall to {self.range[0]}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+    def _ask(self, pairs: Pairs, temperatures: Float[Tensor, "b 2"]) -> tuple[Tensor, Tensor]:
+        """Return log-sum-exps and softmax means of cosine / temperature over the negatives, by direction."""
+        images, texts = (
+            replace(pairs.side(name), scales=1 / own)
+            for name, own in zip(("image", "text"), temperatures.unbind(dim=1), strict=True)
+        )
+        stats = pair_stats({"image_text": pairs.block_of(images, texts)}, self.requests, pairs.group)
+        sums, means = ([stats["image_text", request] for request in both] for both in (self.sums, self.means))
+        return torch.stack(sums, dim=1), torch.stack(means, dim=1).detach()
+
+    @torch.no_grad()
+    def _update(self, pairs: Pairs, visits: Visits, before: Tensor, here: Tensor, gaps: Tensor) -> Tensor:
+        """Move averages and temperatures of the whole batch on every process alike; return the local log averages."""
+        everyone, gaps = pairs.gather(torch.cat([here, gaps], dim=1)).chunk(2, dim=1)
+        gamma = self.gamma(int(self.num_updates))
+        log_means = moving_log_mean(before[:, LOG_MEANS], visits.log_mean_exp(everyone), gamma)
+        own = log_means[visits.places]
+        slopes = visits.mean(own + self.budget - (everyone - own).exp() * gaps).clamp(-LARGEST_SLOPE, LARGEST_SLOPE)
+        velocities = NEWEST_SHARE * slopes + (1 - NEWEST_SHARE) * before[:, VELOCITIES]
+        temperatures = (before[:, TEMPERATURES] - self.step_size * velocities).clamp(*self.range)
+        after = torch.cat([log_means, temperatures, velocities], dim=1)
+        self.memory.write(visits.ids, after.where(after.isfinite().all(dim=1, keepdim=True), before))
+        self.divergence.copy_((gaps - everyone).mean(dim=0))
+        self.num_updates += 1
+        return pairs.local_part(own)

@@ -106,6 +106,7 @@ def assemble(recipe: Recipe, *, resume: bool, allow_changes: bool) -> Parts:
     sharded = accelerator.distributed_type == DistributedType.FSDP
     check_fit(recipe, towers, objective, used, sharded=sharded)
     stream = _build_stream(recipe, towers, accelerator.device)
+    objective.expect(stream.num_samples)
     num_steps = count_steps(recipe, stream.num_samples)
     claim_folder(recipe, resume=resume, allow_changes=allow_changes)
     towers.train()

@@ -144,6 +144,7 @@ def write_metrics(
         **{name: float(value) for name, value in report.items()},
         "learning_rate": recipe.optimizer.learning_rate * parts.rate(step - 1),
         **{f"gradient_norm/{name}": float(norm) for name, norm in norms.items()},
+        **{f"gauge/{name}": value for name, value in parts.objective.gauges().items()},
         **clock.lap(step, recipe.train.batch_size),
         "skipped_steps": float(guard["skipped"]),
         "bad_samples": float(sum(part.total for part in faults)),

@@ -84,7 +84,7 @@ def test_the_slope_is_budget_minus_divergence():
     shares = torch.stack([logits.softmax(1), logits.softmax(0).T])
     divergence = torch.xlogy(shares, shares).sum(2) + math.log(6)
     torch.testing.assert_close(term.memory.rows[:, 4:].double(), 0.9 * (1.5 - divergence.T), rtol=1e-5, atol=1e-6)
-    summary = term.summary()
+    summary = term.gauges()
     assert [summary["kl_image"], summary["kl_text"]] == pytest.approx(divergence.mean(1).tolist(), rel=1e-5)
     assert summary["t10_image"] <= summary["t50_image"] <= summary["t90_image"]
 

@@ -7,13 +7,15 @@ import math
 import pytest
 import torch
 
-from tests.objectives.batches import DIM, pairs_of, share_of, unit
+from tests.objectives.batches import DIM, draw_leaves, one, pairs_of, share_of, unit
 from tests.processes import run_processes
+from vlp.objectives.base import Objective, terms
 from vlp.objectives.cluster_proxies import ClusterProxyTerm
 from vlp.objectives.isogclr import IndividualTemperatureTerm
 from vlp.objectives.memory import NEVER_SEEN, SampleMemory, Visits, moving_log_mean
 from vlp.objectives.order import hashed_order
 from vlp.objectives.sogclr import GlobalContrastTerm
+from vlp.types import RecipeError
 
 SIZE = 6
 
@@ -68,6 +70,13 @@ def test_the_table_grows_with_the_largest_id_and_survives_a_checkpoint():
     assert other.read(torch.tensor([4, 6]), torch.float32).tolist() == [[1.0, 2.0], [NEVER_SEEN, 0.5]]
 
 
+def test_a_reserved_table_has_room_for_all_samples():
+    memory = SampleMemory([0.5])
+    memory.reserve(7)
+    assert memory.rows.tolist() == [[0.5]] * 7
+    assert memory.read(torch.tensor([6]), torch.float64).tolist() == [[0.5]]
+
+
 def test_logs_of_moving_averages():
     before, now = torch.tensor([math.log(2), NEVER_SEEN, 1.0]), torch.tensor([math.log(4), 3.0, math.nan])
     moved = moving_log_mean(before, now, 0.25)
@@ -84,3 +93,21 @@ def test_the_hashed_order_follows_ids_and_step_alone(salt):
     assert torch.equal(straight, mixed)
     assert not torch.equal(straight, later)
     assert torch.equal(straight.sort().values, ids)
+
+
+@pytest.mark.parametrize(("name", "settings"), [("isogclr", {}), ("sogclr", {"budget": 6.0})])
+def test_a_budget_beyond_the_data_is_refused(name, settings):
+    objective = Objective({"global": (terms.build(name, settings), one)})
+    objective.expect(1000)
+    with pytest.raises(RecipeError, match=r"objective\.global: budget 6\.0 must be below log\(samples - 1\) = 5\.99"):
+        objective.expect(401)
+
+
+def test_gauges_carry_the_label_of_their_term():
+    objective = Objective(
+        {"mine": (terms.build("isogclr", {"budget": 1.0}), one), "plain": (terms.build("clip", {}), one)}
+    )
+    objective(pairs_of(*draw_leaves(12)), 0)
+    gauges = objective.gauges()
+    assert {"mine/kl_image", "mine/t50_text"} <= gauges.keys()
+    assert all(name.startswith("mine/") for name in gauges)

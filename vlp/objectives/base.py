@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from vlp import dist
 from vlp.pairs import Pairs, Request, Stats, kernel_of, mask_of, pair_stats
 from vlp.registry import Registry
+from vlp.types import RecipeError
 
 Report = dict[str, Tensor]
 NEEDS = {
@@ -51,6 +52,13 @@ class Term(nn.Module, ABC):
     def create(self, embed_dim: int, /) -> None:
         """Make the term's own parameters, where it has some; called once, before the first batch."""
 
+    def expect(self, num_samples: int, /) -> None:
+        """Make room for so many training samples; refuse, with a ValueError, settings that they cannot satisfy."""
+
+    def gauges(self) -> Mapping[str, float]:
+        """Return numbers about the term's state, the same on every process; asked for where the log waits anyway."""
+        return {}
+
     def plan(self, _pairs: Pairs, /) -> Mapping[str, Sequence[Request]]:
         """Return the requests for a batch; a term that reads all views of a batch overrides this."""
         return self.requests
@@ -88,6 +96,22 @@ class Objective(nn.Module):
         """Make the terms' own parameters for embeddings of this width."""
         for term in self._terms.values():
             term.create(embed_dim)
+
+    def expect(self, num_samples: int) -> None:
+        """Let every term look at the number of training samples.
+
+        Raises:
+            RecipeError: A term's settings cannot be satisfied.
+        """
+        for label, term in self._terms.items():
+            try:
+                term.expect(num_samples)
+            except ValueError as error:
+                raise RecipeError(f"objective.{label}: {error}") from error
+
+    def gauges(self) -> dict[str, float]:
+        """Return `label/name` numbers about the terms' states."""
+        return {f"{label}/{name}": x for label, term in self._terms.items() for name, x in term.gauges().items()}
 
     @property
     def needs(self) -> frozenset[str]:

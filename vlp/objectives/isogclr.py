@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vlp.objectives.base import Term, terms
-from vlp.objectives.memory import NEVER_SEEN, SampleMemory, Visits, gamma_schedule, moving_log_mean
+from vlp.objectives.memory import NEVER_SEEN, SampleMemory, Visits, check_budget, gamma_schedule, moving_log_mean
 from vlp.pairs import LSE, WMEAN, Pairs, Request, Stats, pair_stats
 
 LOG_MEANS, TEMPERATURES, VELOCITIES = slice(0, 2), slice(2, 4), slice(4, 6)  # of images, of texts
@@ -79,6 +79,10 @@ class IndividualTemperatureTerm(Term):
         self.register_buffer("divergence", torch.zeros(2))
         self._has_warned = False
 
+    def expect(self, num_samples: int, /) -> None:
+        check_budget(self.budget, num_samples)
+        self.memory.reserve(num_samples)
+
     def plan(self, _pairs: Pairs, /) -> Mapping[str, Sequence[Request]]:
         """Ask for nothing: `forward` does, once it has looked up the temperatures."""
         return {}
@@ -97,8 +101,8 @@ class IndividualTemperatureTerm(Term):
         losses = temperatures * (here - log_means).exp() * decoupled
         return pairs.mean(losses.mean(dim=1))
 
-    def summary(self) -> dict[str, float]:
-        """Return numbers for a log, by direction: the last batch's mean divergence, to be compared with the budget
+    def gauges(self) -> dict[str, float]:
+        """Return, by direction: the last batch's mean divergence, to be compared with the budget
         (`kl_image`, `kl_text`), and percentiles of the temperatures of all samples seen so far (`t10_image`, ...)."""
         seen = self.memory.rows[self.memory.rows[:, 0] != NEVER_SEEN, TEMPERATURES].sort(dim=0).values
         numbers = {}

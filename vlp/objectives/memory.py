@@ -33,12 +33,12 @@ class Visits:
     def log_mean_exp(self, values: Float[Tensor, "b k"]) -> Float[Tensor, "u k"]:
         """Return the log of the mean of the exponentials of each sample's values."""
         largest = values.new_full((len(self.ids), values.shape[1]), -math.inf)
-        largest.index_reduce_(0, self.places, values, "amax")
+        largest.scatter_reduce_(0, self.places[:, None].expand_as(values), values, "amax")
         return self.mean((values - largest[self.places]).exp()).log() + largest
 
 
 class SampleMemory(nn.Module):
-    """A row of numbers per sample; the table grows with the largest id.
+    """A row of numbers per sample; the table grows with the largest id where nobody reserved enough.
 
     Args:
         fresh: The row of a sample that was never seen.
@@ -49,15 +49,25 @@ class SampleMemory(nn.Module):
     def __init__(self, fresh: Sequence[float]):
         super().__init__()
         self._fresh = tuple(fresh)
+        self._is_reserved = False
         self.register_buffer("rows", torch.empty(0, len(self._fresh)))
 
     def read(self, ids: Int64[Tensor, " u"], dtype: torch.dtype) -> Float[Tensor, "u k"]:
         """Return the rows of samples whose ids rise."""
-        missing = int(ids[-1]) + 1 - len(self.rows)
-        if missing > 0:
-            rows = self.rows.to(ids.device)
-            self.rows = torch.cat([rows, rows.new_tensor(self._fresh).expand(missing, -1)])
+        self.rows = self.rows.to(ids.device)
+        if not self._is_reserved:
+            self._grow(int(ids[-1]) + 1)
         return self.rows[ids].to(dtype)
+
+    def reserve(self, num_samples: int) -> None:
+        """Make room for all samples, so that no step waits for the device to learn its largest id."""
+        self._grow(num_samples)
+        self._is_reserved = True
+
+    def _grow(self, size: int) -> None:
+        missing = size - len(self.rows)
+        if missing > 0:
+            self.rows = torch.cat([self.rows, self.rows.new_tensor(self._fresh).expand(missing, -1)])
 
     def write(self, ids: Int64[Tensor, " u"], values: Float[Tensor, "u k"]) -> None:
         """Replace the rows of samples that were read before."""
@@ -91,3 +101,16 @@ def gamma_schedule(gamma: float, steps: int) -> Schedule:
     if not 0 < gamma <= 1 or steps < 0:
         raise ValueError(f"gamma {gamma} must lie in (0, 1], gamma_steps {steps} must not be negative")
     return Schedule(start=1.0, end=gamma, last_step=steps, shape="cosine") if steps else Schedule(start=gamma)
+
+
+def check_budget(budget: float, num_samples: int) -> None:
+    """Refuse a divergence from uniform weights that no weights over the other samples reach.
+
+    Raises:
+        ValueError: `budget` is not below the log of their number.
+    """
+    if num_samples > 1 and budget >= math.log(num_samples - 1):
+        raise ValueError(
+            f"budget {budget} must be below log(samples - 1) = {math.log(num_samples - 1):.2f}, or every temperature "
+            "falls to its floor: set a smaller budget, or train on more samples"
+        )

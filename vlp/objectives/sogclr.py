@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vlp.objectives.base import Term, terms
-from vlp.objectives.memory import NEVER_SEEN, SampleMemory, Visits, gamma_schedule, moving_log_mean
+from vlp.objectives.memory import NEVER_SEEN, SampleMemory, Visits, check_budget, gamma_schedule, moving_log_mean
 from vlp.pairs import LSE, Pairs, Stats
 
 
@@ -59,6 +59,11 @@ class GlobalContrastTerm(Term):
     def log_means(self) -> Float[Tensor, "ids 2"]:
         """Logs of the averages, images' and texts', by sample id."""
         return self.memory.rows
+
+    def expect(self, num_samples: int, /) -> None:
+        if self.budget is not None:
+            check_budget(self.budget, num_samples)
+        self.memory.reserve(num_samples)
 
     def forward(self, pairs: Pairs, stats: Stats) -> Float[Tensor, ""]:
         sums = torch.stack([stats["image_text", self.rows], stats["image_text", self.columns]], dim=1)

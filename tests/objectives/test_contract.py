@@ -83,8 +83,9 @@ def test_gradient_is_the_slope_where_declared(name, settings):
 @each_term
 def test_gradient_reaches_both_towers(name, settings):
     image, text, *_ = gradients_of(build(name, settings), draw_leaves(SIZE), **extras(SIZE))
-    assert bool(image.abs().sum() > 0)
-    assert bool(text.abs().sum() > 0) == ((name, settings) not in ONE_TOWER)
+    reached = [bool(gradient.abs().sum() > 0) for gradient in (image, text)]
+    assert any(reached)
+    assert all(reached) == ((name, settings) not in ONE_TOWER)
 
 
 @each_term

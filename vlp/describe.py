@@ -52,7 +52,7 @@ def _defaults(name: str) -> str:
 
 
 def _properties(term: Term) -> str:
-    lines = [f"Reads: {', '.join(term.requests) or 'sums of features only'}"]
+    lines = [f"Reads: {', '.join(term.requests)}"] if term.requests else []
     if term.needs:
         lines.append(f"Needs: {', '.join(sorted(term.needs))}")
     if term.min_pairs > 1:

@@ -8,7 +8,7 @@ import torch
 from tests.objectives.batches import DIM, draw_leaves, extras, gradients_of, pairs_of, share_of, unit
 from tests.objectives.test_siamlip import two_minus_two_cosines
 from vlp.objectives.byolip import ByolipTerm
-from vlp.objectives.heads import direct_map
+from vlp.objectives.parts.heads import direct_map
 from vlp.types import Teacher
 
 VARIANTS = [{"hidden_width": 8}, {"predictor": "direct", "memory": 0.6}]

@@ -12,8 +12,8 @@ from tests.processes import run_processes
 from vlp.objectives.base import Objective, terms
 from vlp.objectives.cluster_proxies import ClusterProxyTerm
 from vlp.objectives.isogclr import IndividualTemperatureTerm
-from vlp.objectives.memory import NEVER_SEEN, SampleMemory, Visits, moving_log_mean
-from vlp.objectives.order import hashed_order
+from vlp.objectives.parts.memory import NEVER_SEEN, SampleMemory, Visits, moving_log_mean
+from vlp.objectives.parts.order import hashed_order
 from vlp.objectives.sogclr import GlobalContrastTerm
 from vlp.types import RecipeError
 

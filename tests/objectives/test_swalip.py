@@ -11,7 +11,7 @@ from tests.objectives.batches import DIM, draw_leaves, gradients_of, pairs_of, s
 from tests.processes import run_processes
 from vlp.objectives.base import terms
 from vlp.objectives.clip import ClipTerm
-from vlp.objectives.soft import frozen_block
+from vlp.objectives.parts.soft import frozen_block
 from vlp.objectives.swalip import SwalipTerm, sinkhorn
 from vlp.types import Teacher
 

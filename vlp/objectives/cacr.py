@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vlp.objectives.base import Term, terms
-from vlp.objectives.views import Modality, positive_cosines
+from vlp.objectives.parts.views import Modality, positive_cosines
 from vlp.pairs import LSE, WMEAN, Axis, Pairs, Request, Stats
 
 SIDES: tuple[tuple[Axis, Modality], ...] = (("row", "image"), ("column", "text"))

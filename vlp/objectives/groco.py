@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from vlp.objectives.base import Term, terms
-from vlp.objectives.hardest import cosines_of, hardest
-from vlp.objectives.views import positive_cosines
+from vlp.objectives.parts.hardest import cosines_of, hardest
+from vlp.objectives.parts.views import positive_cosines
 from vlp.pairs import TOPK, Pairs, Request, Stats
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vlp.objectives.base import Term, terms
-from vlp.objectives.hardest import Both, check_fraction, cosines_of, hardest_share
+from vlp.objectives.parts.hardest import Both, check_fraction, cosines_of, hardest_share
 from vlp.pairs import TOPK, Mask, Pairs, Stats
 
 NOTHING = -1e30  # a logit that adds nothing and, unlike minus infinity, has a gradient

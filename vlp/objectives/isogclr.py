@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vlp.objectives.base import Term, terms
-from vlp.objectives.memory import NEVER_SEEN, SampleMemory, Visits, check_budget, gamma_schedule, moving_log_mean
+from vlp.objectives.parts.memory import NEVER_SEEN, SampleMemory, Visits, check_budget, gamma_schedule, moving_log_mean
 from vlp.pairs import LSE, WMEAN, Pairs, Request, Stats, pair_stats
 
 LOG_MEANS, TEMPERATURES, VELOCITIES = slice(0, 2), slice(2, 4), slice(4, 6)  # of images, of texts

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vlp.objectives.base import Term, terms
-from vlp.objectives.views import agreement, all_views
+from vlp.objectives.parts.views import agreement, all_views
 from vlp.pairs import LSE, Pairs, Request, Stats
 
 

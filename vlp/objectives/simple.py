@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vlp.objectives.base import Term, terms
-from vlp.objectives.hardest import check_fraction, cosines_of, hardest_share
+from vlp.objectives.parts.hardest import check_fraction, cosines_of, hardest_share
 from vlp.pairs import Pairs, Request, Stats
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vlp.objectives.base import Term, terms
-from vlp.objectives.memory import NEVER_SEEN, SampleMemory, Visits, check_budget, gamma_schedule, moving_log_mean
+from vlp.objectives.parts.memory import NEVER_SEEN, SampleMemory, Visits, check_budget, gamma_schedule, moving_log_mean
 from vlp.pairs import LSE, Pairs, Stats
 
 

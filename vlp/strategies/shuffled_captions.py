@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from vlp.pairs.draws import uniform
 from vlp.strategies.base import Strategy, strategies
 from vlp.types import Batch, Embeddings
 
@@ -17,7 +18,8 @@ class ShuffledCaptions(Strategy):
     """Give each image captions with the tokens of its own in another order, as `negatives`.
 
     Yuksekgonul et al. 2023, section 4 (arXiv:2210.01936), there with a parser that swaps nouns and adjectives. The
-    first and the last token keep their places, where models have their marks. Each costs a pass of the text tower.
+    first and the last token keep their places, where models have their marks; a caption with a single token between
+    them stays as it is. Each costs a pass of the text tower.
 
     Args:
         num_negatives: Wrong captions for each image.
@@ -51,11 +53,16 @@ class ShuffledCaptions(Strategy):
 def shuffle(
     tokens: Int64[Tensor, "n l"], lengths: Int64[Tensor, " n"], draws: Tensor, variant: int
 ) -> Int64[Tensor, "n l"]:
-    """Return each caption with its inner tokens in an order that follows from `draws`."""
+    """Return each caption with its inner tokens in another order, which follows from `draws`.
+
+    A caption with fewer than two inner tokens stays as it is.
+    """
     places = torch.arange(tokens.shape[1], device=tokens.device)
-    seeds = (draws[:, :1] + draws[:, 1:2]) * (variant + 1)
-    keys = (seeds * 1e3 * (places + 1).sqrt()) % 1
     inner = (places > 0) & (places < lengths[:, None] - 1)
+    keys = uniform((draws[:, 0] * 2**24).long(), 0, variant, tokens.shape[1]).to(tokens.device)
     # what stays sorts before or after everything that moves, in its own order
-    order = torch.where(inner, keys + 1, torch.where(places == 0, 0.0, 2.0 + places)).argsort(dim=1)
-    return tokens.gather(1, order)
+    fixed = torch.where(places == 0, 0.0, 2.0 + places)
+    order = torch.where(inner, keys + 1, fixed).argsort(dim=1)
+    unchanged = (order == places).all(dim=1, keepdim=True)
+    backwards = torch.where(inner, 2 - places / len(places), fixed).argsort(dim=1)
+    return tokens.gather(1, torch.where(unchanged, backwards, order))

@@ -1,0 +1,1 @@
+"""What several terms are made of."""

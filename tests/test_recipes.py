@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from vlp.config import load_recipe, lock_text
+from vlp.objectives.base import terms
 from vlp.train import train
 from vlp.yaml import read_yaml
 
@@ -31,6 +32,11 @@ def test_there_are_recipes():
     names = {path.stem for path in RECIPES}
     assert {"base", "quickstart", "smoke", "vitb32_clip", "vitb32_gap", "lit_cwcl", "vitb16_siglip"} <= names
     assert len(LAUNCH) >= 4
+
+
+def test_every_term_has_a_recipe():
+    recipes = [load_recipe(str(path)) for path in RECIPES if path.stem != "base"]
+    assert {entry.type for recipe in recipes for entry in recipe.objective.values()} == set(terms)
 
 
 @pytest.mark.parametrize("path", [path for path in RECIPES if path.stem != "base"], ids=lambda path: path.stem)

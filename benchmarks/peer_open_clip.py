@@ -96,7 +96,7 @@ def trainer_flags(
     Raises:
         RecipeError: The recipe asks for something that the trainer cannot do.
     """
-    cards = [load_card(source.card) for source in recipe.data.train.values()]
+    cards = [load_card(source.card) for source in recipe.data.train.values() for _ in range(source.repeat)]
     shards = [str(from_root(path)) for card in cards for path in card.paths()]
     if not all(card.samples for card in cards):
         raise RecipeError("data.train: the comparison needs cards that tell their number of samples")

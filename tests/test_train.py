@@ -68,6 +68,28 @@ def test_resume_equals_no_interruption_bit_for_bit(tmp_path, shards, workers):
     assert_resumes_bit_for_bit(tiny_recipe(tmp_path, shards, f"data.workers={workers}", "train.micro_batches=2"))
 
 
+HEADS = ("objective.siamlip={hidden_width: 8}", "objective.isogclr={budget: 1.0}", "model.image.patch_dropout=0.0")
+
+
+def test_what_terms_learn_and_remember_resumes_bit_for_bit(tmp_path, shards):
+    recipe = tiny_recipe(tmp_path, shards, *HEADS)
+    assert_resumes_bit_for_bit(recipe)
+    last = lines(recipe.folder)[-1]
+    assert last["gradient_norm/terms"] > 0
+    assert last["gauge/isogclr/t50_image"] > 0
+
+
+@pytest.mark.processes
+def test_what_terms_learn_is_the_same_on_two_processes(tmp_path, shards):
+    for rank in range(2):
+        (tmp_path / str(rank)).mkdir()
+    one = train(tiny_recipe(tmp_path, shards, "name=one", *HEADS))
+    two = run_processes(_train_with_others, 2, str(tmp_path), shards, HEADS)
+    for single, double in zip(lines(one), two[0], strict=True):
+        for key in ("loss", "loss/siamlip", "loss/isogclr", "gradient_norm/terms"):
+            assert double[key] == pytest.approx(single[key], rel=1e-3), key  # float32 sums in another order, 6 steps
+
+
 def test_the_same_seed_twice_gives_the_same_run(tmp_path, shards):
     first = train(tiny_recipe(tmp_path, shards, "name=first"))
     second = train(tiny_recipe(tmp_path, shards, "name=second"))

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from vlp.strategies.averaged import Averaged
 from vlp.strategies.base import strategies
-from vlp.strategies.ema import Ema
-from vlp.towers.dual import DualEncoder
 from vlp.types import Batch, Embeddings, Teacher
 
 
 @strategies.register("dual_teacher")
-class DualTeacher(Ema):
+class DualTeacher(Averaged):
     """Embed each pair with averaged weights too and hand the result to terms as `teacher`.
 
     With `decay: 1.0` and `warmup: false` the teacher is the model as it was at the start: for training on new data what
@@ -27,22 +25,12 @@ class DualTeacher(Ema):
     """
 
     provides = frozenset({"teacher"})
-    can_shard = False
 
     def __init__(self, *, decay: float = 0.9996, warmup: bool = True):
         super().__init__(decay=decay, warmup=warmup)
-        self.model: DualEncoder | None = None
 
-    def start(self, model: DualEncoder) -> None:
-        super().start(model)
-        self.model = model
-
-    @torch.no_grad()
     def after_forward(self, images: Tensor, batch: Batch, embeddings: Embeddings) -> Embeddings:
-        assert self.model is not None, "start() comes first"
-        was_training = self.model.training
-        self.model.eval()
         inputs = (images[:1], batch.tokens[:1], batch.lengths[:1])
-        seen: Embeddings = functional_call(self.model, self.average, inputs)
-        self.model.train(was_training)
+        with self.at_rest() as model:
+            seen: Embeddings = functional_call(model, self.average, inputs)
         return replace(embeddings, teacher=Teacher(seen.image, seen.text))

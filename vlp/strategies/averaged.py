@@ -1,0 +1,40 @@
+"""A strategy that lets averaged weights embed each batch too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from vlp.strategies.ema import Ema
+from vlp.towers.dual import DualEncoder
+
+
+class Averaged(Ema):
+    """Average the weights and keep hold of the model, to run it with them.
+
+    Args:
+        decay: Weight of the past at each step.
+        warmup: As for `ema`.
+    """
+
+    can_shard = False
+
+    def __init__(self, *, decay: float, warmup: bool):
+        super().__init__(decay=decay, warmup=warmup)
+        self._model: DualEncoder | None = None
+
+    def start(self, model: DualEncoder) -> None:
+        super().start(model)
+        self._model = model
+
+    @contextmanager
+    def at_rest(self) -> Iterator[DualEncoder]:
+        """Lend the model in evaluation mode, without gradients."""
+        assert self._model is not None, "start() comes first"
+        was_training = self._model.training
+        self._model.eval()
+        with torch.no_grad():
+            yield self._model
+        self._model.train(was_training)

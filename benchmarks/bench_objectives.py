@@ -4,7 +4,8 @@
     python -m benchmarks.bench_objectives --device cuda
 
 Every case runs in a process of its own, one after the other, round after round. With `--pairs` or `--terms` only these
-cases run; without, all that the targets ask for, every registered term, and the numerics.
+cases run; without, all that the targets ask for and the numerics, and after the last round, once each, every other
+registered term and the largest batches. The report is written again and again, so that a run may be cut short.
 """
 
 from __future__ import annotations
@@ -41,7 +42,6 @@ TARGETED = (
 )
 ALL_TERMS_PAIRS = 4096
 LARGE = (32768, 65536)  # for ours alone: dense losses need 17 GB and more
-LARGE_ROUNDS = 2
 SPREAD = (4096, 8192)  # over two processes
 CUDA_PAIRS = tuple(4096 * 2**k for k in range(7))
 HOPELESS = (OUT_OF_MEMORY, NOT_INSTALLED)
@@ -68,10 +68,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     about = about_of(parsed)
     errors = [] if on_device or parsed.pairs or parsed.terms else list(gradient_errors())
     for number in range(parsed.rounds):
-        for case in cases(parsed, number):
+        for case in cases(parsed):
             add(rows, case)
         about["rounds"] = number + 1
         say(f"round {number + 1} of {parsed.rounds} -> {write_report(parsed.to, about, rows, errors)}")
+    for case in more_cases(parsed):
+        add(rows, case)
+        write_report(parsed.to, about, rows, errors)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -120,7 +123,7 @@ def again(parsed: argparse.Namespace) -> str:
     return " ".join(words)
 
 
-def cases(parsed: argparse.Namespace, number: int) -> Iterator[Case]:
+def cases(parsed: argparse.Namespace) -> Iterator[Case]:
     """Yield the cases of one round."""
     if parsed.device == "cuda":
         for pairs in parsed.pairs or CUDA_PAIRS:
@@ -135,14 +138,19 @@ def cases(parsed: argparse.Namespace, number: int) -> Iterator[Case]:
         yield from (Case(name, pairs) for name in names)
     if parsed.pairs or parsed.terms:
         return
-    yield from (Case(name, ALL_TERMS_PAIRS) for name in terms if name not in TARGETED)
     for pairs in SPREAD:
         for name in ("clip", "siglip"):
             if pairs not in PAIRS:
                 yield Case(name, pairs)
             yield Case(name, pairs, processes=2)
-    if number < LARGE_ROUNDS:
-        yield from (Case(name, pairs) for pairs in LARGE for name in ("clip", "siglip"))
+
+
+def more_cases(parsed: argparse.Namespace) -> Iterator[Case]:
+    """Yield what runs once, after the rounds."""
+    if parsed.device == "cuda" or parsed.pairs or parsed.terms:
+        return
+    yield from (Case(name, pairs) for pairs in LARGE for name in ("clip", "siglip"))
+    yield from (Case(name, ALL_TERMS_PAIRS) for name in terms if name not in TARGETED)
 
 
 def add(rows: list[Row], case: Case) -> None:

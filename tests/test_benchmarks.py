@@ -221,7 +221,8 @@ def case_row(name, pairs, seconds, processes=1, peak=100.0, **more):
 
 def default_plan():
     parsed = bench_objectives.build_parser().parse_args([])
-    return [case for number in range(parsed.rounds) for case in bench_objectives.cases(parsed, number)]
+    rounds = [case for _ in range(parsed.rounds) for case in bench_objectives.cases(parsed)]
+    return rounds + list(bench_objectives.more_cases(parsed))
 
 
 def verdicts(rows, errors=()):

@@ -17,7 +17,7 @@ FLOORS = [
     {"objectives", "towers", "data", "optim", "log", "accumulate", "moments"},
     {"evaluators", "strategies"},
     {"recipe", "layers", "config", "checkpoint", "claim", "fit", "assemble", "state"},
-    {"train", "evaluate", "export", "report", "describe"},
+    {"train", "evaluate", "export", "report", "describe", "curate"},
     {"cli"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

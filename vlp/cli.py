@@ -29,6 +29,7 @@ def build_parser() -> argparse.ArgumentParser:
         ("eval", _eval),
         ("report", _report),
         ("export", _export),
+        ("data", _data),
         ("config", _config),
         ("describe", _describe),
     ):
@@ -98,6 +99,85 @@ def _export(parser: argparse.ArgumentParser) -> None:
         print(export_run(parsed.run, parsed.to, weights=parsed.weights))
         if parsed.push:
             print(f"pushed to {push(parsed.to, parsed.push)}")
+
+    parser.set_defaults(command=command)
+
+
+def _data(parser: argparse.ArgumentParser) -> None:
+    """data: write shards from images and tables, and check, index and look at those of a card."""
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, add in (
+        ("pack", _data_pack),
+        ("verify", _data_verify),
+        ("inspect", _data_inspect),
+        ("index", _data_index),
+    ):
+        _, help_text = add.__doc__.split(": ", 1)  # type: ignore[union-attr]
+        command = commands.add_parser(name, help=help_text, description=help_text)
+        add(command)
+        command.add_argument("--workers", type=int, metavar="N", help="processes; default: one per core")
+
+
+def _data_pack(parser: argparse.ArgumentParser) -> None:
+    """pack: write images and captions as shards with a card; the same command continues an interrupted pack."""
+    parser.add_argument(
+        "source", type=Path, help="folder of images, CSV, TSV, JSONL or parquet file, or saved Hugging Face dataset"
+    )
+    parser.add_argument("--to", type=Path, required=True, help="folder to write; its name becomes the card's")
+    parser.add_argument(
+        "--columns", default="", metavar="image=NAME,caption=NAME", help="columns; default: the usual names"
+    )
+    parser.add_argument(
+        "--limits",
+        default="",
+        metavar="samples=N,megabytes=N,bad=SHARE",
+        help="size of a shard, share of unusable rows; default: samples=10000,megabytes=1000,bad=0.01",
+    )
+
+    def command(parsed: argparse.Namespace) -> None:
+        from vlp.curate.pack import pack
+
+        print(pack(parsed.source, parsed.to, columns=parsed.columns, limits=parsed.limits, workers=parsed.workers))
+
+    parser.set_defaults(command=command)
+
+
+def _data_verify(parser: argparse.ArgumentParser) -> None:
+    """verify: check counts and checksums of a card, and decode every image and caption; a fault gives status 1."""
+    parser.add_argument("card", help="name under data/, or a YAML file")
+
+    def command(parsed: argparse.Namespace) -> None:
+        from vlp.curate.verify import verify_card
+
+        verdict = verify_card(parsed.card, workers=parsed.workers)
+        print(verdict)
+        sys.exit(1 if verdict.findings else 0)
+
+    parser.set_defaults(command=command)
+
+
+def _data_inspect(parser: argparse.ArgumentParser) -> None:
+    """inspect: write one HTML page of a card: images, captions, sizes, duplicates."""
+    parser.add_argument("card", help="name under data/, or a YAML file")
+    parser.add_argument("--to", type=Path, help="HTML file; default: NAME.html")
+    parser.add_argument("--seed", type=int, default=0, help="which images are shown; default: 0")
+
+    def command(parsed: argparse.Namespace) -> None:
+        from vlp.curate.inspect import inspect_card
+
+        print(inspect_card(parsed.card, parsed.to, seed=parsed.seed, workers=parsed.workers))
+
+    parser.set_defaults(command=command)
+
+
+def _data_index(parser: argparse.ArgumentParser) -> None:
+    """index: build the indices of a card's shards ahead of training."""
+    parser.add_argument("card", help="name under data/, or a YAML file")
+
+    def command(parsed: argparse.Namespace) -> None:
+        from vlp.curate.index import index_card
+
+        print(index_card(parsed.card, workers=parsed.workers))
 
     parser.set_defaults(command=command)
 

@@ -1,0 +1,160 @@
+"""Every form of source is found out, and every mistake in one is explained."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.curate.conftest import write_images
+from tests.curate.test_pack import captions_of
+from tests.shards import image_bytes, write_tar
+from vlp.curate.columns import Columns
+from vlp.curate.pack import pack
+from vlp.curate.sources import open_source
+from vlp.types import RecipeError
+
+
+def refused(path, message, columns=""):
+    with pytest.raises(RecipeError, match=message):
+        list(open_source(path, Columns.parse(columns)).units(10))
+
+
+def test_what_cannot_be_packed_says_what_can(tmp_path):
+    refused(tmp_path / "nothing", "no file or folder")
+    (tmp_path / "notes.md").write_text("x")
+    refused(tmp_path / "notes.md", r"expected a folder of images or a table \(\.csv, \.tsv, \.jsonl")
+    refused(write_tar(tmp_path / "a.tar", []), "a shard already; write a card")
+    (tmp_path / "empty").mkdir()
+    refused(tmp_path / "empty", r"no images \(jpg, jpeg, png, webp\)")
+    write_tar(tmp_path / "shards" / "0.tar", [])
+    refused(tmp_path / "shards", "shards already; write a card")
+
+
+def test_images_without_captions_are_refused_with_a_way_out(tmp_path):
+    write_images(tmp_path / "set", 2)
+    refused(tmp_path / "set", r"photo 000\.jpg has no caption; put a photo 000\.txt or \.json beside each")
+    (tmp_path / "set" / "metadata.csv").write_text("file_name,text\n")
+    refused(tmp_path / "set", r"pack .*metadata\.csv instead")
+
+
+def test_a_broken_first_record_is_named(tmp_path):
+    (path,) = write_images(tmp_path / "set", 1)
+    path.with_suffix(".json").write_text("{")
+    refused(tmp_path / "set", r"photo 000\.json: not JSON")
+    path.with_suffix(".json").write_text("[]")
+    refused(tmp_path / "set", "expected a mapping such as")
+    path.with_suffix(".json").write_text('{"words": "x"}')
+    refused(tmp_path / "set", r"no column for the caption \(columns: words\); name it with --columns caption=NAME")
+
+
+@pytest.mark.parametrize(
+    ("text", "columns", "message"),
+    [
+        ("url,caption\n", "", "no rows"),
+        ("url,caption\nhttps://a/b.jpg,x\n", "", "a column of addresses.*fetch the images first"),
+        ("url,caption\nhttps://a/b.jpg,x\n", "image=url", r"row 1: 'https://a/b\.jpg' is an address"),
+        ("picture,caption\na.jpg,x\n", "", r"no column for the image \(columns: picture, caption\)"),
+        ("path,words\na.jpg,x\n", "", "no column for the caption"),
+        ("path,caption\na.jpg,x\n", "caption=captoin", r"no such column .*did you mean 'caption'"),
+        ("path,caption\na.jpg,x\n", "imgae=path", r"write image=NAME,caption=NAME; did you mean 'image'"),
+        ("path,caption\na.jpg,x\n", "image", "write image=NAME"),
+        (b"path,caption\na.jpg,\xff\n", "", "save the table as UTF-8"),
+    ],
+)
+def test_a_mistake_in_a_table_is_explained(tmp_path, text, columns, message):
+    file = tmp_path / "table.csv"
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    refused(file, message, columns)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"image": "a.jpg", "caption": "x"}\n{', "line 2: not JSON"),
+        ("[1]", "line 1: expected a mapping"),
+        ('{"image": 3, "caption": "x"}', "an image must be a path, not int"),
+    ],
+)
+def test_a_mistake_in_json_lines_is_explained(tmp_path, text, message):
+    (tmp_path / "table.jsonl").write_text(text)
+    refused(tmp_path / "table.jsonl", message)
+
+
+def test_hidden_files_are_no_images(photos, tmp_path):
+    (photos / ".trash").mkdir()
+    (photos / ".trash" / "old.jpg").write_bytes(b"")
+    assert sum(len(unit.rows) for unit in open_source(photos, Columns()).units(4)) == 10
+
+
+def test_without_pyarrow_parquet_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
+    (tmp_path / "a.parquet").write_bytes(b"PAR1")
+    refused(tmp_path / "a.parquet", r"pip install 'vlp\[data\]'")
+
+
+def test_without_datasets_a_saved_one_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "datasets", None)
+    (tmp_path / "dataset_info.json").write_text("{}")
+    (tmp_path / "data.arrow").write_bytes(b"")
+    refused(tmp_path, "pip install datasets")
+
+
+def test_a_saved_dataset_with_splits_names_them(tmp_path):
+    (tmp_path / "dataset_dict.json").write_text("{}")
+    (tmp_path / "train").mkdir()
+    refused(tmp_path, r"several splits; pack one of them: .*/train")
+
+
+@pytest.mark.parametrize("form", ["path", "bytes", "pair"])
+def test_parquet_with_paths_and_with_pixels(tmp_path, form):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    paths = write_images(tmp_path / "images", 7)
+    cells = {
+        "path": [str(path.relative_to(tmp_path)) for path in paths],
+        "bytes": [path.read_bytes() for path in paths],
+        "pair": [{"bytes": path.read_bytes(), "path": path.name} for path in paths],
+    }
+    rows = pyarrow.table({"image": cells[form], "caption": [f"caption {number}" for number in range(7)]})
+    parquet.write_table(rows, tmp_path / "a.parquet", row_group_size=3)
+    packed = pack(tmp_path / "a.parquet", tmp_path / "mine", limits="samples=2", workers=1)
+    assert (packed.samples, packed.shards) == (7, 4)
+    assert captions_of(packed.card) == [f"caption {number}" for number in range(7)]
+
+
+def test_a_folder_of_parquet_files_is_one_source(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    (tmp_path / "parts").mkdir()
+    for part in range(2):
+        rows = {"image": [image_bytes(part), None], "text": [[f"a {part}", f"b {part}"], ["x"]]}
+        parquet.write_table(pyarrow.table(rows), tmp_path / "parts" / f"{part}.parquet")
+    packed = pack(tmp_path / "parts", tmp_path / "mine", workers=1)
+    assert captions_of(packed.card) == ["a 0", "a 1"]
+    assert packed.faults.counts == {("mine", "missing_image"): 2}
+
+
+def test_a_broken_parquet_file_is_named(tmp_path):
+    pytest.importorskip("pyarrow")
+    (tmp_path / "a.parquet").write_bytes(b"PAR1 nothing")
+    refused(tmp_path / "a.parquet", r"a\.parquet: not a whole parquet file")
+
+
+def test_a_saved_dataset_with_images(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    paths = write_images(tmp_path / "images", 5)
+    rows = {"image": [str(path) for path in paths], "caption": [f"caption {number}" for number in range(5)]}
+    datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image()).save_to_disk(tmp_path / "saved")
+    packed = pack(tmp_path / "saved", tmp_path / "mine", limits="samples=2", workers=1)
+    assert (packed.samples, packed.shards) == (5, 3)
+    assert captions_of(packed.card) == [f"caption {number}" for number in range(5)]
+
+
+def test_rows_of_a_record_without_an_image_are_counted(tmp_path):
+    lines = [{"image": "", "caption": "x"}, {"image": "a.jpg"}]
+    (tmp_path / "table.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(RecipeError, match=r"not one row can be used"):
+        pack(tmp_path / "table.jsonl", tmp_path / "mine", columns="caption=caption", workers=1)
+    reasons = [json.loads(line)["reason"] for line in (tmp_path / "mine" / "quarantine.jsonl").read_text().splitlines()]
+    assert reasons == ["missing_image", "missing_caption"]

@@ -1,0 +1,171 @@
+"""One HTML page about the samples of a card."""
+
+from __future__ import annotations
+
+import base64
+import io
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL.Image import Resampling
+
+from vlp.curate.cards import open_card
+from vlp.curate.measure import Measured, measure
+from vlp.curate.page import page
+from vlp.curate.parallel import num_cpus
+from vlp.curate.rows import MAX_PIXELS
+from vlp.data import Captions, SampleSet
+from vlp.data.decode import EXTENSIONS, decode_image
+from vlp.data.faults import BadSampleError
+from vlp.types import RecipeError
+
+SHOWN = 60
+COMMON_CAPTIONS, COMMON_WORDS, GROUPS = 20, 60, 12
+CAPTIONS_OF_GROUP = 4
+PIXELS = 144
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A sample to show; the thumbnail is empty where the image cannot be decoded."""
+
+    key: str
+    thumbnail: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Group:
+    """An image that occurs several times, byte by byte, and some of its captions."""
+
+    times: int
+    thumbnail: str
+    captions: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Everything that the page shows.
+
+    Args:
+        repeated_captions: Samples whose caption, in small letters, another sample has too.
+        repeated_images: Images that equal an earlier one.
+    """
+
+    measured: Measured
+    seed: int
+    pictures: tuple[Picture, ...]
+    captions: tuple[tuple[str, int], ...]
+    words: tuple[tuple[str, int], ...]
+    distinct_captions: int
+    repeated_captions: int
+    repeated_images: int
+    groups: tuple[Group, ...]
+    kinds: Mapping[str, int]
+
+
+def inspect_card(name: str, to: Path | None = None, *, seed: int = 0, workers: int | None = None) -> Path:
+    """Write a page about a card and return its path.
+
+    Args:
+        name: Name of the card, or the path of its file.
+        to: The file; NAME.html when absent.
+        seed: Decides which images are shown.
+        workers: Processes; all cores when absent.
+
+    Raises:
+        RecipeError: No such card, a shard is missing, or no sample can be used.
+    """
+    card = open_card(name)
+    measured = measure(card, num_cpus() if workers is None else workers)
+    if not len(measured.columns):
+        raise RecipeError(
+            f"card '{card.name}': none of {measured.samples} samples can be used: {dict(measured.faults)}"
+        )
+    findings = _find(_Viewer(SampleSet({card.name: card})), measured, seed)
+    target = (to or Path(f"{card.name}.html")).expanduser()
+    if target.is_dir():
+        raise RecipeError(f"--to {target}: a folder; name a file such as {target / 'page.html'}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(page(card, findings), encoding="utf-8")
+    return target
+
+
+class _Viewer:
+    """Fetches single samples by their id."""
+
+    def __init__(self, samples: SampleSet):
+        self._samples = samples
+        self._captions = Captions()
+
+    def caption(self, number: int) -> str:
+        return self._captions.first(self._samples[number])
+
+    def thumbnail(self, number: int) -> str:
+        """Return a small WebP as base64 text; empty where the image cannot be decoded."""
+        sample = self._samples[number]
+        kind = next(kind for kind in EXTENSIONS if kind in sample.members)
+        try:
+            image = decode_image(sample.read(kind), MAX_PIXELS)
+        except BadSampleError:
+            return ""
+        image.thumbnail((PIXELS, PIXELS), Resampling.LANCZOS)
+        buffer = io.BytesIO()
+        image.save(buffer, "WEBP", quality=78, method=4)
+        return base64.b64encode(buffer.getvalue()).decode("ascii")
+
+    def picture(self, number: int) -> Picture:
+        sample = self._samples[number]
+        return Picture(sample.shard.index.key(sample.place), self.thumbnail(number), self.caption(number))
+
+
+def _find(viewer: _Viewer, measured: Measured, seed: int) -> Findings:
+    columns = measured.columns
+    drawn = random.Random(seed).sample(range(len(columns)), min(SHOWN, len(columns)))
+    texts = _groups(columns.caption_hashes)
+    images = _groups(columns.image_hashes)
+    repeated = [group for group in images.largest(GROUPS) if len(group) > 1]
+    ids = columns.ids
+    return Findings(
+        measured=measured,
+        seed=seed,
+        pictures=tuple(viewer.picture(int(ids[place])) for place in drawn),
+        captions=tuple((viewer.caption(int(ids[g[0]])), len(g)) for g in texts.largest(COMMON_CAPTIONS) if len(g) > 1),
+        words=tuple(measured.vocabulary.most_common(COMMON_WORDS)),
+        distinct_captions=len(texts.counts),
+        repeated_captions=int(texts.counts[texts.counts > 1].sum()),
+        repeated_images=len(columns) - len(images.counts),
+        groups=tuple(_group(viewer, ids[group]) for group in repeated),
+        kinds={kind: int(n) for kind, n in zip(EXTENSIONS, np.bincount(columns.kinds, minlength=4), strict=True) if n},
+    )
+
+
+def _group(viewer: _Viewer, ids: NDArray[np.int64]) -> Group:
+    captions = dict.fromkeys(viewer.caption(int(number)) for number in ids[:100])
+    return Group(len(ids), viewer.thumbnail(int(ids[0])), tuple(captions)[:CAPTIONS_OF_GROUP])
+
+
+@dataclass(frozen=True)
+class _Groups:
+    """Places of equal values: `order[starts[k] : starts[k] + counts[k]]`."""
+
+    order: NDArray[np.int64]
+    starts: NDArray[np.int64]
+    counts: NDArray[np.int64]
+
+    def largest(self, number: int) -> list[NDArray[np.int64]]:
+        """Return the places in the largest groups; of equally large ones, those that come first in the data."""
+        firsts = self.order[self.starts]
+        chosen = np.lexsort((firsts, -self.counts))[:number]
+        return [self.order[self.starts[k] : self.starts[k] + self.counts[k]] for k in chosen]
+
+
+def _groups(values: NDArray[Any]) -> _Groups:
+    order = np.argsort(values, kind="stable")
+    _, starts, counts = np.unique(values[order], return_index=True, return_counts=True)
+    return _Groups(order, starts, counts)

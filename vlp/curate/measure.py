@@ -1,0 +1,145 @@
+"""Read every sample of a card once and keep a few numbers of each; pixels are not decoded."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from vlp.curate.parallel import map_in_order, progress
+from vlp.data import Captions, Card
+from vlp.data.decode import EXTENSIONS, FORMATS
+from vlp.data.faults import BadSampleError
+from vlp.data.files import OpenFiles
+from vlp.data.samples import Sample
+from vlp.data.shards import Shard
+
+WORD = re.compile(r"\w[\w'-]*")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """One number per usable sample.
+
+    Args:
+        ids: Place of the sample among all of the card.
+        image_hashes: First 64 bits of a hash of the encoded image.
+        caption_hashes: The same of the caption in small letters.
+        kinds: Number of the extension in `EXTENSIONS`.
+        characters: Length of the caption.
+        words: Words of the caption, split at spaces.
+    """
+
+    ids: NDArray[np.int64]
+    image_hashes: NDArray[np.uint64]
+    caption_hashes: NDArray[np.uint64]
+    kinds: NDArray[np.uint8]
+    widths: NDArray[np.int32]
+    heights: NDArray[np.int32]
+    bytes: NDArray[np.int64]
+    characters: NDArray[np.int32]
+    words: NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @classmethod
+    def of_rows(cls, rows: Sequence[tuple[int, ...]]) -> Columns:
+        """Return columns of rows in the order of the fields."""
+        kinds = (np.int64, np.uint64, np.uint64, np.uint8, np.int32, np.int32, np.int64, np.int32, np.int32)
+        columns = list(zip(*rows, strict=True)) or [()] * len(kinds)
+        return cls(*(np.array(column, dtype=kind) for column, kind in zip(columns, kinds, strict=True)))
+
+    @classmethod
+    def together(cls, parts: Sequence[Columns]) -> Columns:
+        """Return the columns of several shards, one below the other."""
+        return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one shard, or a whole card, holds.
+
+    Args:
+        samples: All samples, usable or not.
+        vocabulary: How often each word occurs, in small letters.
+        faults: Samples that were left out, by reason.
+    """
+
+    samples: int
+    columns: Columns
+    vocabulary: Counter[str]
+    faults: Counter[str]
+
+
+def measure(card: Card, workers: int) -> Measured:
+    """Measure all shards of a card.
+
+    Raises:
+        RecipeError: A shard is missing.
+    """
+    paths = card.paths()
+    samples, parts = 0, []
+    vocabulary: Counter[str] = Counter()
+    faults: Counter[str] = Counter()
+    with progress(len(paths), "shards") as bar:
+        for shard in map_in_order(_measure_shard, [(card, path) for path in paths], workers):
+            shard.columns.ids[:] += samples
+            samples += shard.samples
+            parts.append(shard.columns)
+            vocabulary.update(shard.vocabulary)
+            faults.update(shard.faults)
+            bar.update()
+    return Measured(samples, Columns.together(parts), vocabulary, faults)
+
+
+def _measure_shard(task: tuple[Card, Path]) -> Measured:
+    card, path = task
+    shard = Shard(path, OpenFiles())
+    captions = Captions()
+    rows: list[tuple[int, ...]] = []
+    vocabulary: Counter[str] = Counter()
+    faults: Counter[str] = Counter({"shard_error": 1} if shard.index.fault else {})
+    for place in range(len(shard)):
+        try:
+            sample = Sample(place, card.name, card.captions, shard, place, shard.members(place))
+            text = captions.first(sample)
+            image = _measure_image(sample)
+        except BadSampleError as bad:
+            faults[bad.reason] += 1
+            continue
+        image_hash, *image_numbers = image
+        rows.append((place, image_hash, _hash(text.lower().encode()), *image_numbers, len(text), len(text.split())))
+        vocabulary.update(WORD.findall(text.lower()))
+    return Measured(len(shard), Columns.of_rows(rows), vocabulary, faults)
+
+
+def _measure_image(sample: Sample) -> tuple[int, ...]:
+    """Return hash, kind, width, height and bytes of an image.
+
+    Raises:
+        BadSampleError: There is none, or its header is broken.
+    """
+    kind = next((kind for kind in EXTENSIONS if kind in sample.members), None)
+    if kind is None:
+        raise BadSampleError("missing_image", "no image")
+    data = sample.read(kind)
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            width, height = image.size
+    # As in `decode_image`: decoders of broken data raise almost anything.
+    except Exception as error:
+        raise BadSampleError("corrupt_image", str(error)) from error
+    return _hash(data), EXTENSIONS.index(kind), width, height, len(data)
+
+
+def _hash(data: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")

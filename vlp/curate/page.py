@@ -1,0 +1,169 @@
+"""The page of `vlp data inspect`: loads nothing from anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from html import escape
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+import vlp
+from vlp.curate.cards import num_shards
+from vlp.curate.charts import histogram
+from vlp.data import Card
+from vlp.paths import PACKAGE
+
+if TYPE_CHECKING:
+    from vlp.curate.inspect import Findings
+
+# The run report's sheet; floors keep its code out of reach, and a second set of colours would drift from it.
+STYLE = PACKAGE / "report" / "page.css"
+OWN_STYLE = """
+.sheet { display: grid; grid-template-columns: repeat(auto-fill, minmax(96px, 1fr)); gap: 18px 14px; }
+.sheet figure { min-width: 0; }
+.sheet img, .sheet .broken { display: block; width: 100%; aspect-ratio: 1; object-fit: contain; background: #fff;
+  border-radius: 3px; outline: 1px solid var(--rule); }
+.sheet .broken { background: var(--grid); }
+.sheet figcaption { margin-top: 6px; font-size: 11.5px; line-height: 1.35; color: var(--soft); overflow-wrap: anywhere;
+  display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 3; overflow: hidden; }
+.sheet.twins { grid-template-columns: repeat(auto-fill, minmax(140px, 1fr)); }
+.columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 320px), 1fr)); gap: 0 44px;
+  align-items: start; margin-top: 34px; }
+.words { columns: 3; column-gap: 24px; font-size: 13.5px; font-variant-numeric: tabular-nums; }
+.words div { display: flex; justify-content: space-between; border-top: 1px solid var(--grid); padding: 3px 0;
+  break-inside: avoid; gap: 8px; }
+.words dd { color: var(--soft); }
+.lede a { color: inherit; }
+td:first-child { overflow-wrap: anywhere; }
+"""
+
+
+def page(card: Card, found: Findings) -> str:
+    """Return the whole page."""
+    parts = [_head(card, found), _sheet(found), _captions(found), _images(found), _twins(found), _left_out(found)]
+    style = STYLE.read_text(encoding="utf-8") + OWN_STYLE
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<meta name="color-scheme" content="light dark">'
+        f"<title>{escape(card.name)} &middot; vlp data</title><style>{style}</style></head>"
+        f"<body><main>{''.join(parts)}<footer>vlp {vlp.__version__} &middot; "
+        f"<code>vlp data inspect {escape(card.name)} --seed {found.seed}</code> &middot; "
+        "this page loads nothing</footer></main></body></html>\n"
+    )
+
+
+def _head(card: Card, found: Findings) -> str:
+    columns = found.measured.columns
+    sides = np.minimum(columns.widths, columns.heights)
+    figures = [
+        ("samples", f"in {num_shards(len(card.paths()))}", f"{found.measured.samples:,}", ""),
+        ("shorter side", "median, in pixels", f"{np.median(sides):.0f}", f"{sides.min()} to {sides.max()}"),
+        ("captions that others have too", "in small letters", _share(found.repeated_captions, len(columns)), ""),
+        ("images that repeat another", "byte by byte", _share(found.repeated_images, len(columns)), ""),
+    ]
+    cells = "".join(
+        f'<div><p class="what"><b>{name}</b> {aside}</p><p class="big">{value}</p><p class="aside">{more}</p></div>'
+        for name, aside, value, more in figures
+    )
+    home = escape(card.home)
+    if home.startswith("http") and " " not in home:
+        home = f'<a href="{home}">{home}</a>'
+    licence = f"Licence: <b>{escape(card.licence)}</b>" if card.licence else "The card names <b>no licence</b>"
+    return (
+        '<header class="head"><p class="over"><span>Data set</span>'
+        f"<span>captions: {escape(', '.join(card.captions))}</span></p>"
+        f'<h1>{escape(card.name)}</h1><p class="lede">{licence}{f", from {home}" if home else ""}.</p>'
+        f'<div class="figures">{cells}</div></header>'
+    )
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.1f}<small>%</small>"
+
+
+def _section(title: str, note: str, body: str) -> str:
+    name = title.lower().replace(" ", "-")
+    return f'<section id="{name}"><header><h2>{title}</h2><p>{note}</p></header>{body}</section>'
+
+
+def _image(thumbnail: str, name: str) -> str:
+    if not thumbnail:
+        return f'<div class="broken" title="{escape(name)}: cannot be decoded"></div>'
+    return f'<img src="data:image/webp;base64,{thumbnail}" alt="" title="{escape(name)}" loading="lazy">'
+
+
+def _sheet(found: Findings) -> str:
+    figures = "".join(
+        f'<figure>{_image(shown.thumbnail, shown.key)}<figcaption title="{escape(shown.caption)}">'
+        f"{escape(shown.caption)}</figcaption></figure>"
+        for shown in found.pictures
+    )
+    note = f"{len(found.pictures)} samples drawn at random with seed {found.seed}."
+    return _section("Samples", note, f'<div class="sheet">{figures}</div>')
+
+
+def _captions(found: Findings) -> str:
+    columns = found.measured.columns
+    charts = histogram("Characters", "of a caption", columns.characters, "text")
+    charts += histogram("Words", "of a caption, split at spaces", columns.words, "text")
+    words = "".join(f"<div><dt>{escape(word)}</dt><dd>{count:,}</dd></div>" for word, count in found.words)
+    common = _table(("caption", "times"), found.captions) if found.captions else _plain("No caption occurs twice.")
+    note = f"{found.distinct_captions:,} distinct ones among {len(columns):,}; the first caption of each sample counts."
+    return _section(
+        "Captions",
+        note,
+        f'<div class="grid">{charts}</div><div class="columns"><div><h3>Most common captions</h3>{common}</div>'
+        f'<div><h3>Most common words</h3><dl class="words">{words}</dl></div></div>',
+    )
+
+
+def _images(found: Findings) -> str:
+    columns = found.measured.columns
+    widths, heights = columns.widths.astype(np.float64), columns.heights.astype(np.float64)
+    charts = [
+        histogram("Shorter side", "pixels", np.minimum(columns.widths, columns.heights), "image"),
+        histogram("Aspect", "width by height", widths / heights, "image", log=True, write="{:.2f}".format),
+        histogram("File size", "kB", columns.bytes / 1000, "image", log=True, write="{:,.1f}".format),
+    ]
+    sizes, counts = np.unique(np.stack([columns.widths, columns.heights]), axis=1, return_counts=True)
+    order = np.argsort(-counts, kind="stable")[:10]
+    common = [(f"{sizes[0, k]} x {sizes[1, k]}", int(counts[k])) for k in order]
+    note = f"{columns.bytes.sum() / 1e6:,.1f} MB of encoded images."
+    return _section(
+        "Images",
+        note,
+        f'<div class="grid">{"".join(charts)}</div><div class="columns">'
+        f"<div><h3>Most common sizes</h3>{_table(('pixels', 'images'), common)}</div>"
+        f"<div><h3>File types</h3>{_table(('type', 'images'), found.kinds.items())}</div></div>",
+    )
+
+
+def _twins(found: Findings) -> str:
+    if not found.groups:
+        return _section("Duplicates", "", _plain("No two images are equal byte by byte."))
+    figures = "".join(
+        f"<figure>{_image(group.thumbnail, '')}<figcaption><b>{group.times} times</b> "
+        f"{escape(' | '.join(group.captions))}</figcaption></figure>"
+        for group in found.groups
+    )
+    note = f"{found.repeated_images:,} images repeat another byte by byte; the most frequent ones, with their captions."
+    return _section("Duplicates", note, f'<div class="sheet twins">{figures}</div>')
+
+
+def _left_out(found: Findings) -> str:
+    faults = found.measured.faults
+    if not faults:
+        return ""
+    note = "Not part of the numbers above. <code>vlp data verify</code> names them and also decodes the pixels."
+    return _section("Left out", note, _table(("reason", "samples"), faults.most_common()))
+
+
+def _table(head: tuple[str, str], rows: Iterable[tuple[str, int]]) -> str:
+    body = "".join(f'<tr><td>{escape(name)}</td><td class="n">{count:,}</td></tr>' for name, count in rows)
+    return f'<table><thead><tr><th>{head[0]}</th><th class="n">{head[1]}</th></tr></thead><tbody>{body}</tbody></table>'
+
+
+def _plain(text: str) -> str:
+    return f'<p class="plain">{text}</p>'

@@ -1,0 +1,111 @@
+"""Parquet files: image paths, or the encoded images themselves (plain, or as Hugging Face stores them)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vlp.curate.columns import Columns
+from vlp.curate.rows import JSON_KEY, Row, Rows, caption_members
+from vlp.curate.tables import local_path
+from vlp.types import RecipeError
+
+BATCH = 64  # rows in memory at once: pixels may be among them
+
+
+class Parquet:
+    """Rows of one or several parquet files, in this order.
+
+    Args:
+        paths: The files; all have the columns of the first.
+        columns: Names of the columns, where they are not the usual ones.
+
+    Raises:
+        RecipeError: pyarrow is missing, a file is broken, or there is no column for images or captions.
+    """
+
+    caption_keys = {"txt": 1.0, f"json.{JSON_KEY}": 1.0}
+
+    def __init__(self, paths: Sequence[Path], columns: Columns):
+        self.files = [(path, _open(path).metadata.num_rows) for path in paths]
+        first = paths[0]
+        names = _open(first).schema_arrow.names
+        self.image, self.caption = columns.image_of(names, str(first)), columns.caption_of(names, str(first))
+
+    def units(self, size: int) -> Iterator[Rows]:
+        """Yield the rows, at most `size` at a time; no unit spans two files."""
+        before = 0
+        for path, num_rows in self.files:
+            for start in range(0, num_rows, size):
+                stop = min(start + size, num_rows)
+                yield ParquetRows(path, start, stop, before + start, self.image, self.caption)
+            before += num_rows
+
+
+@dataclass(frozen=True)
+class ParquetRows:
+    """The rows `start` to `stop` of a file, read where they are needed."""
+
+    path: Path
+    start: int
+    stop: int
+    number: int
+    image: str
+    caption: str
+
+    def __iter__(self) -> Iterator[Row]:
+        for place, record in enumerate(self._records()):
+            number, value = self.number + place, record[self.image]
+            where = f"{self.path.name}: row {self.start + place + 1}"
+            captions = caption_members(record[self.caption])
+            data, name = encoded(value)
+            image = local_path(self.path.parent, name, where) if name and data is None else None
+            yield Row(number, name or where, image, data, captions)
+
+    def fingerprint(self) -> str:
+        """Return a checksum of the range, and of size and time of the file."""
+        status = self.path.stat()
+        identity = repr((self, status.st_size, status.st_mtime_ns))
+        return hashlib.sha256(identity.encode(errors="surrogateescape")).hexdigest()
+
+    def _records(self) -> Iterator[dict[str, Any]]:
+        file = _open(self.path)
+        groups, before = [], 0
+        skipped = 0
+        for group in range(file.num_row_groups):
+            size = file.metadata.row_group(group).num_rows
+            if before + size <= self.start:
+                skipped += size
+            elif before < self.stop:
+                groups.append(group)
+            before += size
+        place = skipped
+        for batch in file.iter_batches(BATCH, groups, sorted({self.image, self.caption}), use_threads=False):
+            low, high = max(self.start - place, 0), min(self.stop - place, len(batch))
+            if low < high:
+                yield from batch.slice(low, high - low).to_pylist()
+            place += len(batch)
+
+
+def encoded(value: Any) -> tuple[bytes | None, str]:
+    """Return the bytes and the name in a cell: a path, bytes, or Hugging Face's pair of both."""
+    if isinstance(value, dict):
+        return value.get("bytes"), str(value.get("path") or "")
+    if isinstance(value, bytes):
+        return value, ""
+    return None, value or ""
+
+
+def _open(path: Path) -> Any:
+    try:
+        from pyarrow import ArrowException
+        from pyarrow.parquet import ParquetFile
+    except ImportError as error:
+        raise RecipeError(f"{path}: parquet needs pyarrow: pip install 'vlp[data]'") from error
+    try:
+        return ParquetFile(path)
+    except (OSError, ArrowException) as error:
+        raise RecipeError(f"{path}: not a whole parquet file ({error})") from error

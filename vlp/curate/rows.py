@@ -1,0 +1,168 @@
+"""One row of a source: where its image and its captions are, and what they say once they are read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from vlp.data import Captions
+from vlp.data.decode import decode_image
+from vlp.data.faults import BadSampleError, Reason
+from vlp.data.samples import Sample
+
+# As the stream has them, so that nothing is packed that training refuses.
+MAX_PIXELS = 1 << 26
+MAX_BYTES = 1 << 26
+JSON_KEY = "caption"
+
+
+@dataclass(frozen=True)
+class Row:
+    """An image and its captions before anything of them is read.
+
+    Args:
+        number: Place in the source; the key of the sample.
+        name: What the quarantine file calls it.
+        image: The file of the image, where it is one.
+        data: The encoded image, where the source itself holds it.
+        captions: Members with captions that the source itself holds: extension to bytes.
+        files: Members with captions that are files.
+    """
+
+    number: int
+    name: str
+    image: Path | None = None
+    data: bytes | None = None
+    captions: Mapping[str, bytes] = field(default_factory=dict)
+    files: Mapping[str, Path] = field(default_factory=dict)
+
+    def members(self, caption_keys: Mapping[str, float]) -> dict[str, bytes]:
+        """Return the members of the sample, by extension, checked as the stream will check them.
+
+        Raises:
+            BadSampleError: Training could not use it.
+        """
+        members = {**self.captions, **{kind: read_file(path, "missing_caption") for kind, path in self.files.items()}}
+        Captions().first(cast(Sample, _InMemory(members, caption_keys)))
+        data = self._image_bytes()
+        kind = image_kind(data)
+        decode_image(data, MAX_PIXELS)
+        return {**members, kind: data}
+
+    def _image_bytes(self) -> bytes:
+        if self.image is not None:
+            data = read_file(self.image, "missing_image")
+        elif self.data:
+            data = self.data
+        else:
+            raise BadSampleError("missing_image", "the row has no image")
+        return data
+
+    def fingerprint(self) -> str:
+        """Return a text that changes when the row, or the size or time of one of its files, does."""
+        files = [path for path in (self.image, *self.files.values()) if path is not None]
+        return repr((self.number, self.name, sorted(self.captions.items()), [_status(path) for path in files]))
+
+
+class Rows(Protocol):
+    """Some consecutive rows of a source; small to send to a process."""
+
+    def __iter__(self) -> Iterator[Row]: ...
+
+    def fingerprint(self) -> str:
+        """Return a checksum of the rows that is cheap to compute."""
+
+
+@dataclass(frozen=True)
+class ListedRows:
+    """Rows that hold no pixels."""
+
+    rows: Sequence[Row]
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.rows)
+
+    def fingerprint(self) -> str:
+        """Return a checksum of the rows and of the sizes and times of their files."""
+        return hashlib.sha256("\n".join(row.fingerprint() for row in self.rows).encode(errors="replace")).hexdigest()
+
+
+class Source(Protocol):
+    """Anything that can be packed."""
+
+    @property
+    def caption_keys(self) -> Mapping[str, float]:
+        """Where captions will be in the shards, as a card says it."""
+
+    def units(self, size: int) -> Iterator[Rows]:
+        """Yield all rows in order, `size` at a time."""
+
+
+@dataclass(frozen=True)
+class _InMemory:
+    """What `Captions` needs of a sample."""
+
+    contents: Mapping[str, bytes]
+    caption_keys: Mapping[str, float]
+
+    @property
+    def members(self) -> Mapping[str, bytes]:
+        return self.contents
+
+    def size(self, extension: str) -> int:
+        return len(self.contents[extension])
+
+    def read(self, extension: str) -> bytes:
+        return self.contents[extension]
+
+
+def caption_members(value: Any) -> dict[str, bytes]:
+    """Return the member for a caption of a table: a text becomes `.txt`, a list of texts `.json`, nothing none."""
+    if value is None or value == []:
+        return {}
+    if isinstance(value, list):
+        return {"json": json.dumps({JSON_KEY: value}, ensure_ascii=False).encode(errors="surrogatepass")}
+    return {"txt": str(value).encode(errors="surrogatepass")}
+
+
+def image_kind(data: bytes) -> str:
+    """Return the extension that the content asks for, whatever the file was called.
+
+    Raises:
+        BadSampleError: None of the formats that training reads, or too large.
+    """
+    if len(data) > MAX_BYTES:
+        raise BadSampleError("oversized_image", f"{len(data)} bytes, more than {MAX_BYTES}")
+    if data[:3] == b"\xff\xd8\xff":
+        return "jpg"
+    if data[:8] == b"\x89PNG\r\n\x1a\n":
+        return "png"
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "webp"
+    raise BadSampleError("corrupt_image", "neither JPEG, PNG nor WebP" if data else "empty file")
+
+
+def read_file(path: Path, reason: Reason) -> bytes:
+    """Return the content of a file, cut behind the size that `image_kind` refuses.
+
+    Raises:
+        BadSampleError: With `reason`, where it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_BYTES + 1)
+    # ValueError: a NUL in a path that a table gave.
+    except (OSError, ValueError) as error:
+        raise BadSampleError(reason, f"{path}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _status(path: Path) -> tuple[str, int, int]:
+    try:
+        status = path.stat()
+    except (OSError, ValueError):
+        return str(path), -1, -1
+    return str(path), status.st_size, status.st_mtime_ns

@@ -1,0 +1,151 @@
+"""Check what a card promises, to the last byte: counts, checksums, and that every image and caption can be used."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from vlp.curate.cards import num_shards, open_card
+from vlp.curate.parallel import map_in_order, num_cpus, progress
+from vlp.curate.rows import MAX_BYTES, MAX_PIXELS
+from vlp.data import Captions, Card
+from vlp.data.decode import EXTENSIONS, decode_image
+from vlp.data.faults import BadSampleError
+from vlp.data.files import OpenFiles
+from vlp.data.samples import Sample
+from vlp.data.shards import Shard
+from vlp.data.tar import scan_tar
+from vlp.types import RecipeError
+
+SHOWN = 20
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong: with a sample, or with a whole shard when `key` is empty."""
+
+    reason: str
+    shard: str
+    key: str
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.shard}{': ' + self.key if self.key else ''}: {self.detail}"
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What was found in one shard."""
+
+    samples: int
+    findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was found in all shards of a card."""
+
+    card: str
+    shards: int
+    samples: int
+    findings: tuple[Finding, ...]
+
+    def __str__(self) -> str:
+        head = f"{self.card}: {self.samples:,} samples in {num_shards(self.shards)}"
+        if not self.findings:
+            return f"{head}: counts, checksums, images and captions are as they should be"
+        counts = Counter(finding.reason for finding in self.findings)
+        lines = [str(finding) for finding in self.findings[:SHOWN]]
+        if len(self.findings) > SHOWN:
+            lines.append(f"... and {len(self.findings) - SHOWN:,} more")
+        return "\n".join([*lines, f"{head}:", *(f"  {count:8d}  {reason}" for reason, count in counts.most_common())])
+
+
+def verify_card(name: str, *, workers: int | None = None) -> Verdict:
+    """Read all bytes of a card's shards and decode every sample.
+
+    Args:
+        name: Name of the card, or the path of its file.
+        workers: Processes; all cores when absent.
+
+    Raises:
+        RecipeError: No such card, or a shard is missing.
+    """
+    card = open_card(name)
+    paths = card.paths()
+    samples = 0
+    findings: list[Finding] = []
+    with progress(len(paths), "shards") as bar:
+        tasks = [(card, path, _expected(card, path)) for path in paths]
+        for checked in map_in_order(_check_shard, tasks, num_cpus() if workers is None else workers):
+            samples += checked.samples
+            findings += checked.findings
+            bar.update()
+    if card.samples is not None and card.samples != samples:
+        findings.append(Finding("wrong_count", card.name, "", f"{card.samples} samples promised, {samples} found"))
+    return Verdict(card.name, len(paths), samples, tuple(findings))
+
+
+def _expected(card: Card, path: Path) -> str | None:
+    """Return the checksum of a shard; None where the card has no checksums, empty where it forgot this one."""
+    known = {(card.folder / name).resolve(): value for name, value in card.sha256.items()}
+    return known.get(path.resolve(), "") if known else None
+
+
+def _check_shard(task: tuple[Card, Path, str | None]) -> Checked:
+    card, path, expected = task
+    findings = list(_check_bytes(path, expected))
+    try:
+        shard = Shard(path, OpenFiles())
+    except (OSError, RecipeError) as error:
+        return Checked(0, (*findings, Finding("shard_error", path.name, "", str(error))))
+    # The index may be older than a fault that left size and time of the file alone.
+    fault = shard.index.fault or scan_tar(shard.tar).fault
+    if fault:
+        findings.append(Finding("shard_error", path.name, "", fault))
+    captions = [Captions(keys={key: 1.0}) for key in card.captions]
+    for place in range(len(shard)):
+        try:
+            _check_sample(card, shard, place, captions)
+        except BadSampleError as bad:
+            findings.append(Finding(bad.reason, path.name, shard.index.key(place), bad.detail))
+    return Checked(len(shard), tuple(findings))
+
+
+def _check_bytes(path: Path, expected: str | None) -> Iterator[Finding]:
+    if expected is None:
+        return
+    if not expected:
+        yield Finding("no_checksum", path.name, "", "the card has checksums, but none of this shard")
+        return
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != expected:
+        yield Finding("wrong_checksum", path.name, "", f"sha256 is {found}, not {expected}")
+
+
+def _check_sample(card: Card, shard: Shard, place: int, captions: list[Captions]) -> None:
+    """Decode every image and every caption of a sample.
+
+    Raises:
+        BadSampleError: The first thing that is wrong with it.
+    """
+    sample = Sample(place, card.name, card.captions, shard, place, shard.members(place))
+    images = [extension for extension in EXTENSIONS if extension in sample.members]
+    if not images:
+        raise BadSampleError("missing_image", f"none of {', '.join(EXTENSIONS)} among {', '.join(sample.members)}")
+    for extension in images:
+        if sample.size(extension) > MAX_BYTES:
+            raise BadSampleError("oversized_image", f"{sample.size(extension)} bytes, more than {MAX_BYTES}")
+        decode_image(sample.read(extension), MAX_PIXELS)
+    missing = 0
+    for reader in captions:
+        try:
+            reader.first(sample)
+        except BadSampleError as bad:
+            missing += bad.reason == "missing_caption"
+            if bad.reason != "missing_caption" or missing == len(captions):
+                raise

@@ -188,8 +188,8 @@ NOTES = """\
 Each number is the median over rounds of fresh processes, and each process gives the median of its steps: 20 at 1024
 pairs, 4 at 4096, 1 from 8192 on, and none after 5 s; before them one step with 64 pairs loads what is loaded once. The
 rounds go through all cases in turn; sizes above 16384 and terms without a target are measured once. Every process has
-one thread. CPU
-time is user and system time of forward and backward, for dense losses pay for their matrices in page faults; ratios
+one thread. CPU time is user and system time of forward and backward, for dense losses pay for their matrices in page
+faults; ratios
 compare CPU times, except those of several processes, which compare wall times. Memory is the peak beyond the resident
 inputs, less their gradients. Embeddings are random, of unit norm, 512 wide, float32; so are reference features. The
 bound is the time of the matrix products alone: one product of a tile's logits where the engine keeps them, two where it

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import nn
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-)
 
 from vlp import dist
 from vlp.claim import claim_folder
@@ -29,7 +26,6 @@ from vlp.strategies.base import Strategy, strategies
 from vlp.towers.dual import DualEncoder
 from vlp.types import RecipeError
 
-FULL = StateDictOptions(full_state_dict=True, cpu_offload=True)
 FIRST_LOSS_SCALE = 65536.0
 
 
@@ -77,9 +73,9 @@ class Parts:
         return {name: [p for p in values if p.requires_grad] for name, values in sets.items()}
 
     @property
-    def optimizers(self) -> list[torch.optim.Optimizer]:
+    def optimizers(self) -> Sequence[torch.optim.Optimizer]:
         """All that steps."""
-        return [self.optimizer] if self.term_optimizer is None else [self.optimizer, self.term_optimizer]
+        return self.safe_step.optimizers
 
     def open_log(self, first_step: int) -> Log:
         """Open the progress line, `metrics.jsonl` and the trackers."""

@@ -172,10 +172,10 @@ def test_kept_tiles_give_the_same_numbers_and_go_with_the_backward_pass():
     for kept_bytes in (0, 2**20):
         stats = pair_stats(blocks_of(*inputs), REQUESTS["all"], tile_size=4, kept_bytes=kept_bytes)
         walker = stats["image_text", ROWS].grad_fn.walker
-        assert bool(walker._kept) == bool(kept_bytes)
+        assert bool(walker.kept) == bool(kept_bytes)
         loss = mix(stats)
         once = torch.autograd.grad(loss, inputs, retain_graph=True)
-        assert not walker._kept
+        assert not walker.kept
         results.append([loss, *once, *torch.autograd.grad(loss, inputs)])
     torch.testing.assert_close(*results, rtol=1e-12, atol=1e-12)
 

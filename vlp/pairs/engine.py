@@ -151,7 +151,7 @@ class _Walker:
             for s in self.statistics
         ]
         self._memory: dict[Request, Tensor] = {}
-        self._kept: dict[tuple[int, int], Tensor] = {}
+        self.kept: dict[tuple[int, int], Tensor] = {}
 
     def _scale_of(self, statistic: Statistic) -> Tensor:
         return self.scale * statistic.factor if statistic.learned else self.scale.new_full((), statistic.factor)
@@ -174,7 +174,7 @@ class _Walker:
             row_side=block.rows,
             column_side=block.columns,
             triangular=self.symmetric and self.alone,
-            stored=self._kept,
+            stored=self.kept,
         )
 
     def forward(self, *, keep: bool) -> tuple[Tensor, ...]:

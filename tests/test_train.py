@@ -137,6 +137,7 @@ def start(recipe, folder: Path, *arguments: str) -> subprocess.Popen:
         cwd=Path(__file__).resolve().parent.parent,
         env={**os.environ},
         stderr=subprocess.PIPE,
+        start_new_session=True,
     )
 
 
@@ -164,6 +165,19 @@ def test_a_run_that_is_killed_loses_and_repeats_no_sample(tmp_path, shards, numb
     train(recipe, resume=True)
     assert losses(recipe.folder) == losses(expected)
     assert weights(recipe.folder, 40) == weights(expected, 40)
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_whole_group_saves_too(tmp_path, shards, number):
+    """Ctrl-C and cluster managers reach the processes that decode as well."""
+    recipe = tiny_recipe(tmp_path, shards, "train.steps=400", "checkpoint.every=400", "data.workers=2")
+    process = start(recipe, tmp_path)
+    wait_for_lines(recipe.folder, 5, process)
+    os.killpg(process.pid, number)
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == PREEMPTED, said.decode()
+    assert list((recipe.folder / "checkpoints").glob("step_*"))
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path, shards):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -115,6 +116,7 @@ class Stream:
             pin_memory=self._pin_memory,
             # Without its own generator a loader takes a number from torch's global one at every start.
             generator=torch.Generator(),
+            worker_init_fn=_leave_signals_to_the_trainer,
         )
         for packet in loader:
             self._record(packet.faults)
@@ -141,3 +143,9 @@ class Stream:
         faults = list(faults)
         self.faults.add(faults)
         self._quarantine.add(faults)
+
+
+def _leave_signals_to_the_trainer(_worker: int) -> None:
+    """Go on decoding when a signal reaches the whole process group: the trainer saves first, then ends its workers."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)

@@ -25,7 +25,8 @@ PEER_OF = {
     "inf_cl": "open_clip.ClipLoss",
 }
 SYMMETRIC = ("uniformity_image",)
-BOUNDED = ("clip", "siglip", *SYMMETRIC)
+EARLY = ("siglip",)  # whose gradients are formed in the forward walk
+BOUNDED = ("clip", *EARLY, *SYMMETRIC)
 # dense bfloat16 TFLOP/s of the matrix units, from the makers' data sheets; TF32 runs at half of it
 PEAK_TFLOPS = {"H100 PCIe": 756.0, "H100": 989.4, "H200": 989.4, "A100": 312.0, "L40S": 362.0, "RTX 4090": 165.2}
 
@@ -134,16 +135,18 @@ class Results:
             return None
         tiles, symmetric = pairs / TILE_SIZE, name in SYMMETRIC
         walked = (tiles**2 + tiles) / 2 if symmetric and tiles > 1 else tiles**2
-        return walked * logits_products(pairs) * product + tiles**2 * (1 if symmetric else 2) * update
+        return logits_products(name, walked) * product + tiles**2 * (1 if symmetric else 2) * update
 
     def share_of_bound(self, name: str, pairs: int) -> float | None:
         """Return which share of its time a case must spend on matrix products."""
         return _over(self.bound(name, pairs), self.median("cpu", name, pairs))
 
 
-def logits_products(pairs: int) -> int:
-    """Return how often the engine computes the logits of float32 embeddings."""
-    return 1 if pairs**2 * 4 <= KEPT_BYTES else 2
+def logits_products(name: str, tiles: float) -> float:
+    """Return how many tiles of float32 logits the engine computes, forward and backward, for a walk over `tiles`."""
+    if name in EARLY:
+        return tiles
+    return tiles + max(0.0, tiles - KEPT_BYTES / (4 * TILE_SIZE**2))
 
 
 def _over(value: float | None, reference: float | None) -> float | None:
@@ -192,10 +195,10 @@ one thread. CPU time is user and system time of forward and backward, for dense 
 faults; ratios
 compare CPU times, except those of several processes, which compare wall times. Memory is the peak beyond the resident
 inputs, less their gradients. Embeddings are random, of unit norm, 512 wide, float32; so are reference features. The
-bound is the time of the matrix products alone: one product of a tile's logits where the engine keeps them, two where it
-computes them twice, and two for the gradients (of a symmetric matrix half of the tiles, and the gradients of one side),
-at the speed that single products of one tile reached in the same rounds. Ratios, errors and memory are rounded up,
-shares are cut; verdicts look at the exact numbers."""
+bound is the time of the matrix products alone: one product of a tile's logits where the engine keeps them or needs them
+once, two where it computes them twice, and two for the gradients (of a symmetric matrix half of the tiles, and the
+gradients of one side), at the speed that single products of one tile reached in the same rounds. Ratios, errors and
+memory are rounded up, shares are cut; verdicts look at the exact numbers."""
 CUDA_NOTES = """\
 Each number is the median over rounds of fresh processes, and each process gives the median of 10 steps after 3, by
 events on the device. Memory is the peak that the allocator handed out beyond inputs and gradients. Embeddings are

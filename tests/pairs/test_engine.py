@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from tests.pairs.dense import COLUMNS, REQUESTS, ROWS, blocks_of, dense_stat, leaves, mix, unit
-from vlp.pairs import HIST, KMEAN, LSE, MAP, SOFTPLUS, TOPK, WMEAN, Block, Side, nearness, pair_stats
+from vlp.pairs import HIST, KMEAN, LSE, MAP, SOFTPLUS, TOPK, WMEAN, Block, Memory, Side, nearness, pair_stats
 
 NEGATIVES = [LSE("row", mask="pair"), LSE("column", mask="pair")]
 
@@ -166,18 +166,79 @@ def test_nothing_of_the_size_of_the_batch_squared_exists():
     assert size * 16 <= largest.numel <= size * size // 16
 
 
-def test_kept_tiles_give_the_same_numbers_and_go_with_the_backward_pass():
+@pytest.mark.parametrize("name", ["all", "both", "image_image"])
+def test_kept_tiles_give_the_same_numbers_and_go_with_the_backward_pass(name):
     inputs = leaves(13)
     results = []
-    for kept_bytes in (0, 2**20):
-        stats = pair_stats(blocks_of(*inputs), REQUESTS["all"], tile_size=4, kept_bytes=kept_bytes)
-        walker = stats["image_text", ROWS].grad_fn.walker
-        assert bool(walker.kept) == bool(kept_bytes)
+    for kept_bytes, kept_tiles in ((0, 0), (4 * 4 * 8 * 3, 3), (2**20, 16)):
+        requests = {"image_image": [ROWS]} if name == "image_image" else REQUESTS[name]
+        stats = pair_stats(blocks_of(*inputs), requests, tile_size=4, kept_bytes=kept_bytes)
+        walker = next(iter(stats.values())).grad_fn.walker
+        assert len(walker.kept) == (min(kept_tiles, 10) if name == "image_image" else kept_tiles)
         loss = mix(stats)
-        once = torch.autograd.grad(loss, inputs, retain_graph=True)
+        once = torch.autograd.grad(loss, inputs[:1], retain_graph=True)
         assert not walker.kept
-        results.append([loss, *once, *torch.autograd.grad(loss, inputs)])
-    torch.testing.assert_close(*results, rtol=1e-12, atol=1e-12)
+        results.append([loss, *once, *torch.autograd.grad(loss, inputs, allow_unused=True, materialize_grads=True)])
+    for result in results[1:]:
+        torch.testing.assert_close(result, results[0], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("bias", [-30.0, -3.0, 2.0])
+@pytest.mark.parametrize("even", [True, False])
+def test_a_pointwise_sum_alone_is_walked_once_where_rows_weigh_the_same(even, bias, dtype):
+    inputs = leaves(13, dtype=dtype)
+    with torch.no_grad():
+        inputs[3].fill_(bias)
+    exact = [leaf.detach().double().requires_grad_() for leaf in inputs]
+    request = MAP(SOFTPLUS, mask="pair")
+    weights = torch.full((13,), 0.5) if even else torch.linspace(0, 1, 13)
+    values = pair_stats(blocks_of(*inputs), {"image_text": [request]}, tile_size=4)["image_text", request]
+    wanted = dense_stat(blocks_of(*exact)["image_text"], request)
+    rounding = 1e-6 if dtype == torch.float32 else 1e-14
+    torch.testing.assert_close(values.double(), wanted, rtol=10 * rounding, atol=0)
+    loss = (values * weights).sum()
+    with CountedProducts() as products:
+        first = torch.autograd.grad(loss, inputs, retain_graph=True)
+    assert (products.count == 0) == even
+    right = torch.autograd.grad((wanted * weights).sum(), exact)
+    for ours in (first, torch.autograd.grad(loss, inputs)):
+        for mine, theirs in zip(ours, right, strict=True):
+            torch.testing.assert_close(mine.double(), theirs, rtol=50 * rounding, atol=float(theirs.norm()) * rounding)
+
+
+class CountedProducts(TorchDispatchMode):
+    """Count matrix products."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function in (torch.ops.aten.mm.out, torch.ops.aten.addmm_.default)
+        return function(*args, **(kwargs or {}))
+
+
+def test_memory_of_one_call_serves_the_next():
+    inputs, memory = leaves(64), Memory()
+
+    def call():
+        with CountedTiles() as tiles:
+            gradients(mix(pair_stats(blocks_of(*inputs), REQUESTS["all"], tile_size=32, memory=memory)), inputs)
+        return tiles.count
+
+    first, second = call(), call()
+    assert first > 0
+    assert second == 0
+
+
+class CountedTiles(TorchDispatchMode):
+    """Count how often memory of the size of a tile of 32 x 32 is asked for."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        self.count += function is torch.ops.aten.new_empty.default and result.numel() == 32 * 32
+        return result
 
 
 def test_individual_scales_of_a_symmetric_block_are_refused():

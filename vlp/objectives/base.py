@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vlp import dist
-from vlp.pairs import Pairs, Request, Stats, kernel_of, mask_of, pair_stats
+from vlp.pairs import Memory, Pairs, Request, Stats, kernel_of, mask_of, pair_stats
 from vlp.registry import Registry
 from vlp.types import RecipeError
 
@@ -45,6 +45,9 @@ class Term(nn.Module, ABC):
 
     discriminates: bool = True
     """Whether it compares images with the texts of other pairs, which retrieval needs."""
+
+    reads_views: bool = False
+    """Whether it looks at further views of images and texts; without such a term they cost time for nothing."""
 
     fixed_scale_advised: bool = False
     """Whether a learnable scale only ever grows under this term, up to its clamp."""
@@ -90,6 +93,7 @@ class Objective(nn.Module):
         self._terms = {label: term for label, (term, _) in terms.items()}
         self.terms = nn.ModuleDict(self._terms)
         self._weights = {label: weight for label, (_, weight) in terms.items()}
+        self._memory = Memory()
         self._local_size: int | None = None
 
     def create(self, embed_dim: int) -> None:
@@ -144,7 +148,7 @@ class Objective(nn.Module):
             )
             for name, requests in wanted.items()
         }
-        return pair_stats(blocks, wanted, pairs.group)
+        return pair_stats(blocks, wanted, pairs.group, memory=self._memory)
 
     def _check(self, pairs: Pairs) -> None:
         self._check_sizes(pairs)

@@ -20,6 +20,7 @@ from vlp.pairs.requests import (
     kernel_of,
     mask_of,
 )
+from vlp.pairs.tiles import Memory
 
 __all__ = [
     "HIST",
@@ -34,6 +35,7 @@ __all__ = [
     "Block",
     "Kernel",
     "Mask",
+    "Memory",
     "Pairs",
     "Pointwise",
     "Request",

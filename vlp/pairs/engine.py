@@ -2,7 +2,7 @@
 
 Forward: one product per tile feeds every request. Backward: the tile is computed again (or was kept, where memory
 allows), becomes the derivative with respect to the logits, and two more products make the gradients of its rows and
-columns.
+columns. A pointwise sum alone needs no second walk.
 
 Several processes: each walks its own rows against everyone's columns, so that every tile is computed once. Sums of
 columns are completed by one reduction of numbers per column, gradients of columns by one reduction of rows. The sum
@@ -21,13 +21,16 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from vlp import dist
+from vlp.pairs.exponential import LogSumExp
 from vlp.pairs.fused import Backend, FusedWalk, is_chosen
+from vlp.pairs.gradients import BackwardWalk, ForwardGradients
 from vlp.pairs.plan import plan_statistics
 from vlp.pairs.requests import LSE, WMEAN, Block, Request, Stats
 from vlp.pairs.statistics import Statistic, Vectors, axis_of, is_differentiable
-from vlp.pairs.tiles import TILE_SIZE, Rectangle, Tile
+from vlp.pairs.sums import PointwiseSum
+from vlp.pairs.tiles import TILE_SIZE, Memory, Rectangle
 
-KEPT_BYTES = 64 * 2**20  # a batch of 4096 on one process in float32; larger ones are computed twice
+KEPT_BYTES = 64 * 2**20  # a batch of 4096 on one process in float32; what is larger is computed twice in part
 
 
 def pair_stats(
@@ -37,6 +40,7 @@ def pair_stats(
     *,
     tile_size: int = TILE_SIZE,
     kept_bytes: int = KEPT_BYTES,
+    memory: Memory | None = None,
     backend: Backend = "auto",
 ) -> Stats:
     """Answer requests about similarity matrices, keyed by (block, request).
@@ -47,7 +51,8 @@ def pair_stats(
     Args:
         requests: For each block what to compute; equal requests are computed once.
         tile_size: Rows and columns of a tile; Triton has sizes of its own.
-        kept_bytes: Matrices up to this size are kept, tile by tile, for the backward pass: three products, not four.
+        kept_bytes: So much of each matrix is kept, tile by tile, for the backward pass: three products, not four.
+        memory: Of tiles, to be used again by the next call.
         backend: `auto` takes Triton on CUDA for blocks whose requests all have kernels, and tiles elsewhere.
 
     Raises:
@@ -56,8 +61,8 @@ def pair_stats(
     """
     if torch.compiler.is_compiling():
         # not a decorator: `disable` imports the compiler, 4 s that only a compiled program should pay
-        return torch.compiler.disable(_pair_stats)(blocks, requests, group, tile_size, kept_bytes, backend)
-    return _pair_stats(blocks, requests, group, tile_size, kept_bytes, backend)
+        return torch.compiler.disable(_pair_stats)(blocks, requests, group, tile_size, kept_bytes, memory, backend)
+    return _pair_stats(blocks, requests, group, tile_size, kept_bytes, memory, backend)
 
 
 def _pair_stats(
@@ -66,16 +71,18 @@ def _pair_stats(
     group: dist.Group,
     tile_size: int,
     kept_bytes: int,
+    memory: Memory | None,
     backend: Backend,
 ) -> Stats:
     stats: Stats = {}
+    memory = memory or Memory()
     for name, wanted in requests.items():
         unique = tuple(dict.fromkeys(wanted))
         block = blocks[name]
         if block.symmetric:
             _check_symmetric(name, unique)
         with torch.autocast(block.rows.local.device.type, enabled=False):
-            call = _Call(block, unique, group, tile_size, kept_bytes, is_chosen(backend, block, unique))
+            call = _Call(block, unique, group, tile_size, kept_bytes, memory, is_chosen(backend, block, unique))
             columns = None if block.symmetric else block.columns.local
             answers = _PairStats.apply(call, block.rows.local, columns, block.scale, block.bias)
         stats.update({(name, request): answer for request, answer in zip(unique, answers, strict=True)})
@@ -96,6 +103,7 @@ class _Call:
     group: dist.Group
     tile_size: int
     kept_bytes: int
+    memory: Memory
     is_fused: bool
 
 
@@ -109,7 +117,7 @@ class _PairStats(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         ctx.walker = _Walker(call, rows, columns, scale, bias)
         ctx.dtypes = (rows.dtype, rows.dtype if columns is None else columns.dtype, scale.dtype, bias.dtype)
-        answers = ctx.walker.forward(keep=any(ctx.needs_input_grad))
+        answers = ctx.walker.forward(ctx.needs_input_grad[1:])
         ctx.mark_non_differentiable(
             *(a for a, request in zip(answers, call.requests, strict=True) if not is_differentiable(request))
         )
@@ -152,6 +160,8 @@ class _Walker:
         ]
         self._memory: dict[Request, Tensor] = {}
         self.kept: dict[tuple[int, int], Tensor] = {}
+        self.kept_shift: float | None = None
+        self.early: ForwardGradients | None = None
 
     def _scale_of(self, statistic: Statistic) -> Tensor:
         return self.scale * statistic.factor if statistic.learned else self.scale.new_full((), statistic.factor)
@@ -175,15 +185,20 @@ class _Walker:
             column_side=block.columns,
             triangular=self.symmetric and self.alone,
             stored=self.kept,
+            memory=self.call.memory,
         )
 
-    def forward(self, *, keep: bool) -> tuple[Tensor, ...]:
-        """Return the answers in the order of the requests; keeps no hold on them, for they will own this walker."""
+    def forward(self, wanted: Sequence[bool]) -> tuple[Tensor, ...]:
+        """Return the answers in the order of the requests; keeps no hold on them, for they will own this walker.
+
+        Args:
+            wanted: Whether the gradients of rows, columns, scale and bias will be.
+        """
         whole = self.rectangle()
-        size = len(whole.rows) * len(whole.columns) * whole.rows.element_size()
-        self._walk(whole, self.bounds, keep and size <= self.call.kept_bytes)
+        self._walk(whole, self.bounds, wanted)
         if None not in self.bounds and not self._all_trusted():
-            self._walk(whole, [None] * len(self.bounds), False)
+            self.kept.clear()
+            self._walk(whole, [None] * len(self.bounds), [False] * len(wanted))
         answers: dict[Request, Tensor] = {}
         for statistic in self.statistics:
             for axis, result in statistic.results().items():
@@ -193,21 +208,33 @@ class _Walker:
                 self._memory[statistic.requests[axis]] = memory
         return tuple(answers[request] for request in self.call.requests)
 
-    def _walk(self, whole: Rectangle, bounds: Sequence[float | None], keep: bool) -> None:
+    def _walk(self, whole: Rectangle, bounds: Sequence[float | None], wanted: Sequence[bool]) -> None:
         for statistic, bound in zip(self.statistics, bounds, strict=True):
             statistic.begin(whole, bound)
         if self.call.is_fused:
             self._fused_walk(whole).forward()
         else:
-            self._add_tiles(whole, keep)
+            self._walk_tiles(whole, wanted)
         for statistic in self.statistics:
             statistic.combine(self.call.group)
 
-    def _add_tiles(self, whole: Rectangle, keep: bool) -> None:
+    def _walk_tiles(self, whole: Rectangle, wanted: Sequence[bool]) -> None:
+        statistic = self.statistics[0]
+        alone = len(self.statistics) == 1 and wanted[0]
+        if alone and isinstance(statistic, PointwiseSum) and not self.symmetric and None not in self.bounds:
+            self.early = ForwardGradients(whole, wanted[1])
+            self.early.walk(statistic, self.call.tile_size)
+            return
+        if alone and isinstance(statistic, LogSumExp):
+            self.kept_shift = statistic.shift
+        self._add_tiles(whole, self.call.kept_bytes if any(wanted) else 0)
+
+    def _add_tiles(self, whole: Rectangle, store_bytes: int) -> None:
         last = len(self.statistics) - 1
-        for tile in whole.tiles(self.call.tile_size, store=keep):
+        for tile in whole.tiles(self.call.tile_size, store_bytes=store_bytes):
             for k, statistic in enumerate(self.statistics):
-                statistic.add(tile, tile.take(self.ratios[k], keep=k != last))
+                is_left = self.kept_shift is not None and tile.is_kept
+                statistic.add(tile, tile.logits if is_left else tile.take(self.ratios[k], keep=k != last))
 
     def _fused_walk(self, whole: Rectangle) -> FusedWalk:
         scales = torch.stack([self._scale_of(statistic) for statistic in self.statistics])
@@ -231,10 +258,28 @@ class _Walker:
         return rows, None if columns is None else dist.reduce_scatter_rows(columns, self.call.group), scale, bias
 
     def _walk_back(self, recalled: Sequence[_Recalled], wanted: Sequence[bool]) -> tuple[Tensor | None, ...]:
+        early = self.early and self.early.of_mean(recalled[0][3]["row"], self.scale, self.base)
+        if early is not None:
+            return early
         for statistic, bound, memory, weights in recalled:
             statistic.load(memory, weights, bound, self.call.group)
-        walk = _BackwardWalk(self, *wanted)
+        self._drop_kept_of_another_shift()
+        used = [(s, ratio) for s, ratio in zip(self.statistics, self.ratios, strict=True) if s.differentiable]
+        walk = BackwardWalk(
+            self.rectangle(),
+            self.scale,
+            self.base,
+            used,
+            wanted,
+            self.call.tile_size,
+            stored_exponentials=self.kept_shift is not None,
+        )
         return walk.rows, walk.columns, walk.scale, walk.bias
+
+    def _drop_kept_of_another_shift(self) -> None:
+        statistic = self.statistics[0]
+        if self.kept_shift is not None and isinstance(statistic, LogSumExp) and statistic.shift != self.kept_shift:
+            self.kept.clear()
 
     def _fused_walk_back(self, recalled: Sequence[_Recalled], wanted: Sequence[bool]) -> tuple[Tensor | None, ...]:
         _, _, memories, weights = zip(*recalled, strict=True)
@@ -272,66 +317,3 @@ class _Walker:
         widths = [part.shape[1] for part in parts.values()]
         whole = dict(zip(parts, everyone.split(widths, dim=1), strict=True))
         return {request: rows if self.symmetric else rows[:, 0].contiguous() for request, rows in whole.items()}
-
-
-class _BackwardWalk:
-    """Gradients of one rectangle, added up tile by tile."""
-
-    def __init__(self, walker: _Walker, wants_rows: bool, wants_columns: bool, wants_scale: bool, wants_bias: bool):
-        self._walker, self._whole = walker, walker.rectangle()
-        used = [(s, ratio) for s, ratio in zip(walker.statistics, walker.ratios, strict=True) if s.differentiable]
-        self._used = used
-        self._num_learned = sum(statistic.learned for statistic, _ in used)
-        self._scale_by_rows = wants_rows and self._num_learned == len(used)
-        self._scale_by_tile = wants_scale and not self._scale_by_rows and self._num_learned > 0
-        self._wants_bias = wants_bias and any(statistic.biased for statistic, _ in used)
-        self._row_sums = torch.zeros_like(self._whole.rows) if wants_rows else None
-        self._column_sums = torch.zeros_like(self._whole.columns) if wants_columns else None
-        self._scale_sum, self._bias_sum = self._whole.rows.new_zeros(()), self._whole.rows.new_zeros(())
-        for tile in self._whole.tiles(walker.call.tile_size):
-            self._add(tile)
-        self.columns = self._column_sums
-        self.scale = self._finish_scale() if wants_scale else None
-        self.bias = self._bias_sum if wants_bias else None
-        self.rows = None if self._row_sums is None else self._row_sums.mul_(walker.base)
-
-    def _share(self, tile: Tile) -> float:
-        """Return how often the matrix holds each number of the symmetrised derivative: off the diagonal once."""
-        return 0.5 if tile.is_symmetric and not tile.mirrored else 1.0
-
-    def _add(self, tile: Tile) -> None:
-        derivative = self._derivative(tile)
-        if self._row_sums is not None:
-            self._row_sums[tile.rows].addmm_(derivative, self._whole.columns[tile.columns])
-            if tile.mirrored:
-                self._row_sums[tile.columns].addmm_(derivative.t(), self._whole.columns[tile.rows])
-        if self._column_sums is not None:
-            self._column_sums[tile.columns].addmm_(derivative.t(), self._whole.rows[tile.rows])
-
-    def _derivative(self, tile: Tile) -> Tensor:
-        """Return the derivative of the loss with respect to the logits of the tile."""
-        (statistic, ratio), *others = self._used
-        if not others and ratio is None and not self._scale_by_tile:
-            logits = tile.take(None, keep=False)
-            self._weigh(statistic, tile, logits)
-            return logits
-        derivative = tile.buffer("derivative").zero_()
-        for k, (statistic, ratio) in enumerate(self._used):
-            logits = tile.take(ratio, keep=True)
-            self._weigh(statistic, tile, logits)
-            derivative.add_(logits) if ratio is None else derivative.addcmul_(logits, ratio)
-            if self._scale_by_tile and k + 1 == self._num_learned:
-                self._scale_sum += self._share(tile) * torch.dot(derivative.view(-1), tile.logits.view(-1))
-        return derivative
-
-    def _weigh(self, statistic: Statistic, tile: Tile, logits: Tensor) -> None:
-        statistic.weigh(tile, logits)
-        if self._wants_bias and statistic.biased:
-            self._bias_sum += self._share(tile) * logits.sum()
-
-    def _finish_scale(self) -> Tensor:
-        if self._scale_by_rows:
-            assert self._row_sums is not None
-            total = (self._row_sums * self._whole.rows).sum()
-            self._scale_sum = total / 2 if self._walker.symmetric else total
-        return self._scale_sum / self._walker.scale

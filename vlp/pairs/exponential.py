@@ -72,6 +72,11 @@ class LogSumExp:
         self._kernel = request.kernel
         self._shift: float | None = None
 
+    @property
+    def shift(self) -> float | None:
+        """What `add` subtracts before it turns logits into their exponentials in place; None where it does not."""
+        return self._shift
+
     def begin(self, whole: Rectangle, bound: float | None) -> None:
         self._individual.begin(whole)
         self._shift = self._choose_shift(whole.rows.dtype, max(len(whole.rows), len(whole.columns)), bound)
@@ -149,8 +154,12 @@ class LogSumExp:
         else:
             if self._shift:
                 logits.sub_(self._shift)
-            logits.exp_().mul_(outer_sum(tile, self._weights))
+            self.weigh_exponentials(tile, logits.exp_())
         self._individual.multiply(tile, logits)
+
+    def weigh_exponentials(self, tile: Tile, exponentials: Tensor) -> None:
+        """Do the same with what `add` left of the logits, at the same shift."""
+        exponentials.mul_(outer_sum(tile, self._weights))
 
     def _weigh_each(self, tile: Tile, logits: Tensor) -> None:
         total = tile.buffer("total").zero_()

@@ -47,6 +47,11 @@ class PointwiseSum(Plain):
         for _, where, dim in places(tile, self.requests):
             self._sums["row"][where].add_(values.sum(dim))
 
+    def add_to_slope(self, tile: Tile, logits: Tensor) -> None:
+        """Add a tile to the sums, and turn its logits into the derivative of each entry with respect to them."""
+        logits = tile.hide(logits.add_(self._bias), self._mask)
+        self._sums["row"][tile.rows].add_(self._function.row_sums(logits, tile.buffer("work")))
+
     def combine(self, group: dist.Group) -> None:
         pass
 

@@ -1,4 +1,4 @@
-"""Walk a similarity matrix tile by tile, in buffers that are allocated once per walk."""
+"""Walk a similarity matrix tile by tile, in memory that goes from walk to walk."""
 
 from __future__ import annotations
 
@@ -15,6 +15,22 @@ from vlp.pairs.requests import Mask, Side
 TILE_SIZE = 1024  # 4 MB of float32: the tile stays in the cache between its product and its exponentials
 
 
+class Memory:
+    """Memory of tiles that nobody uses just now; a fresh page costs more than the exponentials of its numbers."""
+
+    def __init__(self) -> None:
+        self._free: dict[tuple[int, torch.dtype, torch.device], list[Tensor]] = {}
+
+    def take(self, size: int, like: Tensor) -> Float[Tensor, " size"]:
+        """Return so many numbers of unspecified content."""
+        free = self._free.get((size, like.dtype, like.device))
+        return free.pop() if free else like.new_empty(size)
+
+    def give(self, numbers: Tensor) -> None:
+        """Take back what `take` returned, in whatever shape; its owner must forget it."""
+        self._free.setdefault((numbers.numel(), numbers.dtype, numbers.device), []).append(numbers.view(-1))
+
+
 @dataclass
 class Rectangle:
     """The part of a similarity matrix that one process walks: its own rows, everyone's columns.
@@ -25,6 +41,7 @@ class Rectangle:
         row_side: Labels and reference features of the whole batch; `column_side` likewise.
         triangular: Skip the tiles below the diagonal of a symmetric matrix.
         stored: Tiles kept from the forward walk, by position; they need no second product.
+        memory: Where tiles come from and go to.
     """
 
     rows: Float[Tensor, "n d"]
@@ -34,28 +51,36 @@ class Rectangle:
     column_side: Side
     triangular: bool = False
     stored: dict[tuple[int, int], Tensor] = field(default_factory=dict)
+    memory: Memory = field(default_factory=Memory)
 
-    def tiles(self, tile_size: int, *, store: bool = False) -> Iterator[Tile]:
-        """Yield the tiles in order; each overwrites the one before.
+    def tiles(self, tile_size: int, *, store_bytes: int = 0) -> Iterator[Tile]:
+        """Yield the tiles in order; each overwrites the one before, but for those that are stored.
 
         Args:
-            store: Keep the logits of every tile in `stored`.
+            store_bytes: Keep the first tiles, as whoever gets them leaves them, up to this size.
         """
-        buffers = Buffers(self.rows, min(tile_size, max(len(self.rows), len(self.columns))))
+        buffers = Buffers(self.memory, self.rows, min(tile_size, max(len(self.rows), len(self.columns))))
+        left = store_bytes // self.rows.element_size()
         for i in range(0, len(self.rows), tile_size):
             for j in range(i if self.triangular else 0, len(self.columns), tile_size):
                 rows = slice(i, min(i + tile_size, len(self.rows)))
                 columns = slice(j, min(j + tile_size, len(self.columns)))
-                tile = Tile(self, rows, columns, buffers, store)
-                if store:
+                size = (rows.stop - i) * (columns.stop - j)
+                tile = Tile(self, rows, columns, buffers, size <= left)
+                if size <= left:
                     self.stored[i, j] = tile.logits
+                    left -= size
                 yield tile
+                if tile.was_stored:
+                    self.memory.give(tile.logits)
+        buffers.give_back()
 
 
 class Buffers:
-    """Named scratch memory of the size of one tile, allocated on first use."""
+    """Named scratch memory of the size of one tile, taken on first use."""
 
-    def __init__(self, like: Tensor, tile_size: int):
+    def __init__(self, memory: Memory, like: Tensor, tile_size: int):
+        self._memory = memory
         self._like = like
         self._tile_size = tile_size
         self._flat: dict[str, Tensor] = {}
@@ -63,8 +88,13 @@ class Buffers:
     def get(self, name: str, height: int, width: int) -> Float[Tensor, "height width"]:
         """Return a contiguous tile of unspecified content."""
         if name not in self._flat:
-            self._flat[name] = self._like.new_empty(self._tile_size * self._tile_size)
+            self._flat[name] = self._memory.take(self._tile_size * self._tile_size, self._like)
         return self._flat[name][: height * width].view(height, width)
+
+    def give_back(self) -> None:
+        """Leave the memory to the next walk."""
+        while self._flat:
+            self._memory.give(self._flat.popitem()[1])
 
 
 class Tile:
@@ -74,7 +104,8 @@ class Tile:
         rows: Of this process; `batch_rows` are the same in the whole batch.
         columns: Of the whole batch.
         mirrored: Whether the tile also stands for the one on the other side of the diagonal.
-        is_kept: Whether the logits stay for the backward walk, so that nobody may overwrite them.
+        is_kept: Whether the logits stay for the backward walk, so that nobody but the walk itself may overwrite them.
+        was_stored: Whether the logits are what the forward walk left.
     """
 
     def __init__(self, whole: Rectangle, rows: slice, columns: slice, buffers: Buffers, is_kept: bool):
@@ -85,14 +116,17 @@ class Tile:
         self.mirrored = whole.triangular and rows.start != columns.start
         self._whole = whole
         self._buffers = buffers
-        self._is_kept = is_kept
+        self.is_kept = is_kept
         self._products: set[str] = set()
         stored = whole.stored.pop((rows.start, columns.start), None)
-        if stored is None:
-            shape = (rows.stop - rows.start, columns.stop - columns.start)
-            stored = whole.rows.new_empty(shape) if is_kept else self.buffer("logits")
-            torch.mm(whole.rows[rows], whole.columns[columns].t(), out=stored)
-        self.logits: Float[Tensor, "height width"] = stored
+        self.was_stored = stored is not None
+        self.logits: Float[Tensor, "height width"] = self._multiply() if stored is None else stored
+
+    def _multiply(self) -> Float[Tensor, "height width"]:
+        rows, columns = self._whole.rows[self.rows], self._whole.columns[self.columns]
+        size = len(rows) * len(columns)
+        memory = self._whole.memory.take(size, rows).view(len(rows), len(columns)) if self.is_kept else None
+        return torch.mm(rows, columns.t(), out=self.buffer("logits") if memory is None else memory)
 
     def buffer(self, name: str) -> Float[Tensor, "height width"]:
         """Return scratch memory of this tile's shape."""
@@ -101,7 +135,7 @@ class Tile:
     def take(self, ratio: Tensor | None, keep: bool) -> Float[Tensor, "height width"]:
         """Return the logits times `ratio`, free to be overwritten; without `keep` the tile itself where it is free."""
         if ratio is None:
-            return self.buffer("work").copy_(self.logits) if keep or self._is_kept else self.logits
+            return self.buffer("work").copy_(self.logits) if keep or self.is_kept else self.logits
         return torch.mul(self.logits, ratio, out=self.buffer("work"))
 
     def hide(self, logits: Tensor, mask: Mask) -> Tensor:

@@ -12,6 +12,8 @@ from torch import Tensor
 
 Thing = TypeVar("Thing")
 Group = torch_dist.ProcessGroup | None
+# Renamed in torch 2.14.
+_reduce_scatter = getattr(torch_dist, "reduce_scatter_single", None) or torch_dist.reduce_scatter_tensor
 
 
 def is_on() -> bool:
@@ -75,7 +77,7 @@ def reduce_scatter_rows(rows: Tensor, group: Group = None) -> Tensor:
     if world_size(group) == 1:
         return rows.detach()
     part = torch.empty_like(rows[:size])
-    torch_dist.reduce_scatter_tensor(part, rows.detach().contiguous(), group=group)
+    _reduce_scatter(part, rows.detach().contiguous(), group=group)
     return part
 
 

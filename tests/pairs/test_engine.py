@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from tests.pairs.dense import COLUMNS, REQUESTS, ROWS, blocks_of, dense_stat, leaves, mix, unit
 from vlp.pairs import HIST, KMEAN, LSE, MAP, SOFTPLUS, TOPK, WMEAN, Block, Memory, Side, nearness, pair_stats
+from vlp.pairs.tiles import Rectangle
 
 NEGATIVES = [LSE("row", mask="pair"), LSE("column", mask="pair")]
 
@@ -181,6 +182,24 @@ def test_kept_tiles_give_the_same_numbers_and_go_with_the_backward_pass(name):
         results.append([loss, *once, *torch.autograd.grad(loss, inputs, allow_unused=True, materialize_grads=True)])
     for result in results[1:]:
         torch.testing.assert_close(result, results[0], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("num_processes", [1, 2, 3, 4, 5, 6])
+@pytest.mark.parametrize(("local_size", "tile_size"), [(4, 4), (7, 3), (8, 2), (1, 5)])
+def test_processes_share_the_tiles_of_a_symmetric_matrix(num_processes, local_size, tile_size):
+    size = num_processes * local_size
+    side, seen, walked = Side(torch.zeros(local_size, 1), torch.zeros(size, 1)), torch.zeros(size, size), []
+    for rank in range(num_processes):
+        whole = Rectangle(side.local, side.everyone, rank * local_size, side, side, triangular=True)
+        walked.append(0)
+        for tile in whole.tiles(tile_size):
+            seen[tile.batch_rows, tile.columns] += 1
+            walked[-1] += tile.logits.numel()
+            if tile.mirrored:
+                seen[tile.columns, tile.batch_rows] += 1
+    assert bool((seen == 1).all())
+    if (local_size, tile_size) == (8, 2):
+        assert max(walked) == min(walked)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -142,10 +142,11 @@ class _Walker:
         dtype = torch.float64 if rows.dtype == torch.float64 else torch.float32
         block, self.call = call.block, call
         self.symmetric = block.symmetric
-        self.alone = dist.world_size(call.group) == 1
+        alone = dist.world_size(call.group) == 1
+        self.is_triangular = self.symmetric and (alone or not call.is_fused)
         self._rows = rows.detach().to(dtype)
         local = self._rows if columns is None else columns.detach().to(dtype)
-        self._columns = local if self.alone else block.columns.everyone.to(dtype)
+        self._columns = local if alone else block.columns.everyone.to(dtype)
         self._num_local_columns = len(local)
         self._rank = dist.rank(call.group)
         self._feature_dtype = rows.dtype if columns is None else torch.promote_types(rows.dtype, columns.dtype)
@@ -183,7 +184,7 @@ class _Walker:
             row_start=self._rank * len(self._rows),
             row_side=block.rows,
             column_side=block.columns,
-            triangular=self.symmetric and self.alone,
+            triangular=self.is_triangular,
             stored=self.kept,
             memory=self.call.memory,
         )
@@ -202,10 +203,11 @@ class _Walker:
         answers: dict[Request, Tensor] = {}
         for statistic in self.statistics:
             for axis, result in statistic.results().items():
-                local = result if axis == "row" else self._local_columns(result)
-                answers[statistic.requests[axis]] = local.clone()
+                is_whole = statistic.per_sample and (axis == "column" or self.is_triangular)
+                answers[statistic.requests[axis]] = (self._local_part(result) if is_whole else result).clone()
             for axis, memory in statistic.memory().items():
-                self._memory[statistic.requests[axis]] = memory
+                is_whole = axis == "row" and self.is_triangular
+                self._memory[statistic.requests[axis]] = self._local_part(memory) if is_whole else memory
         return tuple(answers[request] for request in self.call.requests)
 
     def _walk(self, whole: Rectangle, bounds: Sequence[float | None], wanted: Sequence[bool]) -> None:
@@ -244,7 +246,7 @@ class _Walker:
         doubted = not all(statistic.trusted() for statistic in self.statistics)
         return not bool(dist.all_reduce_max(self.scale.new_tensor(float(doubted)), self.call.group))
 
-    def _local_columns(self, values: Tensor) -> Tensor:
+    def _local_part(self, values: Tensor) -> Tensor:
         start = self._rank * self._num_local_columns
         return values[start : start + self._num_local_columns]
 
@@ -255,12 +257,17 @@ class _Walker:
         )
         walk_back = self._fused_walk_back if self.call.is_fused else self._walk_back
         rows, columns, scale, bias = walk_back(recalled, wanted)
-        return rows, None if columns is None else dist.reduce_scatter_rows(columns, self.call.group), scale, bias
+        if rows is not None and self.is_triangular:
+            rows = dist.reduce_scatter_rows(rows, self.call.group)
+        if columns is not None:
+            columns = dist.reduce_scatter_rows(columns, self.call.group)
+        return rows, columns, scale, bias
 
     def _walk_back(self, recalled: Sequence[_Recalled], wanted: Sequence[bool]) -> tuple[Tensor | None, ...]:
-        early = self.early and self.early.of_mean(recalled[0][3]["row"], self.scale, self.base)
-        if early is not None:
-            return early
+        if self.early is not None:
+            early = self.early.of_mean(recalled[0][3]["row"], self.scale, self.base)
+            if early is not None:
+                return early
         for statistic, bound, memory, weights in recalled:
             statistic.load(memory, weights, bound, self.call.group)
         self._drop_kept_of_another_shift()
@@ -300,6 +307,8 @@ class _Walker:
                 request = statistic.requests["row"]
                 weights["column"] = whole[request][:, 0]
                 memory["column"] = whole[request][:, 1:]
+                if self.is_triangular:
+                    weights["row"], memory["row"] = weights["column"], memory["column"]
             recalled.append((statistic, bound, memory, weights))
         return recalled
 

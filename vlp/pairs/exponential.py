@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vlp import dist
 from vlp.pairs.requests import LSE, WMEAN, Axis, Request
-from vlp.pairs.statistics import Vectors, along, outer_sum, places, zeros
+from vlp.pairs.statistics import Vectors, along, outer_sum, places, shared, zeros
 from vlp.pairs.tiles import Rectangle, Tile
 
 
@@ -63,6 +63,7 @@ class LogSumExp:
 
     biased = False
     differentiable = True
+    per_sample = True
 
     def __init__(self, request: LSE):
         self.requests: dict[Axis, Request] = {}
@@ -82,6 +83,7 @@ class LogSumExp:
         self._shift = self._choose_shift(whole.rows.dtype, max(len(whole.rows), len(whole.columns)), bound)
         empty = -torch.inf if self._shift is None else 0.0
         self._sums = {axis: zeros(whole, axis, empty) for axis in self.requests}
+        self._shared = [axis for axis in self._sums if axis in shared(whole)]
 
     def _choose_shift(self, dtype: torch.dtype, size: int, bound: float | None) -> float | None:
         """Return what keeps the sum of `size` exponentials finite, and note the smallest exact sum."""
@@ -112,9 +114,9 @@ class LogSumExp:
         tile.hide(logits, self._mask)
 
     def combine(self, group: dist.Group) -> None:
-        if "column" in self._sums:
-            reduce = dist.all_reduce_log_sum_exp if self._shift is None else dist.all_reduce_sum
-            self._sums["column"] = reduce(self._sums["column"], group)
+        reduce = dist.all_reduce_log_sum_exp if self._shift is None else dist.all_reduce_sum
+        for axis in self._shared:
+            self._sums[axis] = reduce(self._sums[axis], group)
 
     def trusted(self) -> bool:
         if self._shift is None:
@@ -175,6 +177,7 @@ class SoftmaxMean:
 
     biased = False
     differentiable = True
+    per_sample = True
 
     def __init__(self, request: WMEAN):
         self.requests: dict[Axis, Request] = {}
@@ -186,6 +189,7 @@ class SoftmaxMean:
         self._individual.begin(whole)
         self._levels = {axis: zeros(whole, axis, -torch.inf) for axis in self.requests}
         self._means = {axis: zeros(whole, axis) for axis in self.requests}
+        self._shared = [axis for axis in self._means if axis in shared(whole)]
 
     def add(self, tile: Tile, logits: Tensor) -> None:
         tile.hide(self._individual.multiply(tile, logits), self._mask)
@@ -200,11 +204,11 @@ class SoftmaxMean:
             before.copy_(total)
 
     def combine(self, group: dist.Group) -> None:
-        if "column" in self._means:
-            level = self._levels["column"]
+        for axis in self._shared:
+            level = self._levels[axis]
             total = dist.all_reduce_log_sum_exp(level, group)
-            self._means["column"] = dist.all_reduce_sum(self._means["column"] * _ratio(level, total), group)
-            self._levels["column"] = total
+            self._means[axis] = dist.all_reduce_sum(self._means[axis] * _ratio(level, total), group)
+            self._levels[axis] = total
 
     def trusted(self) -> bool:
         return True

@@ -83,13 +83,13 @@ class BackwardWalk:
         self._scale_by_rows = wants_rows and self._num_learned == len(used)
         self._scale_by_tile = wants_scale and not self._scale_by_rows and self._num_learned > 0
         self._wants_bias = wants_bias and any(statistic.biased for statistic, _ in used)
-        self._row_sums = torch.zeros_like(self._whole.rows) if wants_rows else None
+        self._row_sums = torch.zeros_like(whole.columns if whole.triangular else whole.rows) if wants_rows else None
         self._column_sums = torch.zeros_like(self._whole.columns) if wants_columns else None
         self._scale_sum, self._bias_sum = self._whole.rows.new_zeros(()), self._whole.rows.new_zeros(())
         for tile in whole.tiles(tile_size):
             self._add(tile)
         self.columns = self._column_sums
-        self.scale = self._finish_scale() / scale if wants_scale else None
+        self.scale = self._finish_scale(base) / scale if wants_scale else None
         self.bias = self._bias_sum if wants_bias else None
         self.rows = None if self._row_sums is None else self._row_sums.mul_(base)
 
@@ -100,9 +100,9 @@ class BackwardWalk:
     def _add(self, tile: Tile) -> None:
         derivative = self._derivative(tile)
         if self._row_sums is not None:
-            self._row_sums[tile.rows].addmm_(derivative, self._whole.columns[tile.columns])
+            self._row_sums[tile.row_places].addmm_(derivative, self._whole.columns[tile.columns])
             if tile.mirrored:
-                self._row_sums[tile.columns].addmm_(derivative.t(), self._whole.columns[tile.rows])
+                self._row_sums[tile.columns].addmm_(derivative.t(), self._whole.columns[tile.batch_rows])
         if self._column_sums is not None:
             self._column_sums[tile.columns].addmm_(derivative.t(), self._whole.rows[tile.rows])
 
@@ -131,12 +131,13 @@ class BackwardWalk:
         if self._wants_bias and statistic.biased:
             self._bias_sum += self._share(tile) * logits.sum()
 
-    def _finish_scale(self) -> Tensor:
-        if self._scale_by_rows:
-            assert self._row_sums is not None
-            total = _inner(self._row_sums, self._whole.rows)
-            self._scale_sum = total / 2 if self._whole.row_side is self._whole.column_side else total
-        return self._scale_sum
+    def _finish_scale(self, base: Tensor) -> Tensor:
+        if not self._scale_by_rows:
+            return self._scale_sum
+        assert self._row_sums is not None
+        if self._whole.triangular:
+            return _inner(self._row_sums, self._whole.columns) * base / 2
+        return _inner(self._row_sums, self._whole.rows)
 
 
 def _inner(first: Tensor, second: Tensor) -> Tensor:

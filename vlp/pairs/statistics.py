@@ -23,13 +23,15 @@ AXES: tuple[Axis, Axis] = ("row", "column")
 class Statistic(Protocol):
     """One sum over tiles.
 
-    Vectors of rows are of this process, vectors of columns of the whole batch.
+    Vectors of rows are of this process, vectors of columns of the whole batch; of a triangular walk both are of the
+    whole batch.
 
     Args:
         requests: The requests it answers, by axis.
         factor: Its scale: times the model's when `learned`.
         biased: Whether the model's bias is part of its logits.
         differentiable: Whether `weigh` has anything to say.
+        per_sample: Whether its results have one entry per row or column.
     """
 
     requests: dict[Axis, Request]
@@ -37,6 +39,7 @@ class Statistic(Protocol):
     learned: bool
     biased: bool
     differentiable: bool
+    per_sample: bool
 
     def begin(self, whole: Rectangle, bound: float | None, /) -> None:
         """Clear the sums; `bound` limits the size of every logit where it is known without waiting."""
@@ -45,7 +48,7 @@ class Statistic(Protocol):
         """Add a tile to the sums; may overwrite `logits`."""
 
     def combine(self, group: dist.Group, /) -> None:
-        """Complete the sums of columns, to which every process adds its own rows."""
+        """Complete the sums of the whole batch, to which every process adds its tiles."""
 
     def trusted(self) -> bool:
         """Whether nothing overflowed or vanished; if not, the walk is repeated with no bound."""
@@ -65,14 +68,19 @@ class Statistic(Protocol):
 
 def zeros(whole: Rectangle, axis: Axis, fill: float = 0.0) -> Tensor:
     """Return a fresh vector with one number per row or column."""
-    return whole.rows.new_full((len(whole.rows if axis == "row" else whole.columns),), fill)
+    return whole.rows.new_full((len(whole.columns if axis in shared(whole) else whole.rows),), fill)
+
+
+def shared(whole: Rectangle) -> tuple[Axis, ...]:
+    """Return the axes whose vectors are of the whole batch, so that every process has a part of each sum."""
+    return AXES if whole.triangular else ("column",)
 
 
 def places(tile: Tile, axes: Iterable[Axis]) -> list[tuple[Axis, slice, int]]:
     """Return where a tile's sums go: (vector, part of it, dimension to reduce)."""
     found: list[tuple[Axis, slice, int]] = []
     if "row" in axes:
-        found.append(("row", tile.rows, 1))
+        found.append(("row", tile.row_places, 1))
         if tile.mirrored:
             found.append(("row", tile.columns, 0))
     if "column" in axes:
@@ -82,7 +90,7 @@ def places(tile: Tile, axes: Iterable[Axis]) -> list[tuple[Axis, slice, int]]:
 
 def along(tile: Tile, axis: Axis, vector: Tensor) -> Tensor:
     """Return a vector's part for a tile, shaped to broadcast over it."""
-    return vector[tile.rows, None] if axis == "row" else vector[None, tile.columns]
+    return vector[tile.row_places, None] if axis == "row" else vector[None, tile.columns]
 
 
 def outer_sum(tile: Tile, vectors: Vectors) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 from vlp import dist
 from vlp.pairs.functions import Pointwise
 from vlp.pairs.requests import HIST, KMEAN, MAP, TOPK, WSUM, Axis, Request
-from vlp.pairs.statistics import Vectors, outer_sum, places, zeros
+from vlp.pairs.statistics import Vectors, outer_sum, places, shared, zeros
 from vlp.pairs.tiles import Rectangle, Tile
 
 
@@ -19,6 +19,7 @@ class Plain:
     factor = 1.0
     biased = False
     differentiable = True
+    per_sample = True
 
     def __init__(self) -> None:
         self.requests: dict[Axis, Request] = {}
@@ -41,6 +42,7 @@ class PointwiseSum(Plain):
 
     def begin(self, whole: Rectangle, _bound: float | None) -> None:
         self._sums = {"row": zeros(whole, "row")}
+        self._is_shared = "row" in shared(whole)
 
     def add(self, tile: Tile, logits: Tensor) -> None:
         values = self._function.value(tile.hide(logits.add_(self._bias), self._mask))
@@ -53,7 +55,8 @@ class PointwiseSum(Plain):
         self._sums["row"][tile.rows].add_(self._function.row_sums(logits, tile.buffer("work")))
 
     def combine(self, group: dist.Group) -> None:
-        pass
+        if self._is_shared:
+            self._sums["row"] = dist.all_reduce_sum(self._sums["row"], group)
 
     def results(self) -> Vectors:
         return {"row": self._sums["row"]}
@@ -80,6 +83,7 @@ class KernelSum(Plain):
     def begin(self, whole: Rectangle, _bound: float | None) -> None:
         self._sums = {axis: zeros(whole, axis) for axis in self.requests}
         self._totals = {axis: zeros(whole, axis, 0.0 if self._is_mean else 1.0) for axis in self.requests}
+        self._shared = [axis for axis in self._sums if axis in shared(whole)]
 
     def add(self, tile: Tile, logits: Tensor) -> None:
         weights = tile.log_weights(self._kernel).exp_()
@@ -90,10 +94,10 @@ class KernelSum(Plain):
                 self._totals[axis][where].add_(weights.sum(dim))
 
     def combine(self, group: dist.Group) -> None:
-        if "column" in self._sums:
-            self._sums["column"] = dist.all_reduce_sum(self._sums["column"], group)
+        for axis in self._shared:
+            self._sums[axis] = dist.all_reduce_sum(self._sums[axis], group)
             if self._is_mean:
-                self._totals["column"] = dist.all_reduce_sum(self._totals["column"], group)
+                self._totals[axis] = dist.all_reduce_sum(self._totals[axis], group)
 
     def results(self) -> Vectors:
         return {axis: sums / self._totals[axis] for axis, sums in self._sums.items()}
@@ -122,6 +126,7 @@ class TopK(Plain):
         self._row_start = whole.row_start
         self._values = {axis: zeros(whole, axis, -torch.inf)[:, None].repeat(1, self._k) for axis in self.requests}
         self._positions = {axis: torch.full_like(v, -1, dtype=torch.int64) for axis, v in self._values.items()}
+        self._shared = [axis for axis in self._values if axis in shared(whole)]
 
     def add(self, tile: Tile, logits: Tensor) -> None:
         tile.hide(logits, self._mask)
@@ -139,15 +144,14 @@ class TopK(Plain):
         kept.copy_(best)
 
     def combine(self, group: dist.Group) -> None:
-        if "column" not in self._values or dist.world_size(group) == 1:
+        if dist.world_size(group) == 1:
             return
-        values, positions = self._values["column"], self._positions["column"]
-        size = len(values)
-        everyones = dist.all_gather_rows(values, group).split(size)
-        everyones_positions = dist.all_gather_rows(positions, group).split(size)
-        best, order = torch.cat(everyones, dim=1).topk(self._k, dim=1)
-        self._positions["column"] = torch.cat(everyones_positions, dim=1).gather(1, order)
-        self._values["column"] = best
+        for axis in self._shared:
+            values, positions = self._values[axis], self._positions[axis]
+            everyones = dist.all_gather_rows(values, group).split(len(values))
+            everyones_positions = dist.all_gather_rows(positions, group).split(len(values))
+            self._values[axis], order = torch.cat(everyones, dim=1).topk(self._k, dim=1)
+            self._positions[axis] = torch.cat(everyones_positions, dim=1).gather(1, order)
 
     def results(self) -> Vectors:
         return {axis: at.where(self._values[axis] != -torch.inf, -1) for axis, at in self._positions.items()}
@@ -166,6 +170,7 @@ class Histogram(Plain):
     """Counts of cosines on a grid, each shared by its two neighbours."""
 
     learned = False
+    per_sample = False
 
     def __init__(self, request: HIST):
         super().__init__()

@@ -39,7 +39,7 @@ class Rectangle:
         rows: Already multiplied by the scale of the walk.
         row_start: Position of the first row in the whole batch.
         row_side: Labels and reference features of the whole batch; `column_side` likewise.
-        triangular: Skip the tiles below the diagonal of a symmetric matrix.
+        triangular: Of a symmetric matrix, walk each pair of tiles that mirror each other once among all processes.
         stored: Tiles kept from the forward walk, by position; they need no second product.
         memory: Where tiles come from and go to.
     """
@@ -61,19 +61,45 @@ class Rectangle:
         """
         buffers = Buffers(self.memory, self.rows, min(tile_size, max(len(self.rows), len(self.columns))))
         left = store_bytes // self.rows.element_size()
-        for i in range(0, len(self.rows), tile_size):
-            for j in range(i if self.triangular else 0, len(self.columns), tile_size):
-                rows = slice(i, min(i + tile_size, len(self.rows)))
-                columns = slice(j, min(j + tile_size, len(self.columns)))
-                size = (rows.stop - i) * (columns.stop - j)
-                tile = Tile(self, rows, columns, buffers, size <= left)
-                if size <= left:
-                    self.stored[i, j] = tile.logits
-                    left -= size
-                yield tile
-                if tile.was_stored:
-                    self.memory.give(tile.logits)
+        for rows, columns in self._places(tile_size):
+            size = (rows.stop - rows.start) * (columns.stop - columns.start)
+            tile = Tile(self, rows, columns, buffers, size <= left)
+            if size <= left:
+                self.stored[rows.start, columns.start] = tile.logits
+                left -= size
+            yield tile
+            if tile.was_stored:
+                self.memory.give(tile.logits)
         buffers.give_back()
+
+    def _places(self, tile_size: int) -> Iterator[tuple[slice, slice]]:
+        for rows in cut(0, len(self.rows), tile_size):
+            if self.triangular:
+                yield from ((rows, columns) for columns in self._half(rows, tile_size))
+            else:
+                yield from ((rows, columns) for columns in cut(0, len(self.columns), tile_size))
+
+    def _half(self, rows: slice, tile_size: int) -> Iterator[slice]:
+        """Yield the columns of a row of tiles whose mirror images nobody else walks.
+
+        A process takes its own half of the diagonal block, and the blocks of half of the others, in a circle; from the
+        one opposite it takes every other tile.
+        """
+        size = len(self.rows)
+        own, num_blocks = self.row_start // size, len(self.columns) // size
+        yield from cut(self.row_start + rows.start, self.row_start + size, tile_size)
+        for step in range(1, num_blocks // 2 + 1):
+            other = (own + step) % num_blocks
+            for number, columns in enumerate(cut(other * size, (other + 1) * size, tile_size)):
+                is_even = (rows.start // tile_size + number) % 2 == 0
+                if 2 * step != num_blocks or is_even == (own < other):
+                    yield columns
+
+
+def cut(start: int, stop: int, size: int) -> Iterator[slice]:
+    """Yield slices of at most `size` from `start` to `stop`."""
+    for begin in range(start, stop, size):
+        yield slice(begin, min(begin + size, stop))
 
 
 class Buffers:
@@ -101,7 +127,7 @@ class Tile:
     """One tile: its logits, where it lies, and the scratch memory to work in.
 
     Args:
-        rows: Of this process; `batch_rows` are the same in the whole batch.
+        rows: Of this process; `batch_rows` are the same in the whole batch, `row_places` in vectors of rows.
         columns: Of the whole batch.
         mirrored: Whether the tile also stands for the one on the other side of the diagonal.
         is_kept: Whether the logits stay for the backward walk, so that nobody but the walk itself may overwrite them.
@@ -112,8 +138,9 @@ class Tile:
         self.rows = rows
         self.columns = columns
         self.batch_rows = slice(whole.row_start + rows.start, whole.row_start + rows.stop)
+        self.row_places = self.batch_rows if whole.triangular else rows
         self.is_symmetric = whole.row_side is whole.column_side
-        self.mirrored = whole.triangular and rows.start != columns.start
+        self.mirrored = whole.triangular and self.batch_rows.start != columns.start
         self._whole = whole
         self._buffers = buffers
         self.is_kept = is_kept

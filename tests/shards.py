@@ -79,6 +79,7 @@ class LetterTokenizer:
     """One token per letter and an end token, 0; padded with 0."""
 
     context_length = 32
+    pad_id = 0
 
     def __call__(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         rows = [[*text.encode()[: self.context_length - 1], 0] for text in texts]

@@ -78,6 +78,7 @@ def training_line(step: int, steps: int, source: torch.Generator) -> dict[str, f
         "gradient_norm/scale": 0.01,
         "samples_per_second": 1420 + 60 * noise[4],
         "data_wait": min(1.0, 0.03 + 0.02 * abs(noise[5])),
+        "decode_rate": 2400.0,
         "skipped_steps": 0.0,
         "bad_samples": 4.0,
     }

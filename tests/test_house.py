@@ -16,7 +16,7 @@ FLOORS = [
     {"types", "registry", "paths", "dist", "pairs", "yaml", "explain", "provenance"},
     {"objectives", "towers", "data", "optim", "log", "accumulate", "moments"},
     {"evaluators", "strategies"},
-    {"recipe", "layers", "config", "checkpoint", "claim", "fit", "assemble", "state"},
+    {"recipe", "layers", "config", "checkpoint", "claim", "fit", "feed", "assemble", "state"},
     {"train", "evaluate", "export", "report", "describe", "curate"},
     {"cli"},
 ]

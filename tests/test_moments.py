@@ -9,7 +9,7 @@ import time
 import pytest
 
 from vlp import moments
-from vlp.moments import Clock, StopSignal, due
+from vlp.moments import Clock, StopSignal, diagnose, due
 
 
 @pytest.mark.parametrize(
@@ -65,3 +65,18 @@ def test_speed_leaves_out_pauses_and_counts_waiting(timer):
     assert clock.lap(8, batch_size=16) == {"samples_per_second": 4.0, "data_wait": 0.25}
     next(batches)
     assert clock.lap(9, batch_size=16) == {"samples_per_second": 16.0, "data_wait": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("wait", "rate", "workers", "said"),
+    [
+        (0.05, 100.0, 2, ""),
+        (0.5, 0.0, 0, "decode-bound: no process decodes beside the model, which takes 900 pairs/s: set data.workers"),
+        (0.5, 410.0, 2, "decode-bound: 2 workers give 410 pairs/s, the model takes 900: try data.workers=5"),
+        (0.5, 2000.0, 1, "read-bound: 1 worker gives 2,000 pairs/s once they have their bytes"),
+    ],
+)
+def test_a_run_that_waits_says_what_it_lacks(wait, rate, workers, said):
+    found = diagnose({"samples_per_second": 450.0, "data_wait": wait, "decode_rate": rate}, workers)
+    assert found.startswith(said)
+    assert bool(found) == bool(said)

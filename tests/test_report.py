@@ -138,6 +138,14 @@ def test_an_interrupted_run_is_called_unfinished(tmp_path):
     assert len(read_run(run).lines) == 10
 
 
+def test_a_run_that_waited_for_data_says_for_what(tmp_path):
+    run = write_run(tmp_path / "waiting")
+    path = run / "metrics.jsonl"
+    lines = [json.loads(line) | {"data_wait": 0.5} for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert "-bound: " in write_report(run).read_text()
+
+
 def test_a_failed_task_is_told(tmp_path):
     run = write_run(tmp_path, evaluations=1)
     (path,) = run.glob("evaluations/*/emoji24.json")

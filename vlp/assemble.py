@@ -14,8 +14,9 @@ from torch import nn
 
 from vlp import dist
 from vlp.claim import claim_folder
-from vlp.config import build_model, load_card
-from vlp.data import Augment, Captions, Crop, SampleSet, Stream
+from vlp.config import build_model
+from vlp.data import Augment, Stream
+from vlp.feed import build_stream
 from vlp.fit import check_fit
 from vlp.log import Log
 from vlp.objectives.base import Objective, Term, terms
@@ -101,7 +102,7 @@ def assemble(recipe: Recipe, *, resume: bool, allow_changes: bool) -> Parts:
     used = {label: strategies.build(entry.type, settings(entry, "type")) for label, entry in recipe.strategies.items()}
     sharded = accelerator.distributed_type == DistributedType.FSDP
     check_fit(recipe, towers, objective, used, sharded=sharded)
-    stream = _build_stream(recipe, towers, accelerator.device)
+    stream = build_stream(recipe, towers, accelerator.device)
     objective.expect(stream.num_samples)
     num_steps = count_steps(recipe, stream.num_samples)
     claim_folder(recipe, resume=resume, allow_changes=allow_changes)
@@ -120,7 +121,12 @@ def assemble(recipe: Recipe, *, resume: bool, allow_changes: bool) -> Parts:
         recipe=recipe,
         accelerator=accelerator,
         stream=stream,
-        augment=Augment(towers.preprocess_cfg["mean"], towers.preprocess_cfg["std"], **settings(recipe.data.augment)),
+        augment=Augment(
+            towers.preprocess_cfg["mean"],
+            towers.preprocess_cfg["std"],
+            recipe.data.spare_first_view,
+            **settings(recipe.data.augment),
+        ),
         model=model,
         towers=towers,
         objective=objective,
@@ -192,29 +198,6 @@ def _build_objective(recipe: Recipe) -> Objective:
         except ValueError as error:
             raise RecipeError(f"objective.{label}: {error}") from error
     return Objective(parts)
-
-
-def _build_stream(recipe: Recipe, towers: DualEncoder, device: torch.device) -> Stream:
-    data, size = recipe.data, towers.image_size
-    if not isinstance(size, int):
-        raise RecipeError(f"model.image.image_size: training crops are square, {size} is not")
-    return Stream(
-        SampleSet(
-            {label: load_card(source.card) for label, source in data.train.items()},
-            {label: source.repeat for label, source in data.train.items()},
-        ),
-        Crop(size, **settings(data.crop)),
-        Captions(**settings(data.captions)),
-        towers.tokenizer,
-        batch_size=recipe.train.batch_size,
-        seed=recipe.seed,
-        rank=dist.rank(),
-        world_size=dist.world_size(),
-        workers=data.workers,
-        bad_sample_budget=data.bad_sample_budget,
-        pin_memory=device.type == "cuda",
-        quarantine=recipe.folder / "quarantine.jsonl",
-    )
 
 
 def _start_trackers(accelerator: Accelerator, recipe: Recipe) -> Callable[[dict[str, float], int], None] | None:

@@ -104,13 +104,16 @@ def _export(parser: argparse.ArgumentParser) -> None:
 
 
 def _data(parser: argparse.ArgumentParser) -> None:
-    """data: write shards from images and tables, and check, index and look at those of a card."""
+    """data: write shards from images and tables, and check, index, filter, split and look at those of a card."""
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, add in (
         ("pack", _data_pack),
         ("verify", _data_verify),
         ("inspect", _data_inspect),
         ("index", _data_index),
+        ("bench", _data_bench),
+        ("filter", _data_filter),
+        ("split", _data_split),
     ):
         _, help_text = add.__doc__.split(": ", 1)  # type: ignore[union-attr]
         command = commands.add_parser(name, help=help_text, description=help_text)
@@ -171,13 +174,69 @@ def _data_inspect(parser: argparse.ArgumentParser) -> None:
 
 
 def _data_index(parser: argparse.ArgumentParser) -> None:
-    """index: build the indices of a card's shards ahead of training."""
+    """index: write indices beside a card's shards and a summary beside the card, so that runs start at once."""
     parser.add_argument("card", help="name under data/, or a YAML file")
 
     def command(parsed: argparse.Namespace) -> None:
         from vlp.curate.index import index_card
 
         print(index_card(parsed.card, workers=parsed.workers))
+
+    parser.set_defaults(command=command)
+
+
+def _data_bench(parser: argparse.ArgumentParser) -> None:
+    """bench: measure a card's loader alone, and say how many processes a model needs."""
+    parser.add_argument("card", help="name under data/, or a YAML file")
+    parser.add_argument("--size", type=int, default=224, metavar="PIXELS", help="side of the crops; default: 224")
+    parser.add_argument("--seconds", type=float, default=5.0, help="how long each setting is measured; default: 5")
+    parser.add_argument("--needed", type=float, metavar="RATE", help="samples a second that the model takes")
+
+    def command(parsed: argparse.Namespace) -> None:
+        from vlp.curate.bench import bench_card
+
+        speeds = bench_card(parsed.card, image_size=parsed.size, seconds=parsed.seconds, workers=parsed.workers)
+        print(speeds)
+        if parsed.needed:
+            print(speeds.advice(parsed.needed))
+
+    parser.set_defaults(command=command)
+
+
+def _data_filter(parser: argparse.ArgumentParser) -> None:
+    """filter: leave samples out by rules; copies nothing, writes a card that names the samples kept."""
+    parser.add_argument("card", help="name under data/, or a YAML file")
+    parser.add_argument("--to", type=Path, required=True, help="card to write (YAML)")
+    parser.add_argument("--rules", type=Path, required=True, help="YAML file of rules, such as filters/align.yaml")
+
+    def command(parsed: argparse.Namespace) -> None:
+        from vlp.curate.filter import filter_card
+
+        print(filter_card(parsed.card, parsed.to, parsed.rules, workers=parsed.workers))
+
+    parser.set_defaults(command=command)
+
+
+def _data_split(parser: argparse.ArgumentParser) -> None:
+    """split: divide a card into parts by a hash of each sample; copies nothing, writes a card per part."""
+    parser.add_argument("card", help="name under data/, or a YAML file")
+    parser.add_argument("--to", type=Path, required=True, help="folder for the cards")
+    parser.add_argument("--shares", required=True, metavar="train=SHARE,val=SHARE", help="parts; their sum is 1")
+    parser.add_argument("--seed", type=int, default=0, help="another seed, another split; default: 0")
+    parser.add_argument(
+        "--by",
+        choices=("key", "image", "caption"),
+        default="key",
+        help="what stays in one part: samples of one key, images that look the same, or one caption; default: key",
+    )
+
+    def command(parsed: argparse.Namespace) -> None:
+        from vlp.curate.split import split_card
+
+        split = split_card(
+            parsed.card, parsed.to, parsed.shares, seed=parsed.seed, by=parsed.by, workers=parsed.workers
+        )
+        print(split)
 
     parser.set_defaults(command=command)
 

@@ -57,6 +57,8 @@ def _properties(term: Term) -> str:
         lines.append(f"Needs: {', '.join(sorted(term.needs))}")
     if term.min_pairs > 1:
         lines.append(f"Fewest pairs: {term.min_pairs}")
+    if term.reads_views:
+        lines.append("Reads further views of images and texts (data.views, data.text_views, strategies.image_views)")
     if term.fixed_scale_advised:
         lines.append("A learnable scale runs to its largest value under this term: prefer model.learn_scale=false")
     if not term.gradient_is_slope:

@@ -10,16 +10,18 @@ import torch
 
 from vlp import dist
 from vlp.config import load_task
-from vlp.objectives.base import NEEDS, Objective, Term
+from vlp.objectives.base import NEEDS, Objective, Term, terms
 from vlp.recipe import Recipe
 from vlp.strategies.base import Strategy
+from vlp.strategies.hard_negatives import HardNegatives
 from vlp.towers.dual import DualEncoder
 from vlp.types import RecipeError
 
 PROVIDERS = {
     "reference": "lock the image tower (model.freeze=[visual]) or add a teacher (strategies.ema_teacher={})",
     "teacher": "add one (strategies.dual_teacher={})",
-    "negatives": "add some (strategies.shuffled_captions={})",
+    "negatives": "add some (strategies.shuffled_captions={}, or strategies.hard_negatives={} with "
+    "data.captions.negatives={})",
 }
 
 
@@ -39,6 +41,8 @@ def check_fit(
         provided |= strategy.provides
         if sharded and not strategy.can_shard:
             raise RecipeError(f"strategies.{label}: cannot work on sharded parameters: train with DDP")
+    _check_negatives(recipe, used)
+    _check_views(recipe, objective, used)
     _check_contrast(objective)
     for label, module in objective.terms.items():
         _check_term(label, cast(Term, module), provided, learns_scale=recipe.model.learn_scale)
@@ -76,6 +80,35 @@ def _check_batch_norm(recipe: Recipe, towers: DualEncoder) -> None:
         raise RecipeError(
             "model.image: batch norm mixes the samples of one pass, so micro-batches would change the result: set "
             "train.micro_batches=1, use a tower with layer or group norm, or lock the image tower"
+        )
+
+
+def _check_negatives(recipe: Recipe, used: Mapping[str, Strategy]) -> None:
+    made = recipe.data.captions.negatives is not None
+    if made and not any(isinstance(strategy, HardNegatives) for strategy in used.values()):
+        raise RecipeError(
+            "data.captions.negatives: nothing takes the wrong captions, which would count as right ones: add "
+            "strategies.hard_negatives={}"
+        )
+    providers = [label for label, strategy in used.items() if "negatives" in strategy.provides]
+    if len(providers) > 1:
+        raise RecipeError(f"strategies: {' and '.join(providers)} both provide wrong captions: leave one out")
+    if not made and any(isinstance(strategy, HardNegatives) for strategy in used.values()):
+        raise RecipeError("strategies.hard_negatives: there are none: set data.captions.negatives={count: 1}")
+
+
+def _check_views(recipe: Recipe, objective: Objective, used: Mapping[str, Strategy]) -> None:
+    makers = [f"data.{key}" for key in ("views", "text_views") if getattr(recipe.data, key)]
+    makers += [f"strategies.{label}" for label, strategy in used.items() if strategy.makes_views]
+    if recipe.data.spare_first_view and makers in ([], ["data.text_views"]):
+        raise RecipeError(
+            "data.spare_first_view: there is no other image view to change: set data.views, or leave it out"
+        )
+    if makers and not any(cast(Term, term).reads_views for term in objective.terms.values()):
+        readers = ", ".join(name for name in terms if terms[name].reads_views)
+        raise RecipeError(
+            f"{makers[0]}: no term of {', '.join(objective.terms)} reads further views, so they would cost time for "
+            f"nothing: add one of {readers}, or leave the views out"
         )
 
 

@@ -63,10 +63,11 @@ class Log:
         self.file.flush()
         self._tell_trackers(step, {key: value for key, value in metrics.items() if _plain(value) is not None})
 
-    def show(self, metrics: Mapping[str, float]) -> None:
-        """Show metrics behind the progress bar."""
+    def show(self, metrics: Mapping[str, float], note: str = "") -> None:
+        """Show metrics, and a note, behind the progress bar."""
         if self.is_main:
-            self.bar.set_postfix_str(" ".join(f"{_short(key)} {value:.4g}" for key, value in metrics.items()))
+            shown = " ".join(f"{_short(key)} {value:.4g}" for key, value in metrics.items())
+            self.bar.set_postfix_str(f"{shown} ({note})" if note else shown)
 
     def say(self, text: str) -> None:
         """Print a line above the progress bar."""

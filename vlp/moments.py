@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 from typing import TypeVar
@@ -12,6 +13,7 @@ from typing import TypeVar
 from vlp import dist
 
 Thing = TypeVar("Thing")
+NOTICEABLE_WAIT = 0.1  # share of time; less is noise between batches
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
@@ -76,3 +78,24 @@ class Clock:
         started = time.monotonic()
         yield
         self.lap_started += time.monotonic() - started
+
+
+def diagnose(measured: Mapping[str, float], workers: int) -> str:
+    """Say what a run that waits for data lacks; nothing where it hardly waits.
+
+    Args:
+        measured: What `Clock.lap` returns, and `decode_rate`: samples per second that all decoding processes can
+            deliver, 0 where that is unknown.
+        workers: Decoding processes of each process.
+    """
+    wait, rate = measured["data_wait"], measured["decode_rate"]
+    if wait < NOTICEABLE_WAIT:
+        return ""
+    taken = measured["samples_per_second"] / max(1 - wait, 0.01)
+    if workers == 0:
+        return f"decode-bound: no process decodes beside the model, which takes {taken:,.0f} pairs/s: set data.workers"
+    given = f"{workers} {'worker gives' if workers == 1 else 'workers give'} {rate:,.0f} pairs/s"
+    if 0 < rate < taken:
+        enough = math.ceil(workers * taken / rate)
+        return f"decode-bound: {given}, the model takes {taken:,.0f}: try data.workers={enough}"
+    return f"read-bound: {given} once they have their bytes, the model takes {taken:,.0f}: the storage is too slow"

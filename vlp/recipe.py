@@ -9,9 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
+from vlp.data.arrange import Mixing
 from vlp.data.augment import Augment
 from vlp.data.captions import Captions
 from vlp.data.crop import Crop
+from vlp.data.negatives import HardNegatives
+from vlp.data.policies import policies
+from vlp.data.text_augment import TextAugment
+from vlp.data.timetable import Ramp
 from vlp.objectives.base import terms
 from vlp.objectives.schedule import Schedule
 from vlp.optim import build_optimizer, learning_rate_factor
@@ -38,8 +43,12 @@ def one_of(registry: Registry[Any], **extra: Any) -> Any:
 
 
 if TYPE_CHECKING:  # made from signatures at run time, which no type checker follows
+    RampSection: TypeAlias = Any
     CropSection: TypeAlias = Any
     CaptionSection: TypeAlias = Any
+    ViewSection: TypeAlias = Any
+    TextViewSection: TypeAlias = Any
+    PolicySection: TypeAlias = Any
     AugmentSection: TypeAlias = Any
     OptimizerSection: TypeAlias = Any
     ScheduleSection: TypeAlias = Any
@@ -47,8 +56,17 @@ if TYPE_CHECKING:  # made from signatures at run time, which no type checker fol
     StrategySection: TypeAlias = Any
     ModelSection: TypeAlias = Any
 else:
+    RampSection = settings_of(Ramp)
     CropSection = settings_of(Crop)
-    CaptionSection = settings_of(Captions)
+    CaptionSection = create_model(
+        "captions",
+        __base__=settings_of(Captions),
+        augment=(settings_of(TextAugment), settings_of(TextAugment)()),
+        negatives=(settings_of(HardNegatives) | None, None),
+    )
+    ViewSection = create_model("view", __base__=settings_of(Crop), count=(int, Field(1, ge=1)))
+    TextViewSection = create_model("text view", __base__=settings_of(TextAugment), count=(int, Field(1, ge=1)))
+    PolicySection = one_of(policies)
     AugmentSection = settings_of(Augment)
     OptimizerSection = settings_of(build_optimizer)
     ScheduleSection = settings_of(learning_rate_factor)
@@ -65,10 +83,13 @@ class SourceSection(Section):
     Args:
         card: Name or path of a card under `data/`.
         repeat: How often an epoch goes through it, for small sources that should count more.
+        weight: Its share of the samples, relative to the weights of the other sources: a number, or a ramp over steps.
+            All sources have one, or none.
     """
 
     card: str
     repeat: int = Field(1, ge=1)
+    weight: float | RampSection | None = None
 
 
 class DataSection(Section):
@@ -76,15 +97,33 @@ class DataSection(Section):
 
     Args:
         train: Sources by label; the label is the card's name unless `card` says otherwise.
+        views: Further image views by label: `count` of them, each with the settings of `crop`. All views are resized
+            to the model's size. For terms that read them (`vlp describe`).
+        text_views: Further text views by label: `count` of them, each drawn and worded anew, with the settings of
+            `captions.augment`.
+        policy: A published augmentation policy for the pixels of every image view; null is none.
+        spare_first_view: Keep `augment` and `policy` away from the first image view, which is then only cropped.
+        mixing: What comes from one source in a row, where sources have weights: a sample, a batch of the whole job, or
+            as many batches as fill a typical shard.
+        shuffle_shards: Shards whose samples are shuffled together, so that the others need not be at hand; null
+            shuffles all samples together.
         workers: Processes that decode; 0 decodes in the training process.
+        worker_timeout: Seconds without a finished sample after which such a process counts as dead and is replaced.
         bad_sample_budget: Share of samples that may be unreadable before the run stops.
     """
 
     train: dict[str, SourceSection] = Field(min_length=1)
     crop: CropSection = CropSection()
     captions: CaptionSection = CaptionSection()
+    views: dict[str, ViewSection] = {}
+    text_views: dict[str, TextViewSection] = {}
+    policy: PolicySection | None = None
+    spare_first_view: bool = False
     augment: AugmentSection = AugmentSection()
+    mixing: Mixing = "sample"
+    shuffle_shards: int | None = Field(None, ge=1)
     workers: int = Field(1, ge=0)
+    worker_timeout: float = Field(300.0, gt=0)
     bad_sample_budget: float = Field(0.01, ge=0, le=1)
 
 

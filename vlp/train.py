@@ -17,7 +17,7 @@ from vlp.config import build_model, load_task, without_weights
 from vlp.evaluators.record import flatten, headline
 from vlp.evaluators.tasks import run_tasks
 from vlp.log import Log
-from vlp.moments import Clock, StopSignal, due
+from vlp.moments import Clock, StopSignal, diagnose, due
 from vlp.optim import set_learning_rate
 from vlp.pairs import Pairs
 from vlp.recipe import Recipe
@@ -141,18 +141,20 @@ def write_metrics(
     metrics = {
         "samples": position,
         "epoch": position / parts.stream.num_samples,
+        **parts.stream.shares(position, (step - clock.step) * recipe.train.batch_size),
         **{name: float(value) for name, value in report.items()},
         "learning_rate": recipe.optimizer.learning_rate * parts.rate(step - 1),
         **{f"gradient_norm/{name}": float(norm) for name, norm in norms.items()},
         **{f"gauge/{name}": value for name, value in parts.objective.gauges().items()},
         **clock.lap(step, recipe.train.batch_size),
+        "decode_rate": parts.stream.decode_rate * dist.world_size(),
         "skipped_steps": float(guard["skipped"]),
         "bad_samples": float(sum(part.total for part in faults)),
     }
     log.write(step, metrics)
     shown = ("loss", "scale", "gradient_norm/image", "gradient_norm/text", "samples_per_second", "data_wait")
     terms = [name for name in report if name.startswith("loss/")] if len(parts.objective.terms) > 1 else []
-    log.show({name: metrics[name] for name in (*shown[:1], *terms, *shown[1:])})
+    log.show({name: metrics[name] for name in (*shown[:1], *terms, *shown[1:])}, diagnose(metrics, recipe.data.workers))
     parts.stream.check_budget(faults)
     if float(guard["streak"]) >= recipe.train.max_bad_steps:
         raise RecipeError(

@@ -30,6 +30,7 @@ class Batch:
         ids: Stable sample ids.
         caption_ids: Stable hash of what identifies the caption: pairs with equal hashes are no negatives of each other.
         sources: Label of the data source of each sample.
+        num_negatives: Wrong captions of each sample: the last so many text views.
     """
 
     images: UInt8[Tensor, "views n h w 3"]
@@ -39,6 +40,7 @@ class Batch:
     ids: Int64[Tensor, " n"]
     caption_ids: Int64[Tensor, " n"]
     sources: tuple[str, ...]
+    num_negatives: int = 0
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -48,7 +50,7 @@ class Batch:
         return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in ON_DEVICE})
 
     def pin_memory(self) -> Batch:
-        """Return a copy in page-locked memory (called by the DataLoader for CUDA)."""
+        """Return a copy in page-locked memory, for CUDA."""
         return replace(self, **{name: getattr(self, name).pin_memory() for name in ON_DEVICE})
 
     def chunk(self, num_chunks: int) -> list[Batch]:
@@ -66,6 +68,7 @@ class Batch:
             ids=self.ids[start : start + size],
             caption_ids=self.caption_ids[start : start + size],
             sources=self.sources[start : start + size],
+            num_negatives=self.num_negatives,
         )
 
 
@@ -138,8 +141,12 @@ class Encoder(Protocol):
 
 
 class Tokenizer(Protocol):
-    """Texts to token ids, cut to the longest of the batch, and the length of each including its end token."""
+    """Texts to token ids, cut to the longest of the batch, and the length of each including its end token.
+
+    `pad_id` fills the texts that are shorter than the longest.
+    """
 
     context_length: int
+    pad_id: int
 
     def __call__(self, texts: Sequence[str]) -> tuple[Int64[Tensor, "n l"], Int64[Tensor, " n"]]: ...

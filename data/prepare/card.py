@@ -17,11 +17,11 @@ from vlp.data import Card, SampleSet
 
 
 def fill_in(path: Path) -> Card:
-    """Write `samples` and `sha256` into a card, leaving its other keys and its comments as they are."""
+    """Write `samples` and `sha256` into a card, leaving its other keys and comments; counts unkept samples too."""
     yaml = YAML()
     yaml.width = 120
     mapping = yaml.load(path)
-    known = {key: value for key, value in mapping.items() if key not in ("samples", "sha256")}
+    known = {key: value for key, value in mapping.items() if key not in ("samples", "sha256", "keep")}
     card = Card.from_mapping(known, path)
     samples = SampleSet({card.name: card})
     for fault in samples.shard_faults():

@@ -17,7 +17,7 @@ from tests.shards import LetterTokenizer, image_bytes
 from vlp.curate.cards import open_card
 from vlp.curate.pack import Limits, pack
 from vlp.curate.verify import verify_card
-from vlp.data import Captions, Crop, SampleSet, Stream
+from vlp.data import Captions, Crop, SampleSet, Stream, Views
 from vlp.types import RecipeError
 from vlp.yaml import read_yaml
 
@@ -39,7 +39,7 @@ def test_a_folder_comes_back_through_the_stream(photos, tmp_path):
     assert (packed.samples, packed.shards, packed.faults.total) == (10, 3, 0)
     card = open_card(str(packed.card))
     samples = SampleSet({"mine": card})
-    stream = Stream(samples, Crop(8), Captions(), LetterTokenizer(), batch_size=5, seed=0)
+    stream = Stream(samples, Views((Crop(8),), Captions()), LetterTokenizer(), batch_size=5, seed=0)
     batches = list(islice(stream.batches(0), 2))
     assert sorted(int(number) for batch in batches for number in batch.ids) == list(range(10))
     assert stream.faults.total == 0

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.shards import LetterTokenizer
-from vlp.data import Captions, Card, Crop, SampleSet, Stream
+from vlp.data import Captions, Card, Crop, SampleSet, Stream, TextAugment, Views
 
 
 @pytest.fixture(autouse=True)
@@ -21,6 +21,11 @@ def open_stream() -> Callable[..., Stream]:
     def build(*cards: Card, captions: Captions | None = None, size: int = 8, **settings: Any) -> Stream:
         samples = SampleSet({card.name: card for card in cards})
         settings = {"batch_size": 4, "seed": 0, **settings}
-        return Stream(samples, Crop(size), captions or Captions(), LetterTokenizer(), **settings)
+        views = Views(
+            (Crop(size),) * settings.pop("num_views", 1),
+            captions or Captions(),
+            (TextAugment(),) * settings.pop("num_text_views", 1),
+        )
+        return Stream(samples, views, LetterTokenizer(), **settings)
 
     return build

@@ -100,6 +100,14 @@ def test_one_sample_alone_equals_the_sample_in_a_batch():
             torch.testing.assert_close(alone[0, 0], whole[view, number], atol=1e-5, rtol=0)
 
 
+def test_the_first_view_is_spared_on_request():
+    images, draws = draw_images()
+    spared, changed = (Augment(MEAN, STD, spare, **EVERYTHING)(images, draws) for spare in (True, False))
+    # A picture that does not move is resampled all the same, and rounded.
+    torch.testing.assert_close(spared[0], Augment(MEAN, STD)(images, draws)[0], atol=1e-4, rtol=0)
+    assert torch.equal(spared[1:], changed[1:]) and (spared[0] - changed[0]).abs().max() > 0.1
+
+
 def test_nothing_is_random_inside():
     images, draws = draw_images()
     augment = Augment(MEAN, STD, **EVERYTHING)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections import Counter
 
 import pytest
@@ -144,3 +145,88 @@ def test_records_without_a_usable_caption_are_faults(sample_of, members, reason)
 def test_settings_without_sense_are_refused(settings, message):
     with pytest.raises(RecipeError, match=message):
         Captions(**settings)
+
+
+def test_numbers_of_classes_become_names(sample_of, tmp_path):
+    names = tmp_path / "names.txt"
+    names.write_text("cat\ndog\n\nowl\n")
+    for class_names in (("cat", "dog", "owl"), str(names)):
+        captions = Captions(keys={"cls": 1, "json.label": 1}, class_names=class_names, templates=("a {}",))
+        counts = drawn(captions, sample_of(cls=b"1\n", json=b'{"label": 2}'))
+        assert set(counts) == {"dog", "a dog", "owl", "a owl"}
+        assert captions(sample_of(cls=b"2"), Draws(0)).identity == "owl"
+        assert captions.first(sample_of(cls=b"0")) == "cat"
+        assert drawn(captions, sample_of(cls=b"a text"))["a text"]
+
+
+@pytest.mark.parametrize("label", [b"3", b"-1", b"true", b'"' + b"9" * 9000 + b'"'])
+def test_numbers_without_a_name_are_faults(sample_of, label):
+    with pytest.raises(BadSampleError) as caught:
+        Captions(keys={"json.label": 1}, class_names=("cat", "dog", "owl"))(
+            sample_of(json=b'{"label": ' + label + b"}"), Draws(0)
+        )
+    assert caught.value.reason == "bad_caption"
+
+
+def test_numbers_ask_for_class_names(sample_of):
+    with pytest.raises(BadSampleError, match="class_names"):
+        Captions(keys={"json.label": 1})(sample_of(json=b'{"label": 3}'), Draws(0))
+
+
+def test_templates_and_names_of_evaluations_serve_training(sample_of):
+    captions = Captions(
+        keys={"cls": 1},
+        class_names="eval/classnames/imagenet1k.txt",
+        templates="eval/prompts/imagenet_80.txt",
+        template_probability=1.0,
+    )
+    texts = drawn(captions, sample_of(cls=b"0"))
+    assert len(texts) > 50 and all("tench" in text and "{" not in text for text in texts)
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "left"),
+    [
+        ("urls", "Cat at https://x.org/a?b=1 or www.cats.com!", "Cat at or"),
+        ("tags", "<p class='x'>Cat<br/>5 < 6 <3</p><!-- x -->", "Cat 5 < 6 <3"),
+        ("file_names", "IMG_1234.jpg my-cat.PNG DSC00042 img 0815 cat IMG of DSC", "cat IMG of DSC"),
+        ("repeats", "Wow!!! cat... -- really??!", "Wow! cat. - really?!"),
+    ],
+)
+def test_each_kind_of_rubbish_goes_on_request_only(sample_of, kind, given, left):
+    sample = sample_of(txt=given.encode())
+    assert set(drawn(Captions(clean=(kind,)), sample, 5)) == {left}
+    assert set(drawn(Captions(), sample, 5)) == {given}
+
+
+def test_a_caption_that_was_nothing_but_rubbish_is_a_fault(sample_of):
+    with pytest.raises(BadSampleError) as caught:
+        Captions(clean=("file_names",))(sample_of(txt=b"IMG_1234.jpg"), Draws(0))
+    assert caught.value.reason == "empty_caption"
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "<" * 50_000,
+        "x." * 30_000,
+        "IMG" * 30_000,
+        "!" * 50_000,
+        "<!--" * 20_000,
+        "IMG_" + "0" * 90_000,
+        "<a" * 40_000,
+        "www." * 20_000,
+    ],
+)
+def test_no_caption_makes_cleaning_hang(sample_of, pattern):
+    captions = Captions(clean=("urls", "tags", "file_names", "repeats"))
+    signal.alarm(20)  # patterns that backtrack take minutes
+    assert captions(sample_of(txt=f"cat {pattern}".encode()), Draws(0)).text.startswith("cat")
+    signal.alarm(0)
+
+
+def test_an_empty_list_in_a_file_is_refused(tmp_path):
+    file = tmp_path / "none.txt"
+    file.write_text("\n")
+    with pytest.raises(RecipeError, match=r"templates: .*none\.txt is empty"):
+        Captions(templates=str(file))

@@ -1,16 +1,76 @@
-"""Boxes stay inside, keep to their ranges, and whole images pass untouched."""
+"""Boxes stay inside and keep to their ranges; pixels are those of Pillow; all views share one decoding."""
 
 from __future__ import annotations
 
+import io
+from dataclasses import dataclass, field
+
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from sklearn.datasets import load_sample_images
 
-from vlp.data.crop import Crop
+from vlp.data.crop import Crop, crop_views
+from vlp.data.decode import JPEG_FACTORS, open_picture
 from vlp.data.randomness import Draws
 from vlp.types import RecipeError
 
-GRADIENT = Image.fromarray(np.arange(16 * 16 * 3, dtype=np.uint8).reshape(16, 16, 3))
+WHOLE = {"scale": (1.0, 1.0), "ratio": (1.0, 1.0)}
+
+
+@dataclass
+class Pixels:
+    """A picture that is pixels already, and remembers how it was decoded."""
+
+    array: np.ndarray
+    factors: tuple[int, ...] = JPEG_FACTORS
+    decoded: list[int] = field(default_factory=list)
+
+    @property
+    def width(self) -> int:
+        return self.array.shape[1]
+
+    @property
+    def height(self) -> int:
+        return self.array.shape[0]
+
+    def pixels(self, factor: int = 1, *, fast: bool = False) -> np.ndarray:
+        self.decoded.append(factor)
+        return self.array[::factor, ::factor]
+
+
+GRADIENT = Pixels(np.arange(16 * 16 * 3, dtype=np.uint8).reshape(16, 16, 3))
+
+
+def crop_one(picture, crop, number=0):
+    return crop_views(picture, [(crop, Draws(number))])[0]
+
+
+def photograph(name, width, height):
+    """Return a JPEG of a real photograph, and the pixels that Pillow finds in it."""
+    photo = Image.fromarray(load_sample_images().images[name]).resize((width, height), Image.Resampling.LANCZOS)
+    file = io.BytesIO()
+    photo.save(file, "JPEG", quality=95, subsampling="4:2:0")
+    return file.getvalue(), Image.open(file)
+
+
+def decibels(pixels, expected):
+    error = np.square(pixels.astype(float) - expected).mean()
+    return np.inf if error == 0 else 10 * np.log10(255**2 / error)
+
+
+def fidelity(crop, width, height):
+    """Compare crops with those of Pillow from the same boxes."""
+    found = []
+    for name in (0, 1):
+        data, reference = photograph(name, width, height)
+        for number in range(12):
+            picture = open_picture(data, width * height)
+            cut = crop.draw(picture, Draws(number))
+            expected = reference.convert("RGB").crop(cut.box).resize((crop.size,) * 2, Image.Resampling.BICUBIC)
+            found.append(decibels(crop_one(picture, crop, number), np.asarray(expected)))
+    return found
 
 
 @pytest.mark.parametrize(("width", "height"), [(100, 80), (1, 1), (1000, 3), (3, 1000)])
@@ -30,26 +90,80 @@ def test_areas_and_ratios_keep_to_their_ranges():
     assert ratios.min() == pytest.approx(0.8, abs=0.02) and ratios.max() == pytest.approx(1.25, abs=0.02)
 
 
+def test_a_seed_keeps_its_boxes():
+    boxes = [Crop(8).box(6400, 4270, Draws(3, number)) for number in range(3)]
+    assert boxes == [(353, 0, 6046, 4270), (150, 371, 4905, 4203), (2121, 201, 6120, 3792)]
+    assert Crop(8, scale=(0.9, 1.0)).box(1000, 3, Draws(0)) == (498, 0, 502, 3)  # no box fits
+
+
 def test_the_whole_image_at_its_size_is_untouched():
-    crop = Crop(16, scale=(1.0, 1.0), ratio=(1.0, 1.0), flip=0.0)
-    assert np.array_equal(crop(GRADIENT, Draws(0)), np.asarray(GRADIENT))
+    assert np.array_equal(crop_one(GRADIENT, Crop(16, **WHOLE, flip=0.0)), GRADIENT.array)
 
 
 def test_flips_mirror_as_often_as_asked():
-    always, half = (Crop(16, scale=(1.0, 1.0), ratio=(1.0, 1.0), flip=flip) for flip in (1.0, 0.5))
-    mirrored = np.asarray(GRADIENT)[:, ::-1]
-    assert np.array_equal(always(GRADIENT, Draws(0)), mirrored)
-    assert sum(np.array_equal(half(GRADIENT, Draws(number)), mirrored) for number in range(400)) == pytest.approx(
-        200, abs=50
-    )
+    always, half = (Crop(16, **WHOLE, flip=flip) for flip in (1.0, 0.5))
+    mirrored = GRADIENT.array[:, ::-1]
+    assert np.array_equal(crop_one(GRADIENT, always), mirrored)
+    flips = sum(np.array_equal(crop_one(GRADIENT, half, number), mirrored) for number in range(400))
+    assert flips == pytest.approx(200, abs=50)
 
 
-def test_a_box_is_resized_as_the_cut_image_would_be():
-    crop = Crop(8, flip=0.0)
-    box = crop.box(16, 16, Draws(3))
-    expected = GRADIENT.crop(box).resize((8, 8), Image.Resampling.BICUBIC)
-    # At its edge a box takes up pixels that a cut image no longer has.
-    assert np.array_equal(crop(GRADIENT, Draws(3))[2:-2, 2:-2], np.asarray(expected)[2:-2, 2:-2])
+def test_a_flip_mirrors_the_very_bits():
+    data, _ = photograph(0, 320, 240)
+    never, always = (crop_one(open_picture(data, 10**6), Crop(64, flip=flip)) for flip in (0.0, 1.0))
+    assert np.array_equal(always, never[:, ::-1]) and not np.array_equal(always, never)
+
+
+@pytest.mark.parametrize(("width", "height"), [(256, 341), (512, 384), (1024, 683)])
+def test_exact_crops_have_the_pixels_of_pillow(width, height):
+    found = fidelity(Crop(224, scale=(0.5, 1.0), flip=0.0, decoding="exact"), width, height)
+    assert np.mean(found) >= 69 and min(found) >= 54
+
+
+@pytest.mark.parametrize(("width", "height"), [(1024, 683), (1027, 771), (2048, 1365)])
+def test_scaled_crops_of_large_photographs_come_close(width, height):
+    found = fidelity(Crop(224, scale=(0.5, 1.0), flip=0.0), width, height)
+    assert np.mean(found) >= 45 and min(found) >= 36
+
+
+@pytest.mark.parametrize(("width", "height"), [(8, 8), (31, 33), (64, 48), (257, 511)])
+def test_scaled_boxes_lie_on_the_grid_near_the_exact_ones_and_are_never_enlarged(width, height):
+    exact, scaled = (Crop(8, scale=(0.05, 1.0), decoding=decoding) for decoding in ("exact", "fast"))
+    picture = Pixels(np.zeros((height, width, 3), np.uint8))
+    for number in range(200):
+        box, cut = exact.draw(picture, Draws(number)).box, scaled.draw(picture, Draws(number))
+        assert box == exact.box(width, height, Draws(number))
+        assert all(side % cut.factor == 0 for side in cut.box)
+        assert max(abs(one - other) for one, other in zip(box, cut.box, strict=True)) <= 1.5 * cut.factor
+        assert 0 <= cut.box[0] < cut.box[2] <= width and 0 <= cut.box[1] < cut.box[3] <= height
+        assert cut.factor == 1 or min(cut.box[2] - cut.box[0], cut.box[3] - cut.box[1]) >= 8 * cut.factor
+
+
+def test_views_share_one_decoding_as_large_as_the_most_demanding_one_needs():
+    small, large = (Crop(size, **WHOLE, flip=0.0) for size in (8, 32))
+    picture = Pixels(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    views = crop_views(picture, [(small, Draws(0)), (large, Draws(1)), (small, Draws(0))])
+    assert [view.shape for view in views] == [(8, 8, 3), (32, 32, 3), (8, 8, 3)]
+    assert np.array_equal(views[0], views[2])
+    crop_views(picture, [(small, Draws(0))])
+    crop_views(picture, [(small, Draws(0)), (Crop(8, **WHOLE, decoding="exact"), Draws(0))])
+    assert picture.decoded[0] <= 2 and picture.decoded[1] > 1 and picture.decoded[2] == 1
+
+
+def test_a_view_does_not_move_when_another_needs_more_pixels():
+    data, _ = photograph(1, 1027, 771)
+    picture = open_picture(data, 10**6)
+    alone, demanding = Crop(64, flip=0.0), Crop(700, scale=(1.0, 1.0))
+    first = crop_views(picture, [(alone, Draws(5))])[0]
+    assert decibels(first, crop_views(picture, [(alone, Draws(5)), (demanding, Draws(6))])[0]) > 36
+
+
+def test_crops_are_contiguous_and_leave_the_threads_and_the_seed_of_torch_alone():
+    data, _ = photograph(0, 320, 240)
+    before = torch.get_num_threads(), torch.get_rng_state()
+    for flip in (0.0, 1.0):
+        assert crop_one(open_picture(data, 10**6), Crop(64, flip=flip)).flags.c_contiguous
+    assert torch.get_num_threads() == before[0] and torch.equal(torch.get_rng_state(), before[1])
 
 
 @pytest.mark.parametrize("settings", [{"scale": (0.0, 1.0)}, {"scale": (0.9, 0.5)}, {"ratio": (2, 1)}, {"flip": 1.5}])

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import pickle
+import re
 import struct
+import tempfile
 import zlib
 from itertools import islice
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -71,6 +76,33 @@ def test_a_bad_sample_is_replaced_counted_and_listed(open_stream, tmp_path, name
     (line,) = [json.loads(line) for line in (tmp_path / "run" / "quarantine.jsonl").read_text().splitlines()]
     assert (line["source"], line["reason"], line["shard"], line["id"]) == ("tiny", reason, "00000.tar", 5)
     assert line["key"] == "x" and line["detail"]
+
+
+class Trap:
+    """A pickle that leaves a trace when it is loaded."""
+
+    def __init__(self, trace: Path):
+        self.trace = trace
+
+    def __reduce__(self):
+        return open, (str(self.trace), "w")
+
+
+@pytest.mark.parametrize("extension", ["pyd", "pkl", "pickle", "pth", "pt", "npy", "npz", "cbor", "py"])
+def test_nothing_in_a_tar_is_ever_loaded_or_run(open_stream, tmp_path, extension):
+    trap = pickle.dumps(Trap(tmp_path / "trace"))
+    if extension == "py":
+        trap = f"open({str(tmp_path / 'trace')!r}, 'w')".encode()
+    beside = [*sample_members(1), (f"000001.{extension}", trap)]
+    instead = [(f"000002.{extension}", trap), ("000002.txt", TEXT)]
+    card = write_shards(tmp_path / "tiny", 2, 4, replace={1: beside, 2: instead})
+    (tmp_path / "tiny" / "00000.tar.index").write_bytes(trap)
+    (tmp_path / "tiny" / "tiny.shards.json").write_bytes(trap)
+    stream = open_stream(card)
+    ids = [number for batch in islice(stream.batches(0), 4) for number in batch.ids.tolist()]
+    assert set(ids) == {0, 1, 3, 4, 5, 6, 7}
+    assert set(stream.faults.counts) == {("tiny", "missing_image")}
+    assert not (tmp_path / "trace").exists()
 
 
 def test_substitutes_do_not_depend_on_the_layout(open_stream, tmp_path):
@@ -163,6 +195,45 @@ def test_a_shard_that_shrinks_while_it_is_read_is_counted(open_stream, tmp_path)
     ids = [number for batch in islice(stream.batches(0), 3) for number in batch.ids.tolist()]
     assert min(ids) >= 6
     assert stream.faults.counts[("tiny", "shard_error")] >= 6
+
+
+def test_a_shard_that_vanishes_while_it_is_read_is_counted_and_listed(open_stream, tmp_path):
+    card = write_shards(tmp_path / "tiny", 2, 6)
+    stream = open_stream(card, quarantine=tmp_path / "quarantine.jsonl")
+    (tmp_path / "tiny" / "00001.tar").unlink()
+    ids = [number for batch in islice(stream.batches(0), 6) for number in batch.ids.tolist()]
+    assert max(ids) < 6
+    assert set(stream.faults.counts) == {("tiny", "shard_error")}
+    lines = [json.loads(line) for line in (tmp_path / "quarantine.jsonl").read_text().splitlines()]
+    assert sorted(line["id"] for line in lines) == [6, 7, 8, 9, 10, 11]
+    assert {(line["shard"], line["key"]) for line in lines} == {("00001.tar", "")}
+    assert all("No such file" in line["detail"] for line in lines)
+
+
+def test_a_shard_rewritten_while_it_is_read_is_not_read_on(open_stream, tmp_path):
+    card = write_shards(tmp_path / "tiny", 2, 6)
+    stream = open_stream(card)
+    write_tar(tmp_path / "tiny" / "00000.tar", [member for k in (5, 4, 3, 2, 1, 0) for member in sample_members(k)])
+    ids = [number for batch in islice(stream.batches(0), 3) for number in batch.ids.tolist()]
+    assert min(ids) >= 6
+
+
+def test_a_shard_that_may_not_be_read_is_named_at_the_start(tmp_path):
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        card = write_shards(folder, 3, 2)
+        (folder / "00001.tar").chmod(0)
+        process = os.fork()
+        if not process:
+            if os.geteuid() == 0:  # who may read everything
+                os.setuid(65534)
+            try:
+                card.locations()
+            except RecipeError as error:
+                os._exit(0 if re.search(r"cannot read 1 of 3 shards: .*00001\.tar; fetch", str(error)) else 1)
+            os._exit(2)
+        assert os.waitpid(process, 0)[1] == 0
 
 
 def test_each_process_lists_its_own_faults(open_stream, tmp_path):

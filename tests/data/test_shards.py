@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import tarfile
 
 import pytest
 
 from tests.shards import sample_members, write_shards, write_tar
-from vlp.data.cache import cache_path
+from vlp.data import Card
+from vlp.data.cache import cache_folder, cache_path
 from vlp.data.faults import BadSampleError
 from vlp.data.files import OpenFiles
-from vlp.data.shards import Shard
+from vlp.data.shards import open_shards
+from vlp.data.summary import summary_in_cache
 from vlp.data.tar import scan_tar
 
 LONG = "folder/" + "x" * 150
 
 
 def open_shard(path):
-    return Shard(path, OpenFiles())
+    (shard,) = open_shards(Card(name="x", shards=str(path)))
+    return shard
 
 
 def contents(shard):
@@ -49,7 +53,7 @@ def test_members_lie_where_tarfile_says(tmp_path, format):
 def test_samples_are_neighbouring_members_with_one_key(tmp_path):
     names = ["a/1.jpg", "a/1.txt", "b/1.jpg", "b/1.seg.txt", "b/1.txt", "noextension", "./2.JPG", "a/1.txt"]
     shard = open_shard(write_tar(tmp_path / "x.tar", [(name, name.encode()) for name in names]))
-    assert [shard.index.key(place) for place in range(len(shard))] == ["a/1", "b/1", "./2", "a/1"]
+    assert [shard.key(place) for place in range(len(shard))] == ["a/1", "b/1", "./2", "a/1"]
     assert [list(sample) for sample in contents(shard)] == [["jpg", "txt"], ["jpg", "seg.txt", "txt"], ["jpg"], ["txt"]]
     assert contents(shard)[1]["seg.txt"] == b"b/1.seg.txt"
 
@@ -57,10 +61,10 @@ def test_samples_are_neighbouring_members_with_one_key(tmp_path):
 def test_a_second_start_reads_the_index_and_not_the_tar(tmp_path, monkeypatch):
     write_shards(tmp_path, 1, 4)
     first = open_shard(tmp_path / "00000.tar")
-    monkeypatch.setattr("vlp.data.shards.scan_tar", None)
+    monkeypatch.setattr("vlp.data.index.scan_tar", None)
     again = open_shard(tmp_path / "00000.tar")
     assert contents(first) == contents(again)
-    assert [again.index.key(place) for place in range(4)] == [f"{k:06d}" for k in range(4)]
+    assert [again.key(place) for place in range(4)] == [f"{k:06d}" for k in range(4)]
 
 
 def test_a_changed_tar_is_scanned_again(tmp_path):
@@ -76,10 +80,28 @@ def test_a_changed_tar_is_scanned_again(tmp_path):
 def test_a_damaged_index_is_made_again(tmp_path):
     write_shards(tmp_path, 1, 4)
     path = tmp_path / "00000.tar"
-    open_shard(path)
-    for damage in (b"", b"PK\x03\x04 no zip", cache_path(path, ".npz").read_bytes()[:200]):
-        cache_path(path, ".npz").write_bytes(damage)
-        assert len(open_shard(path)) == 4
+    expected = contents(open_shard(path))
+    whole = cache_path(path, ".index").read_bytes()
+    damages = [b"", b"PK\x03\x04 no index", whole[:200], whole[:-9], b"x" * len(whole)]
+    damages += [whole.replace(b'"samples": 4', b'"samples": 9'), whole.replace(b'"version": 1', b'"version": 0')]
+    for damage in damages:
+        assert damage != whole
+        shutil.rmtree(cache_folder("summaries"))
+        cache_path(path, ".index").write_bytes(damage)
+        assert contents(open_shard(path)) == expected
+        assert cache_path(path, ".index").read_bytes() == whole
+
+
+def test_a_damaged_summary_is_made_again(tmp_path):
+    write_shards(tmp_path, 1, 4)
+    card = Card(name="x", shards=str(tmp_path / "00000.tar"))
+    open_shards(card)
+    whole = summary_in_cache(card).read_bytes()
+    for damage in (b"", b"{}", b"[]", whole[:50], whole.replace(b'"samples": 4', b'"samples": []')):
+        assert damage != whole
+        summary_in_cache(card).write_bytes(damage)
+        assert len(open_shards(card)[0]) == 4
+        assert summary_in_cache(card).read_bytes() == whole
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(tmp_path, monkeypatch):
@@ -92,7 +114,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(tmp_path, monkeypatch):
 def test_no_half_written_files_stay_in_the_cache(tmp_path):
     write_shards(tmp_path, 1, 4, suffix="tar.gz")
     shard = open_shard(tmp_path / "00000.tar.gz")
-    assert sorted(path.suffix for path in shard.tar.parent.iterdir()) == [".npz", ".tar"]
+    assert sorted(path.suffix for path in shard.open()[0].parent.iterdir()) == [".index", ".tar"]
 
 
 @pytest.mark.parametrize("keep", [0.6, 0.9])
@@ -104,15 +126,15 @@ def test_a_truncated_tar_gz_gives_what_can_be_unpacked(tmp_path, keep):
     path.write_bytes(data[: int(keep * len(data))])
     shard = open_shard(path)
     assert 0 < len(shard) < 20 and contents(shard) == whole[: len(shard)]
-    assert "broken gzip stream" in shard.index.fault
-    assert "broken gzip stream" in open_shard(path).index.fault  # also from the cache
+    assert "broken gzip stream" in shard.fault
+    assert "broken gzip stream" in open_shard(path).fault  # also from the cache
 
 
 def test_a_tar_without_its_end_mark_is_suspicious(tmp_path):
     path = write_tar(tmp_path / "x.tar", sample_members(0))
     path.write_bytes(path.read_bytes().rstrip(b"\0") + b"\0" * (512 - len(path.read_bytes().rstrip(b"\0")) % 512))
     assert len(open_shard(path)) == 1
-    assert "no end-of-archive mark" in open_shard(path).index.fault
+    assert "no end-of-archive mark" in open_shard(path).fault
 
 
 def test_doubled_members_are_refused(tmp_path):

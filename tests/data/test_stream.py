@@ -45,7 +45,6 @@ def test_each_sample_comes_once_per_epoch_without_gaps_between_epochs(open_strea
     assert ids[:18] != ids[18:36]
 
 
-@pytest.mark.filterwarnings("ignore:This DataLoader will create 5 worker")
 @pytest.mark.parametrize("workers", [1, 5])
 def test_any_number_of_workers_gives_the_same_bytes(open_stream, card, workers):
     # Five workers share three shards.

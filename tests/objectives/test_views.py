@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.objectives.batches import draw_leaves, one, pairs_of, unit
+from tests.objectives.batches import draw_leaves, extras, one, pairs_of, share_of, unit
 from tests.objectives.cases import build
 from tests.processes import run_processes
-from vlp.objectives.base import Objective
+from vlp.objectives.base import Objective, terms
 
 SIZE, DIM = 6, 6
 TERMS = [
@@ -90,3 +90,13 @@ def test_gradient_is_the_slope_where_declared(name, settings):
 
     leaves = draw_views(4, scale=3.0)
     assert torch.autograd.gradcheck(loss, leaves, raise_exception=term.gradient_is_slope) == term.gradient_is_slope
+
+
+@pytest.mark.parametrize("name", list(terms))
+def test_terms_say_whether_they_read_further_views(name):
+    numbers = [leaf.detach() for leaf in draw_leaves(SIZE)]
+    further = {"image_views": (unit(SIZE, DIM, 3),), "text_views": (unit(SIZE, DIM, 4),)}
+    without, with_views = (
+        share_of(build(name, {}), pairs_of(*numbers, **extras(SIZE), **views)).item() for views in ({}, further)
+    )
+    assert (with_views != without) == terms[name].reads_views

@@ -1,13 +1,26 @@
 """Tokenizers give open_clip's ids, cut to the longest text."""
 
+import copy
+import html
+import itertools
 import pickle
+import random
+import signal
+import string
 
+import ftfy
 import open_clip
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.towers.tiny import CAPTIONS, tiny_bert
-from vlp.towers.tokenizers import ClipTokenizer, TransformersTokenizer, tokenizer_for
+from vlp.config import load_card
+from vlp.data import Captions, SampleSet
+from vlp.towers import tokenizers
+from vlp.towers.byte_pairs import merge
+from vlp.towers.tokenizers import ClipTokenizer, TransformersTokenizer, is_plain, tokenizer_for
 from vlp.types import RecipeError
 
 NASTY = [
@@ -18,7 +31,29 @@ NASTY = [
     "dog!!",
     "&#39;",
     "\n",
+    "&amp;amp;amp;lt; b&w black & white",
+    "caf\u00c3\u00a9 na\u00efve \U0001f468\u200d\U0001f469\u200d\U0001f467 \u4f60\u597d \u0130stanbul \u00bd",
+    "tab\there\x0b\x0c\x85\u2028\u00a0\x1c\x00\x1b[31mred",
+    "it's they'LL <START_OF_TEXT>  a_b--c...!? 3.14 x" + "y" * 60,
 ]
+# Pieces that meet each other: markup, entities, broken encodings, separators, contractions, marks of the vocabulary.
+PIECES = [
+    "&amp;",
+    "&#x27;",
+    "&",
+    ";",
+    "lt",
+    "'s",
+    "'LL",
+    "<end_of_text>",
+    "<start_of_text>",
+    "caf\u00c3\u00a9",
+    "\u2019",
+]
+PIECES += ["\u2019", "\u00a0", "\x1f", "\t", " ", "\u200b", "\ufb01", "\u0130", "A", "_", ".", "12", "\U0001f600"]
+TEXTS = st.text() | st.text(string.printable) | st.lists(st.sampled_from(PIECES), max_size=12).map("".join)
+SYMBOLS = ("a", "b", "ab", "ba", "a</w>", "b</w>", "ab</w>")
+CLEANING = ["lower", "whitespace", "canonicalize"]
 
 
 def assert_same_ids(ours, theirs, pad):
@@ -33,10 +68,83 @@ def assert_same_ids(ours, theirs, pad):
         assert (row[length:] == pad).all()
 
 
+@pytest.mark.parametrize("clean", CLEANING)
 @pytest.mark.parametrize("context_length", [77, 9])
-def test_clip_ids_are_those_of_open_clip(context_length):
-    theirs = open_clip.get_tokenizer("ViT-B-32", context_length=context_length)
-    assert_same_ids(ClipTokenizer(context_length=context_length), theirs, 0)
+def test_clip_ids_are_those_of_open_clip(context_length, clean):
+    theirs = open_clip.SimpleTokenizer(context_length=context_length, clean=clean)
+    ours = ClipTokenizer(context_length=context_length, clean=clean)
+    assert_same_ids(ours, theirs, 0)
+    assert_same_ids(ours, theirs, 0)  # now from the words it knows
+
+
+OURS = {clean: ClipTokenizer(context_length=12, clean=clean) for clean in CLEANING}
+THEIRS = {clean: open_clip.SimpleTokenizer(context_length=12, clean=clean) for clean in CLEANING}
+
+
+@settings(max_examples=400)
+@given(st.lists(TEXTS, min_size=1, max_size=4), st.sampled_from(CLEANING))
+def test_any_text_has_the_ids_of_open_clip(texts, clean):
+    tokens, lengths = OURS[clean](texts)
+    assert torch.equal(tokens, THEIRS[clean](texts)[:, : tokens.shape[1]])
+    assert tokens.shape[1] == lengths.max()
+    assert [OURS[clean].clean(text) for text in texts] == [THEIRS[clean].clean_fn(text) for text in texts]
+
+
+def test_shipped_captions_have_the_ids_of_open_clip():
+    samples, captions = SampleSet({"embedded": load_card("embedded")}), Captions()
+    texts = [captions.first(samples[number]) for number in range(0, len(samples), 5)]
+    assert len(texts) > 500
+    tokens, _ = ClipTokenizer(context_length=77)(texts)
+    assert torch.equal(tokens, open_clip.SimpleTokenizer()(texts)[:, : tokens.shape[1]])
+
+
+def repaired(text):
+    return html.unescape(html.unescape(ftfy.fix_text(text)))
+
+
+def test_plain_texts_need_no_repair():
+    letters = [chr(code) for code in range(128)]
+    assert {letter for letter in letters if is_plain(letter)} == set(string.printable[:-5]) - {"&"}
+    for first, second in itertools.product(filter(is_plain, letters), repeat=2):
+        assert repaired(first + second) == first + second
+
+
+@settings(max_examples=300)
+@given(st.text(string.printable, max_size=40) | st.lists(st.sampled_from(PIECES), max_size=6).map("".join))
+def test_what_passes_for_plain_needs_no_repair(text):
+    assert not is_plain(text) or repaired(text) == text
+
+
+def test_known_words_stay_bounded(monkeypatch):
+    monkeypatch.setattr(tokenizers, "MOST_KNOWN", 8)
+    ours = ClipTokenizer(context_length=77)
+    texts = [f"word{chr(97 + k % 26)}{k} {'x' * k}" for k in range(60)]
+    tokens, _ = ours(texts)
+    assert torch.equal(tokens, open_clip.SimpleTokenizer()(texts)[:, : tokens.shape[1]])
+    assert len(ours._known) <= 8
+
+
+@settings(max_examples=300)
+@given(st.text("abn", min_size=1, max_size=40) | st.text(string.ascii_lowercase, min_size=1, max_size=40))
+def test_merging_equals_the_search_of_open_clip(word):
+    theirs = THEIRS["lower"]
+    assert merge(word, theirs.bpe_ranks) == theirs.bpe(word).split(" ")
+
+
+@settings(max_examples=300)
+@given(st.text("ab", min_size=1, max_size=12), st.permutations([(x, y) for x in SYMBOLS for y in SYMBOLS]))
+def test_merging_equals_the_search_of_open_clip_for_any_ranks(word, order):
+    """Also for ranks that no training gives, where one round makes neighbours of a lower rank."""
+    searching = copy.copy(THEIRS["lower"])
+    searching.bpe_ranks, searching.cache = {pair: rank for rank, pair in enumerate(order)}, {}
+    assert merge(word, searching.bpe_ranks) == searching.bpe(word).split(" ")
+
+
+def test_a_word_as_long_as_a_caption_may_be_ends_soon():
+    signal.alarm(10)  # open_clip takes longer
+    tokens, _ = ClipTokenizer(context_length=77)(["".join(random.Random(0).choices("abcdefghijklmnop", k=99_000))])
+    signal.alarm(0)
+    assert tokens.shape == (1, 77)
 
 
 def test_transformers_ids_are_those_of_open_clip(tmp_path):
@@ -53,7 +161,9 @@ def test_no_texts_give_no_tokens():
 
 def test_a_tokenizer_travels_to_worker_processes():
     tokenizer = ClipTokenizer(context_length=77)
-    copy = pickle.loads(pickle.dumps(tokenizer))
+    sent = pickle.dumps(tokenizer)
+    assert len(sent) < 1000  # the vocabulary stays here
+    copy = pickle.loads(sent)
     assert torch.equal(copy(NASTY)[0], tokenizer(NASTY)[0])
 
 

@@ -1,85 +1,119 @@
-"""Build the indices that the stream reads at its start: ahead of training, on all cores."""
+"""Write indices beside the shards and a summary beside the card, with checksums of all that was read for them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vlp.curate.cards import num_shards, open_card
 from vlp.curate.parallel import map_in_order, num_cpus, progress
-from vlp.data.cache import cache_path
-from vlp.data.files import OpenFiles
-from vlp.data.shards import Shard
+from vlp.data.cache import write_beside
+from vlp.data.faults import BadSampleError
+from vlp.data.index import build_index, index_in_memory
+from vlp.data.shards import Shard, open_shards
+from vlp.data.summary import Known, summary_beside, summary_in_cache, write_summary
+from vlp.data.unpack import ZIPPED
 from vlp.types import RecipeError
 
 
 @dataclass(frozen=True)
 class Indexed:
-    """What one shard holds; `fresh` when its index was there already."""
+    """What one shard holds.
 
-    path: Path
-    samples: int
-    bytes: int
+    Args:
+        index: Where its index lies.
+        fresh: Whether that was there already.
+    """
+
+    location: str
+    known: Known
+    index: Path
     fresh: bool
-    fault: str
 
 
 @dataclass(frozen=True)
 class Indices:
-    """The indices of a card."""
+    """The indices of a card, and its summary."""
 
     card: str
-    folder: Path
+    summary: Path
     shards: tuple[Indexed, ...]
 
     @property
     def samples(self) -> int:
         """Samples of all shards."""
-        return sum(shard.samples for shard in self.shards)
+        return sum(shard.known.samples for shard in self.shards)
 
     def __str__(self) -> str:
-        num_bytes = sum(shard.bytes for shard in self.shards)
+        num_bytes = sum(max(shard.known.bytes, 0) for shard in self.shards)
         num_fresh = sum(shard.fresh for shard in self.shards)
         built = len(self.shards) - num_fresh
-        lines = [f"warning: {shard.path}: {shard.fault}" for shard in self.shards if shard.fault]
+        lines = [f"warning: {shard.location}: {shard.known.fault}" for shard in self.shards if shard.known.fault]
         lines += [
             f"{self.card}: {self.samples:,} samples, {num_bytes / 1e6:,.1f} MB, {num_shards(len(self.shards))}",
-            f"{built} indices built, {num_fresh} were there, in {self.folder}",
+            f"{built} indices built, {num_fresh} were there, in {self.shards[0].index.parent}",
+            f"summary: {self.summary}",
         ]
         return "\n".join(lines)
 
 
 def index_card(name: str, *, workers: int | None = None) -> Indices:
-    """Build the indices that are missing or belong to an older content of their shard.
+    """Build the indices that are missing or belong to an older content of their shard; fetch remote shards for it.
 
     Args:
         name: Name of the card, or the path of its file.
         workers: Processes; all cores when absent.
 
     Raises:
-        RecipeError: A shard is missing, or the cache cannot be written.
+        RecipeError: A shard cannot be read, or neither its folder nor the cache can be written.
     """
     card = open_card(name)
-    paths = card.paths()
-    shards = []
-    with progress(len(paths), "shards") as bar:
-        for shard in map_in_order(index_shard, paths, num_cpus() if workers is None else workers):
-            shards.append(shard)
+    shards = open_shards(card)
+    indexed = []
+    with progress(len(shards), "shards") as bar:
+        for one in map_in_order(index_shard, shards, num_cpus() if workers is None else workers):
+            indexed.append(one)
             bar.update()
-    return Indices(card.name, cache_path(paths[0], "").parent, tuple(shards))
+    known = {one.location: one.known for one in indexed}
+    for path in (summary_beside(card), summary_in_cache(card)):
+        try:
+            write_summary(path, card, known)
+        except OSError:
+            continue
+        return Indices(card.name, path, tuple(indexed))
+    raise _no_place(summary_in_cache(card))
 
 
-def index_shard(path: Path) -> Indexed:
+def index_shard(shard: Shard) -> Indexed:
     """Index one shard.
 
     Raises:
-        RecipeError: The cache cannot be written.
+        RecipeError: It cannot be read, or its index not be written.
     """
-    cached = cache_path(path, ".npz")
-    fresh = cached.exists()
-    before = cached.stat().st_mtime_ns if fresh else 0
-    index = Shard(path, OpenFiles()).index
-    if not cached.exists():
-        raise RecipeError(f"cannot write an index into {cached.parent}; set XDG_CACHE_HOME to a folder with room")
-    # A broken index is written anew under its name.
-    return Indexed(path, len(index), path.stat().st_size, fresh and cached.stat().st_mtime_ns == before, index.fault)
+    try:
+        tar, index = shard.open()
+    except BadSampleError as error:
+        raise RecipeError(f"{error}; the other indices are kept") from error
+    footer, path, fresh = index.footer, index.path, index.footer.has_checksums
+    if not fresh:
+        content = build_index(tar, footer.fault, checksums=True)
+        footer, path = index_in_memory(content).footer, _write(content, shard)
+    sha256 = shard.known.sha256 if shard.name.endswith(ZIPPED) else footer.tar_sha256
+    known = replace(shard.known, samples=footer.samples, fault=footer.fault, sha256=sha256)
+    return Indexed(shard.location, known, path, fresh)
+
+
+def _write(content: bytes, shard: Shard) -> Path:
+    places = shard.home.index_places()
+    for path in places:
+        try:
+            with write_beside(path) as file:
+                file.write(content)
+        except OSError:
+            continue
+        return path
+    raise _no_place(places[-1])
+
+
+def _no_place(path: Path) -> RecipeError:
+    return RecipeError(f"cannot write into {path.parent}; set XDG_CACHE_HOME to a folder with room")

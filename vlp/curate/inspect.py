@@ -121,7 +121,7 @@ class _Viewer:
 
     def picture(self, number: int) -> Picture:
         sample = self._samples[number]
-        return Picture(sample.shard.index.key(sample.place), self.thumbnail(number), self.caption(number))
+        return Picture(sample.shard.key(sample.place), self.thumbnail(number), self.caption(number))
 
 
 def _find(viewer: _Viewer, measured: Measured, seed: int) -> Findings:

@@ -8,19 +8,16 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from vlp.curate.parallel import map_in_order, progress
-from vlp.data import Captions, Card
+from vlp.data import Captions, Card, SampleSet
 from vlp.data.decode import EXTENSIONS, FORMATS
 from vlp.data.faults import BadSampleError
-from vlp.data.files import OpenFiles
-from vlp.data.samples import Sample
-from vlp.data.shards import Shard
+from vlp.data.samples import Part, Sample
 
 WORD = re.compile(r"\w[\w'-]*")
 
@@ -30,7 +27,7 @@ class Columns:
     """One number per usable sample.
 
     Args:
-        ids: Place of the sample among all of the card.
+        ids: Place of the sample among those that the card keeps.
         image_hashes: First 64 bits of a hash of the encoded image.
         caption_hashes: The same of the caption in small letters.
         kinds: Number of the extension in `EXTENSIONS`.
@@ -69,7 +66,7 @@ class Measured:
     """What one shard, or a whole card, holds.
 
     Args:
-        samples: All samples, usable or not.
+        samples: All samples that the card keeps, usable or not.
         vocabulary: How often each word occurs, in small letters.
         faults: Samples that were left out, by reason.
     """
@@ -86,29 +83,30 @@ def measure(card: Card, workers: int) -> Measured:
     Raises:
         RecipeError: A shard is missing.
     """
-    paths = card.paths()
+    used = SampleSet({card.name: card}).parts
     samples, parts = 0, []
     vocabulary: Counter[str] = Counter()
     faults: Counter[str] = Counter()
-    with progress(len(paths), "shards") as bar:
-        for shard in map_in_order(_measure_shard, [(card, path) for path in paths], workers):
-            shard.columns.ids[:] += samples
-            samples += shard.samples
-            parts.append(shard.columns)
-            vocabulary.update(shard.vocabulary)
-            faults.update(shard.faults)
+    with progress(len(used), "shards") as bar:
+        for measured in map_in_order(_measure_shard, [(card, part) for part in used], workers):
+            measured.columns.ids[:] += samples
+            samples += measured.samples
+            parts.append(measured.columns)
+            vocabulary.update(measured.vocabulary)
+            faults.update(measured.faults)
             bar.update()
     return Measured(samples, Columns.together(parts), vocabulary, faults)
 
 
-def _measure_shard(task: tuple[Card, Path]) -> Measured:
-    card, path = task
-    shard = Shard(path, OpenFiles())
+def _measure_shard(task: tuple[Card, Part]) -> Measured:
+    card, part = task
+    shard = part.shard
     captions = Captions()
     rows: list[tuple[int, ...]] = []
     vocabulary: Counter[str] = Counter()
-    faults: Counter[str] = Counter({"shard_error": 1} if shard.index.fault else {})
-    for place in range(len(shard)):
+    faults: Counter[str] = Counter({"shard_error": 1} if shard.fault else {})
+    for number in range(len(part)):
+        place = part.place(number)
         try:
             sample = Sample(place, card.name, card.captions, shard, place, shard.members(place))
             text = captions.first(sample)
@@ -117,9 +115,9 @@ def _measure_shard(task: tuple[Card, Path]) -> Measured:
             faults[bad.reason] += 1
             continue
         image_hash, *image_numbers = image
-        rows.append((place, image_hash, _hash(text.lower().encode()), *image_numbers, len(text), len(text.split())))
+        rows.append((number, image_hash, hash64(text.lower().encode()), *image_numbers, len(text), len(text.split())))
         vocabulary.update(WORD.findall(text.lower()))
-    return Measured(len(shard), Columns.of_rows(rows), vocabulary, faults)
+    return Measured(len(part), Columns.of_rows(rows), vocabulary, faults)
 
 
 def _measure_image(sample: Sample) -> tuple[int, ...]:
@@ -138,8 +136,9 @@ def _measure_image(sample: Sample) -> tuple[int, ...]:
     # As in `decode_image`: decoders of broken data raise almost anything.
     except Exception as error:
         raise BadSampleError("corrupt_image", str(error)) from error
-    return _hash(data), EXTENSIONS.index(kind), width, height, len(data)
+    return hash64(data), EXTENSIONS.index(kind), width, height, len(data)
 
 
-def _hash(data: bytes) -> int:
+def hash64(data: bytes) -> int:
+    """Return the first 64 bits of a hash that is equal on every machine."""
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")

@@ -58,7 +58,7 @@ def _head(card: Card, found: Findings) -> str:
     columns = found.measured.columns
     sides = np.minimum(columns.widths, columns.heights)
     figures = [
-        ("samples", f"in {num_shards(len(card.paths()))}", f"{found.measured.samples:,}", ""),
+        ("samples", f"in {num_shards(len(card.locations()))}", f"{found.measured.samples:,}", ""),
         ("shorter side", "median, in pixels", f"{np.median(sides):.0f}", f"{sides.min()} to {sides.max()}"),
         ("captions that others have too", "in small letters", _share(found.repeated_captions, len(columns)), ""),
         ("images that repeat another", "byte by byte", _share(found.repeated_images, len(columns)), ""),

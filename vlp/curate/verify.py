@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,10 +15,11 @@ from vlp.curate.rows import MAX_BYTES, MAX_PIXELS
 from vlp.data import Captions, Card
 from vlp.data.decode import EXTENSIONS, decode_image
 from vlp.data.faults import BadSampleError
-from vlp.data.files import OpenFiles
+from vlp.data.remote import is_remote
 from vlp.data.samples import Sample
-from vlp.data.shards import Shard
+from vlp.data.shards import Shard, open_shards
 from vlp.data.tar import scan_tar
+from vlp.data.unpack import ZIPPED
 from vlp.types import RecipeError
 
 SHOWN = 20
@@ -75,56 +77,72 @@ def verify_card(name: str, *, workers: int | None = None) -> Verdict:
         RecipeError: No such card, or a shard is missing.
     """
     card = open_card(name)
-    paths = card.paths()
+    shards = open_shards(card)
     samples = 0
     findings: list[Finding] = []
-    with progress(len(paths), "shards") as bar:
-        tasks = [(card, path, _expected(card, path)) for path in paths]
+    with progress(len(shards), "shards") as bar:
+        tasks = [(card, shard) for shard in shards]
         for checked in map_in_order(_check_shard, tasks, num_cpus() if workers is None else workers):
             samples += checked.samples
             findings += checked.findings
             bar.update()
     if card.samples is not None and card.samples != samples:
         findings.append(Finding("wrong_count", card.name, "", f"{card.samples} samples promised, {samples} found"))
-    return Verdict(card.name, len(paths), samples, tuple(findings))
+    return Verdict(card.name, len(shards), samples, tuple(findings))
 
 
-def _expected(card: Card, path: Path) -> str | None:
-    """Return the checksum of a shard; None where the card has no checksums, empty where it forgot this one."""
-    known = {(card.folder / name).resolve(): value for name, value in card.sha256.items()}
-    return known.get(path.resolve(), "") if known else None
-
-
-def _check_shard(task: tuple[Card, Path, str | None]) -> Checked:
-    card, path, expected = task
-    findings = list(_check_bytes(path, expected))
+def _check_shard(task: tuple[Card, Shard]) -> Checked:
+    card, shard = task
     try:
-        shard = Shard(path, OpenFiles())
-    except (OSError, RecipeError) as error:
-        return Checked(0, (*findings, Finding("shard_error", path.name, "", str(error))))
+        tar, index = shard.open()
+    except (BadSampleError, RecipeError) as error:
+        return Checked(0, (Finding("shard_error", shard.name, "", str(error)),))
+    findings = list(_check_bytes(card, shard, tar))
     # The index may be older than a fault that left size and time of the file alone.
-    fault = shard.index.fault or scan_tar(shard.tar).fault
+    fault = shard.fault or scan_tar(tar).fault
     if fault:
-        findings.append(Finding("shard_error", path.name, "", fault))
+        findings.append(Finding("shard_error", shard.name, "", fault))
     captions = [Captions(keys={key: 1.0}) for key in card.captions]
     for place in range(len(shard)):
         try:
+            if index.footer.has_checksums:
+                _check_members(shard, place)
             _check_sample(card, shard, place, captions)
         except BadSampleError as bad:
-            findings.append(Finding(bad.reason, path.name, shard.index.key(place), bad.detail))
+            findings.append(Finding(bad.reason, shard.name, shard.key(place), bad.detail))
+        except _WrongChecksumError as wrong:
+            findings.append(Finding("wrong_checksum", shard.name, shard.key(place), str(wrong)))
     return Checked(len(shard), tuple(findings))
 
 
-def _check_bytes(path: Path, expected: str | None) -> Iterator[Finding]:
-    if expected is None:
+def _check_bytes(card: Card, shard: Shard, tar: Path) -> Iterator[Finding]:
+    """Hash a shard; one that was packed and remote was hashed when it was fetched, and is no more."""
+    expected = card.sha256_of(shard.location)
+    path = tar if is_remote(shard.location) else Path(shard.location)
+    if not card.sha256 or (is_remote(shard.location) and shard.name.endswith(ZIPPED)):
         return
     if not expected:
-        yield Finding("no_checksum", path.name, "", "the card has checksums, but none of this shard")
+        yield Finding("no_checksum", shard.name, "", "the card has checksums, but none of this shard")
         return
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != expected:
-        yield Finding("wrong_checksum", path.name, "", f"sha256 is {found}, not {expected}")
+        yield Finding("wrong_checksum", shard.name, "", f"sha256 is {found}, not {expected}")
+
+
+class _WrongChecksumError(Exception):
+    """Bytes that are not those that were indexed."""
+
+
+def _check_members(shard: Shard, place: int) -> None:
+    """Compare the members of a sample with the checksums of the index.
+
+    Raises:
+        BadSampleError: They cannot be read.
+    """
+    for entry in shard.entries(place):
+        if zlib.crc32(shard.read(entry.offset, entry.size)) != entry.checksum:
+            raise _WrongChecksumError(f".{entry.extension} is not what it was when it was indexed")
 
 
 def _check_sample(card: Card, shard: Shard, place: int, captions: list[Captions]) -> None:

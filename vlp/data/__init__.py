@@ -9,7 +9,21 @@ from vlp.data.captions import Captions
 from vlp.data.cards import Card
 from vlp.data.crop import Crop
 from vlp.data.faults import Faults
+from vlp.data.negatives import HardNegatives
 from vlp.data.samples import SampleSet
 from vlp.data.stream import Stream
+from vlp.data.text_augment import TextAugment
+from vlp.data.views import Views
 
-__all__ = ["Augment", "Captions", "Card", "Crop", "Faults", "SampleSet", "Stream"]
+__all__ = [
+    "Augment",
+    "Captions",
+    "Card",
+    "Crop",
+    "Faults",
+    "HardNegatives",
+    "SampleSet",
+    "Stream",
+    "TextAugment",
+    "Views",
+]

@@ -40,6 +40,7 @@ class Augment(nn.Module):
     Args:
         mean: Channel means of the model's preprocessing.
         std: Channel deviations of the model's preprocessing.
+        spare_first: Only normalise the first view.
         affine: Probability of moving, turning, scaling and shearing.
         rotation: Largest angle in degrees, both ways.
         scale: Smallest and largest zoom; drawn evenly on a logarithmic axis.
@@ -70,6 +71,7 @@ class Augment(nn.Module):
         self,
         mean: Sequence[float],
         std: Sequence[float],
+        spare_first: bool = False,
         *,
         affine: float = 0.0,
         rotation: float = 0.0,
@@ -104,6 +106,7 @@ class Augment(nn.Module):
         self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
         self.register_buffer("to_yiq", torch.tensor(YIQ), persistent=False)
+        self.spare_first = spare_first
         self.affine, self.rotation, self.shear = affine, math.radians(rotation), math.radians(shear)
         self.scale, self.translate, self.border = scale, translate, border
         self.color, self.brightness, self.contrast = color, brightness, contrast
@@ -117,6 +120,8 @@ class Augment(nn.Module):
     ) -> Float32[Tensor, "v n 3 h w"]:
         """Return normalised pixels on the device of `images`."""
         views, num, height, width, _ = images.shape
+        if self.spare_first:  # no probability is above 1
+            draws = torch.cat([torch.ones_like(draws[:1]), draws[1:]])
         columns = dict(zip(SLOTS, draws.flatten(0, 1)[:, :NUM_DRAWS].unbind(1), strict=True))
         pixels = images.flatten(0, 1).permute(0, 3, 1, 2).contiguous().float() / 255
         if self.affine:

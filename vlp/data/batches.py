@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from jaxtyping import Float32, Int64, UInt8
 from numpy.typing import NDArray
-from torch.utils.data import Dataset
+from torch import Tensor
 
 from vlp.data.augment import NUM_DRAWS
-from vlp.data.captions import Caption, Captions
-from vlp.data.crop import Crop
-from vlp.data.decode import EXTENSIONS, decode_image
+from vlp.data.captions import Caption
+from vlp.data.decode import EXTENSIONS, open_picture
 from vlp.data.faults import BadSampleError, Fault
 from vlp.data.order import Order, Substitutes
-from vlp.data.randomness import CAPTION, CROP, DEVICE, Draws, fold, uniform_rows
+from vlp.data.randomness import DEVICE, fold, uniform_rows
 from vlp.data.samples import Sample, SampleSet
+from vlp.data.views import Views
 from vlp.types import Batch, Tokenizer
 
 # With half of all samples bad, one place in 10^30 stays empty.
@@ -26,14 +28,30 @@ MOST_SUBSTITUTES = 100
 
 @dataclass(frozen=True)
 class Packet:
-    """What a worker sends: a batch and the bad samples met on the way, or no batch where nothing good was found."""
+    """A batch and the bad samples met on the way, or no batch where nothing good was found."""
 
     batch: Batch | None
     faults: tuple[Fault, ...]
 
-    def pin_memory(self) -> Packet:
-        """Pin the batch (called by the DataLoader)."""
-        return self if self.batch is None else replace(self, batch=self.batch.pin_memory())
+
+@dataclass(frozen=True)
+class Rows:
+    """What a batch says of some of its samples besides their pixels; in arrays, which are cheap to send."""
+
+    tokens: Int64[NDArray[np.int64], "views n l"]
+    lengths: Int64[NDArray[np.int64], "views n"]
+    draws: Float32[NDArray[np.float32], "views n draws"]
+    ids: Int64[NDArray[np.int64], " n"]
+    caption_ids: Int64[NDArray[np.int64], " n"]
+    sources: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some samples of a batch and the bad ones met on the way, or no rows where nothing good was found."""
+
+    rows: Rows | None
+    faults: tuple[Fault, ...]
 
 
 @dataclass(frozen=True)
@@ -41,13 +59,8 @@ class Loaded:
     """One sample, ready to be stacked."""
 
     id: int
-    images: list[NDArray[np.uint8]]
     captions: list[Caption]
     source: str
-
-
-class NothingGoodError(Exception):
-    """No substitute was found for a bad sample."""
 
 
 @dataclass(frozen=True)
@@ -55,27 +68,22 @@ class Decoder:
     """Turns a sample of an epoch into pixels and texts."""
 
     samples: SampleSet
-    crop: Crop
-    captions: Captions
+    views: Views
     seed: int
-    num_views: int
-    num_text_views: int
     max_pixels: int
     max_bytes: int
 
-    def __call__(self, epoch: int, number: int) -> Loaded:
-        """Read, decode, crop and word one sample.
+    def __call__(self, epoch: int, number: int, into: UInt8[NDArray, "views s s 3"]) -> Loaded:
+        """Read, decode, crop and word one sample; its pixels are written, its words returned.
 
         Raises:
             BadSampleError: It cannot be used.
         """
         sample = self.samples[number]
-        captions = [
-            self.captions(sample, Draws(self.seed, CAPTION, epoch, number, view)) for view in range(self.num_text_views)
-        ]
-        image = decode_image(self._read_image(sample), self.max_pixels)
-        crops = [self.crop(image, Draws(self.seed, CROP, epoch, number, view)) for view in range(self.num_views)]
-        return Loaded(number, crops, captions, sample.source)
+        captions = self.views.texts(sample, self.seed, epoch, number)
+        picture = open_picture(self._read_image(sample), self.max_pixels)
+        self.views.images(picture, self.seed, epoch, number, into)
+        return Loaded(number, captions, sample.source)
 
     def _read_image(self, sample: Sample) -> bytes:
         extension = next((name for name in EXTENSIONS if name in sample.members), None)
@@ -86,8 +94,12 @@ class Decoder:
         return sample.read(extension)
 
 
-class LocalBatches(Dataset[Packet]):
-    """This process's slice of every global batch, by its number."""
+def _let_pass(_sample: int) -> None:
+    """Refuse no sample."""
+
+
+class LocalBatches:
+    """This process's slice of every global batch, by its number; whole, or in parts that several processes make."""
 
     def __init__(
         self,
@@ -107,53 +119,118 @@ class LocalBatches(Dataset[Packet]):
         self.local_size = batch_size // world_size
         self.first = rank * self.local_size
 
+    @property
+    def shape(self) -> tuple[int, int, int, int, int]:
+        """Shape of the pixels of a slice."""
+        views = self.decoder.views
+        return len(views.crops), self.local_size, views.size, views.size, 3
+
     def __getitem__(self, number: int) -> Packet:
         """Return the slice of global batch `number`."""
-        start = number * self.batch_size
-        positions = np.arange(start + self.first, start + self.first + self.local_size)
-        substitutes = Substitutes(self.order, start, self.batch_size)
+        images = np.empty(self.shape, dtype=np.uint8)
+        return self.join([self.part(number, 0, self.local_size, images)], torch.from_numpy(images))
+
+    def positions(self, number: int, start: int, stop: int) -> NDArray[np.int64]:
+        """Return the positions of rows of a slice in the order of the run."""
+        first = number * self.batch_size + self.first
+        return np.arange(first + start, first + stop)
+
+    def part(
+        self, number: int, start: int, stop: int, images: NDArray[np.uint8], guard: Callable[[int], None] = _let_pass
+    ) -> Part:
+        """Decode rows of a slice.
+
+        Each place finds its sample and its substitutes by itself, so that parts add up to the same slice however it
+        is divided.
+
+        Args:
+            number: Number of the global batch.
+            start: First row.
+            stop: Row after the last.
+            images: Pixels of the whole slice; the rows are written into it.
+            guard: Sees the number of each sample before anything of it is read, and may refuse it as a bad one; sees
+                -1 when the samples are done and their captions are not.
+        """
+        substitutes = Substitutes(self.order, number * self.batch_size, self.batch_size)
+        positions = self.positions(number, start, stop)
         epochs, ids = self.order.samples_at(positions)
         faults: list[Fault] = []
-        try:
-            loaded = [
-                self._load(int(position), int(epoch), int(sample), substitutes, faults)
-                for position, epoch, sample in zip(positions, epochs, ids, strict=True)
-            ]
-        except NothingGoodError:
-            return Packet(None, tuple(faults))
-        return Packet(self._collate(epochs, loaded), tuple(faults))
+        loaded: list[Loaded] = []
+        for position, epoch, sample in zip(positions.tolist(), epochs.tolist(), ids.tolist(), strict=True):
+            into = images[:, start + len(loaded)]
+            found = self._load(position, epoch, sample, into, substitutes, faults, guard)
+            if found is None:
+                return Part(None, tuple(faults))
+            loaded.append(found)
+        guard(-1)
+        return Part(self._collate(epochs, loaded), tuple(faults))
 
-    def _load(self, position: int, epoch: int, sample: int, substitutes: Substitutes, faults: list[Fault]) -> Loaded:
+    def join(self, parts: Sequence[Part], images: UInt8[Tensor, "views n h w 3"]) -> Packet:
+        """Put the parts of a slice together.
+
+        Args:
+            parts: All of them, in order.
+            images: The pixels that they have written.
+        """
+        faults: tuple[Fault, ...] = ()
+        rows: list[Rows] = []
+        for part in parts:
+            faults += part.faults
+            if part.rows is None:
+                return Packet(None, faults)
+            rows.append(part.rows)
+        batch = _join_rows(rows, images, self.tokenizer.pad_id)
+        return Packet(replace(batch, num_negatives=self.decoder.views.num_negatives), faults)
+
+    def _load(
+        self,
+        position: int,
+        epoch: int,
+        sample: int,
+        into: NDArray[np.uint8],
+        substitutes: Substitutes,
+        faults: list[Fault],
+        guard: Callable[[int], None],
+    ) -> Loaded | None:
         for attempt in range(MOST_SUBSTITUTES):
             number = sample if attempt == 0 else substitutes.at(position, attempt)
             try:
-                return self.decoder(epoch, number)
+                guard(number)
+                return self.decoder(epoch, number, into)
             except BadSampleError as bad:
                 faults.append(self.samples.fault(number, bad.reason, bad.detail))
-        raise NothingGoodError
+        return None
 
-    def _collate(self, epochs: NDArray[np.int64], loaded: list[Loaded]) -> Batch:
-        num_views, num_texts = len(loaded[0].images), len(loaded[0].captions)
-        size = self.decoder.crop.size
-        images = torch.empty(num_views, len(loaded), size, size, 3, dtype=torch.uint8)
-        for place, sample in enumerate(loaded):
-            for view, pixels in enumerate(sample.images):
-                images.numpy()[view, place] = pixels
+    def _collate(self, epochs: NDArray[np.int64], loaded: list[Loaded]) -> Rows:
+        num_views, num_texts = len(self.decoder.views.crops), len(loaded[0].captions)
         tokens, lengths = self.tokenizer([sample.captions[view].text for view in range(num_texts) for sample in loaded])
         keys = [
             fold(self.order.seed, DEVICE, int(epoch), sample.id, view)
             for view in range(num_views)
             for epoch, sample in zip(epochs, loaded, strict=True)
         ]
-        return Batch(
-            images=images,
-            tokens=tokens.view(num_texts, len(loaded), -1),
-            lengths=lengths.view(num_texts, len(loaded)),
-            draws=torch.from_numpy(uniform_rows(keys, NUM_DRAWS)).view(num_views, len(loaded), NUM_DRAWS),
-            ids=torch.tensor([sample.id for sample in loaded]),
-            caption_ids=torch.tensor([hash_text(sample.captions[0].identity) for sample in loaded]),
+        return Rows(
+            tokens=tokens.view(num_texts, len(loaded), -1).numpy(),
+            lengths=lengths.view(num_texts, len(loaded)).numpy(),
+            draws=uniform_rows(keys, NUM_DRAWS).reshape(num_views, len(loaded), NUM_DRAWS),
+            ids=np.array([sample.id for sample in loaded]),
+            caption_ids=np.array([hash_text(sample.captions[0].identity) for sample in loaded]),
             sources=tuple(sample.source for sample in loaded),
         )
+
+
+def _join_rows(rows: Sequence[Rows], images: UInt8[Tensor, "views n h w 3"], pad_id: int) -> Batch:
+    width = max(part.tokens.shape[2] for part in rows)
+    padded = [np.pad(r.tokens, ((0, 0), (0, 0), (0, width - r.tokens.shape[2])), constant_values=pad_id) for r in rows]
+    return Batch(
+        images=images,
+        tokens=torch.from_numpy(np.concatenate(padded, axis=1)),
+        lengths=torch.from_numpy(np.concatenate([part.lengths for part in rows], axis=1)),
+        draws=torch.from_numpy(np.concatenate([part.draws for part in rows], axis=1)),
+        ids=torch.from_numpy(np.concatenate([part.ids for part in rows])),
+        caption_ids=torch.from_numpy(np.concatenate([part.caption_ids for part in rows])),
+        sources=sum((part.sources for part in rows), ()),
+    )
 
 
 def hash_text(text: str) -> int:

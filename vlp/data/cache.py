@@ -1,4 +1,4 @@
-"""A folder for what can be computed again: tar indices and unpacked tar.gz shards."""
+"""A folder for what can be computed or fetched again: indices, summaries, copies of remote and packed shards."""
 
 from __future__ import annotations
 
@@ -10,16 +10,25 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-VERSION = "1"
+VERSION = "2"
+
+
+def cache_folder(room: str) -> Path:
+    """Return a folder of the cache."""
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "vlp" / room
+
+
+def cache_name(*identity: str) -> str:
+    """Return a file name for what belongs to `identity`."""
+    return hashlib.sha256("\0".join((VERSION, *identity)).encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
 
 def cache_path(source: Path, suffix: str) -> Path:
     """Return where something made of `source` belongs; another path, size or time of change gives another answer."""
     status = source.stat()
-    identity = f"{VERSION}\0{source.resolve()}\0{status.st_size}\0{status.st_mtime_ns}"
-    name = hashlib.sha256(identity.encode("utf-8", "surrogateescape")).hexdigest()[:32]
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "vlp" / "shards" / f"{name}{suffix}"
+    name = cache_name(str(source.resolve()), str(status.st_size), str(status.st_mtime_ns))
+    return cache_folder("shards") / f"{name}{suffix}"
 
 
 @contextlib.contextmanager

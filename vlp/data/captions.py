@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from vlp.data.cleaning import Rubbish, remove
 from vlp.data.faults import BadSampleError
 from vlp.data.randomness import Draws
 from vlp.data.samples import Sample
+from vlp.paths import find_file
 from vlp.types import RecipeError
 
 LARGEST_CAPTION = 100_000
 LARGEST_JSON = 10_000_000
 JSON = "json."
+MOST_DIGITS = 12
+# `{c}` is what prompt files of evaluations write.
+PLACE = re.compile(r"\{c?\}")
 
 
 @dataclass(frozen=True)
@@ -40,12 +46,18 @@ class Captions:
         keys: Where captions are, with weights: `txt` is a member of each sample, `json.NAME` a key of its JSON member
             (a text, or a list of texts of which one is drawn). Null uses what the card says. Keys that a sample lacks
             are left out of the draw.
+        class_names: Names of classes, as a list or in a file with one per line, for captions that are numbers (`cls`,
+            `json.label`): number 0 is the first.
         lines: Whether each line of a caption is a caption of its own, of which one is drawn.
         separator: What separates the pieces of a caption like "cat, pet, animal"; null leaves captions whole.
         wording: With a separator, how often each of these is used: `all` pieces as they stand, the `first` alone,
             `one` of the others alone, or `some`: the first and a random part of the others in random order.
-        templates: Sentences with `{}` for the caption, such as "a drawing of a {}".
+        templates: Sentences with `{}` for the caption, such as "a drawing of a {}", as a list or in a file with one
+            per line, where `{c}` may stand for `{}`.
         template_probability: How often one of the templates is used.
+        clean: What is removed: `urls` (web addresses), `tags` (HTML), `file_names` (such as photo.jpg or IMG_1234),
+            `repeats` (all but the first of equal punctuation marks in a row). A caption of which nothing is left
+            counts as a bad sample.
         lower: Turn capitals into small letters.
         identity: What makes two captions equal, so that neither is a negative of the other's image: the drawn `text`
             before any template, or the `first` piece, whatever wording was drawn. Case does not count.
@@ -55,11 +67,13 @@ class Captions:
         self,
         *,
         keys: dict[str, float] | None = None,
+        class_names: tuple[str, ...] | str = (),
         lines: bool = False,
         separator: str | None = None,
         wording: dict[Wording, float] | None = None,
-        templates: tuple[str, ...] = (),
+        templates: tuple[str, ...] | str = (),
         template_probability: float = 0.5,
+        clean: tuple[Rubbish, ...] = (),
         lower: bool = False,
         identity: Literal["text", "first"] = "text",
     ):
@@ -69,15 +83,17 @@ class Captions:
             raise RecipeError("data.captions.wording has no effect without data.captions.separator")
         if identity == "first" and not separator:
             raise RecipeError("data.captions.identity=first has no effect without data.captions.separator")
-        for template in templates:
-            if "{}" not in template:
+        self.templates = _lines("templates", templates)
+        for template in self.templates:
+            if not PLACE.search(template):
                 raise RecipeError(f"data.captions.templates: '{template}' lacks {{}} where the caption goes")
         self.keys = keys
+        self.class_names = _lines("class_names", class_names)
         self.lines = lines
         self.separator = separator
         self.wording: Mapping[Wording, float] = wording or {"all": 1.0}
-        self.templates = templates
         self.template_probability = template_probability
+        self.clean = clean
         self.lower = lower
         self.identity = identity
 
@@ -93,7 +109,7 @@ class Captions:
         pieces = self._split(whole)
         text = words = self._reword(whole, pieces, draws)
         if self.templates and draws.uniform() < self.template_probability:
-            text = draws.choice(self.templates).replace("{}", words)
+            text = PLACE.sub(lambda _: words, draws.choice(self.templates))
         return Caption(text, (pieces[0] if self.identity == "first" else words).lower())
 
     def first(self, sample: Sample) -> str:
@@ -108,16 +124,30 @@ class Captions:
 
     def _candidates(self, key: str, value: Any) -> list[str]:
         texts = value if isinstance(value, list) else [value]
+        if self.class_names:
+            texts = [self._name(text, key) for text in texts]
         if not all(isinstance(text, str) for text in texts):
-            raise BadSampleError("bad_caption", f"'{key}' is neither a text nor a list of texts")
+            hint = "; data.captions.class_names turns numbers into names" if isinstance(value, int) else ""
+            raise BadSampleError("bad_caption", f"'{key}' is neither a text nor a list of texts{hint}")
         if self.lines:
             texts = [line for text in texts for line in text.splitlines() if line.strip()]
         if not texts:
             raise BadSampleError("empty_caption", f"'{key}' is empty")
         return texts
 
+    def _name(self, text: Any, key: str) -> Any:
+        """Return the name of a class where its number stands; leave anything else."""
+        number = text.strip() if isinstance(text, str) else str(text)
+        if not (number.isascii() and number.isdigit()):
+            return text
+        if len(number) > MOST_DIGITS or int(number) >= len(self.class_names):
+            raise BadSampleError(
+                "bad_caption", f"'{key}' is {number[:MOST_DIGITS]}, there are {len(self.class_names)} class names"
+            )
+        return self.class_names[int(number)]
+
     def _clean(self, text: str, key: str) -> str:
-        text = " ".join(text.split())
+        text = " ".join(remove(text, self.clean).split())
         if not text:
             raise BadSampleError("empty_caption", f"'{key}' is empty")
         _check_text(text, key)
@@ -187,6 +217,21 @@ def _check_text(text: str, key: str) -> None:
         raise BadSampleError("bad_caption", f"'{key}': {error}") from error
     if size > LARGEST_CAPTION:
         raise BadSampleError("bad_caption", f"'{key}': {size} bytes, more than {LARGEST_CAPTION}")
+
+
+def _lines(name: str, given: tuple[str, ...] | str) -> tuple[str, ...]:
+    """Return what a list says, or the lines of a file."""
+    if not isinstance(given, str):
+        return given
+    try:
+        noun = "eval" if given.startswith("eval/") else "data"
+        lines = find_file(noun, given).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"data.captions.{name}: {given}: {error}") from error
+    found = tuple(line.strip() for line in lines if line.strip())
+    if not found:
+        raise RecipeError(f"data.captions.{name}: {given} is empty")
+    return found
 
 
 def _check_weights(name: str, weights: Mapping[Any, float] | None) -> None:

@@ -6,27 +6,41 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Annotated, Any
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, TypeVar
 
 from braceexpand import braceexpand
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from vlp.data.download import RemoteStats, ask
+from vlp.data.remote import PIPE, Remote, TransferError, is_remote, listing
 from vlp.explain import explain
 from vlp.types import RecipeError
 
+Value = TypeVar("Value")
+DEFAULT_CACHE_GB = 100.0
+
 
 class Card(BaseModel):
-    """A data set on a local disk.
+    """A data set.
 
     Args:
         name: What the data set is called.
         shards: One pattern or a list: `*` and `?` match existing files, `{000..127}` lists files that must exist.
-            Relative to the card; `$VARIABLE` and `~` are expanded.
+            Relative to the card; `$VARIABLE` and `~` are expanded. Or addresses: `https://`, `s3://`, `gs://`,
+            `hf://datasets/ORG/NAME/`, others that fsspec knows, and `pipe:` with a command.
         samples: Number of samples in all shards; checked at every start.
+        keep: List of the samples that are used, relative to the card; `vlp data filter` and `split` write it.
         captions: Where captions are, with weights: `txt` is a member of each sample, `json.NAME` a key of its
             JSON member.
-        sha256: Checksum per shard, named relative to the card; checked by `verify`.
+        sha256: Checksum per shard, named relative to the card or by the end of its address; checked by `verify`, and
+            whenever a remote shard is fetched.
+        counts: Samples per remote shard, named in the same way; spares the first start from fetching all shards.
+        options: What the back end of remote shards is told, such as `{anon: true}`.
+        cache_gb: Largest sum of the copies of remote shards on this machine, in 10^9 bytes; 100 when absent.
+        tries: Tries in a row to fetch a remote shard that bring next to nothing.
+        timeout: Longest time without a byte of a remote shard, in seconds.
+        allow_pipe: Whether a `pipe:` address may run its command.
         licence: Terms of use.
         home: Where the data comes from.
         folder: Where the card lies; not part of the file.
@@ -38,7 +52,14 @@ class Card(BaseModel):
     shards: str | tuple[str, ...]
     samples: int | None = Field(None, ge=1)
     captions: dict[str, Annotated[float, Field(gt=0)]] = Field({"txt": 1.0}, min_length=1)
+    keep: str | None = None
     sha256: dict[str, str] = {}
+    counts: dict[str, Annotated[int, Field(ge=0)]] = {}
+    options: dict[str, str | bool | int | float] = {}
+    cache_gb: float | None = Field(None, gt=0)
+    tries: int = Field(5, ge=1)
+    timeout: float = Field(60.0, gt=0)
+    allow_pipe: bool = False
     licence: str = ""
     home: str = ""
     folder: Path = Field(Path(), exclude=True)
@@ -61,48 +82,122 @@ class Card(BaseModel):
 
     @property
     def fingerprint(self) -> str:
-        """A checksum of the card's checksums, or of the shards' names and sizes where it has none."""
-        known = self.sha256 or {path.name: str(path.stat().st_size) for path in self.paths()}
+        """A checksum of the card's checksums (of names and sizes where it has none) and of what it keeps."""
+        known = dict(self.sha256 or map(_mark, self.locations()))
+        if self.keep is not None:
+            known[self.keep] = hashlib.sha256((self.folder / self.keep).read_bytes()).hexdigest()
         return hashlib.sha256(json.dumps(sorted(known.items())).encode()).hexdigest()
 
-    def paths(self) -> list[Path]:
-        """Return the shards in order of their names.
+    @property
+    def limit_bytes(self) -> float | None:
+        """Largest sum of copies in the cache; None where only local shards are copied, to unpack them."""
+        if self.cache_gb is None and not any(map(is_remote, self._patterns())):
+            return None
+        return 1e9 * (self.cache_gb or DEFAULT_CACHE_GB)
+
+    def locations(self) -> list[str]:
+        """Return the paths and addresses of the shards in order of their names.
 
         Raises:
-            RecipeError: A pattern matches nothing, or a shard is missing or may not be read.
+            RecipeError: A pattern matches nothing, a local shard is missing or may not be read, or a `pipe:` address
+                is not allowed.
         """
-        patterns = [self.shards] if isinstance(self.shards, str) else list(self.shards)
-        found = {path for pattern in patterns for path in self._expand(pattern)}
-        found |= {self.folder / name for name in self.sha256}
-        missing = [str(path) for path in sorted(found) if not os.access(path, os.R_OK)]
+        found = {location for pattern in self._patterns() for location in self._expand(pattern)}
+        if not any(map(is_remote, found)):
+            found |= set(map(self._absolute, self.sha256))
+        missing = [name for name in sorted(found) if not is_remote(name) and not os.access(name, os.R_OK)]
         if missing:
             raise RecipeError(
                 f"card '{self.name}': cannot read {len(missing)} of {len(found)} shards: {', '.join(missing[:5])}"
                 f"{', ...' if len(missing) > 5 else ''}; fetch them, or change `shards`"
             )
-        return sorted(found)
+        return sorted(found, key=lambda name: PurePosixPath(name).parts)
+
+    def paths(self) -> list[Path]:
+        """Return the shards of a card that has no remote ones.
+
+        Raises:
+            RecipeError: As `locations`; or some are remote.
+        """
+        locations = self.locations()
+        remote = next(filter(is_remote, locations), None)
+        if remote:
+            raise RecipeError(f"card '{self.name}': {remote} is not on this machine; fetch it, or change `shards`")
+        return [Path(name) for name in locations]
+
+    def remote(self, url: str) -> Remote:
+        """Return how to reach an address."""
+        return Remote(url, self.options, self.timeout)
+
+    def sha256_of(self, location: str) -> str:
+        """Return the checksum of a shard; empty where the card has none."""
+        return self._told(self.sha256, location) or ""
+
+    def count_of(self, location: str) -> int | None:
+        """Return the samples of a remote shard, where the card tells them."""
+        return self._told(self.counts, location)
 
     def verify(self) -> None:
-        """Compare every shard with its checksum; reads all bytes.
+        """Compare every local shard with its checksum; reads all bytes.
 
         Raises:
             RecipeError: A shard differs.
         """
-        for name, expected in self.sha256.items():
-            with (self.folder / name).open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != expected:
-                    raise RecipeError(f"card '{self.name}': {name} differs from its sha256; fetch it again")
-
-    def _expand(self, pattern: str) -> list[Path]:
-        paths: list[Path] = []
-        for text in braceexpand(os.path.expandvars(pattern)):
-            path = self.folder / Path(text).expanduser()
-            if not any(letter in text for letter in "*?["):
-                paths.append(path)
+        for location in self.locations():
+            expected = self.sha256_of(location)
+            if is_remote(location) or not expected:
                 continue
-            anchor = Path(path.anchor)
-            matches = list(anchor.glob(str(path.relative_to(anchor))))
+            with Path(location).open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != expected:
+                    raise RecipeError(f"card '{self.name}': {location} differs from its sha256; fetch it again")
+
+    def _patterns(self) -> tuple[str, ...]:
+        return (self.shards,) if isinstance(self.shards, str) else self.shards
+
+    def _told(self, values: Mapping[str, Value], location: str) -> Value | None:
+        if is_remote(location):
+            ends = [location.split("/", maxsplit=depth)[-1] for depth in range(location.count("/") + 1)]
+        else:
+            ends = [location, location.removeprefix(f"{self.folder}/")]
+        return next((values[end] for end in ends if end in values), None)
+
+    def _absolute(self, name: str) -> str:
+        return str(self.folder / Path(name).expanduser())
+
+    def _expand(self, pattern: str) -> list[str]:
+        if pattern.startswith(PIPE):
+            if not self.allow_pipe:
+                raise RecipeError(
+                    f"card '{self.name}': shards: {pattern} runs a command on this machine; "
+                    "say `allow_pipe: true` in the card if you trust it"
+                )
+            return list(braceexpand(pattern))
+        locations: list[str] = []
+        for text in braceexpand(os.path.expandvars(pattern).removeprefix("file://")):
+            location = text if is_remote(text) else self._absolute(text)
+            matches = self._match(location) if _is_glob(text) else [location]
             if not matches:
-                raise RecipeError(f"card '{self.name}': shards: no file matches {path}")
-            paths += matches
-        return paths
+                raise RecipeError(f"card '{self.name}': shards: no file matches {location}")
+            locations += matches
+        return locations
+
+    def _match(self, location: str) -> list[str]:
+        if is_remote(location):
+            try:
+                return ask(listing, self.remote(location), tries=self.tries, stats=RemoteStats(self.name))
+            except TransferError as error:
+                raise RecipeError(f"card '{self.name}': shards: cannot list {location}: {error}") from error
+        anchor = Path(Path(location).anchor)
+        return [str(path) for path in anchor.glob(str(Path(location).relative_to(anchor)))]
+
+
+def _mark(location: str) -> tuple[str, str]:
+    if is_remote(location):
+        return location, ""
+    path = Path(location)
+    return path.name, str(path.stat().st_size)
+
+
+def _is_glob(pattern: str) -> bool:
+    # In a web address `?` begins a query.
+    return any(letter in pattern for letter in ("*" if pattern.startswith("http") else "*?["))

@@ -1,19 +1,45 @@
-"""Random resized crop and flip."""
+"""Random resized crops and flips; all views of an image share one decoding."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import UInt8
 from numpy.typing import NDArray
-from PIL import Image
+from torch import Tensor
 
+from vlp.data.decode import Picture
 from vlp.data.randomness import Draws
 from vlp.types import RecipeError
 
-FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+Box = tuple[int, int, int, int]
+
 TRIES = 10
+FULL_SIZE = (1,)
+# What the codec leaves must be this much larger than the result: its sharper filter gives 50 dB against a full decode
+# (worst of 500 crops: 41), and 42 (34) where its picture is hardly reduced any further.
+MARGIN = 1.25
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What one view takes of a picture.
+
+    Args:
+        box: Left, top, right and bottom in pixels of the full size.
+        factor: Strongest reduction that loses nothing that the view shows; divides each side of the box.
+        flip: Whether it is mirrored.
+    """
+
+    box: Box
+    factor: int
+    flip: bool
 
 
 class Crop:
@@ -27,6 +53,9 @@ class Crop:
         ratio: Smallest and largest width / height of the box.
         flip: Probability of a mirror image.
         interpolation: Filter of the resize.
+        decoding: `exact` decodes at full size and gives the pixels of open_clip's crop up to rounding; `fast` lets
+            the codec reduce a JPEG to a half, a quarter or an eighth where the box stays larger than the result, and
+            repeat its subsampled colours instead of smoothing them.
     """
 
     def __init__(
@@ -37,6 +66,7 @@ class Crop:
         ratio: tuple[float, float] = (0.75, 1.3333),
         flip: float = 0.5,
         interpolation: Literal["bilinear", "bicubic"] = "bicubic",
+        decoding: Literal["exact", "fast"] = "fast",
     ):
         if not 0 < scale[0] <= scale[1] <= 1:
             raise RecipeError(f"data.crop.scale: {list(scale)} is not a range inside (0, 1]")
@@ -48,20 +78,37 @@ class Crop:
         self.scale = scale
         self.ratio = ratio
         self.flip = flip
-        self.filter = FILTERS[interpolation]
+        self.interpolation = interpolation
+        self.decoding = decoding
+        self._log_ratio = math.log(ratio[0]), math.log(ratio[1])
 
-    def __call__(self, image: Image.Image, draws: Draws) -> NDArray[np.uint8]:
-        """Return pixels of shape (size, size, 3)."""
-        box = self.box(image.width, image.height, draws)
+    def draw(self, picture: Picture, draws: Draws) -> Cut:
+        """Choose what to take of a picture, by its header alone."""
+        box = self.box(picture.width, picture.height, draws)
         flip = draws.uniform() < self.flip
-        pixels = np.asarray(image.resize((self.size, self.size), self.filter, box=box))
-        return pixels[:, ::-1] if flip else pixels
+        factor = self._factor(box, picture.factors if self.decoding == "fast" else FULL_SIZE)
+        return Cut(_snap(box, factor, picture.width, picture.height), factor, flip)
 
-    def box(self, width: int, height: int, draws: Draws) -> tuple[int, int, int, int]:
+    def take(self, pixels: NDArray[np.uint8], cut: Cut, factor: int) -> NDArray[np.uint8]:
+        """Return shape (size, size, 3), from the pixels of a picture that was reduced by `factor`."""
+        left, top, right, bottom = (side // factor for side in cut.box)
+        part = pixels[top:bottom, left:right].copy()
+        height, width, _ = part.shape
+        # The batch axis comes from reshape: with the stride of any other way torch lays the result out anew (+45 us).
+        image = torch.from_numpy(part.reshape(1, height, width, 3)).permute(0, 3, 1, 2)
+        # Columns first where Pillow 13 does it: in the other order the rounding between the passes costs 15 dB.
+        if height > self.size and height - self.size > 2 * (width - self.size):
+            image = self._resize(image, self.size, width)
+        image = self._resize(image, self.size, self.size)
+        if cut.flip:
+            image = image.flip(-1)
+        return image.permute(0, 2, 3, 1)[0].numpy()
+
+    def box(self, width: int, height: int, draws: Draws) -> Box:
         """Return left, top, right and bottom of a random box in an image of the given size."""
         for _ in range(TRIES):
             area = width * height * draws.uniform(*self.scale)
-            ratio = math.exp(draws.uniform(math.log(self.ratio[0]), math.log(self.ratio[1])))
+            ratio = math.exp(draws.uniform(*self._log_ratio))
             box_width, box_height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
             if 0 < box_width <= width and 0 < box_height <= height:
                 left, top = draws.integer(width - box_width + 1), draws.integer(height - box_height + 1)
@@ -70,3 +117,40 @@ class Crop:
         box_width, box_height = min(width, round(height * ratio)), min(height, round(width / ratio))
         left, top = (width - box_width) // 2, (height - box_height) // 2
         return left, top, left + max(box_width, 1), top + max(box_height, 1)
+
+    def _resize(self, image: UInt8[Tensor, "1 3 h w"], height: int, width: int) -> UInt8[Tensor, "1 3 height width"]:
+        return F.interpolate(image, (height, width), mode=self.interpolation, antialias=True)
+
+    def _factor(self, box: Box, factors: Sequence[int]) -> int:
+        reserve = min(box[2] - box[0], box[3] - box[1]) / (MARGIN * self.size)
+        return next(factor for factor in factors if factor == 1 or factor <= reserve)
+
+
+def crop_views(picture: Picture, views: Sequence[tuple[Crop, Draws]]) -> list[NDArray[np.uint8]]:
+    """Cut every view out of one picture, decoded once, as small as the most demanding view allows.
+
+    Raises:
+        BadSampleError: `corrupt_image`.
+    """
+    cuts = [crop.draw(picture, draws) for crop, draws in views]
+    factor = min(cut.factor for cut in cuts)
+    pixels = picture.pixels(factor, fast=all(crop.decoding == "fast" for crop, _ in views))
+    return [crop.take(pixels, cut, factor) for (crop, _), cut in zip(views, cuts, strict=True)]
+
+
+def _snap(box: Box, factor: int, width: int, height: int) -> Box:
+    """Move a box to the grid of the reduced picture.
+
+    By less than one pixel of it, so that position and shape keep their distribution. With edges between the pixels,
+    crops of images of 1024 pixels reach 42 dB (worst 29) against a full decode; on the grid they reach 51 (43).
+    """
+    left, right = _snap_side(box[0], box[2], factor, width)
+    top, bottom = _snap_side(box[1], box[3], factor, height)
+    return left, top, right, bottom
+
+
+def _snap_side(first: int, last: int, factor: int, length: int) -> tuple[int, int]:
+    whole = length // factor
+    side = min(round((last - first) / factor), whole)
+    start = min(round(first / factor), whole - side)
+    return start * factor, (start + side) * factor

@@ -20,6 +20,7 @@ Reason = Literal[
     "bad_caption",
     "duplicate_key",
     "shard_error",
+    "killed_worker",
 ]
 
 # A budget of 1 % means nothing before about a thousand samples were tried.

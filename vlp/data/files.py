@@ -7,8 +7,8 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
-# Far below the usual limit of 1024 descriptors of a process.
-MOST_OPEN = 128
+# Tars and their indices; far below the usual limit of 1024 descriptors of a process.
+MOST_OPEN = 256
 
 
 class OpenFiles:
@@ -33,9 +33,26 @@ class OpenFiles:
         Raises:
             OSError: The file cannot be opened or read.
         """
+        return os.pread(self._descriptor(path), size, offset)
+
+    def size(self, path: Path) -> int:
+        """Return the bytes of a file.
+
+        Raises:
+            OSError: The file cannot be opened.
+        """
+        return os.fstat(self._descriptor(path)).st_size
+
+    def close_deleted(self) -> None:
+        """Close files that were deleted, such as copies that had to leave the cache: open, they keep their room."""
+        deleted = [path for path, descriptor in self._descriptors.items() if not os.fstat(descriptor).st_nlink]
+        for path in deleted:
+            os.close(self._descriptors.pop(path))
+
+    def _descriptor(self, path: Path) -> int:
         if path not in self._descriptors:
             if len(self._descriptors) >= MOST_OPEN:
                 os.close(self._descriptors.popitem(last=False)[1])
             self._descriptors[path] = os.open(path, os.O_RDONLY)
         self._descriptors.move_to_end(path)
-        return os.pread(self._descriptors[path], size, offset)
+        return self._descriptors[path]

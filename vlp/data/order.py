@@ -7,7 +7,10 @@ a list of the data: 10^10 samples cost as little memory as ten, and any position
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,17 +20,43 @@ from vlp.data.randomness import GOLDEN, ORDER, SUBSTITUTE, Draws, fold, mix_arra
 ROUNDS = 6
 
 
-class Order:
+class Order(Protocol):
     """The endless sequence of samples of a run; epochs follow each other without a gap.
 
     Args:
         num_samples: Samples of one epoch.
-        seed: Source of the permutations.
+        seed: Source of all that is random.
     """
 
-    def __init__(self, num_samples: int, seed: int):
+    num_samples: int
+    seed: int
+
+    def samples_at(self, positions: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the epoch and the sample id of each position."""
+        ...
+
+    def peers(self, position: int) -> Ranges:
+        """Return the ids that may stand in for the sample at a position."""
+        ...
+
+    def shards_from(self, position: int) -> Iterator[tuple[int, int]]:
+        """Yield (first position, number) of each shard in the order of use from a position on."""
+        ...
+
+
+class Shuffle:
+    """All samples shuffled together.
+
+    Args:
+        num_samples: Samples of one epoch.
+        seed: Source of the permutations.
+        num_shards: Shards that the samples lie in.
+    """
+
+    def __init__(self, num_samples: int, seed: int, num_shards: int = 0):
         self.num_samples = num_samples
         self.seed = seed
+        self.num_shards = num_shards
 
     def samples_at(self, positions: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the epoch and the sample id of each position."""
@@ -38,10 +67,43 @@ class Order:
             ids[here] = permute(places[here], self.num_samples, fold(self.seed, ORDER, int(epoch)))
         return epochs, ids
 
-    def sample_at(self, position: int) -> tuple[int, int]:
-        """Return the epoch and the sample id of one position."""
-        epochs, ids = self.samples_at(np.array([position]))
-        return int(epochs[0]), int(ids[0])
+    def peers(self, _position: int) -> Ranges:
+        """Return all ids."""
+        return Ranges(np.array([0]), np.array([self.num_samples]))
+
+    def shards_from(self, position: int) -> Iterator[tuple[int, int]]:
+        """Yield every shard once: any of them may be needed at once."""
+        yield from ((position, shard) for shard in range(self.num_shards))
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """Ranges of sample ids, laid end to end.
+
+    Args:
+        firsts: First id of each range.
+        sizes: Length of each range.
+    """
+
+    firsts: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    @cached_property
+    def ends(self) -> NDArray[np.int64]:
+        """Place after each range."""
+        return np.cumsum(self.sizes)
+
+    def at(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the ids at some places."""
+        which = np.searchsorted(self.ends, places, side="right")
+        return self.firsts[which] + places - (self.ends - self.sizes)[which]
+
+    def moved(self, by: int) -> Ranges:
+        """Return the ranges with `by` added to every id."""
+        return replace(self, firsts=self.firsts + by)
 
 
 class Substitutes:
@@ -59,11 +121,12 @@ class Substitutes:
 
     def at(self, position: int, attempt: int) -> int:
         """Return the id to try at a position; `attempt` counts from 1."""
-        size = self.order.num_samples
-        number = Draws(self.order.seed, SUBSTITUTE, position, attempt).integer(size)
-        while number in self._members and len(self._members) < size:
-            number = (number + 1) % size
-        return number
+        peers = self.order.peers(position)
+        first = Draws(self.order.seed, SUBSTITUTE, position, attempt).integer(len(peers))
+        # Among one place more than there are members, one is free.
+        places = (first + np.arange(min(len(peers), len(self.positions) + 1))) % len(peers)
+        candidates = peers.at(places).tolist()
+        return next((number for number in candidates if number not in self._members), candidates[0])
 
     @cached_property
     def _members(self) -> set[int]:

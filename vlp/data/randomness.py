@@ -18,7 +18,8 @@ MASK = (1 << 64) - 1
 GOLDEN = 0x9E3779B97F4A7C15
 
 # What a key is for: equal (seed, epoch, sample) must not give equal numbers to different users.
-ORDER, SUBSTITUTE, CROP, CAPTION, DEVICE = range(5)
+# Append only, so that a seed keeps its meaning.
+ORDER, SUBSTITUTE, CROP, CAPTION, DEVICE, REWORD, NEGATIVE, POLICY, SHARDS, WINDOW, SOURCE = range(11)
 
 
 def mix(value: int) -> int:
@@ -58,8 +59,11 @@ class Draws:
 
     def bits(self) -> int:
         """Return the next 64 bits."""
-        self._state = (self._state + GOLDEN) & MASK
-        return mix(self._state)
+        self._state = value = (self._state + GOLDEN) & MASK
+        # `mix`, written out: a call would cost more than its arithmetic.
+        value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & MASK
+        value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & MASK
+        return value ^ (value >> 31)
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> float:
         """Return the next number in [low, high)."""

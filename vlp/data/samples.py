@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+
+import numpy as np
+from numpy.typing import NDArray
 
 from vlp.data.cards import Card
 from vlp.data.faults import Fault, Reason
 from vlp.data.files import OpenFiles
-from vlp.data.shards import Shard
+from vlp.data.kept import read_kept
+from vlp.data.order import Order
+from vlp.data.shards import Shard, open_shards
 from vlp.types import RecipeError
 
 
@@ -47,6 +50,28 @@ class Sample:
         return self.shard.read(*self.members[extension])
 
 
+@dataclass(frozen=True, eq=False)
+class Part:
+    """What is used of one shard.
+
+    Args:
+        source: Label of the data set.
+        shard: The tar.
+        places: Numbers of the kept samples in the tar, ascending; None keeps all.
+    """
+
+    source: str
+    shard: Shard
+    places: NDArray[np.int32] | None = None
+
+    def __len__(self) -> int:
+        return len(self.shard) if self.places is None else len(self.places)
+
+    def place(self, number: int) -> int:
+        """Return where the used sample `number` stands in the tar."""
+        return number if self.places is None else int(self.places[number])
+
+
 class SampleSet:
     """Random access to every sample of some data sets.
 
@@ -55,24 +80,29 @@ class SampleSet:
         repeats: How often an epoch goes through a data set, where not once; each time counts as samples of its own.
 
     Raises:
-        RecipeError: A shard is missing, or a card's `samples` is wrong.
+        RecipeError: A shard is missing, a card's `samples` is wrong, or its `keep` does not fit.
     """
 
     def __init__(self, cards: Mapping[str, Card], repeats: Mapping[str, int] | None = None):
         self.cards = dict(cards)
-        self.shards: list[tuple[str, Shard]] = []
+        self.repeats = dict(repeats or {})
+        self.parts: list[Part] = []
+        self.places: dict[str, slice] = {}  # of the parts of each data set
         files = OpenFiles()
         for source, card in cards.items():
-            shards = [Shard(path, files) for path in card.paths()]
+            shards = open_shards(card, files)
             _check_count(card, shards)
-            self.shards += [(source, shard) for shard in shards] * (repeats or {}).get(source, 1)
-        self._ends = list(accumulate(len(shard) for _, shard in self.shards))
+            parts = _parts(source, card, shards) * self.repeats.get(source, 1)
+            self.places[source] = slice(len(self.parts), len(self.parts) + len(parts))
+            self.parts += parts
+        self.sizes: NDArray[np.int64] = np.array([len(part) for part in self.parts], dtype=np.int64)
+        self._ends = np.cumsum(self.sizes)
         if not len(self):
-            reasons = "; ".join(f"{shard.path}: {shard.index.fault or 'no samples'}" for _, shard in self.shards[:5])
-            raise RecipeError(f"data.train: not one sample in {len(self.shards)} shards ({reasons})")
+            reasons = "; ".join(f"{part.shard.location}: {part.shard.fault or 'no samples'}" for part in self.parts[:5])
+            raise RecipeError(f"data.train: not one sample in {len(self.parts)} shards ({reasons})")
 
     def __len__(self) -> int:
-        return self._ends[-1] if self._ends else 0
+        return int(self._ends[-1]) if len(self._ends) else 0
 
     def __getitem__(self, number: int) -> Sample:
         """Return sample `number`.
@@ -80,32 +110,57 @@ class SampleSet:
         Raises:
             BadSampleError: Its members contradict each other.
         """
-        source, shard, place = self._locate(number)
-        return Sample(number, source, self.cards[source].captions, shard, place, shard.members(place))
+        part, place = self._locate(number)
+        members = part.shard.members(place)
+        return Sample(number, part.source, self.cards[part.source].captions, part.shard, place, members)
 
     def fault(self, number: int, reason: Reason, detail: str) -> Fault:
         """Describe a bad sample for the quarantine file."""
-        source, shard, place = self._locate(number)
-        return Fault(source, reason, shard.path.name, shard.index.key(place), number, detail)
+        part, place = self._locate(number)
+        return Fault(part.source, reason, part.shard.name, part.shard.key(place), number, detail)
 
     def shard_faults(self) -> list[Fault]:
         """Return one fault per shard that could not be read to its end."""
         return [
-            Fault(source, "shard_error", shard.path.name, "", -1, shard.index.fault)
-            for source, shard in dict.fromkeys(self.shards)
-            if shard.index.fault
+            Fault(part.source, "shard_error", part.shard.name, "", -1, part.shard.fault)
+            for part in dict.fromkeys(self.parts)
+            if part.shard.fault
         ]
 
-    def _locate(self, number: int) -> tuple[str, Shard, int]:
-        which = bisect_right(self._ends, number)
-        source, shard = self.shards[which]
-        return source, shard, number - (self._ends[which] - len(shard))
+    def shares(self, ids: NDArray[np.int64]) -> dict[str, float]:
+        """Return the share that each data set has among some samples."""
+        counts = np.bincount(np.searchsorted(self._ends, ids, side="right"), minlength=len(self.parts))
+        return {source: float(counts[places].sum()) / max(len(ids), 1) for source, places in self.places.items()}
+
+    def shards_ahead(self, order: Order, position: int) -> Iterator[tuple[int, Shard]]:
+        """Yield (first position, shard) of what a run reads from a position on, in the order of use."""
+        for first, number in order.shards_from(position):
+            yield first, self.parts[number].shard
+
+    def _locate(self, number: int) -> tuple[Part, int]:
+        which = int(np.searchsorted(self._ends, number, side="right"))
+        part = self.parts[which]
+        return part, part.place(number - int(self._ends[which] - self.sizes[which]))
+
+
+def _parts(source: str, card: Card, shards: Sequence[Shard]) -> list[Part]:
+    """Return what a card uses of its shards."""
+    if card.keep is None:
+        return [Part(source, shard) for shard in shards]
+    ends = np.cumsum([len(shard) for shard in shards])
+    kept = read_kept(card.folder / card.keep, int(ends[-1]))
+    starts = ends - [len(shard) for shard in shards]
+    pieces = np.split(kept, np.searchsorted(kept, ends[:-1]))
+    return [
+        Part(source, shard, (piece - start).astype(np.int32))
+        for shard, piece, start in zip(shards, pieces, starts, strict=True)
+    ]
 
 
 def _check_count(card: Card, shards: Sequence[Shard]) -> None:
     """Refuse a card that is wrong; broken shards explain missing samples and are counted as faults instead."""
     found = sum(map(len, shards))
-    if card.samples is not None and card.samples != found and not any(shard.index.fault for shard in shards):
+    if card.samples is not None and card.samples != found and not any(shard.fault for shard in shards):
         raise RecipeError(
             f"card '{card.name}': samples: {card.samples} promised, {found} found in {len(shards)} shards; "
             "fetch the missing shards, or correct the card (python data/prepare/card.py CARD.yaml does it)"

@@ -1,89 +1,103 @@
-"""WebDataset shards as random-access lists of samples: an index per tar, members read where they lie."""
+"""WebDataset shards as random-access lists of samples, wherever they lie."""
 
 from __future__ import annotations
 
-import contextlib
-import re
-import zipfile
-import zlib
-from dataclasses import dataclass
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
+from tqdm import tqdm
 
-from vlp.data.cache import cache_path, write_beside
+from vlp import dist
+from vlp.data.cards import Card
+from vlp.data.download import Expected, RemoteStats, ask, download
 from vlp.data.faults import BadSampleError
 from vlp.data.files import OpenFiles
-from vlp.data.tar import Scan, scan_tar
+from vlp.data.homes import Home, local_home, remote_home, tag_of
+from vlp.data.index import SUFFIX, Entry, Index, open_index
+from vlp.data.remote import PIPE, TransferError, is_remote, version
+from vlp.data.summary import Known, keep_in_cache, read_summaries
 from vlp.types import RecipeError
 
-# WebDataset's rule: the key is the path up to the first dot of the base name, the rest is the extension.
-KEY_AND_EXTENSION = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)", re.DOTALL)
-ZIPPED = (".tar.gz", ".tgz")
-GZIP = 31  # zlib's word for a 32 KB window and a gzip header
-CHUNK = 1 << 14  # a fault loses what its chunk holds
-
-
-@dataclass(frozen=True)
-class ShardIndex:
-    """Where the samples of one tar lie.
-
-    Args:
-        names: Keys of all samples, joined by NUL.
-        starts: First member of each sample, and the number of members at the end.
-        offsets: Byte where each member's data starts.
-        sizes: Bytes of each member.
-        kinds: Number of each member's extension.
-        extensions: Lower-case extensions without the first dot.
-        fault: Why the shard could not be read to its end; empty for a sound one.
-    """
-
-    names: NDArray[np.uint8]
-    starts: NDArray[np.int64]
-    offsets: NDArray[np.int64]
-    sizes: NDArray[np.int64]
-    kinds: NDArray[np.uint16]
-    extensions: tuple[str, ...]
-    fault: str
-
-    def __len__(self) -> int:
-        return len(self.starts) - 1
-
-    def key(self, place: int) -> str:
-        """Return the key of a sample."""
-        return self.names.tobytes().decode("utf-8", "surrogateescape").split("\0")[place]
+Answer = TypeVar("Answer")
+THREADS = 8
+TOUCHED_EVERY_SECONDS = 20.0
 
 
 class Shard:
-    """One tar file on a local disk.
+    """One tar file.
 
     Args:
-        path: A tar, or a tar.gz that is unpacked into the cache once.
+        location: Its path or address.
+        home: Where it can be read.
+        known: What is known of it before it is opened.
         files: Open files, shared by the shards of a run.
+        stats: Counts failed tries to fetch the shards of its card.
     """
 
-    def __init__(self, path: Path, files: OpenFiles):
-        self.path = path
-        self.tar, self.index = _index_of(path)
+    def __init__(self, location: str, home: Home, known: Known, files: OpenFiles, stats: RemoteStats):
+        self.location = location
+        self.home = home
+        self.known = known
+        self.stats = stats
         self._files = files
+        self._opened: tuple[Path, Index] | None = None
+        self._touched = 0.0
 
     def __len__(self) -> int:
-        return len(self.index)
+        return self.known.samples
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_opened": None}
+
+    @property
+    def name(self) -> str:
+        """Last part of the location."""
+        return self.location.split("?")[0].split("/")[-1]
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether it must be fetched before it can be read."""
+        return is_remote(self.location)
+
+    @property
+    def fault(self) -> str:
+        """Why the shard cannot be read to its end; empty for a sound one."""
+        return self.known.fault
+
+    def key(self, place: int) -> str:
+        """Return the key of a sample; empty where the shard cannot be read any more."""
+        try:
+            return self._use(lambda _tar, index: index.key(place))
+        except BadSampleError:
+            return ""
+
+    def entries(self, place: int) -> tuple[Entry, ...]:
+        """Return the members of a sample.
+
+        Raises:
+            BadSampleError: The shard cannot be read, or has changed.
+        """
+        return self._use(lambda _tar, index: tuple(self._check(index).members(place)))
 
     def members(self, place: int) -> dict[str, tuple[int, int]]:
         """Map the extensions of a sample to offset and size.
 
         Raises:
-            BadSampleError: An extension stands twice, so that nobody can say which members belong together.
+            BadSampleError: An extension stands twice, so that nobody can say which members belong together; or the
+                shard cannot be read.
         """
-        found: dict[str, tuple[int, int]] = {}
-        for member in range(self.index.starts[place], self.index.starts[place + 1]):
-            extension = self.index.extensions[self.index.kinds[member]]
-            if extension in found:
-                raise BadSampleError("duplicate_key", f"two members '.{extension}' in one sample")
-            found[extension] = int(self.index.offsets[member]), int(self.index.sizes[member])
+        entries = self.entries(place)
+        found = {entry.extension: (entry.offset, entry.size) for entry in entries}
+        if len(found) < len(entries):
+            names = [entry.extension for entry in entries]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise BadSampleError("duplicate_key", f"two members '.{twice}' in one sample")
         return found
 
     def read(self, offset: int, size: int) -> bytes:
@@ -92,101 +106,183 @@ class Shard:
         Raises:
             BadSampleError: The file has vanished or shrunk since it was indexed.
         """
-        try:
-            data = self._files.read(self.tar, offset, size)
-        except OSError as error:
-            raise BadSampleError("shard_error", f"{self.path}: {error.strerror}") from error
+        data = self._use(lambda tar, _index: self._files.read(tar, offset, size))
         if len(data) != size:
-            raise BadSampleError("shard_error", f"{self.path} ends at byte {offset + len(data)}")
+            raise BadSampleError("shard_error", f"{self.location} ends at byte {offset + len(data)}")
         return data
 
+    def open(self) -> tuple[Path, Index]:
+        """Return a plain tar with the content of the shard, and its index.
 
-def _index_of(path: Path) -> tuple[Path, ShardIndex]:
-    """Return the plain tar of a shard and its index, from the cache where it has one."""
-    cached = cache_path(path, ".npz")
-    zipped = path.name.endswith(ZIPPED)
-    tar = cache_path(path, ".tar") if zipped else path
-    if tar.exists() and (index := _load(cached)):
-        return tar, index
-    fault = _unzip(path, tar) if zipped else ""
-    index = _group(scan_tar(tar), fault)
-    # A cache that cannot be written costs the next start a scan, nothing else.
-    with contextlib.suppress(OSError), write_beside(cached) as file:
-        np.savez(file, **{**vars(index), "extensions": _pack(index.extensions), "fault": _pack([index.fault])})
-    return tar, index
+        Raises:
+            BadSampleError: It cannot be had.
+        """
+        return self._use(lambda tar, index: (tar, index))
 
+    def fetch(self) -> None:
+        """Make sure that the next read need not wait for a line.
 
-def _load(path: Path) -> ShardIndex | None:
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            values = dict(arrays)
-        values |= {"extensions": tuple(_unpack(values["extensions"])), "fault": _unpack(values["fault"])[0]}
-        return ShardIndex(**values)
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zlib.error, zipfile.BadZipFile):
-        return None
+        Raises:
+            TransferError: It cannot be fetched.
+        """
+        self.home.fetch()
 
-
-def _unzip(path: Path, tar: Path) -> str:
-    """Unpack as much of a tar.gz as can be read; return what stopped it."""
-    try:
-        with path.open("rb") as source, write_beside(tar) as target:
-            return _inflate(source, target)
-    except OSError as error:
-        raise RecipeError(
-            f"cannot unpack {path} into {tar.parent} ({error.strerror}); "
-            "set XDG_CACHE_HOME to a folder with room, or use plain tar shards"
-        ) from error
-
-
-def _inflate(source: BinaryIO, target: BinaryIO) -> str:
-    """Copy what a gzip stream holds; unlike the gzip module, keep everything before a fault."""
-    inflater = zlib.decompressobj(wbits=GZIP)
-    while chunk := source.read(CHUNK):
-        while chunk:
-            if inflater.eof:
-                inflater = zlib.decompressobj(wbits=GZIP)
+    def _use(self, action: Callable[[Path, Index], Answer]) -> Answer:
+        """Do something with the tar and its index; open them again where they were deleted meanwhile."""
+        now = time.monotonic()
+        if now > self._touched + TOUCHED_EVERY_SECONDS:
+            self._touched = now
+            self.home.touch()
+        try:
             try:
-                target.write(inflater.decompress(chunk))
-            except zlib.error as error:
-                return f"broken gzip stream: {error}"
-            chunk = inflater.unused_data
-    return "" if inflater.eof else "broken gzip stream: it ends too early"
+                return action(*self._open())
+            except FileNotFoundError:
+                self._opened = None
+                return action(*self._open())
+        except OSError as error:
+            raise BadSampleError("shard_error", f"{self.location}: {error.strerror or error}") from error
+
+    def _open(self) -> tuple[Path, Index]:
+        self._opened = self._opened or self.home.open(self._files)
+        return self._opened
+
+    def _check(self, index: Index) -> Index:
+        if len(index) != len(self):
+            raise BadSampleError(
+                "shard_error",
+                f"{self.location} has {len(index)} samples, {len(self)} when it was counted; run vlp data index again",
+            )
+        return index
 
 
-def _group(scan: Scan, fault: str) -> ShardIndex:
-    """Turn neighbouring members with the same key into samples; drop the sample that the file's end cuts in two."""
-    keys: list[str] = []
-    starts: list[int] = []
-    rows: list[tuple[int, int, int]] = []
-    extensions: dict[str, int] = {}
-    for member in scan.members:
-        match = KEY_AND_EXTENSION.fullmatch(member.name)
-        if not match:
-            continue
-        key, extension = match.group(1), match.group(2).lower()
-        if not keys or key != keys[-1]:
-            keys.append(key)
-            starts.append(len(rows))
-        rows.append((member.offset, member.size, extensions.setdefault(extension, len(extensions))))
-    cut = KEY_AND_EXTENSION.fullmatch(scan.cut)
-    if keys and cut and cut.group(1) == keys[-1]:
-        keys.pop()
-        del rows[starts.pop() :]
-    table = np.array(rows, dtype=np.int64).reshape(-1, 3)
-    return ShardIndex(
-        names=_pack(keys),
-        starts=np.array([*starts, len(rows)], dtype=np.int64),
-        offsets=table[:, 0],
-        sizes=table[:, 1],
-        kinds=table[:, 2].astype(np.uint16),
-        extensions=tuple(extensions),
-        fault=fault or scan.fault,
+def open_shards(card: Card, files: OpenFiles | None = None) -> list[Shard]:
+    """Return the shards of a card in order.
+
+    What the card's summary tells of shards that did not change is believed; the others are opened now, and remote
+    ones fetched for it.
+
+    Raises:
+        RecipeError: A shard is missing, may not be read, or cannot be fetched.
+    """
+    locations = card.locations()
+    summaries = read_summaries(card)
+    opener = _Opener(card, summaries, files or OpenFiles(), RemoteStats(card.name))
+    shards = list(_in_threads(opener, locations, card.name))
+    if not all(any(summary.get(shard.location) == shard.known for summary in summaries) for shard in shards):
+        keep_in_cache(card, {shard.location: shard.known for shard in shards})
+    return shards
+
+
+def check_room(card: Card, shards: Sequence[Shard], shuffle_shards: int | None) -> None:
+    """Refuse a cache that cannot hold the copies that are read at the same time.
+
+    Args:
+        shuffle_shards: Shards that are shuffled together; None stands for all.
+
+    Raises:
+        RecipeError: They would be deleted and fetched over and over again.
+    """
+    sizes = sorted((shard.known.bytes for shard in dict.fromkeys(shards) if shard.is_remote), reverse=True)
+    needed = sum(sizes[:shuffle_shards])
+    limit = card.limit_bytes
+    if limit is None or needed <= limit:
+        return
+    window = "all shards" if shuffle_shards is None else f"{shuffle_shards} shards"
+    raise RecipeError(
+        f"card '{card.name}': data.shuffle_shards={'null' if shuffle_shards is None else shuffle_shards} reads "
+        f"{window} at a time, {needed / 1e9:.1f} GB, and cache_gb is {limit / 1e9:g}; "
+        f"set data.shuffle_shards={max(1, int(limit // max(sizes[0], 1)) // 2)}, or raise the card's cache_gb"
     )
 
 
-def _pack(texts: list[str] | tuple[str, ...]) -> NDArray[np.uint8]:
-    return np.frombuffer("\0".join(texts).encode("utf-8", "surrogateescape"), dtype=np.uint8)
+class _Opener:
+    """Makes the shards of one card."""
+
+    def __init__(self, card: Card, summaries: Sequence[Mapping[str, Known]], files: OpenFiles, stats: RemoteStats):
+        self.card = card
+        self.summaries = summaries
+        self.files = files
+        self.stats = stats
+
+    def __call__(self, location: str) -> Shard:
+        return self._remote(location) if is_remote(location) else self._local(location)
+
+    def _local(self, location: str) -> Shard:
+        path = Path(location)
+        status = path.stat()
+        tag = tag_of(status)
+        home = local_home(path, tag, self.card.limit_bytes)
+        known = next((known for known in self._known(location) if known.tag == tag), None)
+        if known is None:
+            footer = home.open(OpenFiles())[1].footer
+            known = Known(footer.samples, footer.fault, status.st_size, tag, footer.tar_sha256)
+        return Shard(location, home, known, self.files, self.stats)
+
+    def _remote(self, location: str) -> Shard:
+        known = next(self._known(location), None) or self._told(location) or self._measured(location)
+        known = replace(known, sha256=self.card.sha256_of(location) or known.sha256)
+        return Shard(location, remote_home(self.card, location, known, self.stats), known, self.files, self.stats)
+
+    def _known(self, location: str) -> Iterator[Known]:
+        return (summary[location] for summary in self.summaries if location in summary)
+
+    def _told(self, location: str) -> Known | None:
+        """Return what the card, or an index beside the shard, says of it."""
+        samples = self.card.count_of(location)
+        if samples is not None:
+            found = self._version(location)
+            return Known(samples, "", found.bytes, found.tag)
+        if location.startswith(PIPE) or "?" in location:
+            return None
+        index = self.card.remote(location + SUFFIX)
+        with tempfile.TemporaryDirectory() as folder:
+            copy = Path(folder, "index")
+            try:
+                download(index, copy, Expected(), tries=self.card.tries, stats=RemoteStats(self.card.name))
+            except TransferError:
+                return None
+            told = open_index(copy, OpenFiles())
+        if told is None or not told.footer.tar_sha256:
+            return None
+        footer = told.footer
+        return Known(footer.samples, footer.fault, footer.tar_bytes, "", footer.tar_sha256)
+
+    def _measured(self, location: str) -> Known:
+        found = self._version(location)
+        known = Known(0, "", found.bytes, found.tag, self.card.sha256_of(location))
+        footer = remote_home(self.card, location, known, self.stats).open(OpenFiles())[1].footer
+        return Known(footer.samples, footer.fault, found.bytes, found.tag, known.sha256)
+
+    def _version(self, location: str) -> Any:
+        return ask(version, self.card.remote(location), tries=self.card.tries, stats=self.stats)
 
 
-def _unpack(data: NDArray[np.uint8]) -> list[str]:
-    return data.tobytes().decode("utf-8", "surrogateescape").split("\0")
+def _in_threads(opener: _Opener, locations: Sequence[str], name: str) -> Iterator[Shard]:
+    """Open many shards at a time; tell which of them cannot be had."""
+    missing: list[str] = []
+    with ThreadPoolExecutor(THREADS) as pool, _bar(len(locations), name) as bar:
+        for outcome in pool.map(partial(_try, opener), locations):
+            bar.update()
+            if isinstance(outcome, Shard):
+                yield outcome
+            else:
+                missing.append(str(outcome))
+    if missing:
+        raise RecipeError(
+            f"card '{name}': cannot read {len(missing)} of {len(locations)} shards: {'; '.join(missing[:5])}"
+            f"{'; ...' if len(missing) > 5 else ''}; fetch them, or change `shards`"
+        )
+
+
+def _try(opener: _Opener, location: str) -> Shard | Exception:
+    try:
+        return opener(location)
+    except (TransferError, BadSampleError, OSError) as error:
+        return error
+
+
+def _bar(total: int, name: str) -> Any:
+    # The thread that watches bars would be alive while workers fork.
+    tqdm.monitor_interval = 0
+    silent = None if dist.is_main() else True
+    return tqdm(total=total, desc=f"opening {name}", unit=" shards", delay=2, disable=silent, leave=False)

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Iterable, Iterator
+import contextlib
+import itertools
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 
-import torch
-from torch.utils.data import DataLoader
+import numpy as np
 
-from vlp.data.batches import MOST_SUBSTITUTES, Decoder, LocalBatches
-from vlp.data.captions import Captions
-from vlp.data.crop import Crop
+from vlp.data.batches import MOST_SUBSTITUTES, Decoder, LocalBatches, Packet
 from vlp.data.faults import Fault, Faults, Quarantine
-from vlp.data.order import Order
+from vlp.data.order import Order, Shuffle
+from vlp.data.prefetch import Prefetcher
 from vlp.data.samples import SampleSet
+from vlp.data.shards import Shard
+from vlp.data.views import Views
+from vlp.data.workers import Health, Pool
 from vlp.types import Batch, RecipeError, Tokenizer
-
-# Far more batches than any run has, few enough for len() on every platform.
-ENDLESS = 2**40
 
 
 class Stream:
@@ -30,19 +29,18 @@ class Stream:
 
     Args:
         samples: Where the samples lie.
-        crop: Cuts decoded images to the model's size.
-        captions: Chooses and words captions.
+        views: Cuts decoded images to the model's size, chooses and words captions.
         tokenizer: The model's tokenizer.
         batch_size: Samples of one batch of the whole job.
         seed: Source of all randomness.
+        order: Which sample comes when (`arrange` makes it); None shuffles all samples together.
         rank: Number of this process.
         world_size: Number of processes.
         workers: Processes that decode; 0 decodes in this one.
+        worker_timeout: Seconds without a finished sample after which such a process counts as dead and is replaced.
         bad_sample_budget: Largest share of bad samples that `check_budget` accepts.
         pin_memory: Whether batches come in page-locked memory, for CUDA.
         quarantine: File that lists every bad sample once; processes after the first add their number to its name.
-        num_views: Random crops of each image.
-        num_text_views: Random wordings of each caption.
         max_pixels: Images with more are refused by their header.
         max_bytes: Image files with more are not even read.
     """
@@ -50,20 +48,19 @@ class Stream:
     def __init__(
         self,
         samples: SampleSet,
-        crop: Crop,
-        captions: Captions,
+        views: Views,
         tokenizer: Tokenizer,
         *,
         batch_size: int,
         seed: int,
+        order: Order | None = None,
         rank: int = 0,
         world_size: int = 1,
         workers: int = 0,
+        worker_timeout: float = 300.0,
         bad_sample_budget: float = 0.01,
         pin_memory: bool = False,
         quarantine: Path | None = None,
-        num_views: int = 1,
-        num_text_views: int = 1,
         max_pixels: int = 1 << 26,
         max_bytes: int = 1 << 26,
     ):
@@ -73,14 +70,16 @@ class Stream:
         self.faults = Faults()
         self._batch_size = batch_size
         self._workers = workers
+        self._worker_timeout = worker_timeout
+        self._health = Health()
         self._budget = bad_sample_budget
         self._pin_memory = pin_memory
         self._quarantine = Quarantine(quarantine, rank)
         self._batches = LocalBatches(
             samples,
-            Decoder(samples, crop, captions, seed, num_views, num_text_views, max_pixels, max_bytes),
+            Decoder(samples, views, seed, max_pixels, max_bytes),
             tokenizer,
-            Order(len(samples), seed),
+            order or Shuffle(len(samples), seed, len(samples.parts)),
             batch_size,
             rank,
             world_size,
@@ -94,8 +93,29 @@ class Stream:
         """Samples of one epoch."""
         return len(self.samples)
 
-    def batches(self, position: int) -> Iterator[Batch]:
+    def shares(self, position: int, num_samples: int) -> dict[str, float]:
+        """Return each source's share of the last samples before a position; nothing where there is one source."""
+        if len(self.samples.cards) == 1:
+            return {}
+        ids = self._batches.order.samples_at(np.arange(position - num_samples, position))[1]
+        return {f"source/{label}": share for label, share in self.samples.shares(ids).items()}
+
+    @property
+    def restarts(self) -> int:
+        """Decoding processes that died or hung and were replaced."""
+        return self._health.restarts
+
+    @property
+    def decode_rate(self) -> float:
+        """Samples per second that the decoding processes can deliver, as measured lately; 0 before the first."""
+        seconds = self._health.seconds_per_sample
+        return self._workers / seconds if seconds else 0.0
+
+    def batches(self, position: int) -> Generator[Batch, None, None]:
         """Yield this process's share of every batch from `position` on, without end.
+
+        Processes start with the first batch and end when the iterator is closed or forgotten. The pixels of a batch lie
+        in memory that is used again once nobody holds them.
 
         Args:
             position: Samples that the whole job has consumed so far.
@@ -108,25 +128,9 @@ class Stream:
                 f"position {position} lies inside a batch: train.batch_size={self._batch_size} must stay "
                 "the same when a run is resumed, or divide the samples seen so far"
             )
-        loader = DataLoader(
-            self._batches,
-            batch_size=None,
-            sampler=range(position // self._batch_size, ENDLESS),
-            num_workers=self._workers,
-            pin_memory=self._pin_memory,
-            # Without its own generator a loader takes a number from torch's global one at every start.
-            generator=torch.Generator(),
-            worker_init_fn=_leave_signals_to_the_trainer,
-        )
-        for packet in loader:
-            self._record(packet.faults)
-            if packet.batch is None:
-                raise RecipeError(
-                    f"data.train: {MOST_SUBSTITUTES} samples in a row are bad:\n{self.faults.table()}\n"
-                    f"the last one: {packet.faults[-1]}"
-                )
-            self.faults.delivered += len(packet.batch)
-            yield packet.batch
+        with contextlib.closing(self._packets(position)) as packets:
+            # map keeps no batch while the next one is made, so that its memory can be used again.
+            yield from map(self._deliver, packets)
 
     def check_budget(self, parts: Iterable[Faults] | None = None) -> None:
         """Stop when too many samples are bad.
@@ -139,13 +143,40 @@ class Stream:
         """
         Faults.together(parts if parts is not None else [self.faults]).check(self._budget)
 
+    def _packets(self, position: int) -> Generator[Packet, None, None]:
+        first = position // self._batch_size
+        with contextlib.ExitStack() as open_parts:
+            if self._workers:
+                pool = Pool(self._batches, self._health, workers=self._workers, timeout=self._worker_timeout)
+                packets = open_parts.enter_context(pool).packets(first)
+            else:
+                packets = map(self._batches.__getitem__, itertools.count(first))
+            # After the processes were forked: they would inherit what its threads hold.
+            prefetcher = open_parts.enter_context(Prefetcher(self._remote_shards(position), position=position))
+            for number, packet in enumerate(packets, first):
+                prefetcher.advance(number * self._batch_size)
+                yield packet
+
+    def _remote_shards(self, position: int) -> Iterator[tuple[int, Shard]]:
+        """Yield what must be fetched from a position on: (first position, shard); nothing where all is at hand."""
+        if not any(part.shard.is_remote for part in self.samples.parts):
+            return
+        for first, shard in self.samples.shards_ahead(self._batches.order, position):
+            if shard.is_remote:
+                yield first, shard
+
+    def _deliver(self, packet: Packet) -> Batch:
+        self._record(packet.faults)
+        if packet.batch is None:
+            raise RecipeError(
+                f"data.train: {MOST_SUBSTITUTES} samples in a row are bad:\n{self.faults.table()}\n"
+                f"the last one: {packet.faults[-1]}"
+            )
+        self.faults.delivered += len(packet.batch)
+        # An asynchronous copy to a device may read on when the batch is forgotten: never from memory that is refilled.
+        return packet.batch.pin_memory() if self._pin_memory else packet.batch
+
     def _record(self, faults: Iterable[Fault]) -> None:
         faults = list(faults)
         self.faults.add(faults)
         self._quarantine.add(faults)
-
-
-def _leave_signals_to_the_trainer(_worker: int) -> None:
-    """Go on decoding when a signal reaches the whole process group: the trainer saves first, then ends its workers."""
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)

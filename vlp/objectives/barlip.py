@@ -32,6 +32,7 @@ class BarlipTerm(Term):
 
     min_pairs = 2
     discriminates = False
+    reads_views = True
 
     def __init__(self, *, hidden_width: int = 512, width: int = 1024, redundancy: float = 0.005, factor: float = 0.025):
         super().__init__()

@@ -36,6 +36,7 @@ class ByolipTerm(Term):
 
     needs = frozenset({"teacher"})
     discriminates = False
+    reads_views = True
 
     def __init__(
         self,

@@ -34,6 +34,7 @@ class CacrTerm(Term):
     """
 
     min_pairs = 2
+    reads_views = True
 
     def __init__(
         self,

@@ -27,6 +27,7 @@ class DhelTerm(Term):
 
     min_pairs = 2
     discriminates = False
+    reads_views = True
     fixed_scale_advised = True
     others = LSE("row", mask="pair")
     requests = {"image_image": (others,), "text_text": (others,)}

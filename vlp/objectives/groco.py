@@ -37,6 +37,7 @@ class GroupOrderingTerm(Term):
     """
 
     min_pairs = 2
+    reads_views = True
     gradient_is_slope = False
     requests = {"image_text": ()}
 

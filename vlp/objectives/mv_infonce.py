@@ -30,6 +30,7 @@ class MultiViewInfoNceTerm(Term):
     """
 
     min_pairs = 2
+    reads_views = True
     rows, columns = LSE("row", mask="pair"), LSE("column", mask="pair")
     requests = {"image_text": (rows, columns)}
 

@@ -28,6 +28,7 @@ class SiamlipTerm(Term):
     min_pairs = 2
     gradient_is_slope = False
     discriminates = False
+    reads_views = True
 
     def __init__(self, *, hidden_width: int = 2048):
         super().__init__()

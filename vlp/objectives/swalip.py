@@ -38,6 +38,7 @@ class SwalipTerm(Term):
 
     gradient_is_slope = False
     rows, columns = LSE("row", mask="pair"), LSE("column", mask="pair")
+    reads_views = True
     requests = {"image_text": (rows, columns)}
 
     def __init__(self, *, sharpness: float = 0.05, num_iterations: int = 3):

@@ -35,6 +35,7 @@ class SwavTerm(Term):
 
     gradient_is_slope = False
     discriminates = False
+    reads_views = True
 
     def __init__(
         self,

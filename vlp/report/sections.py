@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import median
 
+from vlp.moments import diagnose
 from vlp.report.axes import window
 from vlp.report.charts import Series, line_chart
 from vlp.report.classes import can_show_confusion, class_chart, confusion_chart
@@ -87,7 +89,19 @@ def learning(run: Run) -> str:
     wide = window(min(240, len(run.lines)))
     note = f"{count(len(run.lines))} logged lines. "
     note += f"Faint: as logged; solid: running median of {wide}." if wide > 1 else "As logged, not smoothed."
+    note += _waiting(run)
     return section("Learning", note, f'<div class="grid">{"".join(charts)}</div>')
+
+
+def _waiting(run: Run) -> str:
+    """Say what the run waited for, from medians of all its lines."""
+    middles = {
+        name: median(value for _, value in run.curve(name) if value is not None)
+        for name in ("samples_per_second", "data_wait", "decode_rate")
+        if any(value is not None for _, value in run.curve(name))
+    }
+    said = diagnose(middles, run.settings.get("data", {}).get("workers", 0)) if len(middles) == 3 else ""
+    return f" The run is {said}." if said else ""
 
 
 def _losses(run: Run) -> str:

@@ -14,10 +14,12 @@ class Strategy:
 
     Attributes:
         provides: What it adds to embeddings that a term may need, such as `reference`.
+        makes_views: Whether it adds image or text views, which some term should read.
         can_shard: Whether it works on parameters that are split over processes (FSDP).
     """
 
     provides: frozenset[str] = frozenset()
+    makes_views: bool = False
     can_shard: bool = True
 
     def start(self, model: DualEncoder) -> None:

@@ -26,6 +26,8 @@ class ImageViews(Strategy):
         ValueError: Fewer than two views.
     """
 
+    makes_views = True
+
     def __init__(self, *, num_views: int = 2):
         if num_views < 2:
             raise ValueError(f"num_views {num_views} must be at least 2: leave the strategy out for one view")

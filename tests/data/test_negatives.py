@@ -1,0 +1,116 @@
+"""Wrong captions are wrong, as many as asked, and differ from the right one in what their kind says."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vlp.data import HardNegatives
+from vlp.data.negatives import KINDS, TABLES, plural
+from vlp.data.randomness import Draws
+from vlp.types import RecipeError
+
+TEXT = "A brown dog chases two cats on the left of an orange car."
+WORDS = TEXT.split()
+texts = st.lists(st.sampled_from([*WORDS, "Dog", "of", "very", "...", "x"]), min_size=1, max_size=6).map(" ".join)
+
+
+def plain(text):
+    return " ".join(text.split()).casefold()
+
+
+def made(kind, text=TEXT, count=1, **settings):
+    negatives = HardNegatives(count=count, kinds={kind: 1.0}, **settings)
+    return [wrong for number in range(100) for wrong in negatives(text, Draws(number))]
+
+
+def differing(text):
+    """Return old and new word at each place, articles aside."""
+    pairs = zip(WORDS, text.split(), strict=True)
+    return [(old, new) for old, new in pairs if old != new and old.lower() not in ("a", "an")]
+
+
+@given(texts, st.integers(1, 4), st.sampled_from(KINDS), st.integers(0, 1000))
+def test_there_are_always_as_many_as_asked_and_none_is_right(text, count, kind, seed):
+    negatives = HardNegatives(count=count, kinds={kind: 1.0})
+    wrong = negatives(text, Draws(seed))
+    assert len(wrong) == count
+    assert plain(text) not in map(plain, wrong)
+    assert wrong == negatives(text, Draws(seed))
+
+
+def test_wrong_captions_of_one_text_differ():
+    for number in range(50):
+        assert len(set(HardNegatives(count=5)(TEXT, Draws(number)))) == 5
+
+
+def test_order_lets_two_words_with_meaning_change_places():
+    for text in made("order"):
+        assert sorted(re.findall(r"\w+", text.lower().replace("an ", "a "))) == sorted(
+            re.findall(r"\w+", TEXT.lower().replace("an ", "a "))
+        )
+        assert len(differing(text)) == 2
+        assert text[0].isupper() and text.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("kind", "places"),
+    [("object", {"dog", "cats", "car."}), ("attribute", {"brown", "two", "orange"}), ("relation", {"on", "left"})],
+)
+def test_one_word_gives_way_to_another_of_its_kind(kind, places):
+    seen = set()
+    for text in made(kind):
+        ((old, new),) = differing(text)
+        assert new.strip(".") in TABLES[kind][old.strip(".")]
+        seen.add(old)
+    assert seen == places
+
+
+def test_plurals_and_articles_follow():
+    assert {text.split()[1] for text in made("object", "two cats")} <= {plural(noun) for noun in TABLES["object"]}
+    for text in made("object", "an apple"):
+        article, noun = text.split()
+        assert article == ("an" if noun[0] in "aeiou" else "a")
+    assert [plural(noun) for noun in ("city", "monkey", "box", "man", "knife")] == [
+        *("cities", "monkeys", "boxes", "men", "knives")
+    ]
+
+
+def test_digits_are_numbers():
+    assert {text.split()[0] for text in made("attribute", "3 ducks")} <= {str(n) for n in range(2, 21)} - {"3"}
+
+
+def test_a_kind_that_does_not_apply_is_replaced_by_another():
+    either = HardNegatives(kinds={"relation": 1.0, "object": 1.0})
+    for number in range(50):
+        assert either("brown dog", Draws(number))[0].startswith("brown ")
+    assert set(made("relation", "brown dog")) == {"dog brown"}
+
+
+def test_a_single_word_is_replaced_or_denied():
+    assert set(made("object", "dog")) <= set(TABLES["object"]["dog"])
+    assert set(made("order", "dog")) == {"no dog"}
+    assert set(made("order", "very very")) == {"no very very"}
+
+
+def test_what_the_text_tower_may_cut_off_stays():
+    text = " ".join(["red dog"] * 20)
+    for wrong in made("attribute", text, first_words=4):
+        assert wrong.split()[4:] == text.split()[4:] and wrong.split()[:4] != text.split()[:4]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"count": 0}, r"negatives\.count: 0 must be at least 1"),
+        ({"kinds": {}}, r"negatives\.kinds"),
+        ({"kinds": {"order": -1.0, "object": 2.0}}, r"negatives\.kinds"),
+        ({"first_words": 1}, r"negatives\.first_words"),
+    ],
+)
+def test_settings_without_sense_are_refused(settings, message):
+    with pytest.raises(RecipeError, match=message):
+        HardNegatives(**settings)

@@ -1,0 +1,1 @@
+"""Reasons to leave samples out, one file each; read `base.py` first."""

@@ -1,0 +1,34 @@
+"""Captions that are too short or too long."""
+
+from __future__ import annotations
+
+from vlp.curate.facts import WORDS
+from vlp.curate.gather import Table
+from vlp.curate.rules.base import Flags, rules
+
+
+@rules.register("length")
+class Length:
+    """Keep captions of a number of words; Jia et al. 2021, section 3 (arXiv:2102.05918).
+
+    Words are what stands between spaces and punctuation: languages without spaces need another measure.
+
+    Args:
+        fewest: Words of the shortest caption that stays.
+        most: Words of the longest.
+    """
+
+    facts = (WORDS,)
+
+    def __init__(self, *, fewest: int = 3, most: int = 20):
+        self.fewest = fewest
+        self.most = most
+
+    def drops(self, table: Table, alive: Flags) -> Flags:
+        """Compare the number of words."""
+        words = table.values(WORDS)
+        return (words < self.fewest) | (words > self.most)
+
+    def reason(self, table: Table, number: int) -> str:
+        """Name the number of words."""
+        return f"{table.value(WORDS, number)} words"

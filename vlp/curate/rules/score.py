@@ -1,0 +1,99 @@
+"""Images and captions that a model finds unlike."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vlp.curate.gather import Table
+from vlp.curate.rules.base import Flags, rules
+from vlp.curate.view import View
+from vlp.types import RecipeError
+
+
+@rules.register("score")
+class Score:
+    """Keep samples whose image and caption have a large cosine.
+
+    Schuhmann et al. 2022, section 3 (arXiv:2210.08402) keeps those over 0.28 with OpenAI's ViT-B-32.
+
+    Args:
+        model: Run or checkpoint folder, exported folder, `hf-hub:ORG/NAME`, or `NAME:TAG` of open_clip.
+        least: Cosine that is enough.
+        share: Share of the samples to keep instead, those with the largest cosines.
+    """
+
+    def __init__(self, *, model: str, least: float | None = None, share: float | None = None):
+        if (least is None) == (share is None):
+            raise RecipeError("give one of least (a cosine) and share (of the samples)")
+        if share is not None and not 0 < share <= 1:
+            raise RecipeError(f"share: {share} is not between 0 and 1")
+        self.fact = Cosine(model)
+        self.facts = (self.fact,)
+        self.least = least
+        self.share = share
+
+    def drops(self, table: Table, alive: Flags) -> Flags:
+        """Compare cosines with the least one, or with that of the last sample of the share."""
+        cosines = table.values(self.fact)
+        if self.share is not None and alive.any():
+            ranked = np.sort(cosines[alive])[::-1]
+            self.least = float(ranked[max(1, round(self.share * len(ranked))) - 1])
+        return cosines < self.least if self.least is not None else ~alive
+
+    def reason(self, table: Table, number: int) -> str:
+        """Name the cosine."""
+        return f"cosine {table.value(self.fact, number):.3f}, less than {self.least:.3f}"
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """The cosine of a sample's image and caption."""
+
+    model: str
+    on_device = True
+
+    @cached_property
+    def name(self) -> str:
+        """Changes with the weights: a run folder goes on being trained."""
+        model = _encoder(self.model).model
+        weights = hashlib.sha256(repr(sorted(model.preprocess_cfg.items())).encode())
+        for key, value in sorted(model.state_dict().items()):
+            weights.update(key.encode() + value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        return f"cosine-{weights.hexdigest()[:16]}"
+
+    def read(self, view: View) -> tuple[Tensor, str]:
+        """Return prepared pixels and the caption."""
+        return _encoder(self.model).transform(view.image), view.caption
+
+    def rows(self, read: list[Any]) -> NDArray[np.float32]:
+        """Embed a batch."""
+        if not read:
+            return np.empty(0, dtype=np.float32)
+        encoder = _encoder(self.model)
+        images, captions = zip(*read, strict=True)
+        with torch.inference_mode():
+            image = encoder.model.embed_images(torch.stack(images).to(encoder.device)).cpu()
+        return (image * encoder.embed_texts(captions)).sum(1).numpy()
+
+
+@cache
+def _encoder(model: str) -> Any:
+    # Imports every tower and recipe, which no other rule needs.
+    from vlp.checkpoint import LOCK, STATE, load_model_of_run
+    from vlp.towers.encoder import TowerEncoder
+    from vlp.towers.load import load_model
+
+    path, device = Path(model), PartialState().device
+    is_run = (path / LOCK).is_file() or (path / STATE).is_file()
+    loaded = load_model_of_run(path).model if is_run else load_model(model)
+    return TowerEncoder(loaded.eval().to(device), device=device)

@@ -1,0 +1,36 @@
+"""Images that are too small or too long."""
+
+from __future__ import annotations
+
+from vlp.curate.facts import SIZE
+from vlp.curate.gather import Table
+from vlp.curate.rules.base import Flags, rules
+
+
+@rules.register("size")
+class Size:
+    """Keep images whose short side is over, and whose long side is not over.
+
+    Jia et al. 2021, section 3 (arXiv:2102.05918) keeps those with a short side over 200 pixels and an aspect under 3.
+
+    Args:
+        short_side_over: Pixels.
+        aspect_under: Long side divided by short side.
+    """
+
+    facts = (SIZE,)
+
+    def __init__(self, *, short_side_over: int = 200, aspect_under: float = 3.0):
+        self.short_side_over = short_side_over
+        self.aspect_under = aspect_under
+
+    def drops(self, table: Table, alive: Flags) -> Flags:
+        """Compare both sides."""
+        sides = table.values(SIZE)
+        short, long = sides.min(1), sides.max(1)
+        return ~((short > self.short_side_over) & (long < self.aspect_under * short))
+
+    def reason(self, table: Table, number: int) -> str:
+        """Name the size."""
+        width, height = table.value(SIZE, number)
+        return f"{width} x {height}"

@@ -1,0 +1,84 @@
+"""A card that names some of the samples of another: the same shards, and a list of what is kept."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from ruamel.yaml import YAML
+
+from vlp import paths
+from vlp.curate.cards import open_card
+from vlp.curate.writer import PARTIAL
+from vlp.data import Card
+from vlp.data.kept import read_kept, write_kept
+from vlp.data.shards import Shard
+from vlp.data.summary import summary_beside, write_summary
+from vlp.types import RecipeError
+from vlp.yaml import read_yaml
+
+
+def check_target(source: str, to: Path) -> Path:
+    """Return where a card may be written.
+
+    Raises:
+        RecipeError: No YAML file, or one that is not an earlier subset.
+    """
+    target = to.expanduser().resolve()
+    if target.suffix != ".yaml":
+        raise RecipeError(f"{to}: a card is a YAML file; name it {target.stem}.yaml")
+    if target == paths.find_card("data", source).resolve():
+        raise RecipeError(f"{to}: the card itself; name another file")
+    if target.exists() and read_yaml(target).get("keep") != _list_of(target).name:
+        raise RecipeError(f"{to}: exists, and is no earlier result; name another file, or remove it")
+    return target
+
+
+def kept_before(card: Card, samples: int) -> NDArray[np.bool_]:
+    """Say of each sample whether the card uses it."""
+    if card.keep is None:
+        return np.ones(samples, dtype=np.bool_)
+    flags = np.zeros(samples, dtype=np.bool_)
+    flags[read_kept(card.folder / card.keep, samples)] = True
+    return flags
+
+
+def write_subset(source: str, target: Path, flags: NDArray[np.bool_], shards: Sequence[Shard], note: str) -> None:
+    """Write a card, its list of kept samples, and what is known of its shards, so that no start need open them.
+
+    Other keys and comments of the card are those of the source.
+    """
+    path = paths.find_card("data", source).resolve()
+    yaml = YAML()
+    yaml.width = 120
+    card = yaml.load(path)
+    patterns = [card["shards"]] if isinstance(card["shards"], str) else card["shards"]
+    card["name"] = target.stem
+    card["shards"] = [_moved(pattern, path, target) for pattern in patterns]
+    if "sha256" in card:
+        card["sha256"] = {
+            # Checksums of remote shards are named by the end of their address.
+            _moved(name, path, target) if (path.parent / name).exists() else name: value
+            for name, value in card["sha256"].items()
+        }
+    card["keep"] = _list_of(target).name
+    write_kept(_list_of(target), len(flags), np.flatnonzero(flags), note)
+    partial = target.with_name(target.name + PARTIAL)
+    yaml.dump(card, partial)
+    partial.replace(target)
+    written = open_card(str(target))
+    write_summary(summary_beside(written), written, {shard.location: shard.known for shard in shards})
+
+
+def _list_of(card: Path) -> Path:
+    return card.with_suffix(".keep.npz")
+
+
+def _moved(pattern: str, source: Path, target: Path) -> str:
+    """Return a pattern relative to another card; addresses and absolute patterns stay."""
+    if "://" in pattern or pattern.startswith(("/", "~", "$", "pipe:")):
+        return pattern
+    return os.path.relpath(source.parent / pattern, target.parent)

@@ -1,0 +1,206 @@
+"""Where a shard can be read on this machine: in place, or from a copy that is made when it is first needed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+from vlp.data.cache import cache_name, cache_path, write_beside
+from vlp.data.cards import Card
+from vlp.data.copies import copy_path, index_path, make_copy, touch
+from vlp.data.download import Expected, RemoteStats, download
+from vlp.data.faults import BadSampleError
+from vlp.data.files import OpenFiles
+from vlp.data.index import SUFFIX, Footer, Index, build_index, index_in_memory, open_index
+from vlp.data.remote import TransferError
+from vlp.data.summary import Known
+from vlp.data.unpack import ZIPPED, unpack
+from vlp.types import RecipeError
+
+# Every sample of a shard that cannot be fetched would wait for all tries again.
+GIVEN_UP_SECONDS = 300.0
+
+
+class Home(Protocol):
+    """Where a shard can be read."""
+
+    def open(self, files: OpenFiles) -> tuple[Path, Index]:
+        """Return the plain tar and its index, made first if need be.
+
+        Raises:
+            OSError: It is not there.
+            BadSampleError: It cannot be fetched, or is not what it was.
+        """
+        ...
+
+    def fetch(self) -> None:
+        """Make sure that `open` need not wait.
+
+        Raises:
+            TransferError: It cannot be fetched.
+        """
+        ...
+
+    def touch(self) -> None:
+        """Say that the shard is in use."""
+        ...
+
+    def index_places(self) -> tuple[Path, ...]:
+        """Return where the index may lie, the best place first.
+
+        Raises:
+            OSError: The shard is not there.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class InPlace:
+    """A plain tar that is read where it lies.
+
+    Args:
+        path: The tar.
+        tag: `tag_of` the tar when the run began; empty accepts any.
+    """
+
+    path: Path
+    tag: str = ""
+
+    def open(self, files: OpenFiles) -> tuple[Path, Index]:
+        """Return the tar and its index: the one beside it, or the one in the cache, or a new one."""
+        status = self.path.stat()
+        if self.tag and tag_of(status) != self.tag:
+            raise BadSampleError("shard_error", f"{self.path} changed since the run began")
+        for path in self.index_places():
+            index = open_index(path, files)
+            if index and is_fresh(index.footer, status, path):
+                return self.path, index
+        content = build_index(self.path)
+        # A cache that cannot be written costs the next start a scan, nothing else.
+        with contextlib.suppress(OSError), write_beside(path) as file:
+            file.write(content)
+        return self.path, open_index(path, files) or index_in_memory(content)
+
+    def fetch(self) -> None:
+        """Do nothing."""
+
+    def touch(self) -> None:
+        """Do nothing."""
+
+    def index_places(self) -> tuple[Path, ...]:
+        """Return the place beside the tar, with which an index travels, and the one in the cache."""
+        return self.path.with_name(self.path.name + SUFFIX), cache_path(self.path, SUFFIX)
+
+
+class Copied:
+    """A shard that is read from a copy in the cache.
+
+    Args:
+        location: What errors call it.
+        fill: Writes a plain tar to the path it is given, and returns what cut it short.
+        name: Another one for every content.
+        limit_bytes: Largest sum of all copies of this machine.
+    """
+
+    def __init__(self, location: str, fill: Callable[[Path], str], name: str, limit_bytes: float | None):
+        self._location = location
+        self._fill = fill
+        self._copy = copy_path(name)
+        self._limit_bytes = limit_bytes
+        self._given_up: tuple[float, str] | None = None
+
+    def open(self, files: OpenFiles) -> tuple[Path, Index]:
+        """Return the copy and its index."""
+        if self._given_up and time.monotonic() < self._given_up[0]:
+            raise BadSampleError("shard_error", self._given_up[1])
+        files.close_deleted()
+        try:
+            self.fetch()
+        except TransferError as error:
+            self._given_up = time.monotonic() + GIVEN_UP_SECONDS, str(error)
+            raise BadSampleError("shard_error", str(error)) from error
+        index = open_index(index_path(self._copy), files)
+        if index is None or index.footer.tar_bytes != files.size(self._copy):
+            # Somebody else's eviction, or a damaged file.
+            self._copy.unlink(missing_ok=True)
+            raise FileNotFoundError(2, "the copy in the cache is damaged", str(self._copy))
+        return self._copy, index
+
+    def fetch(self) -> None:
+        """Make the copy unless it is there."""
+        if self._copy.exists():
+            touch(self._copy)
+            return
+        try:
+            make_copy(self._copy, self._fill, self._limit_bytes)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise RecipeError(
+                f"cannot copy {self._location} into {self._copy.parent} ({error.strerror}); "
+                "set XDG_CACHE_HOME to a folder with room, or use plain local tars"
+            ) from error
+
+    def touch(self) -> None:
+        """Keep the copy from being deleted for a while."""
+        touch(self._copy)
+
+    def index_places(self) -> tuple[Path, ...]:
+        """Return the place beside the copy."""
+        return (index_path(self._copy),)
+
+
+def tag_of(status: os.stat_result) -> str:
+    """Return a word that changes when a local file does."""
+    return f"{status.st_size}-{status.st_mtime_ns}"
+
+
+def is_fresh(footer: Footer, status: os.stat_result, index: Path) -> bool:
+    """Whether an index belongs to the present content of its tar.
+
+    A copied data set has new times; there the index must have come to its place after the tar.
+    """
+    if footer.tar_bytes != status.st_size:
+        return False
+    return footer.tar_mtime_ns == status.st_mtime_ns or status.st_ctime_ns < index.stat().st_ctime_ns
+
+
+def local_home(path: Path, tag: str, limit_bytes: float | None) -> Home:
+    """Return the home of a tar or tar.gz on a disk."""
+    if not path.name.endswith(ZIPPED):
+        return InPlace(path, tag)
+    name = cache_name(str(path.resolve()), tag_of(path.stat()))
+    return Copied(str(path), partial(unpack, path), name, limit_bytes)
+
+
+def remote_home(card: Card, location: str, known: Known, stats: RemoteStats) -> Home:
+    """Return the home of a shard that lies on another machine."""
+    identity = f"{known.bytes}-{known.tag}" if known.tag else known.sha256
+    fill = _Download(card, location, Expected(known.bytes, known.tag, known.sha256), stats)
+    return Copied(location, fill, cache_name(location, identity), card.limit_bytes)
+
+
+@dataclass(frozen=True)
+class _Download:
+    card: Card
+    location: str
+    expected: Expected
+    stats: RemoteStats
+
+    def __call__(self, target: Path) -> str:
+        remote = self.card.remote(self.location)
+        fetch = partial(download, remote, expected=self.expected, tries=self.card.tries, stats=self.stats)
+        if not remote.name.endswith(ZIPPED):
+            fetch(target)
+            return ""
+        packed = target.with_suffix(".gz")
+        fetch(packed)
+        fault = unpack(packed, target)
+        packed.unlink()
+        return fault

@@ -1,0 +1,151 @@
+"""Wrong captions made of right ones by rules: what differs is small, visible, and decides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
+
+from vlp.data.randomness import Draws
+from vlp.data.word_lists import ATTRIBUTES, OBJECTS, RELATIONS, STOP_WORDS
+from vlp.data.words import bare, exchange, put
+from vlp.types import RecipeError
+
+Kind = Literal["order", "object", "attribute", "relation"]
+KINDS: tuple[Kind, ...] = ("order", "object", "attribute", "relation")
+TRIES = 8
+Maker = Callable[[list[str], Draws], bool]
+
+IRREGULAR = {
+    "man": "men",
+    "woman": "women",
+    "mouse": "mice",
+    "foot": "feet",
+    "leaf": "leaves",
+    "knife": "knives",
+    "sheep": "sheep",
+    "fish": "fish",
+}
+
+
+def plural(noun: str) -> str:
+    """Return the plural of a noun of the lists."""
+    if noun in IRREGULAR:
+        return IRREGULAR[noun]
+    if noun.endswith("y") and noun[-2] not in "aeou":
+        return noun[:-1] + "ies"
+    return noun + ("es" if noun.endswith(("s", "x", "ch", "sh")) else "s")
+
+
+def _others(groups: Sequence[Sequence[str]]) -> dict[str, tuple[str, ...]]:
+    """Map each word to those that may take its place, from the first group that has it."""
+    found: dict[str, tuple[str, ...]] = {}
+    for group in groups:
+        for word in group:
+            found.setdefault(word, tuple(other for other in group if other != word))
+    return found
+
+
+TABLES: dict[Kind, dict[str, tuple[str, ...]]] = {
+    "object": _others([*OBJECTS, *([plural(noun) for noun in group] for group in OBJECTS)]),
+    "attribute": _others(ATTRIBUTES) | _others([[str(number) for number in range(2, 21)]]),
+    "relation": _others(RELATIONS),
+}
+
+
+class HardNegatives:
+    """Make wrong captions that share almost all words with the right one.
+
+    Yuksekgonul et al. 2023 (arXiv:2210.01936) for the order, Hsieh et al. 2023 (arXiv:2306.14610) for replaced objects,
+    attributes and relations; there with parsers and language models, here with short lists of common English words.
+
+    `order` lets two words that carry meaning change places; `object`, `attribute` (colours, sizes, materials, numbers)
+    and `relation` (left and right, on and under) put another word of the same kind in the place of one. A caption to
+    which a kind does not apply gets another kind, and in the end its words in another order. A caption of one unknown
+    word becomes "no" and the word. No wrong caption equals the right one, and equal ones are avoided where possible.
+
+    Args:
+        count: Wrong captions for each right one.
+        kinds: How often each kind is used; null is all alike.
+        first_words: Only so many words change: what the text tower cuts off must not hold the difference.
+    """
+
+    def __init__(self, *, count: int = 1, kinds: dict[Kind, float] | None = None, first_words: int = 30):
+        if count < 1:
+            raise RecipeError(
+                f"data.captions.negatives.count: {count} must be at least 1: leave the section out for none"
+            )
+        if first_words < 2:
+            raise RecipeError(f"data.captions.negatives.first_words: {first_words} must be at least 2")
+        if kinds is not None and (not kinds or min(kinds.values()) < 0 or sum(kinds.values()) <= 0):
+            raise RecipeError(
+                "data.captions.negatives.kinds: weights must not be negative, and one must be larger than 0"
+            )
+        self.count = count
+        self.kinds = {kind: weight for kind, weight in (kinds or dict.fromkeys(KINDS, 1.0)).items() if weight > 0}
+        self.first_words = first_words
+
+    def __call__(self, text: str, draws: Draws) -> tuple[str, ...]:
+        """Return `count` wrong captions."""
+        words = text.split()
+        start, rest = words[: self.first_words], words[self.first_words :]
+        right = _key(start)
+        seen = {right}
+        made = []
+        for _ in range(self.count):
+            wrong = self._make(start, right, seen, draws)
+            seen.add(_key(wrong))
+            made.append(" ".join(wrong + rest))
+        return tuple(made)
+
+    def _make(self, words: list[str], right: str, seen: set[str], draws: Draws) -> list[str]:
+        kinds = dict(self.kinds)
+        while kinds:
+            kind = list(kinds)[draws.weighted(list(kinds.values()))]
+            for _ in range(TRIES):
+                wrong = list(words)
+                if not MAKERS[kind](wrong, draws):
+                    break
+                if _key(wrong) not in seen:
+                    return wrong
+            del kinds[kind]
+        return _disorder(words, right, seen, draws)
+
+
+def _key(words: Sequence[str]) -> str:
+    return " ".join(words).casefold()
+
+
+def _reorder(words: list[str], draws: Draws) -> bool:
+    """Let two different words that carry meaning change places; say whether there are two."""
+    places = [place for place, word in enumerate(words) if bare(word) and bare(word) not in STOP_WORDS]
+    one = draws.choice(places) if places else 0
+    others = [place for place in places if bare(words[place]) != bare(words[one])]
+    if others:
+        exchange(words, one, draws.choice(others))
+    return bool(others)
+
+
+def _replace_by(table: Mapping[str, Sequence[str]]) -> Maker:
+    def replace(words: list[str], draws: Draws) -> bool:
+        """Put another word of its group in the place of one; say whether there is one."""
+        places = [place for place, word in enumerate(words) if bare(word) in table]
+        if places:
+            place = draws.choice(places)
+            put(words, place, draws.choice(table[bare(words[place])]))
+        return bool(places)
+
+    return replace
+
+
+def _disorder(words: list[str], right: str, seen: set[str], draws: Draws) -> list[str]:
+    """Return the words in an order not seen, or seen but wrong; deny them where no other order exists."""
+    mixed = list(words)
+    for _ in range(TRIES):
+        draws.shuffle(mixed)
+        if _key(mixed) not in seen:
+            return mixed
+    turned = (words[place:] + words[:place] for place in range(1, len(words)))
+    return next((order for order in turned if _key(order) != right), ["no", *words])
+
+
+MAKERS: dict[Kind, Maker] = {"order": _reorder, **{kind: _replace_by(table) for kind, table in TABLES.items()}}

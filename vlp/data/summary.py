@@ -1,0 +1,90 @@
+"""What all shards of a card hold, in one small file, so that a start opens none of them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from vlp.data.cache import cache_folder, cache_name, write_beside
+from vlp.data.cards import Card
+from vlp.data.remote import is_remote
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of a shard before it is opened.
+
+    Args:
+        fault: Why it cannot be read to its end; empty for a sound one.
+        bytes: Its size; -1 where nobody knows.
+        tag: A word that changes when it does: time of change of a file, version of a remote one.
+        sha256: Its checksum, where somebody has read all of it.
+    """
+
+    samples: int
+    fault: str = ""
+    bytes: int = -1
+    tag: str = ""
+    sha256: str = ""
+
+
+def summary_beside(card: Card) -> Path:
+    """Return where a summary that travels with its card lies."""
+    return card.folder / f"{card.name}.shards.json"
+
+
+def summary_in_cache(card: Card) -> Path:
+    """Return where this machine keeps a summary of its own."""
+    return cache_folder("summaries") / f"{cache_name(str(card.folder), card.name)}.json"
+
+
+def read_summaries(card: Card) -> tuple[dict[str, Known], dict[str, Known]]:
+    """Return what the card's summary and that of this machine know of its shards, by location."""
+    return _read(summary_beside(card), card), _read(summary_in_cache(card), card)
+
+
+def write_summary(path: Path, card: Card, known: Mapping[str, Known]) -> None:
+    """Write a summary.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    shards = {_shorten(card, location): asdict(shard) for location, shard in known.items()}
+    lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(shard)}" for name, shard in shards.items())
+    with write_beside(path) as file:
+        file.write(f'{{"version": {VERSION}, "shards": {{\n{lines}\n}}}}\n'.encode())
+
+
+def keep_in_cache(card: Card, known: Mapping[str, Known]) -> None:
+    """Write this machine's own summary; without one the next start takes longer, nothing else."""
+    with contextlib.suppress(OSError):
+        write_summary(summary_in_cache(card), card, known)
+
+
+def _read(path: Path, card: Card) -> dict[str, Known]:
+    try:
+        values = json.loads(path.read_bytes())
+        if values["version"] != VERSION:
+            return {}
+        return {_lengthen(card, name): _known(shard) for name, shard in values["shards"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _known(told: Mapping[str, Any]) -> Known:
+    return Known(int(told["samples"]), str(told["fault"]), int(told["bytes"]), str(told["tag"]), str(told["sha256"]))
+
+
+def _shorten(card: Card, location: str) -> str:
+    """Name a shard relative to its card where it can be, so that both can be moved together."""
+    return location.removeprefix(f"{card.folder}/")
+
+
+def _lengthen(card: Card, name: str) -> str:
+    return name if is_remote(name) or name.startswith("/") else f"{card.folder}/{name}"

@@ -1,0 +1,79 @@
+"""As what one sample is shown: its crops, its wordings, and wrong captions beside the right one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from jaxtyping import UInt8
+from numpy.typing import NDArray
+
+from vlp.data.captions import Caption, Captions
+from vlp.data.crop import Crop, crop_views
+from vlp.data.decode import Picture
+from vlp.data.negatives import HardNegatives
+from vlp.data.randomness import CAPTION, CROP, NEGATIVE, POLICY, REWORD, Draws, fold
+from vlp.data.samples import Sample
+from vlp.data.text_augment import TextAugment
+
+if TYPE_CHECKING:  # torchvision takes a second to import, and most runs have no policy
+    from vlp.data.policies import Policy
+
+
+@dataclass(frozen=True)
+class Views:
+    """What a sample's image and caption become; every view is a function of (seed, epoch, sample, view).
+
+    Args:
+        crops: One for each image view, all of one size; the first view leads.
+        captions: Chooses and words captions.
+        rewordings: One for each text view; the first view leads.
+        negatives: Makes wrong captions of the first text view; they follow the text views.
+        policy: Changes the pixels of every image view.
+        spare_first: Leave the first image view to itself.
+    """
+
+    crops: tuple[Crop, ...]
+    captions: Captions
+    rewordings: tuple[TextAugment, ...] = (TextAugment(),)
+    negatives: HardNegatives | None = None
+    policy: Policy | None = None
+    spare_first: bool = False
+
+    @property
+    def size(self) -> int:
+        """Side of every crop in pixels."""
+        return self.crops[0].size
+
+    @property
+    def num_negatives(self) -> int:
+        """Wrong captions of each sample."""
+        return self.negatives.count if self.negatives else 0
+
+    def images(self, picture: Picture, seed: int, epoch: int, number: int, into: UInt8[NDArray, "v s s 3"]) -> None:
+        """Write the pixels of every image view.
+
+        Raises:
+            BadSampleError: `corrupt_image`.
+        """
+        cuts = [(crop, Draws(seed, CROP, epoch, number, view)) for view, crop in enumerate(self.crops)]
+        for view, pixels in enumerate(crop_views(picture, cuts)):
+            if self.policy is not None and view >= int(self.spare_first):
+                pixels = self.policy(pixels, fold(seed, POLICY, epoch, number, view))
+            into[view] = pixels
+
+    def texts(self, sample: Sample, seed: int, epoch: int, number: int) -> list[Caption]:
+        """Return every text view, then the wrong captions.
+
+        Raises:
+            BadSampleError: There is no caption, or it is empty, too long, or not text.
+        """
+        texts = []
+        for view, reword in enumerate(self.rewordings):
+            caption = self.captions(sample, Draws(seed, CAPTION, epoch, number, view))
+            text = reword(caption.text, Draws(seed, REWORD, epoch, number, view))
+            texts.append(Caption(text, caption.identity))
+        if self.negatives:
+            draws = Draws(seed, NEGATIVE, epoch, number)
+            texts += [Caption(wrong, texts[0].identity) for wrong in self.negatives(texts[0].text, draws)]
+        return texts

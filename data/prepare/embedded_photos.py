@@ -33,7 +33,6 @@ import json
 import random
 import re
 import struct
-import tarfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -43,6 +42,8 @@ from urllib.parse import unquote
 
 import numpy as np
 from PIL import Image
+
+from shards import encode, shard_images, write_shard
 
 SIZE = 96
 MARGIN = 3
@@ -455,13 +456,6 @@ def fitted(image: Image.Image, fit: str) -> Image.Image:
     return square(picture, fit)
 
 
-def encode(image: Image.Image, quality: int) -> bytes:
-    """Encode as WebP."""
-    buffer = io.BytesIO()
-    image.save(buffer, "WEBP", quality=quality, method=6)
-    return buffer.getvalue()
-
-
 def make_samples(folders: dict[str, Path], quality: int) -> Iterator[Sample]:
     """Read and fit the pictures of all sources that have a folder."""
     for name in SOURCES:
@@ -485,15 +479,6 @@ def thumbnails(data: bytes) -> np.ndarray:
     stack = np.stack([view for thumb in small for view in (thumb, thumb[:, ::-1])]).reshape(6, -1)
     stack -= stack.mean(axis=1, keepdims=True)
     return stack / (np.linalg.norm(stack, axis=1, keepdims=True) + 1e-6)
-
-
-def shard_images(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Yield the names and bytes of the WebP members of a shard."""
-    with tarfile.open(path) as archive:
-        for member in archive:
-            handle = archive.extractfile(member)
-            if handle is not None and member.name.endswith(".webp"):
-                yield member.name, handle.read()
 
 
 def drop_copies(
@@ -528,16 +513,6 @@ def drop_copies(
             if url:
                 addresses[url] = sample.key
     return kept, dropped, sorted(nearest, reverse=True)
-
-
-def write_shard(path: Path, samples: list[Sample]) -> None:
-    """Write one shard with fixed owner and time stamps."""
-    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as archive:
-        for sample in samples:
-            for suffix, data in (("webp", sample.image), ("txt", sample.entry.caption.encode("utf-8"))):
-                info = tarfile.TarInfo(f"{sample.key}.{suffix}")
-                info.size, info.mtime, info.mode = len(data), 0, 0o644
-                archive.addfile(info, io.BytesIO(data))
 
 
 def write_credits(path: Path, samples: list[Sample]) -> None:
@@ -585,7 +560,7 @@ def main() -> None:
         raise ValueError("two pictures have one key")
     samples.sort(key=lambda sample: sample.key)
     random.Random(args.seed).shuffle(samples)
-    write_shard(args.output, samples)
+    write_shard(args.output, [(sample.key, sample.image, sample.entry.caption) for sample in samples])
     if args.credits:
         write_credits(args.credits, samples)
     report = {

@@ -36,7 +36,7 @@ from benchmarks.measure import PROC, tree_bytes
 from benchmarks.tables import listed, markdown, percent, slug
 from vlp import paths
 from vlp.data import Captions, Card, Crop, SampleSet, Stream, Views
-from vlp.data.order import Shuffle
+from vlp.data.order.shuffle import Shuffle
 from vlp.data.randomness import Draws
 from vlp.provenance import commit, machine, versions
 from vlp.towers.tokenizers import ClipTokenizer

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from vlp import paths
-from vlp.data.cards import Card
+from vlp.data.shards.cards import Card
 from vlp.evaluators.base import Task
 from vlp.explain import explain
 from vlp.layers import Layer, leaves, merge, override_layer, read_layers

@@ -10,10 +10,10 @@ import torch
 from vlp import dist
 from vlp.config import load_card
 from vlp.data import Captions, Crop, HardNegatives, SampleSet, Stream, TextAugment, Views
-from vlp.data.arrange import arrange
-from vlp.data.order import Order
-from vlp.data.policies import policies
-from vlp.data.timetable import Ramp
+from vlp.data.order.arrange import arrange
+from vlp.data.order.shuffle import Order
+from vlp.data.order.timetable import Ramp
+from vlp.data.pixels.policies import policies
 from vlp.recipe import DataSection, Recipe, settings
 from vlp.towers.dual import DualEncoder
 from vlp.types import RecipeError

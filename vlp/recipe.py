@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from vlp.data.arrange import Mixing
-from vlp.data.augment import Augment
-from vlp.data.captions import Captions
-from vlp.data.crop import Crop
-from vlp.data.negatives import HardNegatives
-from vlp.data.policies import policies
-from vlp.data.text_augment import TextAugment
-from vlp.data.timetable import Ramp
+from vlp.data.order.arrange import Mixing
+from vlp.data.order.timetable import Ramp
+from vlp.data.pixels.augment import Augment
+from vlp.data.pixels.crop import Crop
+from vlp.data.pixels.policies import policies
+from vlp.data.texts.captions import Captions
+from vlp.data.texts.negatives import HardNegatives
+from vlp.data.texts.text_augment import TextAugment
 from vlp.objectives.base import terms
 from vlp.objectives.schedule import Schedule
 from vlp.optim import build_optimizer, learning_rate_factor

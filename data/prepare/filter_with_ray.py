@@ -24,7 +24,7 @@ from vlp.curate.facts import Fact
 from vlp.curate.filter import Filtered, filter_card
 from vlp.curate.gather import FOLDER, Task, keep, measured_files, missing
 from vlp.curate.rules.base import read_rules
-from vlp.data.shards import open_shards
+from vlp.data.shards.shard import open_shards
 
 
 def filter_on_cluster(name: str, to: Path, rules: Path, *, gpus: float = 0.0) -> Filtered:

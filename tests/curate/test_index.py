@@ -13,11 +13,12 @@ from tests.shards import write_shards
 from vlp.curate.cards import open_card
 from vlp.curate.index import index_card
 from vlp.curate.verify import verify_card
-from vlp.data import SampleSet, homes
-from vlp.data import index as index_module
-from vlp.data.cache import cache_folder
-from vlp.data.shards import open_shards
-from vlp.data.summary import summary_beside
+from vlp.data import SampleSet
+from vlp.data.shards import homes
+from vlp.data.shards import index as index_module
+from vlp.data.shards.cache import cache_folder
+from vlp.data.shards.shard import open_shards
+from vlp.data.shards.summary import summary_beside
 from vlp.types import RecipeError
 from vlp.yaml import write_yaml
 

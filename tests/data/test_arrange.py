@@ -10,8 +10,8 @@ import pytest
 
 from tests.shards import write_shards
 from vlp.data import SampleSet
-from vlp.data.arrange import arrange
-from vlp.data.timetable import Ramp
+from vlp.data.order.arrange import arrange
+from vlp.data.order.timetable import Ramp
 from vlp.types import RecipeError
 
 

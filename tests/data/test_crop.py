@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from vlp.data.crop import Crop, crop_views
-from vlp.data.decode import JPEG_FACTORS, open_picture
+from vlp.data.pixels.crop import Crop, crop_views
+from vlp.data.pixels.decode import JPEG_FACTORS, open_picture
 from vlp.data.randomness import Draws
 from vlp.types import RecipeError
 

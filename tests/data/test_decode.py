@@ -13,8 +13,8 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from tests.data.test_faults import png_chunk, png_header
-from vlp.data.decode import MOST_CHUNKS, MOST_SCANS, SCAN, decode_image, open_picture
 from vlp.data.faults import BadSampleError
+from vlp.data.pixels.decode import MOST_CHUNKS, MOST_SCANS, SCAN, decode_image, open_picture
 
 PHOTO = Image.fromarray(load_sample_images().images[0][:97, :130])
 

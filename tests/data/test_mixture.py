@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlp.data.mixture import Ingredient, Mixture
-from vlp.data.order import Shuffle, Substitutes
-from vlp.data.timetable import Ramp, Timetable
-from vlp.data.windows import Windows
+from vlp.data.order.mixture import Ingredient, Mixture
+from vlp.data.order.shuffle import Shuffle, Substitutes
+from vlp.data.order.timetable import Ramp, Timetable
+from vlp.data.order.windows import Windows
 
 unhurried = settings(max_examples=60, deadline=None, derandomize=True)
 BATCH = 4

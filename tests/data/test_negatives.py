@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vlp.data import HardNegatives
-from vlp.data.negatives import KINDS, TABLES, plural
 from vlp.data.randomness import Draws
+from vlp.data.texts.negatives import KINDS, TABLES, plural
 from vlp.types import RecipeError
 
 TEXT = "A brown dog chases two cats on the left of an orange car."

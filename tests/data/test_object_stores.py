@@ -10,10 +10,11 @@ import pytest
 
 from tests.flaky_server import Answers, serving
 from tests.shards import write_shards
-from vlp.data import Card, download
-from vlp.data.cache import cache_folder
+from vlp.data import Card
 from vlp.data.faults import BadSampleError
-from vlp.data.shards import open_shards
+from vlp.data.shards import download
+from vlp.data.shards.cache import cache_folder
+from vlp.data.shards.shard import open_shards
 from vlp.types import RecipeError
 
 moto = pytest.importorskip("moto.server")
@@ -69,7 +70,7 @@ def test_shards_in_a_bucket_are_listed_and_read(bucket, endpoint, tmp_path, patt
 
 
 def test_blocks_are_asked_for_until_they_come(bucket, endpoint, monkeypatch):
-    monkeypatch.setattr("vlp.data.remote.BLOCK", 1000)
+    monkeypatch.setattr("vlp.data.shards.remote.BLOCK", 1000)
     troubles = ["fail", "", "short", "", "hang"]
     asked = []
     real = s3fs.S3FileSystem._cat_file
@@ -93,7 +94,7 @@ def test_blocks_are_asked_for_until_they_come(bucket, endpoint, monkeypatch):
 
 def test_an_object_replaced_between_two_blocks_is_never_glued_together(bucket, endpoint, tmp_path, monkeypatch):
     """The size stays, so that nothing but the version tells."""
-    monkeypatch.setattr("vlp.data.remote.BLOCK", 1000)
+    monkeypatch.setattr("vlp.data.shards.remote.BLOCK", 1000)
     name = bucket[1]
     other = (tmp_path / "tiny" / "00001.tar").read_bytes()
     assert len(other) == (tmp_path / "tiny" / "00000.tar").stat().st_size

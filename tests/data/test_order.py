@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vlp.data.order import Ranges, Shuffle, Substitutes, permute
+from vlp.data.order.shuffle import Ranges, Shuffle, Substitutes, permute
 
 each_size = pytest.mark.parametrize("size", [1, 2, 3, 4, 7, 16, 17, 100, 1109, 4436])
 

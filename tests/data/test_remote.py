@@ -16,15 +16,16 @@ import pytest
 
 from tests.flaky_server import FlakyServer, serving
 from tests.shards import LetterTokenizer, sample_members, write_shards, write_tar
-from vlp.data import Captions, Card, Crop, SampleSet, Stream, Views, copies, download, homes
-from vlp.data.arrange import arrange
-from vlp.data.cache import cache_folder
-from vlp.data.copies import make_copy
-from vlp.data.download import Expected, RemoteStats
-from vlp.data.download import download as fetch
+from vlp.data import Captions, Card, Crop, SampleSet, Stream, Views
 from vlp.data.faults import BadSampleError
-from vlp.data.prefetch import Prefetcher
-from vlp.data.shards import check_room, open_shards
+from vlp.data.order.arrange import arrange
+from vlp.data.shards import copies, download, homes
+from vlp.data.shards.cache import cache_folder
+from vlp.data.shards.copies import make_copy
+from vlp.data.shards.download import Expected, RemoteStats
+from vlp.data.shards.download import download as fetch
+from vlp.data.shards.prefetch import Prefetcher
+from vlp.data.shards.shard import check_room, open_shards
 from vlp.types import RecipeError
 
 SHARD = "/tiny/00000.tar"
@@ -319,7 +320,7 @@ def test_any_file_system_that_fsspec_knows_serves(tmp_path):
 def test_an_object_read_in_blocks_is_whole(tmp_path, monkeypatch):
     import fsspec
 
-    monkeypatch.setattr("vlp.data.remote.BLOCK", 1000)
+    monkeypatch.setattr("vlp.data.shards.remote.BLOCK", 1000)
     path = write_tar(tmp_path / "x.tar", sample_members(0))
     fsspec.filesystem("memory").pipe_file(f"/{tmp_path.name}/x.tar", path.read_bytes())
     (shard,) = open_shards(Card(name="x", shards=f"memory://{tmp_path.name}/x.tar"))

@@ -11,12 +11,12 @@ import pytest
 
 from tests.shards import sample_members, write_shards, write_tar
 from vlp.data import Card
-from vlp.data.cache import cache_folder, cache_path
 from vlp.data.faults import BadSampleError
-from vlp.data.files import OpenFiles
-from vlp.data.shards import open_shards
-from vlp.data.summary import summary_in_cache
-from vlp.data.tar import scan_tar
+from vlp.data.shards.cache import cache_folder, cache_path
+from vlp.data.shards.files import OpenFiles
+from vlp.data.shards.shard import open_shards
+from vlp.data.shards.summary import summary_in_cache
+from vlp.data.shards.tar import scan_tar
 
 LONG = "folder/" + "x" * 150
 
@@ -61,7 +61,7 @@ def test_samples_are_neighbouring_members_with_one_key(tmp_path):
 def test_a_second_start_reads_the_index_and_not_the_tar(tmp_path, monkeypatch):
     write_shards(tmp_path, 1, 4)
     first = open_shard(tmp_path / "00000.tar")
-    monkeypatch.setattr("vlp.data.index.scan_tar", None)
+    monkeypatch.setattr("vlp.data.shards.index.scan_tar", None)
     again = open_shard(tmp_path / "00000.tar")
     assert contents(first) == contents(again)
     assert [again.key(place) for place in range(4)] == [f"{k:06d}" for k in range(4)]
@@ -144,7 +144,7 @@ def test_doubled_members_are_refused(tmp_path):
 
 
 def test_few_files_stay_open(tmp_path, monkeypatch):
-    monkeypatch.setattr("vlp.data.files.MOST_OPEN", 2)
+    monkeypatch.setattr("vlp.data.shards.files.MOST_OPEN", 2)
     files = OpenFiles()
     for number in range(5):
         (tmp_path / str(number)).write_text(f"file {number}")

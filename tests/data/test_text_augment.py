@@ -10,8 +10,8 @@ import pytest
 
 from vlp.data import TextAugment
 from vlp.data.randomness import Draws
-from vlp.data.text_augment import SYNONYMS, read_synonyms
-from vlp.data.word_lists import STOP_WORDS
+from vlp.data.texts.text_augment import SYNONYMS, read_synonyms
+from vlp.data.texts.word_lists import STOP_WORDS
 from vlp.paths import find_file
 from vlp.types import RecipeError
 

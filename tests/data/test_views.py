@@ -11,7 +11,7 @@ import torch
 
 from tests.shards import LetterTokenizer, write_shards
 from vlp.data import Captions, Crop, HardNegatives, SampleSet, Stream, TextAugment, Views
-from vlp.data.policies import AugMix, RandAugment, policies
+from vlp.data.pixels.policies import AugMix, RandAugment, policies
 from vlp.data.randomness import NEGATIVE, REWORD, Draws
 from vlp.types import ON_DEVICE, RecipeError
 

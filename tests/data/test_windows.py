@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlp.data.order import Substitutes
-from vlp.data.windows import Windows
+from vlp.data.order.shuffle import Substitutes
+from vlp.data.order.windows import Windows
 
 unhurried = settings(max_examples=60, deadline=None, derandomize=True)
 shard_sizes = st.lists(st.integers(0, 9), min_size=1, max_size=12).filter(any).map(np.array)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vlp.curate.columns import Columns
 from vlp.curate.rows import ListedRows, Row, Rows, caption_members
-from vlp.data.decode import EXTENSIONS
+from vlp.data.pixels.decode import EXTENSIONS
 from vlp.types import RecipeError
 
 # Formats that training does not read are listed and counted, not overlooked.

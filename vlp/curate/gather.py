@@ -19,10 +19,10 @@ from vlp.curate.facts import Fact
 from vlp.curate.parallel import map_in_order, num_cpus, progress
 from vlp.curate.view import View
 from vlp.data import Card
-from vlp.data.cache import write_beside
 from vlp.data.faults import BadSampleError
 from vlp.data.samples import Sample
-from vlp.data.shards import Shard, open_shards
+from vlp.data.shards.cache import write_beside
+from vlp.data.shards.shard import Shard, open_shards
 from vlp.types import RecipeError
 
 VERSION = "1"

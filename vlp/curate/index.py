@@ -7,12 +7,12 @@ from pathlib import Path
 
 from vlp.curate.cards import num_shards, open_card
 from vlp.curate.parallel import map_in_order, num_cpus, progress
-from vlp.data.cache import write_beside
 from vlp.data.faults import BadSampleError
-from vlp.data.index import build_index, index_in_memory
-from vlp.data.shards import Shard, open_shards
-from vlp.data.summary import Known, summary_beside, summary_in_cache, write_summary
-from vlp.data.unpack import ZIPPED
+from vlp.data.shards.cache import write_beside
+from vlp.data.shards.index import build_index, index_in_memory
+from vlp.data.shards.shard import Shard, open_shards
+from vlp.data.shards.summary import Known, summary_beside, summary_in_cache, write_summary
+from vlp.data.shards.unpack import ZIPPED
 from vlp.types import RecipeError
 
 

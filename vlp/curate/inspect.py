@@ -20,8 +20,8 @@ from vlp.curate.page import page
 from vlp.curate.parallel import num_cpus
 from vlp.curate.rows import MAX_PIXELS
 from vlp.data import Captions, SampleSet
-from vlp.data.decode import EXTENSIONS, decode_image
 from vlp.data.faults import BadSampleError
+from vlp.data.pixels.decode import EXTENSIONS, decode_image
 from vlp.types import RecipeError
 
 SHOWN = 60

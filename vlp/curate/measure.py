@@ -15,8 +15,8 @@ from PIL import Image
 
 from vlp.curate.parallel import map_in_order, progress
 from vlp.data import Captions, Card, SampleSet
-from vlp.data.decode import EXTENSIONS, FORMATS
 from vlp.data.faults import BadSampleError
+from vlp.data.pixels.decode import EXTENSIONS, FORMATS
 from vlp.data.samples import Part, Sample
 
 WORD = re.compile(r"\w[\w'-]*")

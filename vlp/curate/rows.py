@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from vlp.data import Captions
-from vlp.data.decode import decode_image
 from vlp.data.faults import BadSampleError, Reason
+from vlp.data.pixels.decode import decode_image
 from vlp.data.samples import Sample
 
 # As the stream has them, so that nothing is packed that training refuses.

@@ -14,9 +14,9 @@ from vlp import paths
 from vlp.curate.cards import open_card
 from vlp.curate.writer import PARTIAL
 from vlp.data import Card
-from vlp.data.kept import read_kept, write_kept
-from vlp.data.shards import Shard
-from vlp.data.summary import summary_beside, write_summary
+from vlp.data.shards.kept import read_kept, write_kept
+from vlp.data.shards.shard import Shard
+from vlp.data.shards.summary import summary_beside, write_summary
 from vlp.types import RecipeError
 from vlp.yaml import read_yaml
 

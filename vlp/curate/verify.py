@@ -13,13 +13,13 @@ from vlp.curate.cards import num_shards, open_card
 from vlp.curate.parallel import map_in_order, num_cpus, progress
 from vlp.curate.rows import MAX_BYTES, MAX_PIXELS
 from vlp.data import Captions, Card
-from vlp.data.decode import EXTENSIONS, decode_image
 from vlp.data.faults import BadSampleError
-from vlp.data.remote import is_remote
+from vlp.data.pixels.decode import EXTENSIONS, decode_image
 from vlp.data.samples import Sample
-from vlp.data.shards import Shard, open_shards
-from vlp.data.tar import scan_tar
-from vlp.data.unpack import ZIPPED
+from vlp.data.shards.remote import is_remote
+from vlp.data.shards.shard import Shard, open_shards
+from vlp.data.shards.tar import scan_tar
+from vlp.data.shards.unpack import ZIPPED
 from vlp.types import RecipeError
 
 SHOWN = 20

@@ -10,8 +10,8 @@ from PIL import Image
 from vlp.curate.measure import WORD
 from vlp.curate.rows import MAX_BYTES, MAX_PIXELS
 from vlp.data import Captions
-from vlp.data.decode import EXTENSIONS, FORMATS, decode_image
 from vlp.data.faults import BadSampleError
+from vlp.data.pixels.decode import EXTENSIONS, FORMATS, decode_image
 from vlp.data.samples import Sample
 
 

@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from webdataset import TarWriter
 
-from vlp.data.tar import BLOCK
+from vlp.data.shards.tar import BLOCK
 
 PARTIAL = ".partial"
 

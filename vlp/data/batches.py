@@ -12,13 +12,13 @@ from jaxtyping import Float32, Int64, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vlp.data.augment import NUM_DRAWS
-from vlp.data.captions import Caption
-from vlp.data.decode import EXTENSIONS, open_picture
 from vlp.data.faults import BadSampleError, Fault
-from vlp.data.order import Order, Substitutes
+from vlp.data.order.shuffle import Order, Substitutes
+from vlp.data.pixels.augment import NUM_DRAWS
+from vlp.data.pixels.decode import EXTENSIONS, open_picture
 from vlp.data.randomness import DEVICE, fold, uniform_rows
 from vlp.data.samples import Sample, SampleSet
+from vlp.data.texts.captions import Caption
 from vlp.data.views import Views
 from vlp.types import Batch, Tokenizer
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vlp.data.cards import Card
 from vlp.data.faults import Fault, Reason
-from vlp.data.files import OpenFiles
-from vlp.data.kept import read_kept
-from vlp.data.order import Order
-from vlp.data.shards import Shard, open_shards
+from vlp.data.order.shuffle import Order
+from vlp.data.shards.cards import Card
+from vlp.data.shards.files import OpenFiles
+from vlp.data.shards.kept import read_kept
+from vlp.data.shards.shard import Shard, open_shards
 from vlp.types import RecipeError
 
 

@@ -11,10 +11,10 @@ import numpy as np
 
 from vlp.data.batches import MOST_SUBSTITUTES, Decoder, LocalBatches, Packet
 from vlp.data.faults import Fault, Faults, Quarantine
-from vlp.data.order import Order, Shuffle
-from vlp.data.prefetch import Prefetcher
+from vlp.data.order.shuffle import Order, Shuffle
 from vlp.data.samples import SampleSet
-from vlp.data.shards import Shard
+from vlp.data.shards.prefetch import Prefetcher
+from vlp.data.shards.shard import Shard
 from vlp.data.views import Views
 from vlp.data.workers import Health, Pool
 from vlp.types import Batch, RecipeError, Tokenizer

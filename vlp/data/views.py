@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 from jaxtyping import UInt8
 from numpy.typing import NDArray
 
-from vlp.data.captions import Caption, Captions
-from vlp.data.crop import Crop, crop_views
-from vlp.data.decode import Picture
-from vlp.data.negatives import HardNegatives
+from vlp.data.pixels.crop import Crop, crop_views
+from vlp.data.pixels.decode import Picture
 from vlp.data.randomness import CAPTION, CROP, NEGATIVE, POLICY, REWORD, Draws, fold
 from vlp.data.samples import Sample
-from vlp.data.text_augment import TextAugment
+from vlp.data.texts.captions import Caption, Captions
+from vlp.data.texts.negatives import HardNegatives
+from vlp.data.texts.text_augment import TextAugment
 
 if TYPE_CHECKING:  # torchvision takes a second to import, and most runs have no policy
-    from vlp.data.policies import Policy
+    from vlp.data.pixels.policies import Policy
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from vlp.curate.gather import Table
 from vlp.curate.parallel import map_in_order, progress
 from vlp.curate.perceptual import check_distance, look_of, nearest
 from vlp.curate.rules.base import Flags, rules
-from vlp.data.decode import decode_image
 from vlp.data.faults import BadSampleError
+from vlp.data.pixels.decode import decode_image
 from vlp.evaluators.dataset import MAX_PIXELS, open_set
 from vlp.evaluators.shards import Sample
 from vlp.types import RecipeError

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from vlp.data.cleaning import Rubbish, remove
 from vlp.data.faults import BadSampleError
 from vlp.data.randomness import Draws
 from vlp.data.samples import Sample
+from vlp.data.texts.cleaning import Rubbish, remove
 from vlp.paths import find_file
 from vlp.types import RecipeError
 

@@ -12,8 +12,8 @@ from typing import Annotated, Any, TypeVar
 from braceexpand import braceexpand
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from vlp.data.download import RemoteStats, ask
-from vlp.data.remote import PIPE, Remote, TransferError, is_remote, listing
+from vlp.data.shards.download import RemoteStats, ask
+from vlp.data.shards.remote import PIPE, Remote, TransferError, is_remote, listing
 from vlp.explain import explain
 from vlp.types import RecipeError
 

@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vlp.data.cache import cache_folder, cache_name, write_beside
-from vlp.data.cards import Card
-from vlp.data.remote import is_remote
+from vlp.data.shards.cache import cache_folder, cache_name, write_beside
+from vlp.data.shards.cards import Card
+from vlp.data.shards.remote import is_remote
 
 VERSION = 1
 

@@ -7,8 +7,8 @@ import threading
 from collections.abc import Iterator
 from types import TracebackType
 
-from vlp.data.remote import TransferError
-from vlp.data.shards import Shard
+from vlp.data.shards.remote import TransferError
+from vlp.data.shards.shard import Shard
 from vlp.types import RecipeError
 
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 from vlp.data.randomness import Draws
-from vlp.data.word_lists import ATTRIBUTES, OBJECTS, RELATIONS, STOP_WORDS
-from vlp.data.words import bare, exchange, put
+from vlp.data.texts.word_lists import ATTRIBUTES, OBJECTS, RELATIONS, STOP_WORDS
+from vlp.data.texts.words import bare, exchange, put
 from vlp.types import RecipeError
 
 Kind = Literal["order", "object", "attribute", "relation"]

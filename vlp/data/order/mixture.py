@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vlp.data.order import Order, Ranges
-from vlp.data.timetable import Timetable
+from vlp.data.order.shuffle import Order, Ranges
+from vlp.data.order.timetable import Timetable
 
 
 @dataclass(frozen=True)

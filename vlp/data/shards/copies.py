@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from vlp.data.cache import cache_folder
-from vlp.data.index import SUFFIX, build_index
+from vlp.data.shards.cache import cache_folder
+from vlp.data.shards.index import SUFFIX, build_index
 
 # The copies that some process reads are touched more often than this.
 IN_USE_SECONDS = 60.0

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vlp.data.cache import write_beside
+from vlp.data.shards.cache import write_beside
 from vlp.types import RecipeError
 
 

@@ -8,13 +8,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from vlp.data.mixture import Ingredient, Mixture
-from vlp.data.order import Order, Shuffle
+from vlp.data.order.mixture import Ingredient, Mixture
+from vlp.data.order.shuffle import Order, Shuffle
+from vlp.data.order.timetable import Ramp, Timetable
+from vlp.data.order.windows import Windows
 from vlp.data.randomness import SOURCE, fold
 from vlp.data.samples import SampleSet
-from vlp.data.shards import check_room
-from vlp.data.timetable import Ramp, Timetable
-from vlp.data.windows import Windows
+from vlp.data.shards.shard import check_room
 from vlp.types import RecipeError
 
 Mixing = Literal["sample", "batch", "shard"]

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, TypeVar, get_args
 import numpy as np
 
 from vlp.data.randomness import Draws
-from vlp.data.remote import Body, Remote, TransferError, Trouble, Version, read, refuse_page
+from vlp.data.shards.remote import Body, Remote, TransferError, Trouble, Version, read, refuse_page
 from vlp.types import RecipeError
 
 Answer = TypeVar("Answer")

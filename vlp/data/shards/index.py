@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vlp.data.files import OpenFiles
-from vlp.data.tar import Scan, scan_tar
+from vlp.data.shards.files import OpenFiles
+from vlp.data.shards.tar import Scan, scan_tar
 
 SUFFIX = ".index"
 VERSION = 1

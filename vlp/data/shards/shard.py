@@ -14,14 +14,14 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 from vlp import dist
-from vlp.data.cards import Card
-from vlp.data.download import Expected, RemoteStats, ask, download
 from vlp.data.faults import BadSampleError
-from vlp.data.files import OpenFiles
-from vlp.data.homes import Home, local_home, remote_home, tag_of
-from vlp.data.index import SUFFIX, Entry, Index, open_index
-from vlp.data.remote import PIPE, TransferError, is_remote, version
-from vlp.data.summary import Known, keep_in_cache, read_summaries
+from vlp.data.shards.cards import Card
+from vlp.data.shards.download import Expected, RemoteStats, ask, download
+from vlp.data.shards.files import OpenFiles
+from vlp.data.shards.homes import Home, local_home, remote_home, tag_of
+from vlp.data.shards.index import SUFFIX, Entry, Index, open_index
+from vlp.data.shards.remote import PIPE, TransferError, is_remote, version
+from vlp.data.shards.summary import Known, keep_in_cache, read_summaries
 from vlp.types import RecipeError
 
 Answer = TypeVar("Answer")

@@ -11,16 +11,16 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from vlp.data.cache import cache_name, cache_path, write_beside
-from vlp.data.cards import Card
-from vlp.data.copies import copy_path, index_path, make_copy, touch
-from vlp.data.download import Expected, RemoteStats, download
 from vlp.data.faults import BadSampleError
-from vlp.data.files import OpenFiles
-from vlp.data.index import SUFFIX, Footer, Index, build_index, index_in_memory, open_index
-from vlp.data.remote import TransferError
-from vlp.data.summary import Known
-from vlp.data.unpack import ZIPPED, unpack
+from vlp.data.shards.cache import cache_name, cache_path, write_beside
+from vlp.data.shards.cards import Card
+from vlp.data.shards.copies import copy_path, index_path, make_copy, touch
+from vlp.data.shards.download import Expected, RemoteStats, download
+from vlp.data.shards.files import OpenFiles
+from vlp.data.shards.index import SUFFIX, Footer, Index, build_index, index_in_memory, open_index
+from vlp.data.shards.remote import TransferError
+from vlp.data.shards.summary import Known
+from vlp.data.shards.unpack import ZIPPED, unpack
 from vlp.types import RecipeError
 
 # Every sample of a shard that cannot be fetched would wait for all tries again.

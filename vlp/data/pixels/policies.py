@@ -40,7 +40,7 @@ class Policy(ABC):
         return np.ascontiguousarray(changed.permute(1, 2, 0).numpy())
 
 
-policies: Registry[Policy] = Registry("image policy", "vlp.data")
+policies: Registry[Policy] = Registry("image policy", "vlp.data.pixels")
 
 
 @policies.register("randaugment")

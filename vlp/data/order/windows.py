@@ -9,7 +9,7 @@ from itertools import count
 import numpy as np
 from numpy.typing import NDArray
 
-from vlp.data.order import Ranges, permute
+from vlp.data.order.shuffle import Ranges, permute
 from vlp.data.randomness import SHARDS, WINDOW, fold
 
 

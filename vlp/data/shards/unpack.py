@@ -6,7 +6,7 @@ import zlib
 from pathlib import Path
 from typing import BinaryIO
 
-from vlp.data.cache import write_beside
+from vlp.data.shards.cache import write_beside
 
 ZIPPED = (".tar.gz", ".tgz")
 GZIP = 31  # zlib's word for a 32 KB window and a gzip header

@@ -6,8 +6,8 @@ from functools import cache
 from pathlib import Path
 
 from vlp.data.randomness import Draws
-from vlp.data.word_lists import STOP_WORDS
-from vlp.data.words import bare, put
+from vlp.data.texts.word_lists import STOP_WORDS
+from vlp.data.texts.words import bare, put
 from vlp.paths import find_file
 from vlp.types import RecipeError
 

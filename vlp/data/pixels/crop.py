@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vlp.data.decode import Picture
+from vlp.data.pixels.decode import Picture
 from vlp.data.randomness import Draws
 from vlp.types import RecipeError
 

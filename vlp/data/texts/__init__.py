@@ -1,0 +1,1 @@
+"""Which words go with an image, and how they are changed."""

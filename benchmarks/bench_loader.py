@@ -23,12 +23,12 @@ from pathlib import Path
 from benchmarks import peer_open_clip as peer
 from benchmarks.jpeg_sets import SETS
 from benchmarks.loader_cases import BATCH_SIZE, SCALE, SIZE, Case, card_of, fidelity, measure
-from benchmarks.loader_report import PEER, Row, write_report
+from benchmarks.loader_report import PEER, WORKERS, Row, write_report
 from vlp.data import SampleSet
 from vlp.provenance import commit, machine, versions
 
 ROOT = peer.ROOT
-WORKERS = (0, 1, 2)
+
 # so that each of two workers of the peer goes through whole batches
 STEP = BATCH_SIZE * max(WORKERS)
 QUICK_ROUNDS, QUICK_SAMPLES = 1, STEP

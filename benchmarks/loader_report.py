@@ -15,6 +15,7 @@ from benchmarks.tables import Table, listed, markdown, slug
 
 PEER, OURS = "open_clip", "vlp"
 CHEAPER = {"A": 3.5, "B": 4.5, "C": 2.5}
+WORKERS = (0, 1, 2)
 EXACT, FAST = "exact", "fast"
 # (way to decode, sets, of the mean, of the worst)
 FIDELITY = ((EXACT, "ABC", 69.0, 54.0), (FAST, "C", 45.0, 36.0))
@@ -78,9 +79,14 @@ def targets(rows: Sequence[Row], fidelity: dict[str, dict[str, list[float]]]) ->
     """Compare what was measured with what was promised."""
     found = Results(rows)
     listing = [
-        Target(f"set {kind}: CPU time of open_clip relative to ours", ratio, speedup, at_least=limit)
+        Target(
+            f"set {kind}, {workers} workers: CPU time of open_clip relative to ours",
+            found.cheaper("cpu", OURS, kind, workers),
+            speedup,
+            at_least=limit,
+        )
         for kind, limit in CHEAPER.items()
-        for ratio in [found.cheaper("cpu", OURS, kind, 0)]
+        for workers in WORKERS
     ]
     for way, kinds, mean, worst in FIDELITY:
         for kind in kinds:
@@ -106,7 +112,7 @@ sum. The codec's line decodes every image in full and does nothing else. The las
 nothing but reading the Huffman codes, which no decoder of whole images can leave out."""
 FIDELITY_NOTES = """\
 Peak signal-to-noise ratio of crops against Pillow's from the same boxes (decode in full, cut, resize), over up to 200
-images of each set. Scaled crops differ from exact ones where a set's images are large."""
+images of each set. Fast crops differ from exact ones most where a set's images are large."""
 
 
 def write_report(

@@ -14,7 +14,7 @@ from PIL import Image
 from benchmarks import bench_loader
 from benchmarks.jpeg_sets import NUM_WORDS, SETS, JpegSet, cut, members
 from benchmarks.loader_cases import Case, compare, crop, decibels, measure
-from benchmarks.loader_report import OURS, PEER, STAGES, Results, Row, micros, speedup, targets, write_report
+from benchmarks.loader_report import OURS, PEER, STAGES, WORKERS, Results, Row, micros, speedup, targets, write_report
 from benchmarks.measure import tree_seconds
 from vlp.data.randomness import Draws
 
@@ -90,7 +90,7 @@ def test_processor_time_of_children_counts_while_they_run_and_after():
 def test_every_case_stands_beside_its_peer():
     found = list(bench_loader.cases(bench_loader.build_parser().parse_args([])))
     ours, theirs = ({(case.kind, case.workers) for case in found if case.name == name} for name in (OURS, PEER))
-    assert ours == theirs and len(ours) == len(SETS) * len(bench_loader.WORKERS)
+    assert ours == theirs and len(ours) == len(SETS) * len(WORKERS)
 
 
 def test_parts_of_batches_are_refused(capsys):
@@ -107,8 +107,8 @@ def test_a_target_compares_medians():
     rows = [Row(PEER, "A", 0, {"cpu": [7e-3, 9e-3, 8e-3]}), Row(OURS, "A", 0, {"cpu": [2e-3, 1e-3, 9e-3]})]
     assert Results(rows).cheaper("cpu", OURS, "A", 0) == pytest.approx(4.0)
     verdicts = {target.what: target.reached for target in targets(rows, {"C": {"fast": [50.0, 35.0]}})}
-    assert verdicts["set A: CPU time of open_clip relative to ours"] is True
-    assert verdicts["set B: CPU time of open_clip relative to ours"] is None
+    assert verdicts["set A, 0 workers: CPU time of open_clip relative to ours"] is True
+    assert verdicts["set A, 1 workers: CPU time of open_clip relative to ours"] is None
     assert verdicts["set C: fast crops against Pillow's, worst"] is False
 
 

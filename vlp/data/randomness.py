@@ -7,6 +7,7 @@ streams for its generators, and creating one per sample costs more than all draw
 from __future__ import annotations
 
 from collections.abc import MutableSequence, Sequence
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 Thing = TypeVar("Thing")
 
 MASK = (1 << 64) - 1
+SAME = 3  # (seed, use, epoch): the samples of an epoch share the hash of these
 GOLDEN = 0x9E3779B97F4A7C15
 
 # What a key is for: equal (seed, epoch, sample) must not give equal numbers to different users.
@@ -38,8 +40,16 @@ def mix_array(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 def fold(*key: int) -> int:
     """Hash a sequence of integers to 64 bits."""
-    state = 0
-    for part in key:
+    return _mix_in(_fold_head(key[:SAME]), key[SAME:])
+
+
+@lru_cache(maxsize=64)
+def _fold_head(head: tuple[int, ...]) -> int:
+    return _mix_in(0, head)
+
+
+def _mix_in(state: int, parts: Sequence[int]) -> int:
+    for part in parts:
         state = mix(((state ^ (part & MASK)) + GOLDEN) & MASK)
     return state
 

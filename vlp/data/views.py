@@ -71,7 +71,7 @@ class Views:
         texts = []
         for view, reword in enumerate(self.rewordings):
             caption = self.captions(sample, Draws(seed, CAPTION, epoch, number, view))
-            text = reword(caption.text, Draws(seed, REWORD, epoch, number, view))
+            text = reword(caption.text, Draws(seed, REWORD, epoch, number, view)) if reword.is_on else caption.text
             texts.append(Caption(text, caption.identity))
         if self.negatives:
             draws = Draws(seed, NEGATIVE, epoch, number)

@@ -106,9 +106,10 @@ class Crop:
 
     def box(self, width: int, height: int, draws: Draws) -> Box:
         """Return left, top, right and bottom of a random box in an image of the given size."""
+        uniform, whole = draws.uniform, width * height
         for _ in range(TRIES):
-            area = width * height * draws.uniform(*self.scale)
-            ratio = math.exp(draws.uniform(*self._log_ratio))
+            area = whole * uniform(*self.scale)
+            ratio = math.exp(uniform(*self._log_ratio))
             box_width, box_height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
             if 0 < box_width <= width and 0 < box_height <= height:
                 left, top = draws.integer(width - box_width + 1), draws.integer(height - box_height + 1)

@@ -59,6 +59,11 @@ class TextAugment:
         self.share = share
         self.synonyms = read_synonyms(find_file("data", synonym_file)) if synonyms else {}
 
+    @property
+    def is_on(self) -> bool:
+        """Whether it changes anything at all."""
+        return bool(self.drop_stop_words or any(self.changes))
+
     def __call__(self, text: str, draws: Draws) -> str:
         """Return the text in other words; the same for the same draws."""
         drops, change = draws.uniform() < self.drop_stop_words, draws.uniform()

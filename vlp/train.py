@@ -14,6 +14,7 @@ from vlp import dist
 from vlp.accumulate import Seeds, backward
 from vlp.assemble import Parts, assemble
 from vlp.config import build_model, load_task, without_weights
+from vlp.data import Faults
 from vlp.evaluators.record import flatten, headline
 from vlp.evaluators.tasks import run_tasks
 from vlp.log import Log
@@ -137,7 +138,7 @@ def write_metrics(
 ) -> None:
     """Log, and stop a run that has gone wrong; here, and only here, the step waits for the device."""
     recipe, guard = parts.recipe, parts.safe_step.state
-    faults = dist.gather_objects(parts.stream.faults)
+    faults = Faults.together(dist.gather_objects(parts.stream.faults))
     metrics = {
         "samples": position,
         "epoch": position / parts.stream.num_samples,
@@ -149,13 +150,14 @@ def write_metrics(
         **clock.lap(step, recipe.train.batch_size),
         "decode_rate": parts.stream.decode_rate * dist.world_size(),
         "skipped_steps": float(guard["skipped"]),
-        "bad_samples": float(sum(part.total for part in faults)),
+        "bad_samples": float(faults.total),
+        **{f"retries/{source}/{trouble}": float(count) for (source, trouble), count in faults.retries.items()},
     }
     log.write(step, metrics)
     shown = ("loss", "scale", "gradient_norm/image", "gradient_norm/text", "samples_per_second", "data_wait")
     terms = [name for name in report if name.startswith("loss/")] if len(parts.objective.terms) > 1 else []
     log.show({name: metrics[name] for name in (*shown[:1], *terms, *shown[1:])}, diagnose(metrics, recipe.data.workers))
-    parts.stream.check_budget(faults)
+    parts.stream.check_budget([faults])
     if float(guard["streak"]) >= recipe.train.max_bad_steps:
         raise RecipeError(
             f"the gradient was NaN or Inf in {int(guard['streak'])} steps in a row (train.max_bad_steps): lower "

@@ -403,6 +403,7 @@ def test_batches_are_the_same_from_afar_even_while_copies_come_and_go(
         assert batch.ids.tolist() == expected.ids.tolist()
         assert batch.images.equal(expected.images) and batch.tokens.equal(expected.tokens)
     assert not afar.faults.total
+    assert sum(afar.faults.retries.values()) == 2 and {source for source, _ in afar.faults.retries} == {"tiny"}
     assert len(server.requests) > 3 * 4  # copies were made again
 
 

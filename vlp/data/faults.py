@@ -64,10 +64,12 @@ class Faults:
     Args:
         counts: Bad samples by (source, reason).
         delivered: Good samples that reached training.
+        retries: Failed tries to fetch remote shards since the start, by (source, trouble).
     """
 
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
     delivered: int = 0
+    retries: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     @property
     def total(self) -> int:
@@ -81,6 +83,7 @@ class Faults:
         for part in parts:
             whole.counts.update(part.counts)
             whole.delivered += part.delivered
+            whole.retries.update(part.retries)
         return whole
 
     def add(self, faults: Iterable[Fault]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -126,6 +127,11 @@ class SampleSet:
             for part in dict.fromkeys(self.parts)
             if part.shard.fault
         ]
+
+    def retries(self) -> Counter[tuple[str, str]]:
+        """Return how often fetching a shard failed, by data set and trouble."""
+        stats = {source: self.parts[places][0].shard.stats for source, places in self.places.items()}
+        return Counter({(source, trouble): n for source, found in stats.items() for trouble, n in found.counts.items()})
 
     def shares(self, ids: NDArray[np.int64]) -> dict[str, float]:
         """Return the share that each data set has among some samples."""

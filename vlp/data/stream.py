@@ -173,6 +173,7 @@ class Stream:
                 f"the last one: {packet.faults[-1]}"
             )
         self.faults.delivered += len(packet.batch)
+        self.faults.retries = self.samples.retries()
         # An asynchronous copy to a device may read on when the batch is forgotten: never from memory that is refilled.
         return packet.batch.pin_memory() if self._pin_memory else packet.batch
 

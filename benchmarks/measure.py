@@ -65,15 +65,19 @@ def run_measured(
     return Cost(time.monotonic() - start, _children_seconds() - before, peak)
 
 
-def tree_bytes(pid: int) -> int:
+def tree_bytes(pid: int, kinds: Sequence[str] = ("Pss",)) -> int:
     """Return the memory of a process and its descendants; pages that they share count once.
+
+    Args:
+        kinds: Lines of /proc/PID/smaps_rollup that are added up. `Pss` is all, program files included, whose share
+            falls when an unrelated process uses the same files; `Pss_Anon` and `Pss_Shmem` are its own.
 
     Raises:
         RuntimeError: This system has no /proc that tells proportional set sizes (Linux has).
     """
     if not (PROC / "self" / "smaps_rollup").exists():
         raise RuntimeError("memory is measured from /proc/PID/smaps_rollup, which this system does not have")
-    return sum(map(_proportional_bytes, _tree(pid)))
+    return sum(_proportional_bytes(member, kinds) for member in _tree(pid))
 
 
 def tree_seconds(pid: int) -> float:
@@ -126,12 +130,12 @@ def _processor_seconds(pid: int) -> float:
     return sum(map(int, _stat(pid)[11:15])) / os.sysconf("SC_CLK_TCK")
 
 
-def _proportional_bytes(pid: int) -> int:
+def _proportional_bytes(pid: int, kinds: Sequence[str]) -> int:
     try:
         text = (PROC / str(pid) / "smaps_rollup").read_text()
     except OSError:
         return 0
-    return sum(int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("Pss:"))
+    return sum(int(line.split()[1]) * 1024 for line in text.splitlines() if line.split(":")[0] in kinds)
 
 
 def _tail(log: Path, size: int = 4000) -> str:

@@ -46,6 +46,7 @@ IMAGE_SIZE = 96
 BATCH_SIZE = 128
 EPOCHS_TO_WARM_UP = 5
 MOST_GROWTH = 0.05
+OWN = ("Pss_Anon", "Pss_Shmem")  # what the processes allocate, without program files
 EVERY_DAMAGED = 200  # one sample in so many
 EPOCHS_BETWEEN_KILLS = 10
 EPOCHS_BETWEEN_RESTARTS = 7
@@ -59,7 +60,7 @@ class Epoch:
 
     Args:
         lost: Places of sound samples that held another sample.
-        megabytes: Of all processes together, shared pages once.
+        megabytes: That all processes together have allocated, shared pages once.
     """
 
     number: int
@@ -143,7 +144,7 @@ def soak(stream: Stream, order: Shuffle, damaged: set[int], num_epochs: int) -> 
             batches.close()
             batches = stream.batches(position)
         stream.check_budget()
-        epochs.append(Epoch(number, lost, tree_bytes(os.getpid()) / 1e6, time.monotonic() - started))
+        epochs.append(Epoch(number, lost, tree_bytes(os.getpid(), OWN) / 1e6, time.monotonic() - started))
     batches.close()
     return epochs
 
@@ -263,7 +264,7 @@ def report_page(about: dict[str, Any], epochs: Sequence[Epoch]) -> str:
         f"{len(epochs) // EPOCHS_BETWEEN_RESTARTS} times the stream was closed in the middle of an epoch and opened "
         "again.",
         markdown(verdicts),
-        f"Memory of all processes together after {EPOCHS_TO_WARM_UP} epochs: {min(settled):,.0f} to "
+        f"Memory that all processes together had allocated after {EPOCHS_TO_WARM_UP} epochs: {min(settled):,.0f} to "
         f"{max(settled):,.0f} MB. Growth compares medians of the last and the first tenth of these epochs.",
         "Bad samples met: " + listed({reason: f"{count:,}" for reason, count in about["faults"].items()}) + ".",
         markdown(table),

@@ -64,11 +64,10 @@ class Speeds:
             lines.append(
                 f"one process gives {single:,.0f} samples/s: a model that takes more needs as many times more processes"
             )
-        lines.append(
-            f"set data.workers={self.best.workers}: more bring nothing on this machine"
-            if self.best.workers
-            else "set data.workers=1, so that decoding does not stop the model: more bring nothing on this machine"
-        )
+        best, most = self.best.workers, self.rows[-1].workers
+        more = "no more were tried" if best == most else "more bring nothing on this machine"
+        # Even where it is no faster, a process of its own decodes while the model computes.
+        lines.append(f"set data.workers={max(best, 1)}: {more}")
         return "\n".join(lines)
 
 

@@ -426,7 +426,7 @@ def test_the_prefetcher_fetches_what_comes_next_and_no_more(server, tmp_path):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_stream_fetches_the_next_windows_while_it_reads_one(server, tmp_path, workers):
-    card = put(server, tmp_path, 6, counts={f"{k:05d}.tar": 4 for k in range(6)})
+    card = put(server, tmp_path, 10, counts={f"{k:05d}.tar": 4 for k in range(10)})
     samples = SampleSet({"tiny": card})
     order = arrange(samples, seed=0, batch_size=4, shuffle_shards=2)
     views = Views((Crop(8),), Captions())
@@ -434,10 +434,9 @@ def test_a_stream_fetches_the_next_windows_while_it_reads_one(server, tmp_path, 
     with contextlib.closing(stream.batches(0)) as batches:
         next(batches)
         wait_for(lambda: len(copied()) == 6)
-    again = Stream(samples, views, LetterTokenizer(), batch_size=4, seed=0, order=order)
-    num_requests = len(server.requests)
-    assert sorted(id for batch in islice(again.batches(0), 6) for id in batch.ids.tolist()) == list(range(24))
-    assert len(server.requests) == num_requests
+        for _ in range(3):  # into the second window, and two more batches are decoded ahead: not the fourth window yet
+            next(batches)
+        wait_for(lambda: len(copied()) == 8)
 
 
 def test_a_cache_that_is_too_small_for_a_window_is_refused_at_the_start(server, tmp_path):

@@ -53,14 +53,13 @@ def save(parts: Parts, *, step: int, position: int) -> None:
         averages = strategy.weights()
         if averages is not None:
             weights[label] = full(averages)
-    faults = Faults.together(dist.gather_objects(parts.stream.faults))
     training = {
         "optimizer": get_optimizer_state_dict(parts.model, parts.optimizer, options=FULL),
         "term_optimizer": None if parts.term_optimizer is None else parts.term_optimizer.state_dict(),
         "strategies": {label: strategy.state_dict() for label, strategy in parts.strategies.items()},
         "objective": parts.objective.state_dict(),
         "safe_step": parts.safe_step.state,
-        "faults": {"counts": [[*key, count] for key, count in faults.counts.items()], "delivered": faults.delivered},
+        "faults": Faults.together(dist.gather_objects(parts.stream.faults)).state_dict(),
     }
     if dist.is_main():
         checkpoint.save(

@@ -33,7 +33,8 @@ class Prefetcher:
         self._taken: set[int] = set()
         self._closed = False
         self._changed = threading.Condition()
-        self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(connections)]
+        needed = connections if self._next else 0
+        self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(needed)]
         for thread in self._threads:
             thread.start()
 

@@ -14,15 +14,7 @@ from vlp.yaml import write_yaml
 
 def claim_folder(recipe: Recipe, *, resume: bool, allow_changes: bool) -> None:
     """Create the run folder with its lock, or check that the run in it is the same one."""
-    error = None
-    if dist.is_main():
-        try:
-            _claim(recipe, resume=resume, allow_changes=allow_changes)
-        except (RecipeError, OSError) as caught:
-            error = caught
-    error = dist.broadcast_object(error)
-    if error is not None:
-        raise error
+    dist.on_main(lambda: _claim(recipe, resume=resume, allow_changes=allow_changes))
 
 
 def _claim(recipe: Recipe, *, resume: bool, allow_changes: bool) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as torch_dist
 from torch import Tensor
+
+from vlp.types import RecipeError
 
 Thing = TypeVar("Thing")
 Group = torch_dist.ProcessGroup | None
@@ -112,6 +115,57 @@ def broadcast_object(thing: Thing) -> Thing:
     box = [thing]
     torch_dist.broadcast_object_list(box, src=0, group=_host_group())
     return box[0]
+
+
+def on_main(action: Callable[[], Thing]) -> Thing:
+    """Do something that holds no collective on the main process alone; every process gets what came of it.
+
+    Raises:
+        Exception: What `action` raised; the other processes raise its words, as a RecipeError where it is one and
+            as a RuntimeError otherwise.
+    """
+    result, failure = None, None
+    if is_main():
+        try:
+            result = action()
+        except Exception as error:
+            failure = error
+    result, said = broadcast_object((result, _said(failure)))
+    if failure is not None:
+        raise failure
+    if said is not None:
+        raise said
+    return cast(Thing, result)
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Run the block, which must hold no collective, on every process: a failure of one is a failure of all.
+
+    Raises:
+        RuntimeError: Another process failed in the block; carries its words (a RecipeError where it raised one). An
+            own failure is raised as it is.
+    """
+    failure = None
+    try:
+        yield
+    except Exception as error:
+        failure = error
+    told = gather_objects(_said(failure))
+    if failure is not None:
+        raise failure
+    for said in told:
+        if said is not None:
+            raise said
+
+
+def _said(error: Exception | None) -> Exception | None:
+    """Return what other processes raise for an error of this one: its words, as not every error can travel."""
+    if error is None:
+        return None
+    if isinstance(error, RecipeError):
+        return RecipeError(f"process {rank()}: {error}")
+    return RuntimeError(f"process {rank()}: {type(error).__name__}: {error}")
 
 
 def barrier() -> None:

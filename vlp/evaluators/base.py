@@ -8,9 +8,9 @@ from typing import Any, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from vlp import dist
 from vlp.evaluators.dataset import DataSource, EvaluationSet
 from vlp.evaluators.shared import SharedEncoder
-from vlp.evaluators.together import together
 from vlp.explain import explain
 from vlp.registry import Registry, settings_of
 from vlp.types import Evaluation, RecipeError
@@ -100,7 +100,7 @@ class Task:
             RecipeError: The data are incomplete or of another kind.
         """
         data = encoder.open(self.data)
-        with together():
+        with dist.together():
             return evaluators.build(self.evaluator, dict(self.settings), data)
 
 

@@ -22,7 +22,6 @@ from pydantic import BaseModel, ConfigDict
 
 from vlp import dist
 from vlp.evaluators.shards import Sample, read_shard, sha256_of
-from vlp.evaluators.together import together
 from vlp.paths import find_file, folders
 from vlp.types import RecipeError
 
@@ -104,7 +103,7 @@ def open_set(source: DataSource) -> EvaluationSet:
     Raises:
         RecipeError: Something is missing, too much, damaged or different; names the file.
     """
-    with together():
+    with dist.together():
         root = find_root(source.root)
         kind = _kind(root)
         shards = _shards(root / source.split)
@@ -112,7 +111,7 @@ def open_set(source: DataSource) -> EvaluationSet:
         mine = (shards + lists)[dist.rank() :: dist.world_size()]
         digests = {path.relative_to(root).as_posix(): sha256_of(path) for path in mine}
     digests = {name: digest for part in dist.gather_objects(digests) for name, digest in part.items()}
-    with together():
+    with dist.together():
         _check_digests(root, source, digests)
         names_file = _names_file(root, source)
         samples = [sample for shard in shards for sample in read_shard(shard, LABEL_SUFFIX[kind])]

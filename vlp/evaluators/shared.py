@@ -17,7 +17,6 @@ from tqdm import tqdm
 
 from vlp import dist
 from vlp.evaluators.dataset import DataSource, EvaluationSet, open_set
-from vlp.evaluators.together import together
 from vlp.types import Encoder, RecipeError
 
 NORM_TOLERANCE = 1e-3
@@ -74,7 +73,7 @@ class SharedEncoder:
         mine = starts[dist.rank() :: dist.world_size()]
         parts: dict[int, Tensor] = {}
         hidden = not (self.progress and dist.is_main())
-        with together(), tqdm(total=size, desc=label, disable=hidden, leave=False) as bar:
+        with dist.together(), tqdm(total=size, desc=label, disable=hidden, leave=False) as bar:
             for start in mine:
                 indices = range(start, min(start + chunk, size))
                 parts[start] = _checked(embed(indices), len(indices), label)

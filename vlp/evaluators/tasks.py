@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ from vlp import dist
 from vlp.evaluators.base import Task
 from vlp.evaluators.record import Record, finish, lay_out, write_record
 from vlp.evaluators.shared import SharedEncoder
-from vlp.evaluators.together import together
 from vlp.types import Encoder
 
 
@@ -40,7 +40,7 @@ def run_task(
     start = time.perf_counter()
     evaluator = task.open(shared)
     evaluation = evaluator.run(shared)
-    with together():
+    with dist.together():
         record = finish(
             {
                 "task": task.name,
@@ -87,7 +87,8 @@ def run_tasks(
         except Exception as error:
             record = {"task": task.name, "version": task.version, "evaluator": task.evaluator, "model": model}
             record |= {"step": step, "weights": weights, "error": f"{type(error).__name__}: {error}"}
-        records.append(dist.broadcast_object(record))
-        if folder is not None and dist.is_main():
-            write_record(folder / f"{task.name}.json", record)
+        record = dist.broadcast_object(record)
+        records.append(record)
+        if folder is not None:
+            dist.on_main(partial(write_record, folder / f"{task.name}.json", record))
     return records

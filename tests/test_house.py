@@ -14,7 +14,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 FLOORS = [
     {"types", "registry", "paths", "dist", "pairs", "yaml", "explain", "provenance"},
-    {"objectives", "towers", "data", "optim", "log", "accumulate", "moments"},
+    {"objectives", "towers", "data", "optim", "log", "accumulate", "moments", "launch", "watchdog"},
     {"evaluators", "strategies"},
     {"recipe", "layers", "config", "checkpoint", "claim", "fit", "feed", "assemble", "state"},
     {"train", "evaluate", "export", "report", "describe", "curate"},

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
-from torch import nn
+from torch import Tensor, nn
 
 from vlp import dist
 from vlp.claim import claim_folder
@@ -18,6 +20,7 @@ from vlp.config import build_model
 from vlp.data import Augment, Stream
 from vlp.feed import build_stream
 from vlp.fit import check_fit
+from vlp.launch import check_same, check_wrapped, join
 from vlp.log import Log
 from vlp.objectives.base import Objective, Term, terms
 from vlp.objectives.schedule import Schedule
@@ -28,6 +31,7 @@ from vlp.towers.dual import DualEncoder
 from vlp.types import RecipeError
 
 FIRST_LOSS_SCALE = 65536.0
+PLACES: dict[str, Any] = {"runs": True, "data": {"train": {"__all__": {"card"}}}}  # may differ between machines
 
 
 @dataclass
@@ -78,6 +82,15 @@ class Parts:
         """All that steps."""
         return self.safe_step.optimizers
 
+    @property
+    def kept_equal(self) -> dict[str, Tensor]:
+        """What every process holds a copy of and changes in the same way, by name; not statistics of batch norm."""
+        towers = dict(self.towers.named_parameters())
+        sets = {"model": towers, "objective": dict(self.objective.named_parameters())}
+        for label, strategy in self.strategies.items():
+            sets[label] = {name: value for name, value in (strategy.weights() or {}).items() if name in towers}
+        return {f"{label}.{name}": value for label, values in sets.items() for name, value in values.items()}
+
     def open_log(self, first_step: int) -> Log:
         """Open the progress line, `metrics.jsonl` and the trackers."""
         return Log(
@@ -96,13 +109,16 @@ def assemble(recipe: Recipe, *, resume: bool, allow_changes: bool) -> Parts:
         RecipeError: A combination that cannot work; names the keys and a way out.
     """
     accelerator = _start_processes(recipe)
-    towers = build_model(recipe.model)
+    with dist.together():
+        towers = build_model(recipe.model)
     objective = _build_objective(recipe)
     objective.create(towers.embed_dim)
     used = {label: strategies.build(entry.type, settings(entry, "type")) for label, entry in recipe.strategies.items()}
     sharded = accelerator.distributed_type == DistributedType.FSDP
     check_fit(recipe, towers, objective, used, sharded=sharded)
-    stream = build_stream(recipe, towers, accelerator.device)
+    with dist.together():
+        stream = build_stream(recipe, towers, accelerator.device)
+    check_same("the number of samples", str(stream.num_samples))
     objective.expect(stream.num_samples)
     num_steps = count_steps(recipe, stream.num_samples)
     claim_folder(recipe, resume=resume, allow_changes=allow_changes)
@@ -111,6 +127,7 @@ def assemble(recipe: Recipe, *, resume: bool, allow_changes: bool) -> Parts:
     if towers.has_batch_norm and dist.world_size() > 1 and accelerator.device.type == "cuda":
         towers.core = nn.SyncBatchNorm.convert_sync_batchnorm(towers.core)
     model, optimizer = distribute(accelerator, towers, optimizer)
+    check_wrapped(model, towers)
     term_optimizer = build_term_optimizer(objective.to(accelerator.device), recipe)
     if recipe.train.compile:
         towers.core.visual.compile()
@@ -155,11 +172,10 @@ def count_steps(recipe: Recipe, epoch_size: int) -> int:
 
 def _start_processes(recipe: Recipe) -> Accelerator:
     """Start the accelerator; threads, seeds and determinism are set here and nowhere else."""
-    accelerator = Accelerator(
-        mixed_precision="no",  # autocast is opened around the towers by the training step
-        log_with=list(recipe.log.trackers) or None,
-        project_dir=str(recipe.folder),
+    accelerator = join(
+        timeout=recipe.train.timeout, log_with=list(recipe.log.trackers) or None, project_dir=str(recipe.folder)
     )
+    check_same("the recipe", json.dumps(recipe.model_dump(mode="json", exclude=PLACES)))
     if accelerator.device.type == "cpu":
         local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
         torch.set_num_threads(recipe.train.threads or max(1, (os.cpu_count() or 1) // local_processes))
@@ -203,7 +219,8 @@ def _build_objective(recipe: Recipe) -> Objective:
 def _start_trackers(accelerator: Accelerator, recipe: Recipe) -> Callable[[dict[str, float], int], None] | None:
     if not recipe.log.trackers:
         return None
-    accelerator.init_trackers(recipe.log.project, config={"name": recipe.name, "seed": recipe.seed})
+    with dist.together():  # the main process alone starts them
+        accelerator.init_trackers(recipe.log.project, config={"name": recipe.name, "seed": recipe.seed})
 
     def track(metrics: dict[str, float], step: int) -> None:
         accelerator.log(metrics, step=step)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import cache
 from typing import Any, TypeVar, cast
 
@@ -17,6 +18,7 @@ Thing = TypeVar("Thing")
 Group = torch_dist.ProcessGroup | None
 # Renamed in torch 2.14.
 _reduce_scatter = getattr(torch_dist, "reduce_scatter_single", None) or torch_dist.reduce_scatter_tensor
+_set_timeout = getattr(torch_dist, "set_timeout", None) or torch_dist.distributed_c10d._set_pg_timeout
 
 
 def is_on() -> bool:
@@ -37,6 +39,13 @@ def rank(group: Group = None) -> int:
 def is_main() -> bool:
     """Whether this process writes files and talks to people."""
     return rank() == 0
+
+
+def set_timeout(seconds: float) -> None:
+    """Let collectives raise that wait longer than this for another process."""
+    if is_on():
+        for group in {torch_dist.group.WORLD, _host_group() or torch_dist.group.WORLD}:
+            _set_timeout(timedelta(seconds=seconds), group)
 
 
 def all_gather_rows(rows: Tensor, group: Group = None) -> Tensor:

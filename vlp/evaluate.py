@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from accelerate import PartialState
-
 from vlp import dist
 from vlp.checkpoint import LOCK, STATE, load_model_of_run
 from vlp.config import load_task
 from vlp.evaluators.record import table
 from vlp.evaluators.tasks import run_tasks
+from vlp.launch import check_same, checksum, join_evaluation
 from vlp.towers.dual import DualEncoder
 from vlp.towers.encoder import TowerEncoder
 from vlp.towers.load import load_model
@@ -53,9 +52,11 @@ def evaluate_model(name: str, task_names: Sequence[str] | None = None, folder: P
     Raises:
         RecipeError: No such model or task.
     """
-    device = PartialState().device
-    subject = find_subject(name)
-    tasks = [load_task(task) for task in dict.fromkeys(task_names or subject.tasks)]
+    device = join_evaluation()
+    with dist.together():
+        subject = find_subject(name)
+        tasks = [load_task(task) for task in dict.fromkeys(task_names or subject.tasks)]
+    check_same("the model", f"{float(checksum(subject.model.state_dict().values()))} of {subject.name}")
     target = folder or subject.folder
     records = run_tasks(
         tasks,

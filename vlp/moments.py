@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import signal
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,7 +15,7 @@ from vlp import dist
 
 Thing = TypeVar("Thing")
 NOTICEABLE_WAIT = 0.1  # share of time; less is noise between batches
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 
 
 def due(step: int, every: int | None, num_steps: int) -> bool:
@@ -23,15 +24,24 @@ def due(step: int, every: int | None, num_steps: int) -> bool:
 
 
 class StopSignal:
-    """Remember that a signal asked this process to leave; later ones change nothing while the state is saved."""
+    """Remember that this process was asked to leave; later signals change nothing while the state is saved.
 
-    def __init__(self) -> None:
+    A launcher that ends without a word (`accelerate launch` does, when it is signalled) asks as well.
+
+    Args:
+        launched: Whether a launcher started this process and waits for it.
+    """
+
+    def __init__(self, *, launched: bool = False) -> None:
         self.asked = False
-        self.before = {number: signal.signal(number, self._ask) for number in SIGNALS}
+        self.launcher = os.getppid() if launched else None
+        heard = [number for number in SIGNALS if number != signal.SIGHUP or not _is_ignored(number)]  # nohup ignores it
+        self.before = {number: signal.signal(number, self._ask) for number in heard}
 
     def anywhere(self) -> bool:
         """Whether any process was asked; the same answer on all of them."""
-        return dist.any_process(self.asked)
+        orphaned = self.launcher is not None and os.getppid() != self.launcher
+        return dist.any_process(self.asked or orphaned)
 
     def restore(self) -> None:
         """Give the signals back to whoever had them."""
@@ -40,6 +50,10 @@ class StopSignal:
 
     def _ask(self, _number: int, _frame: FrameType | None) -> None:
         self.asked = True
+
+
+def _is_ignored(number: int) -> bool:
+    return signal.getsignal(number) is signal.SIG_IGN
 
 
 class Clock:

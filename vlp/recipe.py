@@ -142,6 +142,8 @@ class TrainSection(Section):
         compile: Compile the towers with torch.compile.
         deterministic: Refuse kernels whose results vary from run to run.
         threads: Threads of one process on the CPU; null shares the cores among the processes of a machine.
+        timeout: Seconds without a finished step, checkpoint or part of an evaluation after which a process prints the
+            stack of each thread and leaves, so that a launcher can start the job again.
     """
 
     batch_size: int = Field(1024, ge=1)
@@ -155,6 +157,7 @@ class TrainSection(Section):
     compile: bool = False
     deterministic: bool = False
     threads: int | None = Field(None, ge=1)
+    timeout: float = Field(1200.0, gt=0)
 
 
 class EvaluationSection(Section):

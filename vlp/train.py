@@ -17,6 +17,7 @@ from vlp.config import build_model, load_task, without_weights
 from vlp.data import Faults
 from vlp.evaluators.record import flatten, headline
 from vlp.evaluators.tasks import run_tasks
+from vlp.launch import agreed_checksum, was_launched
 from vlp.log import Log
 from vlp.moments import Clock, StopSignal, diagnose, due
 from vlp.optim import set_learning_rate
@@ -25,6 +26,7 @@ from vlp.recipe import Recipe
 from vlp.state import restore, save, weights_to_evaluate
 from vlp.towers.encoder import TowerEncoder
 from vlp.types import Batch, Embeddings, RecipeError
+from vlp.watchdog import Watchdog, WatchedEncoder
 
 PREEMPTED = 75  # exit code after a signal: the state is saved, run the same command with --resume
 
@@ -45,27 +47,29 @@ def train(recipe: Recipe, *, resume: bool = False, allow_changes: bool = False) 
     parts = assemble(recipe, resume=resume, allow_changes=allow_changes)
     step, position = restore(parts)
     log = parts.open_log(first_step=step)
-    stop = StopSignal()
+    stop = StopSignal(launched=was_launched())
     clock = Clock(first_step=step)
 
     # ---------------------------------------- batch after batch
     batches = clock.waiting(parts.stream.batches(position))
-    while step < parts.num_steps and not stop.anywhere():
-        batch = next(batches).to(parts.device)
-        for optimizer in parts.optimizers:
-            set_learning_rate(optimizer, parts.rate(step))
-        report, norms = one_step(parts, batch, step)
-        step, position = step + 1, position + recipe.train.batch_size
-        log.step()
+    with Watchdog(recipe.train.timeout) as watchdog:
+        while step < parts.num_steps and not stop.anywhere():
+            batch = next(batches).to(parts.device)
+            for optimizer in parts.optimizers:
+                set_learning_rate(optimizer, parts.rate(step))
+            report, norms = one_step(parts, batch, step)
+            step, position = step + 1, position + recipe.train.batch_size
+            log.step()
+            watchdog.beat()
 
-        # ------------------------------------ now and then
-        if due(step, recipe.log.every, parts.num_steps):
-            write_metrics(parts, log, clock, step, position, report, norms)
-        with clock.paused():
-            if due(step, recipe.checkpoint.every, parts.num_steps):
-                save_or_say(parts, log, step, position)
-            if due(step, recipe.evaluation.every, parts.num_steps):
-                evaluate(parts, log, step, position)
+            # -------------------------------- now and then
+            if due(step, recipe.log.every, parts.num_steps):
+                write_metrics(parts, log, clock, step, position, report, norms)
+            with clock.paused():
+                if due(step, recipe.checkpoint.every, parts.num_steps):
+                    save_or_say(parts, log, step, position)
+                if due(step, recipe.evaluation.every, parts.num_steps):
+                    evaluate(parts, log, step, position, watchdog)
 
     # ---------------------------------------- the end, or the end for now
     if step < parts.num_steps:
@@ -149,6 +153,7 @@ def write_metrics(
         **{f"gauge/{name}": value for name, value in parts.objective.gauges().items()},
         **clock.lap(step, recipe.train.batch_size),
         "decode_rate": parts.stream.decode_rate * dist.world_size(),
+        "weights_checksum": agreed_checksum(parts.kept_equal),
         "skipped_steps": float(guard["skipped"]),
         "bad_samples": float(faults.total),
         **{f"retries/{source}/{trouble}": float(count) for (source, trouble), count in faults.retries.items()},
@@ -173,7 +178,7 @@ def save_or_say(parts: Parts, log: Log, step: int, position: int) -> None:
         log.say(f"no checkpoint at step {step}: {error}; older ones are whole, the run goes on")
 
 
-def evaluate(parts: Parts, log: Log, step: int, position: int) -> None:
+def evaluate(parts: Parts, log: Log, step: int, position: int, watchdog: Watchdog) -> None:
     """Run the recipe's tasks on the weights that the recipe evaluates."""
     recipe = parts.recipe
     if not recipe.evaluation.tasks:
@@ -185,7 +190,7 @@ def evaluate(parts: Parts, log: Log, step: int, position: int) -> None:
     folder = recipe.folder / "evaluations" / f"step_{step:08d}"
     records = run_tasks(
         tasks,
-        encoder,
+        WatchedEncoder(encoder, watchdog),
         model=recipe.name,
         step=step,
         weights=recipe.evaluation.weights,

@@ -25,7 +25,7 @@ def run_processes(function: Callable[..., Any], world_size: int, *args: Any, tim
     """
     context = mp.get_context("spawn")
     queue = context.Queue()
-    port = _free_port()
+    port = free_port()
     processes = [
         context.Process(target=_run, args=(function, rank, world_size, port, queue, args)) for rank in range(world_size)
     ]
@@ -60,7 +60,8 @@ def _run(
         torch_dist.destroy_process_group()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port that nobody listens on."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])

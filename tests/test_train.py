@@ -21,7 +21,8 @@ from tests.tiny import tiny_recipe
 from vlp import dist
 from vlp.checkpoint import load_model_of_run
 from vlp.config import lock_text
-from vlp.train import PREEMPTED, train
+from vlp.moments import PREEMPTED
+from vlp.train import train
 from vlp.types import RecipeError
 
 

@@ -15,6 +15,7 @@ from vlp import dist
 
 Thing = TypeVar("Thing")
 NOTICEABLE_WAIT = 0.1  # share of time; less is noise between batches
+PREEMPTED = 75  # exit code after a signal: the state is saved, run the same command with --resume
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 
 

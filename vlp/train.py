@@ -19,7 +19,7 @@ from vlp.evaluators.record import flatten, headline
 from vlp.evaluators.tasks import run_tasks
 from vlp.launch import agreed_checksum, was_launched
 from vlp.log import Log
-from vlp.moments import Clock, StopSignal, diagnose, due
+from vlp.moments import PREEMPTED, Clock, StopSignal, diagnose, due
 from vlp.optim import set_learning_rate
 from vlp.pairs import Pairs
 from vlp.recipe import Recipe
@@ -27,8 +27,6 @@ from vlp.state import restore, save, weights_to_evaluate
 from vlp.towers.encoder import TowerEncoder
 from vlp.types import Batch, Embeddings, RecipeError
 from vlp.watchdog import Watchdog, WatchedEncoder
-
-PREEMPTED = 75  # exit code after a signal: the state is saved, run the same command with --resume
 
 
 def train(recipe: Recipe, *, resume: bool = False, allow_changes: bool = False) -> Path:

@@ -75,6 +75,44 @@ def test_files_are_short_and_ascii(path):
     assert text.isascii(), [line for line in text.splitlines() if not line.isascii()]
 
 
+WHOLE = {"long", "int", "floor", "int32", "int64"}
+
+
+def unclamped(tree: ast.AST) -> list[int]:
+    """Return the lines on which a product becomes an index without a limit: rounding may put it past the end."""
+    parents = {child: node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
+    lines = []
+    for call in ast.walk(tree):
+        if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute)):
+            continue
+        casts = call.func.attr in WHOLE or (
+            call.func.attr in ("to", "type", "astype")
+            and any(getattr(argument, "attr", None) in WHOLE for argument in call.args)
+        )
+        scales = any(isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult) for node in ast.walk(call.func))
+        if casts and scales and getattr(parents[call], "attr", "") not in ("clamp", "clamp_"):
+            lines.append(call.lineno)
+    return lines
+
+
+def test_an_index_made_of_a_product_has_a_limit():
+    """Random numbers become indices in `pick`; whoever multiplies on his own must clamp too."""
+    assert unclamped(ast.parse("(draws * count).long()")) == [1]
+    assert unclamped(ast.parse("(draws * count).to(torch.int64)[0]")) == [1]
+    assert unclamped(ast.parse("(draws * count).long().clamp(max=count - 1)")) == []
+    found = {str(path.relative_to(ROOT)): unclamped(ast.parse(path.read_text(encoding="utf-8"))) for path in FILES}
+    assert {path: lines for path, lines in found.items() if lines} == {}
+
+
+def test_random_numbers_are_rounded_in_one_place():
+    """Whoever takes `uniform` numbers to another type goes by `below_one`, so that none becomes 1."""
+    for path in FILES:
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(
+            r"\buniform\((?:[^()]|\([^()]*\))*\)\.(?:to\((?!\w+\.device)|float\(|half\(|bfloat16\(|type)", text
+        ), path
+
+
 def test_the_training_page_reads_aloud_in_two_minutes():
     module = ast.parse((PACKAGE / "train.py").read_text(encoding="utf-8"))
     train = next(node for node in module.body if isinstance(node, ast.FunctionDef) and node.name == "train")

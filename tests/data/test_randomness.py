@@ -7,6 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from tests.pairs.test_draws import unmixed
 from vlp.data.randomness import GOLDEN, Draws, fold, mix, mix_array, uniform_rows
 
 
@@ -45,3 +46,29 @@ def test_integers_choices_and_weights_follow_their_chances():
     things = list(range(20))
     draws.shuffle(things)
     assert sorted(things) == list(range(20)) != things
+
+
+LARGEST = 2**64 - 1
+
+
+def draws_from(bits: int) -> Draws:
+    """Return draws whose next bits are these."""
+    draws = Draws()
+    draws._state = (unmixed(bits) - GOLDEN) % 2**64
+    return draws
+
+
+def test_the_largest_bits_stay_below_the_end():
+    assert draws_from(LARGEST).bits() == LARGEST
+    assert uniform_rows([(unmixed(LARGEST) - GOLDEN) % 2**64], 1).max() < 1
+    assert draws_from(LARGEST).choice("abc") == "c"
+    for low, high in ((0.0, 1.0), (0.3, 1.0), (0.08, 1.0), (-0.3, 0.3), (1e-9, 3.0), (-1e17, 1.0)):
+        assert low <= draws_from(LARGEST).uniform(low, high) < high
+        assert draws_from(0).uniform(low, high) == low
+    assert draws_from(LARGEST).uniform(0.7, 0.7) == 0.7
+
+
+@pytest.mark.parametrize("weights", [[0.1] * 10 + [0.0], [0.7, 0.1, 0.1, 0.1, 0.0], [1 / 3] * 3 + [0.0, 0.0], [0.0]])
+def test_what_weighs_nothing_is_never_drawn(weights):
+    last = max((k for k, weight in enumerate(weights) if weight), default=len(weights) - 1)
+    assert draws_from(LARGEST).weighted(weights) == last

@@ -6,6 +6,7 @@ streams for its generators, and creating one per sample costs more than all draw
 
 from __future__ import annotations
 
+import math
 from collections.abc import MutableSequence, Sequence
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -77,7 +78,8 @@ class Draws:
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> float:
         """Return the next number in [low, high)."""
-        return low + (high - low) * ((self.bits() >> 11) * 2.0**-53)
+        number = low + (high - low) * ((self.bits() >> 11) * 2.0**-53)
+        return number if number < high else math.nextafter(high, low)  # the sum may have been rounded up
 
     def integer(self, stop: int) -> int:
         """Return the next integer in [0, stop)."""
@@ -94,7 +96,8 @@ class Draws:
             point -= weight
             if point < 0:
                 return index
-        return len(weights) - 1
+        # differences may have been rounded up: the last that has a chance
+        return max((index for index, weight in enumerate(weights) if weight > 0), default=len(weights) - 1)
 
     def shuffle(self, things: MutableSequence[Any]) -> None:
         """Shuffle in place."""

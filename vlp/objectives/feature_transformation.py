@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from vlp.objectives.base import Term, terms
 from vlp.objectives.parts.order import hashed_order
-from vlp.pairs import LSE, Pairs, Request, Stats, pair_stats
+from vlp.pairs import LSE, Pairs, Request, Stats, pair_stats, pick
 
 SALT_OF_SHARES, SALT_OF_PARTNERS = 0xF7, 0xF8
 GRID = 1024
@@ -111,6 +111,6 @@ class BetaQuantiles(nn.Module):
     def forward(self, uniform: Tensor) -> Tensor:
         """Return one number for each, in the same order."""
         place = uniform * GRID
-        below = place.long().clamp(max=GRID - 1)
+        below = pick(uniform, GRID)
         table = self.table.to(uniform.dtype)
         return torch.lerp(table[below], table[below + 1], place - below)

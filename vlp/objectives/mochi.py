@@ -9,7 +9,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from vlp.objectives.base import Term, terms
-from vlp.pairs import LSE, TOPK, Axis, Pairs, Request, Stats
+from vlp.pairs import LSE, TOPK, Axis, Pairs, Request, Stats, pick
 
 SIDES: dict[Axis, tuple[str, str]] = {"row": ("image", "text"), "column": ("text", "image")}
 SALTS: dict[Axis, int] = {"row": 0x30C1, "column": 0x30C2}
@@ -76,9 +76,8 @@ class MochiTerm(Term):
         draws = pairs.draws(3 * self.mixes + 2 * self.anchor_mixes, SALTS[axis])
         shares, ranks = draws.tensor_split([self.mixes + self.anchor_mixes], dim=1)
         share, anchor_share = shares.tensor_split([self.mixes], dim=1)
-        first, second, single = (
-            (ranks * positions.shape[1]).long().split([self.mixes, self.mixes, self.anchor_mixes], 1)
-        )
+        chosen = pick(ranks, positions.shape[1])
+        first, second, single = chosen.split([self.mixes, self.mixes, self.anchor_mixes], dim=1)
         cosines = pairs.cosines_at(anchor, other, positions, detach_other=True)
         between = _products(pairs.side(other).everyone, positions.gather(1, first), positions.gather(1, second))
         of_negatives = _mixed(share, cosines.gather(1, first), cosines.gather(1, second), between)

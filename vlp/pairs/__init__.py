@@ -1,5 +1,6 @@
 """The pair engine: streamed statistics of similarity matrices, and the view of a batch that terms get."""
 
+from vlp.pairs.draws import pick
 from vlp.pairs.engine import pair_stats
 from vlp.pairs.functions import SOFTPLUS, Kernel, Pointwise, below, fade, given, nearness, tilt
 from vlp.pairs.pairs import Pairs, products_at
@@ -48,6 +49,7 @@ __all__ = [
     "mask_of",
     "nearness",
     "pair_stats",
+    "pick",
     "products_at",
     "tilt",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float64, Int64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 GOLDEN = -0x61C8864680B583EB  # 2^64 divided by the golden ratio, as a signed integer
@@ -17,6 +17,17 @@ def uniform(ids: Int64[Tensor, " n"], step: int, salt: int, count: int) -> Float
     columns = torch.arange(1, count + 1, device=ids.device)
     bits = _mix(state[:, None] + columns * GOLDEN)
     return _shift(bits, 11).double() * 2.0**-53
+
+
+def below_one(numbers: Float64[Tensor, "*shape"], dtype: torch.dtype) -> Float[Tensor, "*shape"]:
+    """Round numbers in [0, 1) to another type without leaving [0, 1): to float32, one in 2^25 would become 1."""
+    return numbers.to(dtype).clamp(max=1 - torch.finfo(dtype).eps / 2)
+
+
+def pick(draws: Float[Tensor, "*shape"], num_things: int) -> Int64[Tensor, "*shape"]:
+    """Turn numbers in [0, 1) into indices of one of `num_things`, whatever the product rounds to."""
+    wide = draws.to(torch.promote_types(draws.dtype, torch.float32))
+    return (wide * num_things).long().clamp(max=num_things - 1)
 
 
 def _signed(value: int) -> int:

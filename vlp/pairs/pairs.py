@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from vlp import dist
-from vlp.pairs.draws import uniform
+from vlp.pairs.draws import below_one, uniform
 from vlp.pairs.requests import Block, Side
 from vlp.types import Embeddings
 
@@ -210,7 +210,7 @@ class Pairs:
 
         They are a pure function of (sample id, step, salt), whatever the order of the batch or the number of processes.
         """
-        return uniform(self.ids, self.step, salt, count).to(self.image.dtype)
+        return below_one(uniform(self.ids, self.step, salt, count), self.image.dtype)
 
     def share(self, value: Tensor) -> Tensor:
         """Return this process's equal share of a number that all processes agree on."""

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from vlp.pairs.draws import uniform
+from vlp.pairs.draws import pick, uniform
 from vlp.strategies.base import Strategy, strategies
 from vlp.types import Batch, Embeddings
 
@@ -59,7 +59,7 @@ def shuffle(
     """
     places = torch.arange(tokens.shape[1], device=tokens.device)
     inner = (places > 0) & (places < lengths[:, None] - 1)
-    keys = uniform((draws[:, 0] * 2**24).long(), 0, variant, tokens.shape[1]).to(tokens.device)
+    keys = uniform(pick(draws[:, 0], 2**24), 0, variant, tokens.shape[1]).to(tokens.device)
     # what stays sorts before or after everything that moves, in its own order
     fixed = torch.where(places == 0, 0.0, 2.0 + places)
     order = torch.where(inner, keys + 1, fixed).argsort(dim=1)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import ast
 import re
+import warnings
 from pathlib import Path
 
 import pytest
+
+from vlp.types import VlpWarning
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "vlp"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 FLOORS = [
-    {"types", "registry", "paths", "dist", "pairs", "yaml", "explain", "provenance"},
+    {"types", "registry", "paths", "dist", "pairs", "yaml", "explain", "provenance", "undo"},
     {"objectives", "towers", "data", "optim", "log", "accumulate", "moments", "launch", "watchdog"},
     {"evaluators", "strategies"},
     {"recipe", "layers", "config", "checkpoint", "claim", "fit", "feed", "assemble", "state"},
@@ -73,6 +76,26 @@ def test_files_are_short_and_ascii(path):
     text = path.read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 350
     assert text.isascii(), [line for line in text.splitlines() if not line.isascii()]
+
+
+def test_warnings_have_the_class_that_tests_refuse():
+    """Warnings of this package are errors in its tests: pass VlpWarning as the category."""
+    calls = [
+        (path, node)
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "warnings.warn"
+    ]
+    assert calls
+    wrong = [
+        f"{path}:{call.lineno}" for path, call in calls if [ast.unparse(a) for a in call.args[1:]] != ["VlpWarning"]
+    ]
+    assert wrong == []
+
+
+def test_a_warning_of_this_package_is_an_error_here():
+    with pytest.raises(VlpWarning, match="said"):
+        warnings.warn("said", VlpWarning, stacklevel=1)
 
 
 WHOLE = {"long", "int", "floor", "int32", "int64"}

@@ -21,7 +21,7 @@ from vlp.layers import read_layers
 from vlp.provenance import versions
 from vlp.recipe import Recipe
 from vlp.towers.dual import DualEncoder
-from vlp.types import RecipeError
+from vlp.types import RecipeError, VlpWarning
 
 STATE, TRAINING, MODEL = "state.json", "training.pt", "model"
 LOCK = "recipe.lock.yaml"
@@ -105,7 +105,7 @@ def latest(run: Path) -> Checkpoint | None:
         try:
             return open_checkpoint(path)
         except RecipeError as error:
-            warnings.warn(f"skipped a damaged checkpoint: {error}", RuntimeWarning, stacklevel=2)
+            warnings.warn(f"skipped a damaged checkpoint: {error}", VlpWarning, stacklevel=2)
     return None
 
 

@@ -15,7 +15,7 @@ from vlp.recipe import Recipe
 from vlp.strategies.base import Strategy
 from vlp.strategies.hard_negatives import HardNegatives
 from vlp.towers.dual import DualEncoder
-from vlp.types import RecipeError
+from vlp.types import RecipeError, VlpWarning
 
 PROVIDERS = {
     "reference": "lock the image tower (model.freeze=[visual]) or add a teacher (strategies.ema_teacher={})",
@@ -55,6 +55,7 @@ def _check_precision(recipe: Recipe) -> None:
         warnings.warn(
             "train.precision: this CPU has no bfloat16 instructions and emulates them ten times slower than float32: "
             "set train.precision=float32",
+            VlpWarning,
             stacklevel=2,
         )
 
@@ -117,7 +118,7 @@ def _check_contrast(objective: Objective) -> None:
         warnings.warn(
             f"objective: no term of {', '.join(objective.terms)} compares images with the texts of other pairs, so "
             "retrieval and zero-shot classification are not trained: add one such as clip",
-            RuntimeWarning,
+            VlpWarning,
             stacklevel=3,
         )
 
@@ -130,6 +131,6 @@ def _check_term(label: str, term: Term, provided: set[str], *, learns_scale: boo
         warnings.warn(
             f"objective.{label}: under this term a learnable scale runs to model.max_scale; consider "
             "model.learn_scale=false with a fixed model.init_scale",
-            RuntimeWarning,
+            VlpWarning,
             stacklevel=4,
         )

@@ -176,6 +176,7 @@ class SafeStep:
             "skipped": torch.zeros((), device=device),
             "streak": torch.zeros((), device=device),
         }
+        self.taken = torch.ones((), device=device, dtype=torch.bool)
 
     @property
     def loss_scale(self) -> Tensor:
@@ -183,10 +184,11 @@ class SafeStep:
         return self.state["loss_scale"]
 
     def __call__(self, towers: Mapping[str, list[nn.Parameter]]) -> dict[str, Norm]:
-        """Step once; return each tower's gradient norm before clipping."""
+        """Step once; return each tower's gradient norm before clipping. `taken` says whether weights have moved."""
         norms = {name: norm / self.loss_scale for name, norm in gradient_norms(towers).items()}
         norm = total_norm(norms)
-        bad = (~torch.isfinite(norm)).float()
+        self.taken = torch.isfinite(norm)
+        bad = (~self.taken).float()
         shrink = 1.0 if self.max_norm is None else (self.max_norm / (norm + 1e-6)).clamp(max=1.0)
         gradients = [p.grad for parameters in towers.values() for p in parameters if p.grad is not None]
         if self.scales or self.max_norm is not None:

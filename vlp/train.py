@@ -26,6 +26,7 @@ from vlp.recipe import Recipe
 from vlp.state import restore, save, weights_to_evaluate
 from vlp.towers.encoder import TowerEncoder
 from vlp.types import Batch, Embeddings, RecipeError
+from vlp.undo import Undo
 from vlp.watchdog import Watchdog, WatchedEncoder
 
 
@@ -96,6 +97,7 @@ def one_step(parts: Parts, batch: Batch, step: int) -> tuple[dict[str, Tensor], 
 
     for optimizer in parts.optimizers:
         optimizer.zero_grad(set_to_none=True)
+    buffers = Undo(parts.towers)
     _, report = backward(
         batch.chunk(recipe.train.micro_batches),
         lambda micro_batch: embed(parts, micro_batch),
@@ -105,9 +107,12 @@ def one_step(parts: Parts, batch: Batch, step: int) -> tuple[dict[str, Tensor], 
     )
     dist.average_gradients(parts.objective.parameters())
     norms = parts.safe_step(parts.parameters)
+    taken = parts.safe_step.taken  # a step that is skipped leaves no trace, in weights or anywhere else
+    buffers.unless(taken)
+    parts.objective.settle(taken)
     parts.towers.clamp_()
     for strategy in parts.strategies.values():
-        strategy.after_step(parts.towers)
+        strategy.after_step(parts.towers, taken)
     return report, norms
 
 

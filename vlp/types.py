@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -15,6 +15,10 @@ ON_DEVICE = ("images", "tokens", "draws", "ids", "caption_ids")
 
 class RecipeError(ValueError):
     """A mistake in a recipe, a card, a task or a command; the message names the key and a way out."""
+
+
+class VlpWarning(UserWarning, RuntimeWarning):
+    """What a user should know of but need not mend; everything that this package warns of. An error in its tests."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,26 @@ class Embeddings:
     teacher: Teacher | None = None
     tokens: Int64[Tensor, "n l"] | None = None
     lengths: Int64[Tensor, " n"] | None = None
+
+    def numbers(self) -> Iterator[Tensor]:
+        """Yield all that holds real numbers."""
+        yield from (self.image, self.text, self.scale, self.bias, *self.image_views, *self.text_views)
+        yield from (part for part in (self.reference, self.negatives) if part is not None)
+        if self.teacher is not None:
+            yield from (self.teacher.image, self.teacher.text)
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Embeddings:
+        """Return the same with all real numbers changed."""
+        teacher = self.teacher
+        return replace(
+            self,
+            **{name: change(getattr(self, name)) for name in ("image", "text", "scale", "bias")},
+            image_views=tuple(map(change, self.image_views)),
+            text_views=tuple(map(change, self.text_views)),
+            reference=None if self.reference is None else change(self.reference),
+            negatives=None if self.negatives is None else change(self.negatives),
+            teacher=None if teacher is None else Teacher(change(teacher.image), change(teacher.text)),
+        )
 
 
 @dataclass(frozen=True)

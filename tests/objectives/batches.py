@@ -41,6 +41,19 @@ def extras(size: int, dtype: torch.dtype = torch.float64) -> dict[str, Any]:
     }
 
 
+def state_of(module) -> dict[str, Tensor]:
+    """Return a copy of all that a module remembers."""
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def assert_same_state(module, state: dict[str, Tensor]) -> None:
+    """Compare bit for bit, sizes included."""
+    found = module.state_dict()
+    assert found.keys() == state.keys()
+    for name, value in state.items():
+        assert found[name].dtype == value.dtype and torch.equal(found[name], value), name
+
+
 def rows_of(more: dict[str, Any], rows: Any) -> dict[str, Any]:
     """Return some rows of what `extras` returns."""
     chosen = {key: value[rows] for key, value in more.items() if key != "teacher"}

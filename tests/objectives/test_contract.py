@@ -16,6 +16,8 @@ from vlp.registry import settings_of
 
 each_term = pytest.mark.parametrize(("name", "settings"), CASES, ids=[f"{name}-{settings}" for name, settings in CASES])
 
+pytestmark = pytest.mark.filterwarnings("ignore:isogclr")  # small batches are meant here
+
 
 def test_the_registry_is_not_empty():
     assert len(terms) >= 8

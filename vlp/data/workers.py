@@ -41,7 +41,7 @@ from typing import Any
 from vlp.data.batches import LocalBatches, Packet, Part
 from vlp.data.decoding import Answer, Task, serve
 from vlp.data.ring import Board, Ring
-from vlp.types import RecipeError
+from vlp.types import RecipeError, VlpWarning
 
 # Costs the trainer 0.3 ms per chunk, and a process 30 ms or more: a low price and a short wait.
 CHUNK = 32
@@ -254,7 +254,7 @@ class Pool:
         where = f" over sample {self._name(sample, why)}" if sample >= 0 else ""
         warnings.warn(
             f"a decoding process ended{where} ({why}); another takes its place (restart {self._health.restarts})",
-            RuntimeWarning,
+            VlpWarning,
             stacklevel=2,
         )
         if worker.chunks:

@@ -6,13 +6,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from vlp import dist
 from vlp.pairs import Memory, Pairs, Request, Stats, kernel_of, mask_of, pair_stats
 from vlp.registry import Registry
 from vlp.types import RecipeError
+from vlp.undo import Undo
 
 Report = dict[str, Tensor]
 NEEDS = {
@@ -95,6 +96,7 @@ class Objective(nn.Module):
         self._weights = {label: weight for label, (_, weight) in terms.items()}
         self._memory = Memory()
         self._local_size: int | None = None
+        self._undo: Undo | None = None
 
     def create(self, embed_dim: int) -> None:
         """Make the terms' own parameters for embeddings of this width."""
@@ -125,15 +127,27 @@ class Objective(nn.Module):
     def forward(self, pairs: Pairs, step: int) -> tuple[Float[Tensor, ""], Report]:
         """Return this process's share of the loss, and the value of every term over all processes.
 
+        A NaN or an Inf on any process makes loss, values and gradients NaN on all of them, and leaves no trace in what
+        terms remember. Where the step is skipped for another reason, `settle` says so.
+
         Raises:
             ValueError: Too few pairs for a term, no reference where one is needed, or processes with unequal batches.
         """
         self._check(pairs)
+        self._undo = Undo(self)
         stats = self._stats(pairs)
-        shares = {label: term(pairs, stats) for label, term in self._terms.items()}
+        # times NaN, so that gradients are NaN too
+        spoilt = torch.where(pairs.finite, 1.0, torch.nan).to(pairs.image.dtype)
+        shares = {label: term(pairs, stats) * spoilt for label, term in self._terms.items()}
+        self.settle(pairs.finite)
         loss = torch.stack([self._weights[label](step) * share for label, share in shares.items()]).sum()
         values = dist.all_reduce_sum(torch.stack([share.detach() for share in shares.values()]), pairs.group)
         return loss, dict(zip(shares, values.unbind(), strict=True))
+
+    def settle(self, taken: Bool[Tensor, ""]) -> None:
+        """Let terms forget the last batch where its step was not taken, the same on every process."""
+        if self._undo is not None:
+            self._undo.unless(taken)
 
     def _stats(self, pairs: Pairs) -> Stats:
         wanted: dict[str, list[Request]] = {}

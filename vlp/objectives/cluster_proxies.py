@@ -88,11 +88,9 @@ class ClusterProxyTerm(Term):
 
     @torch.no_grad()
     def _remember(self, memory: int, everyone: Float[Tensor, "b d"], order: Int64[Tensor, " b"]) -> State:
-        """Return the memory with one more batch, on every process alike; numbers that are not finite stay outside."""
+        """Return the memory with one more batch, on every process alike."""
         state = self.counts[memory], self.totals[memory], self.squares[memory]
         features = everyone.to(self.totals.dtype)
-        if not bool(features.isfinite().all()):
-            return state
         _, places, _ = self._clusters(memory)
         counts, totals, squares = (part * self.decay for part in state)
         empty = counts < EMPTY

@@ -14,6 +14,7 @@ from torch import Tensor
 from vlp.objectives.base import Term, terms
 from vlp.objectives.parts.memory import NEVER_SEEN, SampleMemory, Visits, check_budget, gamma_schedule, moving_log_mean
 from vlp.pairs import LSE, WMEAN, Pairs, Request, Stats, pair_stats
+from vlp.types import VlpWarning
 
 LOG_MEANS, TEMPERATURES, VELOCITIES = slice(0, 2), slice(2, 4), slice(4, 6)  # of images, of texts
 LARGEST_SLOPE = 5.0
@@ -118,7 +119,7 @@ class IndividualTemperatureTerm(Term):
             warnings.warn(
                 f"isogclr: {num_pairs - 1} negatives in a batch bound the divergence by {math.log(num_pairs - 1):.2f}, "
                 f"budget {self.budget} is not below it: temperatures may all fall to {self.range[0]}",
-                RuntimeWarning,
+                VlpWarning,
                 stacklevel=2,
             )
 

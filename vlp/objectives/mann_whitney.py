@@ -76,6 +76,6 @@ def auc(counts: Float[Tensor, " g"], positives: Float[Tensor, " n"]) -> Float[Te
     num_bins = len(counts)
     up_to = functional.pad(counts.double().cumsum(dim=0), (1, 0))  # a bin reaches half a step to both sides
     places = ((positives.double() + 1) / 2 * (num_bins - 1) + 0.5).clamp(0, num_bins)
-    bins = places.long().clamp(max=num_bins - 1)
+    bins = places.long().clamp(0, num_bins - 1)
     below = torch.lerp(up_to[bins], up_to[bins + 1], places - bins)
     return (below / up_to[-1]).mean()

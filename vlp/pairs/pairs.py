@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
@@ -29,6 +29,7 @@ class Pairs:
     Every term returns this process's share of a loss: the shares add up to the loss of the whole batch.
     `mean` and `share` make shares; `total` sees through to the other processes, gradient included.
     Features are gathered on first use, once; all processes must ask for the same things in the same order.
+    Terms see finite numbers only: what is NaN or Inf is 0 here, and `finite` says so, for the loss to be spoilt.
 
     Args:
         embeddings: Of this process's samples; every process has equally many.
@@ -45,6 +46,9 @@ class Pairs:
         *,
         step: int = 0,
     ):
+        self._finite_here = _all_finite(embeddings)
+        if self._finite_here.device.type != "cpu" or not bool(self._finite_here):  # an accelerator is not waited for
+            embeddings = embeddings.each(_harmless)
         self.image = _at_least_float32(embeddings.image)
         self.text = _at_least_float32(embeddings.text)
         self.scale = _at_least_float32(embeddings.scale)
@@ -59,6 +63,11 @@ class Pairs:
         self.num_pairs = self.num_local * self.num_processes
         self._sides: dict[str, Side] = {}
         self._gathered: dict[str, Tensor] = {}
+
+    @cached_property
+    def finite(self) -> Bool[Tensor, ""]:
+        """Whether all numbers of the whole batch are, the same on every process; on the device."""
+        return dist.all_reduce_max((~self._finite_here).float(), self.group) == 0
 
     @cached_property
     def positive_cosines(self) -> Float[Tensor, " n"]:
@@ -246,6 +255,17 @@ class Pairs:
         """Return how many samples each process has (one small collective)."""
         count = torch.tensor([self.num_local], device=self.image.device)
         return [int(n) for n in dist.all_gather_rows(count, self.group)]
+
+
+def _all_finite(embeddings: Embeddings) -> Bool[Tensor, ""]:
+    """Say whether all numbers are; a sum is NaN or Inf where one of them is, and needs no memory."""
+    sums = [_at_least_float32(numbers.detach()).sum().isfinite() for numbers in embeddings.numbers()]
+    return torch.stack(sums).all()
+
+
+def _harmless(numbers: Tensor) -> Tensor:
+    """Replace what is not finite, before it is sorted, counted or becomes an index; gradients pass."""
+    return numbers.nan_to_num(0.0, 0.0, 0.0)
 
 
 def _at_least_float32(values: Tensor) -> Tensor:

@@ -187,7 +187,8 @@ class Histogram(Plain):
         """Return the grid point below each entry, the share of the next one, and which entries are masked."""
         hidden = tile.hide(cosines, self._mask) == -torch.inf
         steps = cosines.sub_(self._low).mul_(self._per_unit).clamp_(0, self._num_bins - 1)
-        below = steps.to(torch.int32).clamp_(max=self._num_bins - 2)
+        # a NaN has no place, so it is counted in the first bin, with a share that is NaN
+        below = steps.nan_to_num(0.0).to(torch.int32).clamp_(max=self._num_bins - 2)
         return below, steps.sub_(below), hidden
 
     def add(self, tile: Tile, cosines: Tensor) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from jaxtyping import Bool
 from torch import Tensor
 
 from vlp.registry import Registry
@@ -33,8 +34,13 @@ class Strategy:
         """Add to the embeddings, for example a teacher's features."""
         return embeddings
 
-    def after_step(self, model: DualEncoder) -> None:
-        """See the model after each optimizer step."""
+    def after_step(self, model: DualEncoder, taken: Bool[Tensor, ""] | None = None) -> None:
+        """See the model after each optimizer step.
+
+        Args:
+            taken: Whether the weights have moved, on the device; a step that was skipped must leave no trace here.
+                None where it is known that they have.
+        """
 
     def weights(self) -> dict[str, Tensor] | None:
         """Return weights to evaluate and export instead of the model's, by parameter name."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from vlp.strategies.base import Strategy, strategies
@@ -28,17 +29,25 @@ class Ema(Strategy):
         self.average = {name: value.detach().clone() for name, value in model.state_dict().items()}
 
     @torch.no_grad()
-    def after_step(self, model: DualEncoder) -> None:
-        self.num_steps += 1
-        steps = int(self.num_steps)
-        decay = min(self.decay, (1 + steps) / (10 + steps)) if self.warmup else self.decay
+    def after_step(self, model: DualEncoder, taken: Bool[Tensor, ""] | None = None) -> None:
+        moved = torch.ones_like(self.num_steps) if taken is None else taken.long()
+        self.num_steps = self.num_steps + moved
+        newest = self._newest_share() * moved
         current = model.state_dict()
         floats = [name for name, value in self.average.items() if value.is_floating_point()]
         torch._foreach_lerp_(
-            [self.average[name] for name in floats], [current[name].detach() for name in floats], 1 - decay
+            [self.average[name] for name in floats],
+            [current[name].detach() for name in floats],
+            [newest.to(self.average[name].dtype) for name in floats],
         )
         for name in self.average.keys() - set(floats):
             self.average[name].copy_(current[name])
+
+    def _newest_share(self) -> Float64[Tensor, ""]:
+        """Return the weight of the newest weights; on the device, which is not waited for."""
+        steps = self.num_steps.double()
+        decay = ((1 + steps) / (10 + steps)).clamp(max=self.decay) if self.warmup else self.decay
+        return 1 - decay * torch.ones_like(steps)
 
     def weights(self) -> dict[str, Tensor]:
         return self.average

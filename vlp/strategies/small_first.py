@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 from torchvision.transforms.v2.functional import resize
 
@@ -29,6 +30,8 @@ class SmallFirst(Strategy):
         self.image_size = image_size
         self.steps = steps
         self.num_steps = torch.zeros((), dtype=torch.int64)
+        self._most_steps = 0  # that may have been taken; known without asking the device
+        self._is_over = False
 
     @torch.no_grad()
     def start(self, model: DualEncoder) -> None:
@@ -45,17 +48,26 @@ class SmallFirst(Strategy):
             model.train(training)
 
     def before_forward(self, batch: Batch) -> Batch:
-        if self.num_steps >= self.steps:
+        if self._ends():
             return batch
         channels_first = batch.images.movedim(-1, -3)
         small = resize(channels_first, [self.image_size, self.image_size], antialias=True)
         return replace(batch, images=small.movedim(-3, -1))
 
-    def after_step(self, _model: DualEncoder) -> None:
-        self.num_steps += 1
+    def _ends(self) -> bool:
+        """Whether enough steps were taken; waits for the device once, and once more for each that was skipped."""
+        if not self._is_over and self._most_steps >= self.steps:
+            self._most_steps = int(self.num_steps)
+            self._is_over = self._most_steps >= self.steps
+        return self._is_over
+
+    def after_step(self, _model: DualEncoder, taken: Bool[Tensor, ""] | None = None) -> None:
+        self._most_steps += 1
+        self.num_steps = self.num_steps + (1 if taken is None else taken.long())
 
     def state_dict(self) -> dict[str, Tensor]:
         return {"num_steps": self.num_steps}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self.num_steps.copy_(state["num_steps"])
+        self._most_steps, self._is_over = int(self.num_steps), False

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int64
-from torch import Tensor, nn
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
 
 from vlp.objectives.schedule import Schedule
+from vlp.undo import TakesBack
 
 NEVER_SEEN = math.inf
 
@@ -37,7 +38,7 @@ class Visits:
         return self.mean((values - largest[self.places]).exp()).log() + largest
 
 
-class SampleMemory(nn.Module):
+class SampleMemory(TakesBack):
     """A row of numbers per sample; the table grows with the largest id where nobody reserved enough.
 
     Args:
@@ -50,11 +51,14 @@ class SampleMemory(nn.Module):
         super().__init__()
         self._fresh = tuple(fresh)
         self._is_reserved = False
+        self._last: tuple[int, Tensor, Tensor] | None = None  # size, ids and rows before the last change
+        self._size = 0
         self.register_buffer("rows", torch.empty(0, len(self._fresh)))
 
     def read(self, ids: Int64[Tensor, " u"], dtype: torch.dtype) -> Float[Tensor, "u k"]:
         """Return the rows of samples whose ids rise."""
         self.rows = self.rows.to(ids.device)
+        self._size = len(self.rows)
         if not self._is_reserved:
             self._grow(int(ids[-1]) + 1)
         return self.rows[ids].to(dtype)
@@ -71,7 +75,16 @@ class SampleMemory(nn.Module):
 
     def write(self, ids: Int64[Tensor, " u"], values: Float[Tensor, "u k"]) -> None:
         """Replace the rows of samples that were read before."""
+        self._last = self._size, ids, self.rows[ids]
         self.rows[ids] = values.to(self.rows.dtype)
+
+    def take_back_unless(self, taken: Bool[Tensor, ""]) -> None:
+        if self._last is None:
+            return
+        size, ids, before = self._last
+        self.rows[ids] = torch.where(taken, self.rows[ids], before)
+        if len(self.rows) > size and not bool(taken):  # a table that grows has waited for the device already
+            self.rows, self._last = self.rows[:size].clone(), None
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         saved = state_dict.get(f"{prefix}rows")

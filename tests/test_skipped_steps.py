@@ -1,0 +1,117 @@
+"""A step that is skipped leaves no trace: the next one is that of a run that never saw the bad batch, bit for bit."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.processes import run_processes
+from tests.strategies.runs import recipe_of
+from vlp.assemble import assemble
+from vlp.strategies.base import strategies
+from vlp.train import one_step
+
+CONVOLUTIONAL = "model.image={type: timm, name: resnet10t, image_size: 64}"  # with batch norm, which keeps averages
+USED = {
+    "ema": ("objective={sogclr: {budget: 1.0}, cluster_proxies: {centres: 4}, swav: {}, clip: {}}",),
+    "dual_teacher": ("strategies.dual_teacher={}", "objective={soft_targets: {}, byolip: {predictor: direct}}"),
+    "ema_teacher": ("strategies.ema_teacher={}", "objective={cwcl: {}, mann_whitney: {}, groco: {}}"),
+    "hard_negatives": (
+        "data.captions.negatives={count: 2}",
+        "strategies.hard_negatives={}",
+        "objective.clip_negatives={}",
+    ),
+    "image_views": ("strategies.image_views={}", "objective.swalip={}", "train.micro_batches=2"),
+    "shuffled_captions": ("strategies.shuffled_captions={}", "objective.clip_negatives={}"),
+    "small_first": ("strategies.small_first={image_size: 32, steps: 3}", CONVOLUTIONAL),
+}
+
+
+def state_of(parts) -> dict[str, torch.Tensor]:
+    """Return a copy of all that training changes, but for the count of skipped steps."""
+    sets = {"towers": parts.towers.state_dict(), "objective": parts.objective.state_dict()}
+    for label, strategy in parts.strategies.items():
+        sets[label] = {**strategy.state_dict(), **(strategy.weights() or {})}
+    for number, optimizer in enumerate(parts.optimizers):
+        moments = optimizer.state_dict()["state"]
+        sets[f"optimizer {number}"] = {f"{key}.{name}": x for key, kept in moments.items() for name, x in kept.items()}
+    return {f"{label}.{name}": x.clone() for label, values in sets.items() for name, x in values.items()}
+
+
+def differences(ours, theirs) -> list[str]:
+    assert ours.keys() == theirs.keys()
+    return [name for name in ours if not torch.equal(ours[name], theirs[name])]
+
+
+def spoil_pixels(parts):
+    """Let the first image of every batch be NaN; return what mends it."""
+    clean = parts.augment
+
+    def spoilt(images, draws):
+        pixels = clean(images, draws)
+        pixels[:, 0] = torch.nan
+        return pixels
+
+    parts.augment = spoilt
+    return lambda: setattr(parts, "augment", clean)
+
+
+def spoil_gradient(parts):
+    """Let a gradient overflow on its way through the towers."""
+    return parts.towers.core.logit_scale.register_hook(lambda gradient: gradient * torch.inf).remove
+
+
+def run_beside(recipe, twin, spoil) -> tuple[list[str], list[str], float]:
+    """Take two steps, a bad one and one more; return what the bad one changed, how the rest differs from a run that
+    never saw it, and how many steps were skipped."""
+    parts, other = assemble(recipe, resume=False, allow_changes=False), None
+    batches = list(islice(parts.stream.batches(0), 4))
+    for step in range(2):
+        one_step(parts, batches[step], step)
+    before = state_of(parts)
+    mend = spoil(parts)
+    one_step(parts, batches[2], 2)
+    changed = differences(state_of(parts), before)
+    mend()
+    report, _ = one_step(parts, batches[3], 3)
+    other = assemble(twin, resume=False, allow_changes=False)
+    for step in (0, 1, 3):
+        expected, _ = one_step(other, batches[step], step)
+    different = differences(state_of(parts), state_of(other)) + differences(report, expected)
+    return changed, different, float(parts.safe_step.state["skipped"])
+
+
+def test_every_strategy_is_tested():
+    assert set(USED) == set(strategies)
+
+
+@pytest.mark.parametrize("spoil", [spoil_pixels, spoil_gradient])
+@pytest.mark.parametrize("name", USED)
+def test_a_skipped_step_leaves_no_trace(tmp_path, name, spoil):
+    recipes = [recipe_of(tmp_path / which, *USED[name]) for which in ("seen", "unseen")]
+    assert run_beside(*recipes, spoil) == ([], [], 1.0)
+
+
+def _one_of_two(rank, world_size, folder):
+    terms = "objective={sogclr: {budget: 1.0}, cluster_proxies: {centres: 4}, byolip: {predictor: direct}, groco: {}}"
+    used = ("strategies.dual_teacher={}", "strategies.shuffled_captions={}", "objective.clip_negatives={}", terms)
+    recipes = [
+        recipe_of(Path(folder) / f"{which} {rank}", *used, f"runs={folder}/{which}") for which in ("seen", "unseen")
+    ]
+    return run_beside(*recipes, spoil_pixels if rank == 1 else lambda parts: lambda: None)
+
+
+@pytest.mark.processes
+def test_what_one_process_skips_all_forget(tmp_path):
+    assert run_processes(_one_of_two, 2, str(tmp_path)) == [([], [], 1.0)] * 2
+
+
+def test_the_scale_is_clamped_after_a_step(tmp_path):
+    parts = assemble(recipe_of(tmp_path, "model.max_scale=20.0"), resume=False, allow_changes=False)
+    with torch.no_grad():
+        parts.towers.core.logit_scale.fill_(5.0)
+    one_step(parts, next(parts.stream.batches(0)), 0)
+    assert parts.towers.scale.item() == pytest.approx(20.0)

@@ -17,12 +17,12 @@ def small_model() -> nn.Module:
     return nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 2))
 
 
-def step_once(model, *, max_norm=None, loss_scale=1.0, poison=False, learning_rate=0.1):
+def step_once(model, *, max_norm=None, loss_scale=1.0, poison=0.0, learning_rate=0.1):
     optimizer = build_optimizer(model, learning_rate=learning_rate)
     safe_step = SafeStep([optimizer], max_norm=max_norm, loss_scale=loss_scale, device="cpu")
     (model(torch.ones(5, 3)).square().sum() * safe_step.loss_scale).backward()
     if poison:
-        model[0].weight.grad[0, 0] = math.nan
+        model[0].weight.grad[0, 0] = poison
     norms = safe_step({"all": list(model.parameters())})
     return optimizer, safe_step, norms
 
@@ -61,6 +61,13 @@ def test_rates_over_a_run(shape, expected):
     assert [factor(step) for step in (0, 1, 2, 7, 12)] == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(("shape", "middle"), [("cosine", 0.55), ("cooldown", 0.55)])
+def test_rates_end_at_the_final_factor(shape, middle):
+    factor = learning_rate_factor(10, warmup_steps=0, shape=shape, final_factor=0.1, cooldown_share=1.0)
+    assert [factor(step) for step in (0, 5, 10)] == pytest.approx([1.0, middle, 0.1])
+    assert learning_rate_factor(10, warmup_steps=0, shape="cosine", final_factor=0.1)(15) == pytest.approx(0.1)
+
+
 def test_the_rate_reaches_every_group():
     optimizer = build_optimizer(
         small_model(), learning_rate=1.0, groups={"head": GroupSettings(match=("2.*",), learning_rate_factor=0.5)}
@@ -69,10 +76,13 @@ def test_the_rate_reaches_every_group():
     assert {round(group["lr"], 6) for group in optimizer.param_groups} == {0.1, 0.05}
 
 
-def test_a_bad_gradient_leaves_weights_and_moments_untouched():
+@pytest.mark.parametrize("poison", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("max_norm", [None, 1.0])
+def test_a_bad_gradient_leaves_weights_and_moments_untouched(poison, max_norm):
     model = small_model()
     before = [p.detach().clone() for p in model.parameters()]
-    optimizer, safe_step, _ = step_once(model, poison=True)
+    optimizer, safe_step, _ = step_once(model, poison=poison, max_norm=max_norm)
+    assert not bool(safe_step.taken)
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
     assert all(float(state["exp_avg"].abs().sum()) == 0 for state in optimizer.state.values())
     assert all(float(state["step"]) == 0 for state in optimizer.state.values())
@@ -81,7 +91,7 @@ def test_a_bad_gradient_leaves_weights_and_moments_untouched():
 
 def test_a_good_step_ends_the_streak():
     model = small_model()
-    optimizer, safe_step, _ = step_once(model, poison=True)
+    optimizer, safe_step, _ = step_once(model, poison=math.nan)
     optimizer.zero_grad()
     model(torch.ones(5, 3)).square().sum().backward()
     safe_step({"all": list(model.parameters())})
@@ -97,6 +107,39 @@ def test_clipping_bounds_the_whole_gradient():
     assert clipped == pytest.approx(0.5, rel=1e-4)  # the divisor carries 1e-6 against division by zero
 
 
+@pytest.mark.parametrize("max_norm", [1e3, 1e9])
+def test_clipping_never_makes_a_gradient_larger(max_norm):
+    plain, clipped = small_model(), small_model()
+    step_once(plain)
+    step_once(clipped, max_norm=max_norm)
+    for one, other in zip(plain.parameters(), clipped.parameters(), strict=True):
+        assert torch.equal(one.grad, other.grad)
+
+
+def scales_over(steps, monkeypatch):
+    """Return the loss scale after each step, where True is a calm one; it doubles after three of them."""
+    monkeypatch.setattr(SafeStep, "CALM_STEPS", 3)
+    model = small_model()
+    safe_step = SafeStep([build_optimizer(model)], max_norm=None, loss_scale=8.0, device="cpu")
+    found = []
+    for calm in steps:
+        model.zero_grad()
+        (model(torch.ones(5, 3)).square().sum() * safe_step.loss_scale).backward()
+        if not calm:
+            model[0].weight.grad[0, 0] = math.inf
+        safe_step({"all": list(model.parameters())})
+        found.append(float(safe_step.loss_scale))
+    return found
+
+
+def test_the_loss_scale_doubles_after_each_calm_stretch(monkeypatch):
+    assert scales_over([True] * 7, monkeypatch) == [8, 8, 16, 16, 16, 32, 32]
+
+
+def test_an_overflow_ends_the_calm_stretch(monkeypatch):
+    assert scales_over([True, True, False, True, True, True], monkeypatch) == [8, 8, 4, 4, 4, 8]
+
+
 def test_loss_scaling_changes_nothing_but_the_range():
     plain, scaled = small_model(), small_model()
     _, _, norms = step_once(plain)
@@ -108,5 +151,5 @@ def test_loss_scaling_changes_nothing_but_the_range():
 
 
 def test_the_loss_scale_halves_on_overflow():
-    _, safe_step, _ = step_once(small_model(), loss_scale=1024.0, poison=True)
+    _, safe_step, _ = step_once(small_model(), loss_scale=1024.0, poison=math.inf)
     assert float(safe_step.loss_scale) == 512

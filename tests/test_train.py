@@ -22,6 +22,7 @@ from vlp import dist
 from vlp.checkpoint import load_model_of_run
 from vlp.config import lock_text
 from vlp.moments import PREEMPTED
+from vlp.optim import learning_rate_factor
 from vlp.train import train
 from vlp.types import RecipeError
 
@@ -151,6 +152,18 @@ def wait_for_lines(run: Path, count: int, process: subprocess.Popen) -> None:
     raise AssertionError(process.stderr.read().decode() if process.poll() is not None else "the run is too slow")
 
 
+def test_rates_and_weights_are_those_of_the_step(tmp_path, shards, monkeypatch):
+    rates = []
+    monkeypatch.setattr("vlp.train.set_learning_rate", lambda _, factor: rates.append(factor))
+    run = train(tiny_recipe(tmp_path, shards, "schedule.warmup_steps=2"))
+    factor = learning_rate_factor(6, warmup_steps=2)
+    assert rates == [factor(step) for step in range(6)]
+    assert [line["learning_rate"] for line in lines(run)] == pytest.approx([1e-3 * rate for rate in rates])
+    for step, line in enumerate(lines(run)):
+        weight = min(0.1, 0.1 * step / 4)
+        assert line["loss"] - line["loss/clip"] == pytest.approx(weight * line["loss/uniformity"], abs=1e-5)
+
+
 @pytest.mark.processes
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, PREEMPTED), (signal.SIGKILL, -signal.SIGKILL)])
 def test_a_run_that_is_killed_loses_and_repeats_no_sample(tmp_path, shards, number, code):
@@ -224,6 +237,7 @@ def test_a_term_without_its_reference_is_refused(tmp_path, shards):
     ],
     ids=lambda overrides: " ".join(overrides),
 )
+@pytest.mark.filterwarnings("ignore:train.precision")
 def test_variants_train(tmp_path, shards, overrides):
     run = train(tiny_recipe(tmp_path, shards, *overrides))
     found = lines(run)

@@ -12,6 +12,8 @@ from tests.shards import write_tar
 from vlp.data import Captions, Card, SampleSet
 from vlp.data.faults import BadSampleError
 from vlp.data.randomness import Draws
+from vlp.data.samples import Sample
+from vlp.data.texts.captions import LARGEST_CAPTION, LARGEST_JSON
 from vlp.types import RecipeError
 
 
@@ -100,6 +102,14 @@ def test_identity_is_the_drawn_text_or_the_first_piece(sample_of):
     )
     assert texts == {"pet", "animal"}  # a template does not make another caption
     assert firsts == {"cat"}
+
+
+@pytest.mark.parametrize(("name", "largest"), [("txt", LARGEST_CAPTION), ("json", LARGEST_JSON)])
+def test_what_is_too_large_is_not_read_at_all(sample_of, monkeypatch, name, largest):
+    sample = sample_of({"txt": 1.0, "json.caption": 1.0}, **{name: b" " * (largest + 1)})
+    monkeypatch.setattr(Sample, "read", lambda *_: pytest.fail("read all the same"))
+    with pytest.raises(BadSampleError, match=f"{name}: {largest + 1} bytes, more than {largest}"):
+        Captions()(sample, Draws(0))
 
 
 def test_first_is_always_the_same(sample_of):

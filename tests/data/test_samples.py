@@ -56,6 +56,14 @@ def test_ids_go_on_behind_a_kept_and_repeated_set(card, tmp_path):
     assert names == ["caption 2", "caption 9", "caption 2", "caption 9", "caption 0", "caption 1"]
 
 
+def test_a_shard_that_is_cut_off_is_one_fault_however_often_it_is_repeated(card):
+    path = card.folder / "2.tar"
+    path.write_bytes(path.read_bytes()[:-3000])
+    samples = SampleSet({"set": card, "again": card}, {"set": 3})
+    assert len(samples.parts) == 4 * 3 + 4
+    assert [(fault.source, fault.shard) for fault in samples.shard_faults()] == [("set", "2.tar"), ("again", "2.tar")]
+
+
 @unhurried
 @given(st.sets(st.integers(0, 11), min_size=1), st.integers(1, 5))
 def test_windows_go_through_all_that_is_kept(tmp_path_factory, kept, window):

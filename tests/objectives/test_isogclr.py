@@ -89,6 +89,23 @@ def test_the_slope_is_budget_minus_divergence():
     assert summary["t10_image"] <= summary["t50_image"] <= summary["t90_image"]
 
 
+@pytest.mark.parametrize(
+    ("size", "temperature", "budget", "slope"), [(7, 0.5, 10.0, 5.0), (7, 0.5, 4.0, None), (400, 0.005, 0.1, -5.0)]
+)
+def test_no_slope_exceeds_five(size, temperature, budget, slope):
+    """Both ways: a budget far above what so few negatives can spend, and one far below what cold ones do."""
+    term = IndividualTemperatureTerm(gamma=1, budget=budget, temperature=temperature, step_size=1e-3)
+    share_of(term, pairs_of(unit(size, 32, 1), unit(size, 32, 2)))
+    slopes = term.memory.rows[:, 4:] / 0.9
+    assert bool((slopes.abs() <= 5 + 1e-5).all())
+    if slope is None:
+        assert bool((slopes.abs() < 4.5).all())
+    else:
+        assert (slopes - slope).abs().median() < 1e-5
+        moved = (temperature - 1e-3 * 0.9 * slope) - term.memory.rows[:, 2:4]
+        assert moved.abs().median() < 1e-6
+
+
 def settled(budget, steps, size=400):
     """Let temperatures settle on fixed embeddings; return the mean divergence and the temperatures."""
     term = IndividualTemperatureTerm(gamma=1, budget=budget, temperature=0.05, step_size=1e-3, min_temperature=0.005)

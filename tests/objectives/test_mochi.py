@@ -47,6 +47,14 @@ def test_matches_paper(size, hardest, mixes, anchor_mixes):
     torch.testing.assert_close(gradients_of(term, leaves)[:3], list(theirs))
 
 
+@pytest.mark.parametrize(("size", "used"), [(3, 1), (9, 2), (16, 4)])
+def test_a_quarter_of_the_batch_is_hard_at_most(size, used):
+    leaves = draw_leaves(size)
+    slow = mochi_by_hand(*leaves[:3], used, 4, 2)
+    ours = share_of(MochiTerm(hardest=64, mixes=4, anchor_mixes=2), pairs_of(*leaves))
+    assert ours.item() == pytest.approx(slow.item(), rel=1e-9)
+
+
 @pytest.mark.parametrize("settings", [{"mixes": 0, "anchor_mixes": 0}, {"first_step": 5}])
 def test_without_mixes_it_is_clip(settings):
     leaves = draw_leaves(9)

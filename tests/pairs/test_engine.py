@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import weakref
 
 import pytest
@@ -93,6 +94,68 @@ def test_float32_is_exact_and_finite_at_extremes(name, scale):
     for ours, theirs in zip(gradients(loss, rounded), wanted, strict=True):
         assert bool(ours.isfinite().all())
         torch.testing.assert_close(ours.double(), theirs, rtol=1e-3, atol=2e-5 * scale)
+
+
+# One request or one walk's worth of them: what keeps exponentials instead of logits.
+ALONE = {
+    "rows": ("image_text", [ROWS]),
+    "columns": ("image_text", [COLUMNS]),
+    "both": ("image_text", [ROWS, COLUMNS]),
+    "negatives": ("image_text", NEGATIVES),
+    "rows of a rectangle": ("image_extra", [ROWS]),
+    "columns of a rectangle": ("image_extra", [COLUMNS]),
+    "both of a rectangle": ("image_extra", [ROWS, COLUMNS]),
+    "within": ("image_image", [ROWS]),
+    "negatives within": ("image_image", [LSE("row", mask="pair")]),
+}
+
+
+@pytest.mark.parametrize("kept_bytes", [0, 2**12, 2**26])
+@pytest.mark.parametrize("scale", [100.0, 200.0])
+@pytest.mark.parametrize("cloud", ["random", "opposed", "one row far off"])
+@pytest.mark.parametrize("name", ALONE)
+def test_one_request_alone_is_exact_at_extremes(name, cloud, scale, kept_bytes):
+    """Kept tiles hold exponentials at one shift, which may turn out too coarse, or be another one going back."""
+    block, requests = ALONE[name]
+    exact = [leaf.detach().requires_grad_() for leaf in (*EXTREMES[cloud](32), *torch.tensor([scale, -10.0]).double())]
+    rounded = [leaf.detach().float().requires_grad_() for leaf in exact]
+    dense = dense_stats(blocks_of(*exact), {block: requests})
+    streamed = pair_stats(blocks_of(*rounded), {block: requests}, tile_size=10, kept_bytes=kept_bytes)
+    for key, values in dense.items():
+        torch.testing.assert_close(streamed[key].double(), values, rtol=2e-6, atol=1e-6 * scale)
+    for ours, theirs in zip(gradients(mix(streamed), rounded), gradients(mix(dense), exact), strict=True):
+        assert bool(ours.isfinite().all())
+        error, size = (ours.double() - theirs).norm(), theirs.norm()
+        assert error <= 1e-3 * size + 2e-5 * scale
+
+
+def test_a_sum_that_lost_its_small_addends_is_not_trusted():
+    """At this row's shift half of its sum lies below the smallest normal number, which processors may take for 0."""
+    size, scale = 1024, 100.0
+    shift = 1.001 * scale - (math.log(torch.finfo(torch.float32).max) - math.log(size) - 1)
+    cosines = torch.full((size,), (shift - 87.6) / scale, dtype=torch.float64)
+    cosines[0] = (shift - 80.3) / scale
+    image = torch.tensor([[0.0, 1.0]], dtype=torch.float64).repeat(size, 1)
+    image[0] = torch.tensor([1.0, 0.0])
+    text = torch.stack([cosines, (1 - cosines.square()).sqrt()], dim=1)
+    exact = (scale * image[:1] @ text.T).logsumexp(dim=1)
+    numbers = torch.tensor(scale), torch.tensor(0.0)
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor keeps numbers below the smallest normal one")
+    try:
+        sides = [Side(side.float(), side.float()) for side in (image, text)]
+        found = pair_stats({"b": Block(*sides, *numbers)}, {"b": [ROWS]})["b", ROWS]
+    finally:
+        torch.set_flush_denormal(False)
+    assert found[0].item() == pytest.approx(exact.item(), abs=1e-3)  # the sum would lack 40 %
+
+
+def test_the_series_of_softplus_keeps_float32_digits():
+    """Where all logits lie just below the limit from which the series is used; one wrong term weighs 3e-7 there."""
+    logits = torch.linspace(-4.2, -4.0, 4096)[None]
+    exact = torch.nn.functional.softplus(logits.double(), threshold=100).sum(1)
+    found = SOFTPLUS.row_sums(logits.clone(), torch.empty_like(logits))
+    assert found.double().item() == pytest.approx(exact.item(), rel=1e-7)
 
 
 def test_negatives_keep_their_digits_when_the_loss_is_tiny():

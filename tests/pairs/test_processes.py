@@ -56,7 +56,8 @@ def engine_on(rank, world_size):
         loss = weighted(stats, rows)
         found = torch.autograd.grad(loss, local, allow_unused=True)
         found = [torch.zeros_like(leaf) if g is None else g for g, leaf in zip(found, local, strict=True)]
-        answers[name] = [loss.item(), *(g.numpy() for g in found)]
+        largest = [values.numpy() for (_, request), values in stats.items() if isinstance(request, TOPK)]
+        answers[name] = [largest, loss.item(), *(g.numpy() for g in found)]
     return answers
 
 
@@ -85,8 +86,12 @@ def parts(request):
 def test_processes_add_up_to_one(parts):
     for name, requests in REQUESTS.items():
         inputs = leaves(SIZE)
-        loss = mix(pair_stats(blocks_of(*inputs), requests, tile_size=5))
-        losses, images, texts, scales, biases = zip(*(part[name] for part, _ in parts), strict=True)
+        stats = pair_stats(blocks_of(*inputs), requests, tile_size=5)
+        loss = mix(stats)
+        largest, losses, images, texts, scales, biases = zip(*(part[name] for part, _ in parts), strict=True)
+        whole = [values for (_, request), values in stats.items() if isinstance(request, TOPK)]
+        for expected, *pieces in zip(whole, *largest, strict=True):
+            assert torch.equal(torch.cat([torch.as_tensor(piece) for piece in pieces]), expected), name
         assert sum(losses) == pytest.approx(loss.item(), rel=1e-12)
         together = [torch.cat([torch.as_tensor(p) for p in pieces]) for pieces in (images, texts)]
         together += [torch.as_tensor(sum(scales)), torch.as_tensor(sum(biases))]

@@ -13,6 +13,9 @@ import torch
 import torch.distributed as torch_dist
 import torch.multiprocessing as mp
 
+# What most of them import, once: a server loads it and every process is a copy of that server.
+PRELOADED = ["torch.distributed", "scipy.special", "vlp.objectives.base", "tests.objectives.cases"]
+
 
 def run_processes(function: Callable[..., Any], world_size: int, *args: Any, timeout: float = 400) -> list[Any]:
     """Return `function(rank, world_size, *args)` of every process, in rank order.
@@ -23,11 +26,13 @@ def run_processes(function: Callable[..., Any], world_size: int, *args: Any, tim
     Raises:
         RuntimeError: A process failed; carries its traceback.
     """
-    context = mp.get_context("spawn")
+    context = mp.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
     queue = context.Queue()
     port = free_port()
     processes = [
-        context.Process(target=_run, args=(function, rank, world_size, port, queue, args)) for rank in range(world_size)
+        context.Process(target=_run, args=(function, rank, world_size, port, queue, args, dict(os.environ)))
+        for rank in range(world_size)
     ]
     for process in processes:
         process.start()
@@ -44,8 +49,16 @@ def run_processes(function: Callable[..., Any], world_size: int, *args: Any, tim
 
 
 def _run(
-    function: Callable[..., Any], rank: int, world_size: int, port: int, queue: Any, args: tuple[Any, ...]
+    function: Callable[..., Any],
+    rank: int,
+    world_size: int,
+    port: int,
+    queue: Any,
+    args: tuple[Any, ...],
+    environment: dict[str, str],
 ) -> None:
+    os.environ.clear()  # of the server, which is as old as the first call
+    os.environ.update(environment)
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(world_size))
     os.environ.update(LOCAL_RANK=str(rank))
     torch.set_num_threads(1)

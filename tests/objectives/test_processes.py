@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.objectives.batches import draw_leaves, extras, one, pairs_of, rows_of, unit
+from tests.objectives.batches import assert_same_state, draw_leaves, extras, one, pairs_of, rows_of, state_of, unit
 from tests.objectives.cases import CASES, SIZE, build
 from tests.objectives.test_contract import each_term
 from tests.processes import run_processes
@@ -14,6 +14,8 @@ from vlp.objectives.base import Objective
 from vlp.objectives.clip import ClipTerm
 from vlp.pairs import Pairs
 from vlp.types import Embeddings
+
+pytestmark = pytest.mark.filterwarnings("ignore:isogclr")  # small batches are meant here
 
 
 def numbers_of(case, rows):
@@ -28,9 +30,29 @@ def numbers_of(case, rows):
     return [report["term"].item(), loss.item(), *(gradient.numpy() for gradient in gradients)]
 
 
-def train_on(rank, world_size):
+def spoilt_by_the_last(case, rows, is_last):
+    """Put a NaN into the last process alone; return whether the loss here is finite, and whether a gradient is not."""
+    objective = Objective({"term": (build(*case), one)})
+    image, text, scale, bias = (leaf.detach() for leaf in draw_leaves(SIZE))
+    more = rows_of(extras(SIZE), rows)
+    objective(pairs_of(image[rows], text[rows], scale, bias, **more), 0)
+    before = state_of(objective)
+    spoilt = image[rows].clone()
+    spoilt[0, 0] = torch.nan if is_last else spoilt[0, 0]
+    leaves = [leaf.clone().requires_grad_() for leaf in (spoilt, text[rows], scale)]
+    loss, _ = objective(pairs_of(*leaves, bias, **more), 0)
+    reached = [g for g in torch.autograd.grad(loss, leaves, allow_unused=True) if g is not None]
+    assert_same_state(objective, before)
+    return bool(loss.isfinite()), any(not bool(gradient.isfinite().all()) for gradient in reached)
+
+
+def train_on(rank, world_size, places):
+    """Return what comes of the chosen cases, by their places in the list of all."""
     rows = slice(rank * SIZE // world_size, (rank + 1) * SIZE // world_size)
-    return [numbers_of(case, rows) for case in CASES]
+    is_last = rank == world_size - 1
+    return {
+        place: (numbers_of(CASES[place], rows), spoilt_by_the_last(CASES[place], rows, is_last)) for place in places
+    }
 
 
 def uneven_on(rank, world_size):
@@ -49,20 +71,30 @@ def uneven_on(rank, world_size):
     return messages
 
 
-def both_on(rank, world_size):
-    return train_on(rank, world_size), uneven_on(rank, world_size)
+def both_on(rank, world_size, places):
+    return train_on(rank, world_size, places), uneven_on(rank, world_size)
+
+
+def chosen_places(items):
+    """Return the places of the cases that the chosen tests of this file ask for: those of one term, mostly, or all."""
+    asked = [item.callspec.params for item in items if _asks_for_a_case(item)]
+    return sorted({CASES.index((params["name"], params["settings"])) for params in asked})
+
+
+def _asks_for_a_case(item):
+    return item.module.__name__ == __name__ and hasattr(item, "callspec") and "settings" in item.callspec.params
 
 
 @pytest.fixture(scope="module", params=[2, 3])
 def parts(request):
-    return run_processes(both_on, request.param)
+    return run_processes(both_on, request.param, chosen_places(request.session.items))
 
 
 @each_term
 @pytest.mark.processes
 def test_several_processes_equal_one(name, settings, parts):
     place = CASES.index((name, settings))
-    values, shares, images, texts, *numbers = zip(*(part[place] for part, _ in parts), strict=True)
+    values, shares, images, texts, *numbers = zip(*(part[place][0] for part, _ in parts), strict=True)
     value, share, image, text, *others = numbers_of((name, settings), slice(None))
     assert values == pytest.approx([value] * len(parts), rel=1e-12)
     assert sum(shares) == pytest.approx(share, rel=1e-12)
@@ -70,6 +102,16 @@ def test_several_processes_equal_one(name, settings, parts):
     together += [torch.as_tensor(sum(pieces)) for pieces in numbers]
     for ours, theirs in zip(together, (image, text, *others), strict=True):
         torch.testing.assert_close(ours, torch.as_tensor(theirs), rtol=1e-9, atol=1e-11)
+
+
+@each_term
+@pytest.mark.processes
+def test_a_nan_on_one_process_spoils_the_step_on_all(name, settings, parts):
+    place = CASES.index((name, settings))
+    for part, _ in parts:
+        is_finite, has_bad_gradient = part[place][1]
+        assert not is_finite
+        assert has_bad_gradient
 
 
 @pytest.mark.processes

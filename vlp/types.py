@@ -31,7 +31,7 @@ class Batch:
         lengths: Tokens of each caption including its end token; stays on the CPU, so that bucketing never waits.
         draws: Uniform numbers in [0, 1), a pure function of (seed, epoch, sample): the randomness of everything
             that augments on the device, whatever the layout of processes and workers.
-        ids: Stable sample ids.
+        ids: Stable sample ids: equal for what is the same member of the same tar, however often an epoch holds it.
         caption_ids: Stable hash of what identifies the caption: pairs with equal hashes are no negatives of each other.
         sources: Label of the data source of each sample.
         num_negatives: Wrong captions of each sample: the last so many text views.

@@ -64,6 +64,23 @@ def test_a_shard_that_is_cut_off_is_one_fault_however_often_it_is_repeated(card)
     assert [(fault.source, fault.shard) for fault in samples.shard_faults()] == [("set", "2.tar"), ("again", "2.tar")]
 
 
+def test_a_sample_has_one_original_however_often_it_counts(card, tmp_path):
+    kept, other = keep(card, [2, 9]), write_shards(tmp_path / "other", num_shards=1, samples_per_shard=2)
+    samples = SampleSet({"set": kept, "other": other, "again": kept}, {"set": 3, "other": 2})
+    originals = samples.originals(np.arange(len(samples))).tolist()
+    assert originals == [0, 1] * 3 + [6, 7] * 2 + [0, 1]
+    assert samples.num_distinct == 4
+    captions = [caption(samples, number) for number in range(len(samples))]
+    assert captions == [captions[original] for original in originals]
+
+
+def test_other_parts_of_one_tar_are_other_samples(card):
+    samples = SampleSet({"set": keep(card, [2, 9])})
+    more = SampleSet({"set": card, "again": card.model_copy()})
+    assert samples.num_distinct == 2
+    assert more.num_distinct == len(more) / 2 == 12
+
+
 @unhurried
 @given(st.sets(st.integers(0, 11), min_size=1), st.integers(1, 5))
 def test_windows_go_through_all_that_is_kept(tmp_path_factory, kept, window):

@@ -8,8 +8,8 @@ from itertools import islice
 import pytest
 import torch
 
-from tests.shards import write_shards
-from vlp.data import Augment, Captions
+from tests.shards import LetterTokenizer, write_shards
+from vlp.data import Augment, Captions, Crop, SampleSet, Stream, Views
 from vlp.types import ON_DEVICE, RecipeError
 
 FIELDS = (*ON_DEVICE, "lengths")
@@ -118,6 +118,16 @@ def test_batches_may_be_larger_than_the_set(open_stream, tmp_path):
     card = write_shards(tmp_path / "tiny", 1, 3)
     (batch,) = take(open_stream(card, batch_size=8), 1)
     assert sorted(batch.ids.tolist()[:3]) == sorted(batch.ids.tolist()[3:6]) == [0, 1, 2]
+
+
+def test_copies_of_a_repeated_set_share_their_ids_but_not_their_crops(tmp_path):
+    card = write_shards(tmp_path / "tiny", 1, 3)
+    samples = SampleSet({"tiny": card}, {"tiny": 2})
+    views = Views((Crop(16, scale=(0.2, 1.0)),), Captions())
+    (batch,) = take(Stream(samples, views, LetterTokenizer(), batch_size=6, seed=0), 1)
+    assert sorted(batch.ids.tolist()) == [0, 0, 1, 1, 2, 2]
+    first, second = batch.images[0][batch.ids.argsort(stable=True)].unflatten(0, (3, 2)).unbind(1)
+    assert (first != second).flatten(1).any(1).all()
 
 
 def test_what_is_sent_to_spawned_workers_gives_the_same_batches(open_stream, card):

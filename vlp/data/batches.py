@@ -213,7 +213,7 @@ class LocalBatches:
             tokens=tokens.view(num_texts, len(loaded), -1).numpy(),
             lengths=lengths.view(num_texts, len(loaded)).numpy(),
             draws=uniform_rows(keys, NUM_DRAWS).reshape(num_views, len(loaded), NUM_DRAWS),
-            ids=np.array([sample.id for sample in loaded]),
+            ids=self.samples.originals(np.array([sample.id for sample in loaded])),
             caption_ids=np.array([hash_text(sample.captions[0].identity) for sample in loaded]),
             sources=tuple(sample.source for sample in loaded),
         )

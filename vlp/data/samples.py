@@ -98,6 +98,7 @@ class SampleSet:
             self.parts += parts
         self.sizes: NDArray[np.int64] = np.array([len(part) for part in self.parts], dtype=np.int64)
         self._ends = np.cumsum(self.sizes)
+        self._shifts = self._ends - self._ends[_firsts(self.parts)]
         if not len(self):
             reasons = "; ".join(f"{part.shard.location}: {part.shard.fault or 'no samples'}" for part in self.parts[:5])
             raise RecipeError(f"data.train: not one sample in {len(self.parts)} shards ({reasons})")
@@ -133,6 +134,15 @@ class SampleSet:
         stats = {source: self.parts[places][0].shard.stats for source, places in self.places.items()}
         return Counter({(source, trouble): n for source, found in stats.items() for trouble, n in found.counts.items()})
 
+    @property
+    def num_distinct(self) -> int:
+        """Samples that are none over again."""
+        return int(self.sizes[self._shifts == 0].sum())
+
+    def originals(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the id under which each sample counts first: one for all repetitions of a set, or of its shards."""
+        return ids - self._shifts[np.searchsorted(self._ends, ids, side="right")]
+
     def shares(self, ids: NDArray[np.int64]) -> dict[str, float]:
         """Return the share that each data set has among some samples."""
         counts = np.bincount(np.searchsorted(self._ends, ids, side="right"), minlength=len(self.parts))
@@ -161,6 +171,13 @@ def _parts(source: str, card: Card, shards: Sequence[Shard]) -> list[Part]:
         Part(source, shard, (piece - start).astype(np.int32))
         for shard, piece, start in zip(shards, pieces, starts, strict=True)
     ]
+
+
+def _firsts(parts: Sequence[Part]) -> NDArray[np.int64]:
+    """Return for each part the number of the first that holds the same samples."""
+    known: dict[tuple[str, bytes | None], int] = {}
+    names = [(part.shard.location, None if part.places is None else part.places.tobytes()) for part in parts]
+    return np.array([known.setdefault(name, number) for number, name in enumerate(names)], dtype=np.int64)
 
 
 def _check_count(card: Card, shards: Sequence[Shard]) -> None:

@@ -13,7 +13,8 @@ from vlp.registry import settings_of
 PREFACE = """\
 Made by `vlp describe --page` from the documentation of the terms; `vlp describe TERM` prints one entry. Letters:
 x_i and y_i are the embeddings of image and text i, z_ij = scale * x_i.y_j, lse is log-sum-exp, B the pairs in a batch.
-Means over i are over the whole job's batch, and "in both directions" is the mean of rows and columns of z."""
+Means over i are over the whole job's batch, and "in both directions" is the mean of rows and columns of z. A sample
+that stands twice in a batch is no negative of itself: j skips the other rows of sample i."""
 
 
 def describe_all() -> str:

@@ -108,6 +108,17 @@ def any_process(flag: bool) -> bool:
     return bool(all_reduce_max(torch.tensor(float(flag)), _host_group()).item()) if is_on() else flag
 
 
+def any_equal(numbers: Tensor, group: Group = None) -> bool:
+    """Whether two of all processes' numbers, equally many on each, are equal; the same answer everywhere.
+
+    Numbers on the CPU travel without waiting for any other device.
+    """
+    if is_on():
+        numbers = all_gather_rows(numbers, group or _host_group())
+    ordered = numbers.sort().values
+    return bool((ordered[1:] == ordered[:-1]).any())
+
+
 def gather_objects(thing: Thing) -> list[Thing]:
     """Return every process's object in rank order, on every process (small, picklable objects)."""
     if not is_on():

@@ -53,10 +53,12 @@ def train(recipe: Recipe, *, resume: bool = False, allow_changes: bool = False) 
     batches = clock.waiting(parts.stream.batches(position))
     with Watchdog(recipe.train.timeout) as watchdog:
         while step < parts.num_steps and not stop.anywhere():
-            batch = next(batches).to(parts.device)
+            batch = next(batches)
+            has_twins = dist.any_equal(batch.ids)  # while ids are on the CPU, where nobody waits for them
+            batch = batch.to(parts.device)
             for optimizer in parts.optimizers:
                 set_learning_rate(optimizer, parts.rate(step))
-            report, norms = one_step(parts, batch, step)
+            report, norms = one_step(parts, batch, step, has_twins=has_twins)
             step, position = step + 1, position + recipe.train.batch_size
             log.step()
             watchdog.beat()
@@ -81,14 +83,18 @@ def train(recipe: Recipe, *, resume: bool = False, allow_changes: bool = False) 
     return recipe.folder
 
 
-def one_step(parts: Parts, batch: Batch, step: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Take one optimizer step; return the objective's values and the gradient norm of each tower."""
+def one_step(parts: Parts, batch: Batch, step: int, *, has_twins: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Take one optimizer step; return the objective's values and the gradient norm of each tower.
+
+    Args:
+        has_twins: Whether a sample stands twice in the batch of the whole job.
+    """
     recipe = parts.recipe
     for strategy in parts.strategies.values():
         batch = strategy.before_forward(batch)
 
     def evaluate_objective(embeddings: Embeddings) -> tuple[Tensor, dict[str, Tensor]]:
-        pairs = Pairs(embeddings, ids=batch.ids, caption_ids=batch.caption_ids, step=step)
+        pairs = Pairs(embeddings, batch.ids, batch.caption_ids, step=step, has_twins=has_twins)
         loss, values = parts.objective(pairs, step)
         report = {"loss": dist.all_reduce_sum(loss)} | {f"loss/{label}": value for label, value in values.items()}
         report |= {"scale": embeddings.scale.detach(), "bias": embeddings.bias.detach()}

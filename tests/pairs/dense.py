@@ -19,6 +19,7 @@ from vlp.pairs import (
     Kernel,
     Request,
     Side,
+    affinity,
     below,
     fade,
     given,
@@ -41,14 +42,18 @@ def leaves(size: int, dim: int = 6, scale: float = 9.0, bias: float = -4.0, dtyp
     return [leaf.requires_grad_() for leaf in (unit(size, dim, 1, dtype), unit(size, dim, 2, dtype), *numbers)]
 
 
-def blocks_of(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor) -> dict[str, Block]:
-    """Return the similarity matrices of one process, with labels in which some repeat, scales, and references."""
-    sides = sides_of(image, text)
+def blocks_of(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor, ids: Tensor | None = None) -> dict[str, Block]:
+    """Return the similarity matrices of one process, with labels in which some repeat, scales, and references.
+
+    Args:
+        ids: Of the samples; None says that all differ.
+    """
+    sides = sides_of(image, text, ids)
     pairs = {"image_text": (0, 1), "image_image": (0, 0), "text_text": (1, 1), "image_extra": (0, 2)}
     return {name: Block(sides[rows], sides[columns], scale, bias) for name, (rows, columns) in pairs.items()}
 
 
-def sides_of(image: Tensor, text: Tensor) -> tuple[Side, Side, Side]:
+def sides_of(image: Tensor, text: Tensor, ids: Tensor | None = None) -> tuple[Side, Side, Side]:
     """Return images, texts, and three captions per image made of both: more columns than rows."""
     size = len(image)
     labels = torch.arange(size) % max(1, size - 2)
@@ -56,20 +61,23 @@ def sides_of(image: Tensor, text: Tensor) -> tuple[Side, Side, Side]:
     scales = torch.linspace(3, 8, size, dtype=torch.float64)
     extra = torch.cat([text, text.flip(1), image.roll(1, dims=1)], dim=1).reshape(3 * size, -1)
     return (
-        Side(image, image.detach(), labels, scales, references),
-        Side(text, text.detach(), labels, scales.flip(0), references),
-        Side(extra, extra.detach(), labels.repeat_interleave(3), None, {"reference": unit(3 * size, 5, 4)}),
+        Side(image, image.detach(), labels, scales, references, ids),
+        Side(text, text.detach(), labels, scales.flip(0), references, ids),
+        Side(
+            extra,
+            extra.detach(),
+            labels.repeat_interleave(3),
+            None,
+            {"reference": unit(3 * size, 5, 4)},
+            None if ids is None else ids.repeat_interleave(3),
+        ),
     )
 
 
 def dense_stat(block: Block, request: Request) -> Tensor:
     """Answer a request with matrices of the size of the batch squared."""
     cosines = block.rows.local @ block.columns.local.T
-    hidden = {
-        "none": torch.zeros_like(cosines, dtype=torch.bool),
-        "pair": torch.eye(*cosines.shape, dtype=torch.bool),
-        "label": block.rows.labels[:, None] == block.columns.labels[None, :],
-    }[mask_of(request)]
+    hidden = hidden_by(block, mask_of(request))
     if isinstance(request, MAP):
         assert request.function is SOFTPLUS
         values = functional.softplus(block.scale * cosines + block.bias, threshold=40)
@@ -86,15 +94,29 @@ def dense_stat(block: Block, request: Request) -> Tensor:
         return functional.pad(found, (0, request.k - found.shape[1]), value=-1)
     weights = dense_kernel(block, kernel_of(request))
     if isinstance(request, KMEAN | WSUM):
+        weights = weights.masked_fill(hidden, -torch.inf)
         total = (weights.exp() * block.scale * cosines).sum(dim)
         return total / weights.exp().sum(dim) if isinstance(request, KMEAN) else total
     hidden = hidden | (weights == -torch.inf)
-    logits = dense_scale(block, request) * cosines + weights.where(weights != -torch.inf, 0)
+    logits = dense_scale(block, request) * cosines + weights.where(~hidden, 0)
     empty = hidden.all(dim)
     safe = logits.masked_fill(hidden & ~empty.unsqueeze(dim), -torch.inf)
     if isinstance(request, WMEAN):
         return (safe.softmax(dim) * logits).sum(dim).masked_fill(empty, 0)
     return safe.logsumexp(dim).masked_fill(empty, -torch.inf)
+
+
+def hidden_by(block: Block, mask: str) -> Tensor:
+    """Return what a mask leaves out of a whole matrix, entry by entry."""
+    rows, columns = len(block.rows.local), len(block.columns.local)
+    hidden = torch.zeros(rows, columns, dtype=torch.bool)
+    for i in range(rows) if mask != "none" else ():
+        for j in range(columns):
+            is_one_sample = block.rows.ids is not None and block.rows.ids[i] == block.columns.ids[j]
+            has_one_label = mask == "label" and block.rows.labels[i] == block.columns.labels[j]
+            hidden[i, j] = (is_one_sample or has_one_label) and not (mask == "twin" and i == j)
+            hidden[i, j] |= mask == "pair" and i == j
+    return hidden
 
 
 def dense_kernel(block: Block, kernel: Kernel | None) -> Tensor:
@@ -108,6 +130,7 @@ def dense_kernel(block: Block, kernel: Kernel | None) -> Tensor:
         "below": lambda: torch.log((cosines < kernel.parameter).double()),
         "fade": lambda: torch.log(1 - cosines.clamp(min=0) ** kernel.parameter),
         "given": lambda: cosines,
+        "affinity": lambda: torch.log(((1 + cosines) / 2).clamp(min=0)),
     }
     return formulas[kernel.name]()
 
@@ -147,6 +170,22 @@ REQUESTS: dict[str, dict[str, list[Request]]] = {
         "image_extra": [ROWS, COLUMNS, LSE("row", mask="label"), WMEAN("column"), KMEAN("column", nearness(0.2))]
     },
     "rectangular_more": {"image_extra": [MAP(SOFTPLUS), HIST(5, mask="none"), TOPK("column", 2, mask="none")]},
+    "twins": {
+        "image_text": [LSE(axis, mask="twin") for axis in ("row", "column")]
+        + [LSE("row", fixed_scale=4.0, mask="pair")],
+        "image_image": [LSE("row", mask="twin")],
+    },
+    "twins_weighted": {
+        "image_text": [
+            KMEAN("row", affinity(), "twin"),
+            KMEAN("column", nearness(0.3), "twin"),
+            WSUM("row", nearness(0.3), "twin"),
+            WMEAN("column", factor=0.5, mask="twin"),
+            LSE("row", kernel=given("reference"), mask="twin"),
+            TOPK("row", 4, "twin"),
+            HIST(9, mask="twin"),
+        ]
+    },
     "sigmoid": {"image_text": [MAP(SOFTPLUS), MAP(SOFTPLUS, mask="pair")]},
     "kernel": {
         "image_text": [KMEAN("row", nearness(0.1)), KMEAN("column", nearness(0.3)), KMEAN("column", nearness(0.1))]

@@ -34,9 +34,9 @@ def weighted(stats, rows):
     return total
 
 
-def local_blocks(image, text, scale, bias):
+def local_blocks(image, text, scale, bias, ids=None):
     """Cut the blocks of one process: local embeddings with gradient, everything else of the whole batch."""
-    whole = blocks_of(*leaves(SIZE))
+    whole = blocks_of(*leaves(SIZE), ids)
     local = blocks_of(image, text, scale, bias)
     sides = {}
     for name, block in whole.items():

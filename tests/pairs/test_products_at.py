@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vlp.pairs import pairs, products_at
+from vlp.pairs import products, products_at
 
 
 def draw(size=5, count=3, width=4):
@@ -21,10 +21,10 @@ def draw(size=5, count=3, width=4):
 @pytest.mark.parametrize("chosen", [1, 6, 2**15])
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_values_and_gradients_are_those_of_the_whole_matrix(chosen, count, monkeypatch):
-    monkeypatch.setattr(pairs, "CHOSEN", chosen)
+    monkeypatch.setattr(products, "CHOSEN", chosen)
     anchors, others, positions = draw(count=count)
-    products = products_at(anchors, others, positions)
-    torch.testing.assert_close(products, (anchors @ others.T).gather(1, positions))
+    found = products_at(anchors, others, positions)
+    torch.testing.assert_close(found, (anchors @ others.T).gather(1, positions))
     assert torch.autograd.gradcheck(lambda *leaves: products_at(*leaves, positions), (anchors, others))
 
 

@@ -11,6 +11,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from vlp.objectives.base import Term, terms
+from vlp.objectives.parts.negatives import NOTHING
 from vlp.pairs import Pairs, Request, Stats
 
 PIECE = 256  # rows whose logits exist at once: 32 MB at 32768 columns
@@ -82,7 +83,10 @@ class MultiHeadTerm(Term):
             cosines = (projected_image * projected_text).sum(dim=1)
             temperatures = self._temperatures((phi_image * phi_text).sum(dim=1))
             regulariser = projected_image.shape[1] / 2 * temperatures.log() + 1 / temperatures
-            wrong = [self._negatives(image, all_texts[:, head], own), self._negatives(text, all_images[:, head], own)]
+            wrong = [
+                self._negatives(pairs, image, all_texts[:, head], own),
+                self._negatives(pairs, text, all_images[:, head], own),
+            ]
             misses = functional.softplus(torch.stack(wrong) - cosines / temperatures).mean(dim=0)
             losses.append(misses + self.beta * regulariser)
         return pairs.mean(torch.stack(losses).sum(dim=0))
@@ -100,12 +104,15 @@ class MultiHeadTerm(Term):
     def _temperatures(self, closeness: Tensor) -> Tensor:
         return self.low + (self.high - self.low) * torch.sigmoid(-closeness)
 
-    def _negatives(self, rows: Tensor, columns: Tensor, own: Int64[Tensor, " n"]) -> Float[Tensor, " n"]:
+    def _negatives(self, pairs: Pairs, rows: Tensor, columns: Tensor, own: Int64[Tensor, " n"]) -> Float[Tensor, " n"]:
         """Return log-sum-exps over everyone's columns but the own, in pieces that are computed again going back."""
+        ids = pairs.everyones_ids if pairs.has_twins else None
 
         def piece(some: Tensor, positions: Tensor, everyone: Tensor) -> Tensor:
             cosines, closeness = (a @ b.T for a, b in zip(self._parts(some), self._parts(everyone), strict=True))
             logits = cosines / self._temperatures(closeness)
+            if ids is not None:
+                logits = logits.masked_fill(ids[positions][:, None] == ids, NOTHING)
             return logits.scatter(1, positions[:, None], -torch.inf).logsumexp(dim=1)
 
         parts = zip(rows.split(PIECE), own.split(PIECE), strict=True)

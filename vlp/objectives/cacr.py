@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vlp.objectives.base import Term, terms
+from vlp.objectives.parts.negatives import finite, sum_of_negatives
 from vlp.objectives.parts.views import Modality, positive_cosines
 from vlp.pairs import LSE, WMEAN, Axis, Pairs, Request, Stats
 
@@ -71,7 +72,8 @@ class CacrTerm(Term):
         attraction = ((weights.detach() if self.detach_weights else weights) * distances).sum(dim=1)
         near = self._near(stats, axis) if self.negative_sharpness else _mean_negative(pairs, anchor)
         repulsion = 2 * near - 2
-        return attraction + (repulsion + self.prior * distances.mean(dim=1)) / (1 - self.prior)
+        corrected = (repulsion + self.prior * distances.mean(dim=1)) / (1 - self.prior)
+        return attraction + corrected.masked_fill(pairs.num_negatives == 0, 0)
 
     def _near(self, stats: Stats, axis: Axis) -> Float[Tensor, " n"]:
         """Return the mean cosine of each anchor's negatives, near ones first."""
@@ -79,11 +81,11 @@ class CacrTerm(Term):
         mean = stats["image_text", self.means[axis]] / scale
         if not self.detach_weights:
             return mean
-        slope = stats["image_text", self.sums[axis]] / scale
+        slope = finite(stats["image_text", self.sums[axis]]) / scale
         return mean.detach() + (slope - slope.detach())
 
 
 def _mean_negative(pairs: Pairs, anchor: Modality) -> Float[Tensor, " n"]:
     """Return the mean cosine of each anchor with the other halves of all other pairs, from sums of features."""
-    mean = pairs.mean_text if anchor == "image" else pairs.mean_image
-    return (pairs.num_pairs * (pairs.view(anchor) @ mean) - pairs.positive_cosines) / (pairs.num_pairs - 1)
+    total = sum_of_negatives(pairs, anchor, "text" if anchor == "image" else "image")
+    return total / pairs.num_negatives.clamp(min=1).to(total.dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -9,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vlp.objectives.base import Term, terms
-from vlp.pairs import KMEAN, LSE, TOPK, Pairs, Stats, nearness, pair_stats, products_at
+from vlp.pairs import KMEAN, LSE, TOPK, Pairs, Request, Stats, affinity, nearness, pair_stats, products_at
 
 KERNEL_TEMPERATURE = 0.07  # 0.05 to 0.1 keeps near-duplicates only
 NUM_NEAREST = 8
@@ -65,8 +66,16 @@ class CwclTerm(Term):
         self.share = 0.5 if reduction == "mean" else 1.0
         self.rows, self.columns = LSE("row", mask="pair"), LSE("column", mask="pair")
         axis: Literal["row", "column"] = "row" if anchor == "image" else "column"
-        self.soft = KMEAN(axis, nearness(kernel_temperature or KERNEL_TEMPERATURE)) if kernel == "exp" else None
-        self.requests = {"image_text": (self.rows, self.columns) + ((self.soft,) if self.soft else ())}
+        self.is_linear = kernel == "linear"
+        self.soft = KMEAN(
+            axis, affinity() if self.is_linear else nearness(kernel_temperature or KERNEL_TEMPERATURE), mask="twin"
+        )
+        self.requests = {"image_text": (self.rows, self.columns, *(() if kernel != "exp" else (self.soft,)))}
+
+    def plan(self, pairs: Pairs, /) -> Mapping[str, Sequence[Request]]:
+        """Ask for linear means where sums of features would include twins."""
+        more = (self.soft,) if self.is_linear and pairs.has_twins else ()
+        return {"image_text": (*self.requests["image_text"], *more)}
 
     def forward(self, pairs: Pairs, stats: Stats) -> Float[Tensor, ""]:
         hard = pairs.miss(stats["image_text", self.rows]) + pairs.miss(stats["image_text", self.columns])
@@ -76,7 +85,9 @@ class CwclTerm(Term):
     def _soft_logits(self, pairs: Pairs, stats: Stats) -> Float[Tensor, " n"]:
         if self.is_truncated:
             return _nearest_mean(pairs, self.anchor, self.num_nearest)
-        return _linear_mean(pairs, self.anchor) if self.soft is None else stats["image_text", self.soft]
+        if self.is_linear and not pairs.has_twins:
+            return _linear_mean(pairs, self.anchor)
+        return stats["image_text", self.soft]
 
 
 def _linear_mean(pairs: Pairs, anchor: Literal["image", "text"]) -> Float[Tensor, " n"]:
@@ -104,6 +115,8 @@ def _nearest_mean(pairs: Pairs, anchor: Literal["image", "text"], num_nearest: i
     with torch.no_grad():
         block = pairs.block_of(side, side)
         positions = pair_stats({"references": block}, {"references": (nearest,)}, pairs.group)["references", nearest]
-        weights = (1 + products_at(reference, side.everyone, positions)) / 2
-    cosines = pairs.cosines_at(anchor, "text" if anchor == "image" else "image", positions)
+        absent = positions < 0
+        weights = (1 + products_at(reference, side.everyone, positions.clamp(min=0))) / 2
+        weights = weights.masked_fill(absent, 0)
+    cosines = pairs.cosines_at(anchor, "text" if anchor == "image" else "image", positions).masked_fill(absent, 0)
     return pairs.scale * (pairs.positive_cosines + (weights * cosines).sum(dim=1)) / (1 + weights.sum(dim=1))

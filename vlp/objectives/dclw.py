@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vlp.objectives.base import Term, terms
+from vlp.objectives.parts.negatives import excess
 from vlp.pairs import LSE, Pairs, Stats
 
 
@@ -48,4 +49,4 @@ class WeightedDclTerm(Term):
         if self.intra:
             image_negatives = torch.logaddexp(image_negatives, stats["image_image", self.rows])
             text_negatives = torch.logaddexp(text_negatives, stats["text_text", self.rows])
-        return pairs.mean((image_negatives + text_negatives) / 2 - weights * pairs.positive_logits)
+        return pairs.mean(excess((image_negatives + text_negatives) / 2, weights * pairs.positive_logits))

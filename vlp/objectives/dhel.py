@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vlp.objectives.base import Term, terms
+from vlp.objectives.parts.negatives import excess
 from vlp.objectives.parts.views import agreement, all_views
 from vlp.pairs import LSE, Pairs, Request, Stats
 
@@ -37,4 +38,4 @@ class DhelTerm(Term):
 
     def forward(self, pairs: Pairs, stats: Stats) -> Float[Tensor, ""]:
         spread = torch.stack([stats[block, self.others] for block in self.plan(pairs)]).sum(dim=0)
-        return pairs.mean(spread - agreement(pairs))
+        return pairs.mean(excess(spread, agreement(pairs)))

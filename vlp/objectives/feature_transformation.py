@@ -24,9 +24,9 @@ class FeatureTransformationTerm(Term):
     """Make pairs harder by extrapolation and negatives more varied by interpolation.
 
     Zhu et al. 2021, sections 4.2 and 4.3 (arXiv:2108.02982), there between views and with a queue. Every step blends
-    the batch in random couples: a blend that holds the anchor's own partner is no negative of it, so the anchor sees
-    two entries less. Both towers get the gradient through the blends. Extrapolation keeps pulling on pairs that plain
-    contrast has solved; it cannot help while pairs are still far apart.
+    the batch in random couples: a blend that holds the anchor's own partner, or a twin's, is no negative of it, so the
+    anchor sees two entries less. Both towers get the gradient through the blends. Extrapolation keeps pulling on pairs
+    that plain contrast has solved; it cannot help while pairs are still far apart.
 
     Formula: mean_i log(exp(scale cos(a_i, b_i)) + sum_{j not in {i, c(i)}} exp(scale x_i.n_j)) - scale cos(a_i, b_i) in
     both directions; a_i = l x_i + (1 - l) y_i, b_i = l y_i + (1 - l) x_i, l = 1 + Beta(positive);
@@ -90,9 +90,9 @@ class FeatureTransformationTerm(Term):
             share = self.interpolate(draws[:, None])
             partner = pairs.gather_with_gradient(features)[pairs.local_part(couples)]
             features = functional.normalize(share * features + (1 - share) * partner, dim=1)
-        labels = couples.minimum(torch.arange(len(couples), device=couples.device))
-        rows = replace(pairs.side(anchor), labels=labels)
-        columns = replace(pairs.side_of(features), labels=labels)
+        ids = pairs.everyones_ids
+        rows = replace(pairs.side(anchor), ids=ids, labels=ids)
+        columns = replace(pairs.side_of(features), ids=ids, labels=ids[couples])
         asked = {"blends": (self.others,)}
         return pair_stats({"blends": pairs.block_of(rows, columns)}, asked, pairs.group)["blends", self.others]
 

@@ -6,12 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn import functional
 
 from vlp.objectives.base import Term, terms
 from vlp.objectives.parts.hardest import cosines_of, hardest
+from vlp.objectives.parts.negatives import lacks
 from vlp.objectives.parts.views import positive_cosines
 from vlp.pairs import TOPK, Pairs, Request, Stats
 
@@ -63,19 +64,44 @@ class GroupOrderingTerm(Term):
         positives = positive_cosines(pairs, "image" if request.axis == "row" else "text", detach_other=True)
         candidates = torch.cat([negatives, positives.sort(dim=1).values], dim=1)
         target = torch.cat([torch.zeros_like(negatives), torch.ones_like(positives)], dim=1)
+        if pairs.has_twins:
+            return self._disorder_of_present(candidates, target)
         _, comparisons = soft_sort(candidates, self.steepness)
         probability = trace_back(comparisons, target).clamp(0, 1)
         return functional.binary_cross_entropy(probability, target, reduction="none").mean(dim=1)
 
+    def _disorder_of_present(self, candidates: Float[Tensor, "n w"], target: Float[Tensor, "n w"]) -> Tensor:
+        """Return the same where some anchors have fewer negatives, hence a smaller network: the first wires of it."""
+        absent, order = lacks(candidates).sort(dim=1, stable=True)
+        target = target.gather(1, order)
+        sizes = (~absent).sum(dim=1)
+        _, comparisons = soft_sort(candidates.gather(1, order).masked_fill(absent, 0), self.steepness, sizes)
+        probability = trace_back(comparisons, target).clamp(0, 1)
+        misses = functional.binary_cross_entropy(probability, target, reduction="none")
+        return misses.masked_fill(absent, 0).sum(dim=1) / sizes
 
-def soft_sort(values: Float[Tensor, "n w"], steepness: float) -> tuple[Float[Tensor, "n w"], list[Tensor]]:
-    """Return softly rising values, and for each layer of the network how much every comparison keeps the order."""
+
+def soft_sort(
+    values: Float[Tensor, "n w"], steepness: float, sizes: Int64[Tensor, " n"] | None = None
+) -> tuple[Float[Tensor, "n w"], list[Tensor]]:
+    """Return softly rising values, and for each layer of the network how much every comparison keeps the order.
+
+    Args:
+        sizes: How many values of each row, the first ones, are to be sorted; None sorts all.
+    """
     comparisons: list[Tensor] = []
     for layer in range(values.shape[1]):
         neighbours = _neighbours(values, layer)
-        comparisons.append(0.5 + torch.arctan(steepness * neighbours.diff(dim=2).squeeze(2)) / math.pi)
+        keep = 0.5 + torch.arctan(steepness * neighbours.diff(dim=2).squeeze(2)) / math.pi
+        comparisons.append(keep if sizes is None else keep.masked_fill(_is_idle(keep, layer, sizes), 1))
         values = _mix(values, comparisons[-1], layer)
     return values, comparisons
+
+
+def _is_idle(keep: Float[Tensor, "n c"], layer: int, sizes: Int64[Tensor, " n"]) -> Bool[Tensor, "n c"]:
+    """Return which comparisons of a layer a network of each row's size does not have."""
+    second = layer % 2 + 2 * torch.arange(keep.shape[1], device=keep.device) + 1
+    return (second >= sizes[:, None]) | (layer >= sizes[:, None])
 
 
 def trace_back(comparisons: Sequence[Tensor], marks: Float[Tensor, "n w"]) -> Float[Tensor, "n w"]:

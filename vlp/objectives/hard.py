@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from vlp.objectives.base import Term, terms
-from vlp.objectives.parts.hardest import Both, check_fraction, cosines_of, hardest_share
+from vlp.objectives.parts.hardest import Both, check_fraction, cosines_of, hardest_share, within_share
+from vlp.objectives.parts.negatives import NOTHING, lacks
 from vlp.pairs import TOPK, Mask, Pairs, Stats
-
-NOTHING = -1e30  # a logit that adds nothing and, unlike minus infinity, has a gradient
 
 
 @terms.register("hard")
@@ -45,12 +43,11 @@ class HardTerm(Term):
         return {"image_text": hardest_share(pairs, self.fraction, self.mask)}
 
     def forward(self, pairs: Pairs, stats: Stats) -> Float[Tensor, ""]:
-        rows, columns = (_miss(pairs, stats, request) for request in self.plan(pairs)["image_text"])
+        rows, columns = (self._miss(pairs, stats, request) for request in self.plan(pairs)["image_text"])
         return pairs.mean((rows + columns) / 2)
 
-
-def _miss(pairs: Pairs, stats: Stats, request: TOPK) -> Float[Tensor, " n"]:
-    cosines = cosines_of(pairs, stats, request)
-    absent = cosines == -torch.inf
-    logits = (pairs.scale * cosines.masked_fill(absent, 0)).masked_fill(absent, NOTHING)
-    return pairs.miss(logits.logsumexp(dim=1))
+    def _miss(self, pairs: Pairs, stats: Stats, request: TOPK) -> Float[Tensor, " n"]:
+        cosines = within_share(pairs, self.fraction, cosines_of(pairs, stats, request))
+        absent = lacks(cosines)
+        logits = (pairs.scale * cosines.masked_fill(absent, 0)).masked_fill(absent, NOTHING)
+        return pairs.miss(logits.logsumexp(dim=1))

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vlp.objectives.base import Term, terms
+from vlp.objectives.parts.negatives import finite, lacks, log_num_negatives
 from vlp.pairs import LSE, Axis, Pairs, Stats
 
 AXES: tuple[Axis, Axis] = ("row", "column")
@@ -57,14 +58,17 @@ class HardNegativeTerm(Term):
 
     def _miss(self, pairs: Pairs, stats: Stats, axis: Axis) -> Float[Tensor, " n"]:
         excess = self._debias(pairs, self._negatives(pairs, stats, axis)) - pairs.positive_logits
-        return torch.logaddexp(excess, torch.full_like(excess, self.log_eta)) if self.log_eta > -math.inf else excess
+        empty = lacks(stats["image_text", self.hard[axis]])
+        if self.log_eta == -math.inf:
+            return excess.masked_fill(empty, 0)
+        return torch.logaddexp(excess.masked_fill(empty, -math.inf), torch.full_like(excess, self.log_eta))
 
     def _negatives(self, pairs: Pairs, stats: Stats, axis: Axis) -> Float[Tensor, " n"]:
         """Return the log of the weighted sum of negatives."""
-        hard = stats["image_text", self.hard[axis]]
+        hard = finite(stats["image_text", self.hard[axis]])
         if not self.beta:
             return hard
-        negatives = math.log(pairs.num_pairs - 1) + hard - stats["image_text", self.soft[axis]]
+        negatives = log_num_negatives(pairs).to(hard.dtype) + hard - finite(stats["image_text", self.soft[axis]])
         if not self.detach_weights:
             return negatives
         slope = hard / (1 + self.beta)
@@ -74,9 +78,9 @@ class HardNegativeTerm(Term):
         """Subtract the expected false negatives; what is left is at least what all cosines of -1 would sum to."""
         if not self.prior:
             return negatives
-        log_count = math.log(pairs.num_pairs - 1)
-        floor = log_count - pairs.scale
-        false = math.log(self.prior) + log_count + pairs.positive_logits - negatives
+        log_count = log_num_negatives(pairs)
+        floor = log_count.to(negatives.dtype) - pairs.scale
+        false = (math.log(self.prior) + log_count).to(negatives.dtype) + pairs.positive_logits - negatives
         remains = false < -1e-6
         share = torch.log(-torch.expm1(false.where(remains, -1))) - math.log1p(-self.prior)
         return torch.maximum(negatives + share, floor).where(remains, floor)

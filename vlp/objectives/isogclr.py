@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vlp.objectives.base import Term, terms
 from vlp.objectives.parts.memory import NEVER_SEEN, SampleMemory, Visits, check_budget, gamma_schedule, moving_log_mean
+from vlp.objectives.parts.negatives import excess, lacks, log_num_negatives
 from vlp.pairs import LSE, WMEAN, Pairs, Request, Stats, pair_stats
 from vlp.types import VlpWarning
 
@@ -96,9 +97,13 @@ class IndividualTemperatureTerm(Term):
         sums, means = self._ask(pairs, everyones)
         temperatures = pairs.local_part(everyones)
         positives = pairs.positive_cosines[:, None] / temperatures
-        decoupled = sums - positives
-        here = decoupled.detach() - math.log(pairs.num_pairs - 1)
-        log_means = self._update(pairs, visits, before, here, means - positives.detach())
+        empty = lacks(sums)
+        decoupled = excess(sums, positives)
+        here = decoupled.detach() - log_num_negatives(pairs)[:, None].to(sums.dtype)
+        gaps = means - positives.detach()
+        log_means = self._update(
+            pairs, visits, before, here.masked_fill(empty, -torch.inf), gaps.masked_fill(empty, torch.nan)
+        )
         losses = temperatures * (here - log_means).exp() * decoupled
         return pairs.mean(losses.mean(dim=1))
 
@@ -145,6 +150,7 @@ class IndividualTemperatureTerm(Term):
         temperatures = (before[:, TEMPERATURES] - self.step_size * velocities).clamp(*self.range)
         after = torch.cat([log_means, temperatures, velocities], dim=1)
         self.memory.write(visits.ids, after.where(after.isfinite().all(dim=1, keepdim=True), before))
-        self.divergence.copy_((gaps - everyone).mean(dim=0))
+        divergence = (gaps - everyone).mean(dim=0)
+        self.divergence.copy_(divergence.where(divergence.isfinite(), self.divergence.to(divergence)))
         self.num_updates += 1
         return pairs.local_part(own)

@@ -45,7 +45,7 @@ class MannWhitneyTerm(Term):
     def forward(self, pairs: Pairs, stats: Stats) -> Float[Tensor, ""]:
         counts = stats["image_text", self.negatives]
         costs = _costs(grid_of(counts), pairs.positive_cosines, self.temperature)
-        return counts @ costs / (pairs.num_pairs**2 * (pairs.num_pairs - 1))
+        return counts @ costs / (pairs.num_pairs * pairs.num_combinations.clamp(min=1)).to(counts.dtype)
 
 
 def grid_of(counts: Float[Tensor, " g"]) -> Float[Tensor, " g"]:

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from vlp.objectives.base import Term, terms
+from vlp.objectives.parts.negatives import NOTHING, lacks
 from vlp.pairs import LSE, TOPK, Axis, Pairs, Request, Stats, pick
 
 SIDES: dict[Axis, tuple[str, str]] = {"row": ("image", "text"), "column": ("text", "image")}
@@ -68,7 +69,7 @@ class MochiTerm(Term):
         if not self._mixes_now(pairs):
             return real
         synthetic = self._mix(pairs, stats["image_text", self._chosen(pairs, axis)], axis)
-        return torch.logaddexp(real, (pairs.scale * synthetic).logsumexp(dim=1))
+        return torch.logaddexp(real, (pairs.scale * synthetic).logsumexp(dim=1).masked_fill(lacks(real), NOTHING))
 
     def _mix(self, pairs: Pairs, positions: Int64[Tensor, "n k"], axis: Axis) -> Float[Tensor, "n s"]:
         """Return each anchor's cosines with its mixes, which are never formed."""
@@ -76,8 +77,10 @@ class MochiTerm(Term):
         draws = pairs.draws(3 * self.mixes + 2 * self.anchor_mixes, SALTS[axis])
         shares, ranks = draws.tensor_split([self.mixes + self.anchor_mixes], dim=1)
         share, anchor_share = shares.tensor_split([self.mixes], dim=1)
-        chosen = pick(ranks, positions.shape[1])
+        present = (positions >= 0).sum(dim=1, keepdim=True).clamp(min=1)  # the first so many; fewer beside twins
+        chosen = pick(ranks, present)
         first, second, single = chosen.split([self.mixes, self.mixes, self.anchor_mixes], dim=1)
+        positions = positions.clamp(min=0)
         cosines = pairs.cosines_at(anchor, other, positions, detach_other=True)
         between = _products(pairs.side(other).everyone, positions.gather(1, first), positions.gather(1, second))
         of_negatives = _mixed(share, cosines.gather(1, first), cosines.gather(1, second), between)

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vlp.objectives.base import Term, terms
+from vlp.objectives.parts.negatives import finite
 from vlp.objectives.parts.views import agreement, all_views
 from vlp.pairs import LSE, Pairs, Request, Stats
 
@@ -47,6 +48,7 @@ class MultiViewInfoNceTerm(Term):
         return wanted
 
     def forward(self, pairs: Pairs, stats: Stats) -> Float[Tensor, ""]:
-        wrong = [stats[block, request] for block, requests in self.plan(pairs).items() for request in requests]
+        plan = self.plan(pairs).items()
+        wrong = [finite(stats[block, request]) for block, requests in plan for request in requests]
         excess = torch.stack(wrong, dim=1).logsumexp(dim=1) - agreement(pairs) - math.log(2)
         return pairs.mean(torch.logaddexp(excess, torch.zeros_like(excess)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -44,7 +43,7 @@ class CommonSalientTerm(Term):
         if sharpness <= 0 or entropy_weight < 0:
             raise ValueError(f"sharpness {sharpness} must be positive, entropy_weight must not be negative")
         self.private_dim, self.entropy_weight, self.sharpness = private_dim, entropy_weight, sharpness
-        self.joint = LSE("row", fixed_scale=2 * sharpness)
+        self.joint = LSE("row", fixed_scale=2 * sharpness, mask="twin")
         self.requests = {"image_image": (self.joint,), "text_text": (self.joint,)}
 
     def create(self, embed_dim: int, /) -> None:
@@ -72,4 +71,5 @@ class CommonSalientTerm(Term):
         """Return each sample's log mean of both kernels' product: one kernel of both parts side by side."""
         side = pairs.side_of(torch.cat([shared, private], dim=1))
         stats = pair_stats({"parts": pairs.block_of(side, side)}, {"parts": (self.joint,)}, pairs.group)
-        return stats["parts", self.joint] - 4 * self.sharpness - math.log(pairs.num_pairs)
+        sums = stats["parts", self.joint]
+        return sums - 4 * self.sharpness - (pairs.num_negatives + 1).log().to(sums.dtype)

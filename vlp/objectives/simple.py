@@ -9,7 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vlp.objectives.base import Term, terms
-from vlp.objectives.parts.hardest import check_fraction, cosines_of, hardest_share
+from vlp.objectives.parts.hardest import check_fraction, cosines_of, hardest_share, within_share
+from vlp.objectives.parts.negatives import lacks, sum_of_negatives
 from vlp.pairs import Pairs, Request, Stats
 
 
@@ -21,7 +22,7 @@ class SimpleTerm(Term):
     negatives alike it learns poorly; with a `fraction` the paper finds it as good as the best temperature. The model's
     scale plays no part.
 
-    Formula: strength * mean_{i, j in H_i} cosine_ij - mean_i cosine_ii in both directions, H_i the negatives
+    Formula: strength * mean_i mean_{j in H_i} cosine_ij - mean_i cosine_ii in both directions, H_i the negatives
 
     Args:
         strength: Of the push; the paper's lambda is this divided by the number of negatives that count.
@@ -54,10 +55,17 @@ class SimpleTerm(Term):
 
 def _mean_of_all(pairs: Pairs) -> Float[Tensor, ""]:
     """Return this process's share of the mean cosine of different pairs, the same in both directions."""
+    if pairs.has_twins:
+        sums = sum_of_negatives(pairs, "image", "text") + sum_of_negatives(pairs, "text", "image")
+        return pairs.mean(sums / (2 * pairs.num_negatives.clamp(min=1)).to(sums.dtype))
     everything = pairs.share(pairs.num_pairs * (pairs.mean_image @ pairs.mean_text))
     return (everything - pairs.mean(pairs.positive_cosines)) / (pairs.num_pairs - 1)
 
 
 def _mean_of_hardest(pairs: Pairs, stats: Stats, fraction: float) -> Float[Tensor, ""]:
-    cosines = [cosines_of(pairs, stats, request) for request in hardest_share(pairs, fraction)]
-    return pairs.mean(torch.cat(cosines, dim=1).mean(dim=1))
+    requests = hardest_share(pairs, fraction)
+    cosines = torch.cat([within_share(pairs, fraction, cosines_of(pairs, stats, r)) for r in requests], dim=1)
+    if not pairs.has_twins:
+        return pairs.mean(cosines.mean(dim=1))
+    absent = lacks(cosines)
+    return pairs.mean(cosines.masked_fill(absent, 0).sum(dim=1) / (~absent).sum(dim=1).clamp(min=1))

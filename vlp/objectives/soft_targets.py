@@ -40,7 +40,7 @@ class SoftTargetsTerm(Term):
             raise ValueError(f"teacher_scale {teacher_scale} must be positive")
         self.teacher_scale = teacher_scale
         self.gradient_is_slope = teacher_scale is not None
-        self.sums, self.means = ({axis: kind(axis) for axis in AXES} for kind in (LSE, WMEAN))
+        self.sums, self.means = ({axis: kind(axis, mask="twin") for axis in AXES} for kind in (LSE, WMEAN))
 
     def forward(self, pairs: Pairs, stats: Stats) -> Float[Tensor, ""]:
         image, text = pairs.teacher("image"), pairs.teacher("text")

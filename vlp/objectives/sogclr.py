@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from vlp.objectives.base import Term, terms
 from vlp.objectives.parts.memory import NEVER_SEEN, SampleMemory, Visits, check_budget, gamma_schedule, moving_log_mean
+from vlp.objectives.parts.negatives import excess, lacks, log_num_negatives
 from vlp.pairs import LSE, Pairs, Stats
 
 
@@ -25,7 +24,7 @@ class GlobalContrastTerm(Term):
     temperature: it takes epochs to matter.
 
     Formula: mean_i [exp(log g_i - log u_i) (lse_{j != i} z_ij - z_ii)] / scale in both directions, no gradient through
-    the brackets' first factor; log g_i = lse_{j != i} z_ij - z_ii - log(B - 1); u_i = (1 - gamma) u_i + gamma g_i
+    the brackets' first factor; log g_i = lse_{j != i} z_ij - z_ii - log of how many; u_i = (1 - gamma) u_i + gamma g_i
 
     Args:
         gamma: Weight of this batch in the average.
@@ -67,14 +66,15 @@ class GlobalContrastTerm(Term):
 
     def forward(self, pairs: Pairs, stats: Stats) -> Float[Tensor, ""]:
         sums = torch.stack([stats["image_text", self.rows], stats["image_text", self.columns]], dim=1)
-        decoupled = sums - pairs.positive_logits[:, None]
-        here = decoupled.detach() - math.log(pairs.num_pairs - 1)
-        means = self._update(pairs, here)
+        empty = lacks(sums)
+        decoupled = excess(sums, pairs.positive_logits[:, None])
+        here = decoupled.detach() - log_num_negatives(pairs)[:, None].to(sums.dtype)
+        means = self._update(pairs, here.masked_fill(empty, -torch.inf)).masked_fill(empty, 0)
         temperature = 1 / pairs.scale
         losses = temperature.detach() * (here - means).exp() * decoupled
         if self.budget is not None:
             losses = losses + temperature * (means + self.budget)
-        return pairs.mean(losses.mean(dim=1))
+        return pairs.mean(losses.masked_fill(empty, 0).mean(dim=1))
 
     def _update(self, pairs: Pairs, here: Float[Tensor, "n 2"]) -> Float[Tensor, "n 2"]:
         """Move the averages of the whole batch's samples, on every process alike; return those of the local ones."""

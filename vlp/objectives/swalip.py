@@ -13,7 +13,8 @@ from vlp.objectives.base import Term, terms
 from vlp.objectives.parts.soft import Offsets, expected_logits, frozen_block
 from vlp.pairs import LSE, Block, Pairs, Request, Stats, given, pair_stats
 
-ROWS, COLUMNS = LSE("row", kernel=given("of columns")), LSE("column", kernel=given("of rows"))
+ROWS = LSE("row", kernel=given("of columns"), mask="twin")
+COLUMNS = LSE("column", kernel=given("of rows"), mask="twin")
 
 
 @terms.register("swalip")

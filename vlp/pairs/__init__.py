@@ -2,8 +2,9 @@
 
 from vlp.pairs.draws import pick
 from vlp.pairs.engine import pair_stats
-from vlp.pairs.functions import SOFTPLUS, Kernel, Pointwise, below, fade, given, nearness, tilt
-from vlp.pairs.pairs import Pairs, products_at
+from vlp.pairs.functions import SOFTPLUS, Kernel, Pointwise, affinity, below, fade, given, nearness, tilt
+from vlp.pairs.pairs import Pairs
+from vlp.pairs.products import products_at
 from vlp.pairs.requests import (
     HIST,
     KMEAN,
@@ -42,6 +43,7 @@ __all__ = [
     "Request",
     "Side",
     "Stats",
+    "affinity",
     "below",
     "fade",
     "given",

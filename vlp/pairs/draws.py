@@ -24,7 +24,7 @@ def below_one(numbers: Float64[Tensor, "*shape"], dtype: torch.dtype) -> Float[T
     return numbers.to(dtype).clamp(max=1 - torch.finfo(dtype).eps / 2)
 
 
-def pick(draws: Float[Tensor, "*shape"], num_things: int) -> Int64[Tensor, "*shape"]:
+def pick(draws: Float[Tensor, "*shape"], num_things: int | Int64[Tensor, "*#shape"]) -> Int64[Tensor, "*shape"]:
     """Turn numbers in [0, 1) into indices of one of `num_things`, whatever the product rounds to."""
     wide = draws.to(torch.promote_types(draws.dtype, torch.float32))
     return (wide * num_things).long().clamp(max=num_things - 1)

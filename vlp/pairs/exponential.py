@@ -142,7 +142,8 @@ class LogSumExp:
                 self._shift = None
         if self._shift is None:
             self._levels = {axis: level.where(filled[axis], 0) for axis, level in levels.items()}
-            self._weights = gradients
+            # nothing moves an empty sum, whatever arrives: 0 times NaN would be NaN
+            self._weights = {axis: gradients[axis].where(filled[axis], 0) for axis in levels}
             return
         self._weights = {
             axis: (gradients[axis] * (self._shift - level).exp()).where(filled[axis], 0)

@@ -104,6 +104,11 @@ def fade(power: float, of: str = "reference") -> Kernel:
     return Kernel("fade", power, lambda cosines: cosines.clamp_(0, 1).pow_(power).neg_().log1p_(), 0.0, of)
 
 
+def affinity(of: str = "reference") -> Kernel:
+    """Return the weight (1 + cosine) / 2."""
+    return Kernel("affinity", 1.0, lambda cosines: cosines.add_(1).div_(2).clamp_(min=0).log_(), 0.0, of)
+
+
 def given(of: str) -> Kernel:
     """Return the products themselves as log-weights: any low-rank bias."""
     return Kernel("given", 1.0, lambda products: products, None, of)

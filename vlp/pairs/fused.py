@@ -127,8 +127,11 @@ class Panel:
         self._rows, self._columns = rows[places["row"]], columns[places["column"]]
         first_row = whole.row_start + places["row"].start
         self._offset = first_row - places["column"].start
-        self._row_labels = _part(whole.row_side.labels, slice(first_row, first_row + len(self._rows)))
-        self._column_labels = _part(whole.column_side.labels, places["column"])
+        batch_rows = slice(first_row, first_row + len(self._rows))
+        self._names = (
+            *_parts(whole.row_side.labels, whole.column_side.labels, batch_rows, places["column"]),
+            *_parts(whole.row_side.ids, whole.column_side.ids, batch_rows, places["column"]),
+        )
         self._blocks = INTERPRETED if not rows.is_cuda else SINGLE if rows.dtype == torch.float32 else HALF
         self._sizes: dict[Axis, int] = {"row": len(self._rows), "column": len(self._columns)}
         self._grid = (
@@ -152,7 +155,7 @@ class Panel:
         return derivative, parts
 
     def _launch(self, kernel: Any, plan: Plan, *tensors: Tensor) -> None:
-        sides = (self._rows, self._columns, self._row_labels, self._column_labels)
+        sides = (self._rows, self._columns, *self._names)
         sizes = (*self._sizes.values(), self._rows.shape[1], self._offset)
         with torch.cuda.device_of(self._rows):
             kernel[self._grid](*sides, *tensors, *sizes, plan, **self._blocks._asdict())
@@ -166,8 +169,11 @@ def _num_vectors(plan: Plan, axis: Axis) -> int:
     return sum(_place(entry, axis) >= 0 for entry in plan)
 
 
-def _part(labels: Int64[Tensor, " b"] | None, where: slice) -> Int64[Tensor, " n"] | None:
-    return None if labels is None else labels[where]
+def _parts(
+    rows: Int64[Tensor, " b"] | None, columns: Int64[Tensor, " c"] | None, row_places: slice, column_places: slice
+) -> tuple[Int64[Tensor, " n"] | None, Int64[Tensor, " m"] | None]:
+    """Return the panel's part of what both sides have; nothing where one of them has none."""
+    return (None, None) if rows is None or columns is None else (rows[row_places], columns[column_places])
 
 
 def _finite(level: Tensor) -> Tensor:
@@ -230,7 +236,7 @@ class FusedWalk:
     ) -> Float[Tensor, "places 2 size"]:
         """Return the log-sum-exps and their gradients, of those that have any along this axis."""
         pairs = [
-            torch.stack([_finite(memory[axis][:, 0]), weight[axis]])
+            torch.stack([_finite(memory[axis][:, 0]), weight[axis].where(memory[axis][:, 0] != -torch.inf, 0)])
             for memory, weight in zip(memories, weights, strict=True)
             if axis in weight
         ]

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from vlp import dist
 from vlp.pairs.draws import below_one, uniform
+from vlp.pairs.products import products_at
 from vlp.pairs.requests import Block, Side
 from vlp.types import Embeddings
 
@@ -35,6 +36,8 @@ class Pairs:
         embeddings: Of this process's samples; every process has equally many.
         ids: Stable sample ids; `caption_ids`: equal where captions are equal.
         step: Of the training; random numbers follow from it.
+        has_twins: Whether a sample stands twice in the whole batch, the same on every process; None looks, where no
+            accelerator would have to wait for it, and reckons with twins elsewhere.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class Pairs:
         group: dist.Group = None,
         *,
         step: int = 0,
+        has_twins: bool | None = None,
     ):
         self._finite_here = _all_finite(embeddings)
         if self._finite_here.device.type != "cpu" or not bool(self._finite_here):  # an accelerator is not waited for
@@ -63,6 +67,47 @@ class Pairs:
         self.num_pairs = self.num_local * self.num_processes
         self._sides: dict[str, Side] = {}
         self._gathered: dict[str, Tensor] = {}
+        self._has_twins = has_twins
+
+    @cached_property
+    def has_twins(self) -> bool:
+        """Whether a sample may stand twice in the whole batch: its twins are no negatives of it, and no positives.
+
+        True is never wrong, False is cheaper.
+        """
+        if self._has_twins is None:
+            return self.ids.device.type != "cpu" or dist.any_equal(self.ids, self.group)
+        return self._has_twins
+
+    @cached_property
+    def num_copies(self) -> Int64[Tensor, " b"]:
+        """How often each sample of the whole batch stands in it."""
+        ordered = self.everyones_ids.sort().values
+        first, last = (torch.searchsorted(ordered, self.everyones_ids, right=right) for right in (False, True))
+        return last - first
+
+    @cached_property
+    def num_negatives(self) -> Float64[Tensor, " n"]:
+        """How many samples of the whole batch are not this one, for each local sample."""
+        if not self.has_twins:
+            return self.image.new_full((self.num_local,), self.num_pairs - 1, dtype=torch.float64)
+        return (self.num_pairs - self.local_part(self.num_copies)).double()
+
+    @cached_property
+    def num_combinations(self) -> Float64[Tensor, ""]:
+        """How many ordered combinations of two different samples the whole batch holds."""
+        if not self.has_twins:
+            return self.image.new_tensor(self.num_pairs * (self.num_pairs - 1), dtype=torch.float64)
+        return (self.num_pairs - self.num_copies).double().sum()
+
+    def sum_of_copies(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        """Return for each local sample the sum of its own rows in the whole batch, gradients to all of them."""
+        if not self.has_twins:
+            return features
+        everyone = self.gather_with_gradient(features)
+        groups = torch.searchsorted(self.everyones_ids.sort().values, self.everyones_ids)
+        sums = torch.zeros_like(everyone).index_add(0, groups, everyone)
+        return sums[self.local_part(groups)]
 
     @cached_property
     def finite(self) -> Bool[Tensor, ""]:
@@ -155,11 +200,12 @@ class Pairs:
         """Return features of this process's samples as one side of a similarity matrix.
 
         Args:
-            features: Any number of rows, as many on every process.
+            features: Any number of rows, as many on every process; one per sample carries the samples' ids.
             references: Local reference features without gradient, by name.
         """
         gathered = {key: self.gather(value) for key, value in (references or {}).items()}
-        return Side(features, self.gather(features), references=gathered)
+        ids = self.everyones_ids if len(features) == self.num_local and self.has_twins else None
+        return Side(features, self.gather(features), references=gathered, ids=ids)
 
     def block(self, name: str, *, labels: bool = False, references: Iterable[str] = ()) -> Block:
         """Return a similarity matrix for the engine, such as `image_text`, `image_image` or `image1_text`.
@@ -295,49 +341,3 @@ class _Gather(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return dist.reduce_scatter_rows(gradient, ctx.group), None
-
-
-CHOSEN = 2**15  # partners that are gathered at once: 64 MB at width 512
-
-
-def products_at(
-    anchors: Float[Tensor, "n d"], others: Float[Tensor, "b d"], positions: Int64[Tensor, "n k"]
-) -> Float[Tensor, "n k"]:
-    """Return the products of each anchor with chosen others, gradients to both; memory grows with n * k only."""
-    products: Any = _ProductsAt.apply
-    return (torch.compiler.disable(products) if torch.compiler.is_compiling() else products)(anchors, others, positions)
-
-
-class _ProductsAt(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, anchors: Tensor, others: Tensor, positions: Tensor) -> Tensor:
-        ctx.save_for_backward(anchors, others, positions)
-        products = anchors.new_empty(positions.shape)
-        for rows, partners in _partners(others, positions):
-            torch.bmm(partners, anchors[rows, :, None], out=products[rows, :, None])
-        return products
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None]:
-        anchors, others, positions = ctx.saved_tensors
-        to_anchors = torch.empty_like(anchors)
-        to_others = torch.zeros_like(others) if ctx.needs_input_grad[1] else None
-        for rows, partners in _partners(others, positions):
-            torch.bmm(gradient[rows, None], partners, out=to_anchors[rows, None])
-            if to_others is not None:
-                torch.mul(gradient[rows, :, None], anchors[rows, None], out=partners)
-                to_others.index_add_(0, positions[rows].flatten(), partners.flatten(0, 1))
-        return to_anchors, to_others, None
-
-
-def _partners(others: Float[Tensor, "b d"], positions: Int64[Tensor, "n k"]) -> Iterator[tuple[slice, Tensor]]:
-    """Yield a few anchors at a time and their partners, in memory that the next ones overwrite."""
-    (size, count), width = positions.shape, others.shape[1]
-    step = max(1, CHOSEN // max(1, count))
-    memory = others.new_empty(min(step, size) * count, width)
-    for start in range(0, size, step):
-        rows = slice(start, min(start + step, size))
-        chosen = positions[rows].flatten()
-        partners = torch.index_select(others, 0, chosen, out=memory[: len(chosen)])
-        yield rows, partners.view(rows.stop - rows.start, count, width)

@@ -12,7 +12,13 @@ from torch import Tensor
 from vlp.pairs.functions import Kernel, Pointwise
 
 Axis = Literal["row", "column"]
-Mask = Literal["none", "pair", "label"]
+Mask = Literal["none", "twin", "pair", "label"]
+"""What a request leaves out. The two sides of an entry are twins when they stand at different places and share a sample
+id: no negatives of each other, whatever the rest of the request says.
+
+`none` nothing; `twin` the twins; `pair` the twins and the diagonal; `label` these and every entry whose two sides share
+a label. Sides without ids have no twins; sides with labels have no diagonal beyond them.
+"""
 
 
 @dataclass(frozen=True)
@@ -24,7 +30,7 @@ class LSE:
         factor: Multiplies the model's learnable scale.
         fixed_scale: Multiplies cosines instead of the model's scale; carries no gradient to it.
         individual: Each row (or column) has a scale of its own, that of its side; carries no gradient to it.
-        mask: `pair` leaves out the diagonal, `label` every entry whose two sides share a label (the diagonal too).
+        mask: What is left out, as `Mask` says.
         kernel: Adds a log-weight to each logit.
     """
 
@@ -60,10 +66,12 @@ class KMEAN:
     Args:
         axis: As in `LSE`.
         kernel: Must never weigh all of a row (or column) zero.
+        mask: As in `LSE`; must never leave out all of a row (or column).
     """
 
     axis: Axis
     kernel: Kernel
+    mask: Mask = "none"
 
 
 @dataclass(frozen=True)
@@ -72,6 +80,7 @@ class WSUM:
 
     axis: Axis
     kernel: Kernel
+    mask: Mask = "none"
 
 
 @dataclass(frozen=True)
@@ -129,7 +138,7 @@ Request = LSE | WMEAN | KMEAN | WSUM | MAP | TOPK | HIST
 
 def mask_of(request: Request) -> Mask:
     """Return what a request leaves out."""
-    return "none" if isinstance(request, KMEAN | WSUM) else request.mask
+    return request.mask
 
 
 def kernel_of(request: Request) -> Kernel | None:
@@ -142,6 +151,7 @@ class Side:
     """One side of a similarity matrix: this process's rows with gradient, and every process's without.
 
     Args:
+        ids: Sample ids of the whole batch; None where no two rows are of one sample.
         labels: Of the whole batch, for the `label` mask.
         scales: Of the whole batch, for `individual` requests.
         references: Features of the whole batch for kernels, by name: the kernel sees their products.
@@ -152,6 +162,7 @@ class Side:
     labels: Int64[Tensor, " b"] | None = None
     scales: Float[Tensor, " b"] | None = None
     references: Mapping[str, Float[Tensor, "b r"]] = field(default_factory=dict)
+    ids: Int64[Tensor, " b"] | None = None
 
 
 @dataclass(frozen=True)

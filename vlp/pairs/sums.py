@@ -78,6 +78,7 @@ class KernelSum(Plain):
     def __init__(self, request: KMEAN | WSUM):
         super().__init__()
         self._kernel = request.kernel
+        self._mask = request.mask
         self._is_mean = isinstance(request, KMEAN)
 
     def begin(self, whole: Rectangle, _bound: float | None) -> None:
@@ -86,7 +87,7 @@ class KernelSum(Plain):
         self._shared = [axis for axis in self._sums if axis in shared(whole)]
 
     def add(self, tile: Tile, logits: Tensor) -> None:
-        weights = tile.log_weights(self._kernel).exp_()
+        weights = self._weights_of(tile)
         logits.mul_(weights)
         for axis, where, dim in places(tile, self._sums):
             self._sums[axis][where].add_(logits.sum(dim))
@@ -109,7 +110,10 @@ class KernelSum(Plain):
         self._weights = {axis: gradients[axis] / rows[:, 0] for axis, rows in memory.items()}
 
     def weigh(self, tile: Tile, logits: Tensor) -> None:
-        torch.mul(tile.log_weights(self._kernel).exp_(), outer_sum(tile, self._weights), out=logits)
+        torch.mul(self._weights_of(tile), outer_sum(tile, self._weights), out=logits)
+
+    def _weights_of(self, tile: Tile) -> Tensor:
+        return tile.hide(tile.log_weights(self._kernel), self._mask).exp_()
 
 
 class TopK(Plain):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from vlp.pairs.functions import Kernel
@@ -38,7 +38,7 @@ class Rectangle:
     Args:
         rows: Already multiplied by the scale of the walk.
         row_start: Position of the first row in the whole batch.
-        row_side: Labels and reference features of the whole batch; `column_side` likewise.
+        row_side: Ids, labels and reference features of the whole batch; `column_side` likewise.
         triangular: Of a symmetric matrix, walk each pair of tiles that mirror each other once among all processes.
         stored: Tiles kept from the forward walk, by position; they need no second product.
         memory: Where tiles come from and go to.
@@ -145,6 +145,7 @@ class Tile:
         self._buffers = buffers
         self.is_kept = is_kept
         self._products: set[str] = set()
+        self._same: Bool[Tensor, "height width"] | None = None
         stored = whole.stored.pop((rows.start, columns.start), None)
         self.was_stored = stored is not None
         self.logits: Float[Tensor, "height width"] = self._multiply() if stored is None else stored
@@ -167,16 +168,38 @@ class Tile:
 
     def hide(self, logits: Tensor, mask: Mask) -> Tensor:
         """Write minus infinity over the masked entries."""
-        if mask == "pair":
-            offset = self.batch_rows.start - self.columns.start
-            if -logits.shape[0] < offset < logits.shape[1]:
-                logits.diagonal(offset).fill_(-torch.inf)
-        elif mask == "label":
-            rows, columns = self._whole.row_side.labels, self._whole.column_side.labels
-            assert rows is not None
-            assert columns is not None
-            logits.masked_fill_(rows[self.batch_rows, None] == columns[None, self.columns], -torch.inf)
+        rows, columns = self._whole.row_side, self._whole.column_side
+        if mask == "label":
+            assert rows.labels is not None
+            assert columns.labels is not None
+            logits.masked_fill_(self._equal(rows.labels, columns.labels), -torch.inf)
+        if rows.ids is None or columns.ids is None:
+            if mask == "pair":
+                self._diagonal(logits).fill_(-torch.inf)
+        elif mask != "none":
+            self._hide_same_sample(logits, self._same_sample(rows.ids, columns.ids), is_own_seen=mask == "twin")
         return logits
+
+    def _hide_same_sample(self, logits: Tensor, same: Bool[Tensor, "height width"], *, is_own_seen: bool) -> None:
+        own = self._diagonal(logits).clone() if is_own_seen else None
+        logits.masked_fill_(same, -torch.inf)
+        if own is not None:
+            self._diagonal(logits).copy_(own)
+
+    def _same_sample(self, rows: Int64[Tensor, " b"], columns: Int64[Tensor, " c"]) -> Bool[Tensor, "height width"]:
+        """Return where both sides are one sample; statistics share the answer."""
+        if self._same is None:
+            self._same = self._equal(rows, columns)
+        return self._same
+
+    def _equal(self, rows: Int64[Tensor, " b"], columns: Int64[Tensor, " c"]) -> Bool[Tensor, "height width"]:
+        return rows[self.batch_rows, None] == columns[None, self.columns]
+
+    def _diagonal(self, values: Tensor) -> Float[Tensor, " k"]:
+        """Return the entries of the tile whose two sides stand at the same place, none where it holds none."""
+        offset = self.batch_rows.start - self.columns.start
+        is_inside = -values.shape[0] < offset < values.shape[1]
+        return values.diagonal(offset) if is_inside else values.new_empty(0)
 
     def log_weights(self, kernel: Kernel) -> Float[Tensor, "height width"]:
         """Return a kernel's log-weights, free to be overwritten; kernels of one reference share its product."""

@@ -17,6 +17,8 @@ def forward(
     columns: tl.tensor,
     row_labels: tl.tensor,
     column_labels: tl.tensor,
+    row_ids: tl.tensor,
+    column_ids: tl.tensor,
     scales: tl.tensor,
     bias: tl.tensor,
     row_parts: tl.tensor,
@@ -35,7 +37,18 @@ def forward(
     j = tl.program_id(1) * block_columns + tl.arange(0, block_columns)
     cosines = _cosines(rows, columns, i, j, height, width, depth, block_rows, block_columns, block_depth)
     for k in tl.static_range(len(plan)):
-        seen = _seen(i, j, height, width, offset, row_labels, column_labels, tl.constexpr(plan[k].mask))
+        seen = _seen(
+            i,
+            j,
+            height,
+            width,
+            offset,
+            row_labels,
+            column_labels,
+            row_ids,
+            column_ids,
+            tl.constexpr(plan[k].mask),
+        )
         logits = tl.where(seen, cosines * tl.load(scales + k), float("-inf"))
         to_rows = row_parts + (plan[k].row * tl.num_programs(1) + tl.program_id(1)) * height + i
         to_columns = column_parts + (plan[k].column * tl.num_programs(0) + tl.program_id(0)) * width + j
@@ -54,6 +67,8 @@ def backward(
     columns: tl.tensor,
     row_labels: tl.tensor,
     column_labels: tl.tensor,
+    row_ids: tl.tensor,
+    column_ids: tl.tensor,
     scales: tl.tensor,
     bias: tl.tensor,
     row_vectors: tl.tensor,
@@ -81,7 +96,18 @@ def backward(
     biased = tl.zeros((block_rows, block_columns), tl.float32)
     for k in tl.static_range(len(plan)):
         scale = tl.load(scales + k)
-        seen = _seen(i, j, height, width, offset, row_labels, column_labels, tl.constexpr(plan[k].mask))
+        seen = _seen(
+            i,
+            j,
+            height,
+            width,
+            offset,
+            row_labels,
+            column_labels,
+            row_ids,
+            column_ids,
+            tl.constexpr(plan[k].mask),
+        )
         logits = tl.where(seen, cosines * scale, float("-inf"))
         slope = tl.zeros((block_rows, block_columns), tl.float32)
         if plan[k].row >= 0:
@@ -136,17 +162,36 @@ def _seen(
     offset: tl.tensor,
     row_labels: tl.tensor,
     column_labels: tl.tensor,
+    row_ids: tl.tensor,
+    column_ids: tl.tensor,
     mask: tl.constexpr,
 ) -> tl.tensor:
     """Return which entries exist and are not masked; row `i` is the pair of column `i + offset`."""
     seen = (i < height)[:, None] & (j < width)[None, :]
+    own = i[:, None] + offset == j[None, :]
     if mask == "pair":
-        seen = seen & (i[:, None] + offset != j[None, :])
+        seen = seen & ~own
     if mask == "label":
-        of_rows = tl.load(row_labels + i, mask=i < height, other=0)
-        of_columns = tl.load(column_labels + j, mask=j < width, other=0)
-        seen = seen & (of_rows[:, None] != of_columns[None, :])
+        seen = seen & _differ(row_labels, column_labels, i, j, height, width)
+    if mask != "none" and row_ids is not None:
+        differ = _differ(row_ids, column_ids, i, j, height, width)
+        seen = seen & ((differ | own) if mask == "twin" else differ)
     return seen
+
+
+@triton.jit
+def _differ(
+    row_names: tl.tensor,
+    column_names: tl.tensor,
+    i: tl.tensor,
+    j: tl.tensor,
+    height: tl.tensor,
+    width: tl.tensor,
+) -> tl.tensor:
+    """Return where the names of both sides differ."""
+    of_rows = tl.load(row_names + i, mask=i < height, other=0)
+    of_columns = tl.load(column_names + j, mask=j < width, other=0)
+    return of_rows[:, None] != of_columns[None, :]
 
 
 @triton.jit

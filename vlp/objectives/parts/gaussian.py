@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 from jaxtyping import Float
 from torch import Tensor
 
+from vlp.objectives.parts.negatives import finite
 from vlp.pairs import LSE, Pairs
 
 
@@ -25,6 +24,10 @@ def gaussian_request(sharpness: float) -> LSE:
 
 
 def log_mean_kernel(pairs: Pairs, sums: Float[Tensor, " n"], sharpness: float) -> Float[Tensor, ""]:
-    """Return the log of the mean kernel over all combinations of different samples, the same on every process."""
-    num_combinations = pairs.num_pairs * (pairs.num_pairs - 1)
-    return pairs.log_total_exp(sums) - math.log(num_combinations) - 2 * sharpness
+    """Return the log of the mean kernel over all combinations of different samples, the same on every process.
+
+    0, without gradient, where the whole batch is one sample.
+    """
+    count = pairs.num_combinations
+    total = pairs.log_total_exp(finite(sums)) - count.log().to(sums.dtype) - 2 * sharpness
+    return total.masked_fill(count == 0, 0)

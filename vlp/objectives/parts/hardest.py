@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -23,6 +24,19 @@ def check_fraction(fraction: float) -> None:
 def hardest_share(pairs: Pairs, fraction: float, mask: Mask = "pair") -> Both:
     """Return the requests, of rows and of columns, for a share of all negatives, at least one of them."""
     return hardest(max(1, round(fraction * (pairs.num_pairs - 1))), mask)
+
+
+def within_share(pairs: Pairs, fraction: float, cosines: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
+    """Return the hardest cosines with minus infinity beyond each anchor's share, where twins leave it fewer negatives.
+
+    Args:
+        cosines: Falling, as `cosines_of` returns them for what `hardest_share` asked.
+    """
+    if not pairs.has_twins:
+        return cosines
+    counts = (fraction * pairs.num_negatives).round().clamp(min=1)
+    ranks = torch.arange(cosines.shape[1], device=cosines.device)
+    return cosines.masked_fill(ranks >= counts[:, None], -torch.inf)
 
 
 def hardest(count: int, mask: Mask = "pair") -> Both:

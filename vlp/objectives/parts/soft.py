@@ -11,7 +11,7 @@ from torch import Tensor
 from vlp.pairs import KMEAN, Block, Pairs, Side, given, pair_stats
 
 # means, although the weights sum to one: rounding errors that all weights share drop out
-ROWS, COLUMNS = KMEAN("row", given("by row")), KMEAN("column", given("by column"))
+ROWS, COLUMNS = KMEAN("row", given("by row"), "twin"), KMEAN("column", given("by column"), "twin")
 Offsets = tuple[Float[Tensor, " b"], Float[Tensor, " b"]]
 """What is added to every logit of a row, and of a column, of the whole batch."""
 

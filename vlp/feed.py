@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 
 from vlp import dist
@@ -17,6 +19,9 @@ from vlp.data.pixels.policies import policies
 from vlp.recipe import DataSection, Recipe, settings
 from vlp.towers.dual import DualEncoder
 from vlp.types import RecipeError
+
+COUNTED_BATCHES = 16
+MANY_COPIES = 0.05  # of a batch
 
 
 def build_stream(recipe: Recipe, towers: DualEncoder, device: torch.device) -> Stream:
@@ -32,13 +37,15 @@ def build_stream(recipe: Recipe, towers: DualEncoder, device: torch.device) -> S
         {label: load_card(source.card) for label, source in data.train.items()},
         {label: source.repeat for label, source in data.train.items()},
     )
+    order = _build_order(recipe, samples)
+    _check_twins(recipe.train.batch_size, samples, order)
     return Stream(
         samples,
         _build_views(data, size),
         towers.tokenizer,
         batch_size=recipe.train.batch_size,
         seed=recipe.seed,
-        order=_build_order(recipe, samples),
+        order=order,
         rank=dist.rank(),
         world_size=dist.world_size(),
         workers=data.workers,
@@ -66,6 +73,33 @@ def _build_order(recipe: Recipe, samples: SampleSet) -> Order:
         mixing=recipe.data.mixing,
         shuffle_shards=recipe.data.shuffle_shards,
     )
+
+
+def _check_twins(batch_size: int, samples: SampleSet, order: Order) -> None:
+    """Refuse a batch that must hold samples twice, and warn of many of them: they are no negatives of each other."""
+    if batch_size > samples.num_distinct:
+        raise RecipeError(
+            f"train.batch_size: {batch_size} pairs are more than the {samples.num_distinct} different samples of "
+            "data.train, and a sample is no negative of itself: set train.batch_size to that or less, or add data"
+        )
+    copies = count_copies(batch_size, samples, order)
+    if copies > MANY_COPIES * batch_size:
+        warnings.warn(
+            f"data.train: about {copies:.0f} of the {batch_size} pairs of a batch are copies of others in it, which "
+            "are no negatives of them: lower train.batch_size, or the weight or repeat of small sources",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
+
+def count_copies(batch_size: int, samples: SampleSet, order: Order) -> float:
+    """Return how many pairs of a batch stand in it before, as a mean over batches of the first epoch."""
+    last = max(order.num_samples // batch_size, 1)
+    copies = []
+    for number in np.unique(np.linspace(0, last, COUNTED_BATCHES).astype(np.int64)):
+        ids = samples.originals(order.samples_at(number * batch_size + np.arange(batch_size))[1])
+        copies.append(batch_size - len(np.unique(ids)))
+    return float(np.mean(copies))
 
 
 def _build_views(data: DataSection, size: int) -> Views:

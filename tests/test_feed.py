@@ -1,0 +1,76 @@
+"""A batch that holds samples twice: refused where it must, warned of where it often does, harmless where it may."""
+
+from __future__ import annotations
+
+import json
+import warnings
+
+import numpy as np
+import pytest
+
+from tests.processes import run_processes
+from tests.shards import write_shards
+from tests.tiny import tiny_recipe
+from vlp.data import SampleSet
+from vlp.data.order.arrange import arrange
+from vlp.data.order.timetable import Ramp
+from vlp.feed import count_copies
+from vlp.train import train
+from vlp.types import RecipeError
+
+
+@pytest.fixture
+def shards(tmp_path):
+    write_shards(tmp_path / "shards", num_shards=3, samples_per_shard=7)
+    return f"{tmp_path}/shards/*.tar"
+
+
+@pytest.mark.parametrize("repeat", [1, 3])
+def test_a_batch_larger_than_the_data_is_refused(tmp_path, shards, repeat):
+    recipe = tiny_recipe(tmp_path, shards, "train.batch_size=22", f"data.train.tiny.repeat={repeat}")
+    with pytest.raises(RecipeError, match=r"train\.batch_size: 22 pairs .* 21 different samples .* to that or less"):
+        train(recipe)
+
+
+def test_a_batch_of_all_the_data_is_not(tmp_path, shards):
+    train(tiny_recipe(tmp_path, shards, "train.batch_size=21", "train.steps=1"))
+
+
+def test_many_copies_are_warned_of(tmp_path, shards):
+    recipe = tiny_recipe(tmp_path, shards, "data.train.tiny.repeat=4", "train.batch_size=16", "train.steps=1")
+    with pytest.warns(RuntimeWarning, match=r"data\.train: about \d of the 16 pairs of a batch are copies"):
+        train(recipe)
+
+
+def test_few_copies_are_not(tmp_path, shards):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=r"data\.train")
+        train(tiny_recipe(tmp_path, shards, "train.batch_size=4", "train.steps=1"))
+
+
+def test_copies_are_counted_as_the_order_deals_them(tmp_path):
+    cards = {name: write_shards(tmp_path / name, 1, size) for name, size in (("small", 3), ("large", 40))}
+    samples = SampleSet(cards)
+    weights = {"small": Ramp(start=1.0), "large": Ramp(start=1.0)}
+    order = arrange(samples, seed=0, batch_size=16, weights=weights)
+    whole = [np.unique(order.samples_at(np.arange(k, k + 16))[1]).size for k in range(0, 48, 16)]
+    assert count_copies(16, samples, order) == pytest.approx(np.mean([16 - size for size in whole]))
+    assert 4.5 < count_copies(16, samples, order) < 7  # half of a batch is 8 pairs of 3 samples
+
+
+def _train_on(rank, world_size, folder, shards):
+    overrides = ("data.train.tiny.repeat=4", "train.batch_size=12", "model.image.patch_dropout=0.0")
+    run = train(tiny_recipe(folder / str(rank), shards, *overrides))
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] if rank == 0 else []
+
+
+@pytest.mark.processes
+@pytest.mark.filterwarnings("ignore:data.train")
+def test_copies_on_two_processes_count_as_on_one(tmp_path, shards):
+    for folder in ("one", "two"):
+        for rank in range(2):
+            (tmp_path / folder / str(rank)).mkdir(parents=True)
+    alone = _train_on(0, 1, tmp_path / "one", shards)
+    together = run_processes(_train_on, 2, tmp_path / "two", shards)[0]
+    losses = [[line["loss"] for line in lines if "loss" in line] for lines in (alone, together)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)

@@ -68,6 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
+        allow_abbrev=False,
         prog="python -m benchmarks.bench_loader",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -67,7 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.bench_quickstart", description=__doc__)
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, prog="python -m benchmarks.bench_quickstart", description=__doc__
+    )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace those of the recipe")
     parser.add_argument("--recipe", default="recipes/quickstart.yaml", help="default: %(default)s")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of vlp; default: 0 1 2")

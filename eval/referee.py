@@ -43,7 +43,9 @@ Numbers = dict[str, float]
 
 def main() -> None:
     """Run both programs, print both columns, leave with 1 on a difference."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("model", type=Path, help="exported folder (open_clip_config.json and weights)")
     parser.add_argument("--tasks", nargs="+", default=TASKS, help="zero-shot and retrieval tasks")
     parser.add_argument("--python", type=Path, help="Python of an environment that has clip-benchmark 1.6.2")

@@ -18,7 +18,9 @@ from vlp.types import RecipeError
 
 def main() -> None:
     """Parse the arguments and evaluate."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("model", help="run, checkpoint or exported folder, hf-hub:ORG/NAME, or NAME:TAG of open_clip")
     parser.add_argument("--tasks", nargs="+", default=DEFAULT_TASKS, help="names under eval/, or YAML files")
     parser.add_argument("--to", type=Path, help="folder for one JSON file per task")

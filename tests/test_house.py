@@ -16,7 +16,7 @@ PACKAGE = ROOT / "vlp"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 FLOORS = [
-    {"types", "registry", "paths", "dist", "pairs", "yaml", "explain", "provenance", "undo"},
+    {"types", "registry", "paths", "dist", "pairs", "yaml", "explain", "provenance", "undo", "files", "manifest"},
     {"objectives", "towers", "data", "optim", "log", "accumulate", "moments", "launch", "watchdog"},
     {"evaluators", "strategies"},
     {"recipe", "layers", "config", "checkpoint", "claim", "fit", "feed", "assemble", "state"},

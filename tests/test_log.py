@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import sys
 
 import pytest
 
 from vlp.log import Log
+from vlp.types import RecipeError, VlpWarning
 
 
 def open_log(path, *, first_step=0, track=None):
@@ -34,11 +37,102 @@ def test_a_restart_drops_the_lines_after_its_checkpoint(tmp_path):
     log.close()
     with path.open("a") as file:
         file.write('{"step": 6, "lo')  # killed while writing
-    log = open_log(path, first_step=3)
+    with pytest.warns(VlpWarning, match="dropped 1 torn or foreign line"):
+        log = open_log(path, first_step=3)
     log.write(4, {"loss": 40.0})
     log.close()
     assert [(line["step"], line["loss"]) for line in lines_of(path)] == [(1, 1), (2, 2), (3, 3), (4, 40)]
     assert log.seconds >= lines_of(path)[2]["seconds"]
+
+
+FOREIGN = [
+    *(b"\xff\xfe", b"\x00\x00", b"[1]", b'{"loss": 1}', b'{"step": 3}', b'{"step": "3", "seconds": 1}'),
+    *(b'{"step": true, "seconds": 1}', b'{"step": NaN, "seconds": 1}', b'{"step": 1.5, "seconds": 1}'),
+    *(b'{"step": 2, "seconds": null}', b'{"step": 2, "seconds": Infinity}'),
+]
+
+
+@pytest.mark.parametrize("line", FOREIGN)
+def test_a_foreign_line_is_dropped_with_a_warning(tmp_path, line):
+    path = tmp_path / "metrics.jsonl"
+    good = b'{"step": 1, "seconds": 2.5, "loss": null}\n'
+    path.write_bytes(line + b"\n" + good + line + b"\n")
+    with pytest.warns(VlpWarning, match="dropped 2 torn or foreign lines"):
+        log = open_log(path, first_step=3)
+    assert path.read_bytes() == good
+    assert log.seconds >= 2.5
+    log.close()
+
+
+def test_a_file_that_needs_no_cut_is_not_touched(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"seconds": 1, "step": 1}\n')
+    before = path.stat()
+    open_log(path, first_step=1).close()
+    assert path.stat() == before
+
+
+def test_a_cut_that_fails_leaves_the_history(tmp_path, monkeypatch):
+    path = tmp_path / "metrics.jsonl"
+    whole = b"".join(b'{"step": %d, "seconds": 1}\n' % step for step in range(1, 9))
+    path.write_bytes(whole)
+
+    def killed(*_):
+        raise OSError("killed")
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(RecipeError, match=r"metrics.jsonl: cannot be cut to step 3 \(killed\)"):
+        open_log(path, first_step=3)
+    assert [each.name for each in tmp_path.iterdir()] == ["metrics.jsonl"]
+    assert path.read_bytes() == whole
+
+
+def test_a_line_is_in_the_file_when_it_was_written(tmp_path):
+    log = open_log(tmp_path / "metrics.jsonl")
+    log.write(1, {"loss": 1.0})
+    assert [line["step"] for line in lines_of(tmp_path / "metrics.jsonl")] == [1]
+    log.close()
+
+
+def test_lines_that_cannot_be_written_wait_and_are_told(tmp_path, capsys):
+    path = tmp_path / "run" / "metrics.jsonl"
+    log = open_log(path)
+    log.write(1, {"loss": 1.0})
+    log.write(2, {"loss": 1.0})
+    path.parent.mkdir()
+    log.write(3, {"loss": 1.0})
+    log.close()
+    assert [line["step"] for line in lines_of(path)] == [1, 2, 3]
+    said = capsys.readouterr().err
+    assert said.count("metrics.jsonl cannot be written") == 1
+    assert said.count("no line is lost") == 1
+
+
+def test_lines_that_never_found_room_are_told(tmp_path, capsys):
+    log = open_log(tmp_path / "run" / "metrics.jsonl")
+    log.write(1, {"loss": 1.0})
+    log.close()
+    assert "1 lines of" in capsys.readouterr().err
+
+
+def test_a_progress_line_that_cannot_be_written_ends_nothing(tmp_path, monkeypatch):
+    class Full:
+        encoding = "utf-8"
+
+        def write(self, *_text):
+            raise OSError(28, "No space left on device")
+
+        flush = isatty = fileno = write
+
+    monkeypatch.setattr(sys, "stderr", Full())
+    log = open_log(tmp_path / "metrics.jsonl")
+    log.step()
+    log.show({"loss": 1.0})
+    log.say("hello")
+    log.write(1, {"loss": 1.0})
+    log.close()
+    monkeypatch.undo()
+    assert len(lines_of(tmp_path / "metrics.jsonl")) == 1
 
 
 def test_a_broken_tracker_does_not_stop_the_run(tmp_path, capsys):

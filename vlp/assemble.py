@@ -15,7 +15,7 @@ from accelerate.utils import DistributedType
 from torch import Tensor, nn
 
 from vlp import dist
-from vlp.claim import claim_folder
+from vlp.claim import Claim, claim_folder
 from vlp.config import build_model
 from vlp.data import Augment, Stream
 from vlp.feed import build_stream
@@ -39,6 +39,7 @@ class Parts:
     """All that a run works with.
 
     Args:
+        claim: The run's right to its folder; `restore` makes it good.
         model: The dual encoder as the accelerator wrapped it; the training step calls this one.
         towers: The dual encoder itself.
         optimizer: Of the towers.
@@ -47,6 +48,7 @@ class Parts:
     """
 
     recipe: Recipe
+    claim: Claim
     accelerator: Accelerator
     stream: Stream
     augment: Augment
@@ -93,13 +95,14 @@ class Parts:
 
     def open_log(self, first_step: int) -> Log:
         """Open the progress line, `metrics.jsonl` and the trackers."""
-        return Log(
-            self.recipe.folder / "metrics.jsonl",
-            num_steps=self.num_steps,
-            first_step=first_step,
-            is_main=dist.is_main(),
-            track=_start_trackers(self.accelerator, self.recipe),
-        )
+        with dist.together():
+            return Log(
+                self.recipe.folder / "metrics.jsonl",
+                num_steps=self.num_steps,
+                first_step=first_step,
+                is_main=dist.is_main(),
+                track=_start_trackers(self.accelerator, self.recipe),
+            )
 
 
 def assemble(recipe: Recipe, *, resume: bool, allow_changes: bool) -> Parts:
@@ -121,7 +124,7 @@ def assemble(recipe: Recipe, *, resume: bool, allow_changes: bool) -> Parts:
     check_same("the number of samples", str(stream.num_samples))
     objective.expect(stream.num_samples)
     num_steps = count_steps(recipe, stream.num_samples)
-    claim_folder(recipe, resume=resume, allow_changes=allow_changes)
+    claim = claim_folder(recipe, stream.samples, resume=resume, allow_changes=allow_changes)
     towers.train()
     optimizer: torch.optim.Optimizer = build_optimizer(towers, **settings(recipe.optimizer))
     if towers.has_batch_norm and dist.world_size() > 1 and accelerator.device.type == "cuda":
@@ -136,6 +139,7 @@ def assemble(recipe: Recipe, *, resume: bool, allow_changes: bool) -> Parts:
         strategy.start(towers)
     return Parts(
         recipe=recipe,
+        claim=claim,
         accelerator=accelerator,
         stream=stream,
         augment=Augment(

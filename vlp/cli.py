@@ -10,8 +10,7 @@ from pathlib import Path
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; mistakes of the user end in one line, not in a traceback."""
-    parser = build_parser()
-    parsed = parser.parse_args(arguments)
+    parsed = parse(arguments)
     from vlp.types import RecipeError
 
     try:
@@ -20,9 +19,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(f"vlp: {error}")
 
 
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse a command line, in which settings may stand before, between and behind flags."""
+    parser = build_parser()
+    parsed, rest = parser.parse_known_args(arguments)
+    if rest and (not hasattr(parsed, "overrides") or any(word.startswith("-") for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        parsed.overrides += rest
+    return parsed
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
-    parser = argparse.ArgumentParser(prog="vlp", description="Vision-language pretraining, from shards to the hub.")
+    parser = argparse.ArgumentParser(
+        prog="vlp", description="Vision-language pretraining, from shards to the hub.", allow_abbrev=False
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, add in (
         ("train", _train),
@@ -34,7 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
         ("describe", _describe),
     ):
         _, help_text = add.__doc__.split(": ", 1)  # type: ignore[union-attr]
-        add(commands.add_parser(name, help=help_text, description=help_text))
+        add(commands.add_parser(name, help=help_text, description=help_text, allow_abbrev=False))
     return parser
 
 
@@ -43,7 +55,7 @@ def _train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", help="recipe: a YAML file, or a name under recipes/")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace those of the recipe")
     parser.add_argument("--resume", action="store_true", help="continue the run from its newest whole checkpoint")
-    parser.add_argument("--allow-changes", action="store_true", help="resume although settings changed")
+    parser.add_argument("--allow-changes", action="store_true", help="resume although settings or data changed")
 
     def command(parsed: argparse.Namespace) -> None:
         from vlp.config import load_recipe
@@ -116,7 +128,7 @@ def _data(parser: argparse.ArgumentParser) -> None:
         ("split", _data_split),
     ):
         _, help_text = add.__doc__.split(": ", 1)  # type: ignore[union-attr]
-        command = commands.add_parser(name, help=help_text, description=help_text)
+        command = commands.add_parser(name, help=help_text, description=help_text, allow_abbrev=False)
         add(command)
         command.add_argument("--workers", type=int, metavar="N", help="processes; default: one per core")
 

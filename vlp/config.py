@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from vlp.types import RecipeError
 from vlp.yaml import read_yaml, write_yaml
 
 LABELLED = ("objective", "strategies")
+LABEL = re.compile(r"[\w-]+", re.ASCII)
 
 
 def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -129,6 +131,12 @@ def _check_length(recipe: Recipe, layers: Sequence[Layer]) -> None:
 
 
 def _check_weights(recipe: Recipe) -> None:
+    for label in recipe.strategies:
+        if label == "model" or not LABEL.fullmatch(label):
+            raise RecipeError(
+                f"strategies.{label}: is no label for weights in a checkpoint: choose letters, digits, '_' "
+                f"and '-', and not 'model' (write strategies.{label}=null strategies.OTHER={{type: ...}})"
+            )
     if recipe.evaluation.weights not in ("model", *recipe.strategies):
         known = ", ".join(("model", *recipe.strategies))
         raise RecipeError(f"evaluation.weights: no strategy is labelled '{recipe.evaluation.weights}' (known: {known})")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vlp import dist
-from vlp.checkpoint import LOCK, STATE, load_model_of_run
+from vlp.checkpoint import is_run, load_model_of_run
 from vlp.config import load_task
 from vlp.evaluators.record import table
 from vlp.evaluators.tasks import run_tasks
@@ -47,7 +47,7 @@ def evaluate_model(name: str, task_names: Sequence[str] | None = None, folder: P
         folder: Where the files go; a run keeps its own by default, other models none.
 
     Returns:
-        Exit status: 0, or 1 if a task failed.
+        Exit status: 0, or 1 if a task failed or its record could not be written.
 
     Raises:
         RecipeError: No such model or task.
@@ -72,7 +72,7 @@ def evaluate_model(name: str, task_names: Sequence[str] | None = None, folder: P
         print(table(records))
         if target is not None:
             print(f"written to {target}")
-    return int(any("error" in record for record in records))
+    return int(any("error" in record or "unwritten" in record for record in records))
 
 
 def find_subject(name: str) -> Subject:
@@ -82,7 +82,7 @@ def find_subject(name: str) -> Subject:
         RecipeError: No such model, or it has no weights.
     """
     path = Path(name)
-    if not (path / LOCK).is_file() and not (path / STATE).is_file():
+    if not is_run(path):
         return Subject(load_model(name), name)
     trained = load_model_of_run(path)
     step = trained.checkpoint.step

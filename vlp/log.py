@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import math
 import sys
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
+
+from vlp.files import Records, read_records, write_whole
+from vlp.types import RecipeError, VlpWarning
 
 Track = Callable[[dict[str, float], int], None]
 
@@ -33,7 +38,8 @@ class Log:
         if not is_main:
             return
         self.earlier_seconds = _keep_until(path, first_step)
-        self.file = path.open("a", encoding="utf-8")
+        self.records = Records(path, self.say)
+        self.stderr = _Patient()
         self.bar = tqdm(
             total=num_steps,
             initial=first_step,
@@ -41,7 +47,7 @@ class Log:
             dynamic_ncols=True,
             smoothing=0.05,
             mininterval=1.0,
-            file=sys.stderr,
+            file=self.stderr,
         )
 
     @property
@@ -59,8 +65,7 @@ class Log:
         if not self.is_main:
             return
         line = {"step": step, "seconds": round(self.seconds, 3), **metrics}
-        self.file.write(json.dumps({key: _plain(value) for key, value in line.items()}) + "\n")
-        self.file.flush()
+        self.records.add([{key: _plain(value) for key, value in line.items()}])
         self._tell_trackers(step, {key: value for key, value in metrics.items() if _plain(value) is not None})
 
     def show(self, metrics: Mapping[str, float], note: str = "") -> None:
@@ -72,12 +77,14 @@ class Log:
     def say(self, text: str) -> None:
         """Print a line above the progress bar."""
         if self.is_main:
-            self.bar.write(text, file=sys.stderr)
+            self.bar.write(text, file=self.stderr)
 
     def close(self) -> None:
-        """Finish the file and the bar."""
+        """Write what still waits, and finish the bar."""
         if self.is_main:
-            self.file.close()
+            self.records.add([])
+            if self.records.num_waiting:
+                self.say(f"{self.records.num_waiting} lines of {self.records.path} are lost")
             self.bar.close()
 
     def _tell_trackers(self, step: int, metrics: dict[str, float]) -> None:
@@ -90,20 +97,49 @@ class Log:
             self.track = None
 
 
+class _Patient:
+    """Standard error, in which a write that fails (a file on a full disk) does not end the run."""
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError):
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            sys.stderr.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stderr, name)
+
+
 def _keep_until(path: Path, step: int) -> float:
-    """Drop lines after `step` (the run goes back to its checkpoint); return the seconds of the last line kept."""
-    if not path.exists():
-        return 0.0
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue  # the line being written when the run was killed
-        if record["step"] <= step:
-            kept.append(record)
-    path.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
-    return max((record["seconds"] for record in kept), default=0.0)
+    """Drop lines after `step` (the run goes back to its checkpoint); return the seconds of the last line kept.
+
+    Raises:
+        RecipeError: The file cannot be read or written; it is as it was.
+    """
+    try:
+        return _cut(path, step)
+    except OSError as error:
+        raise RecipeError(f"{path}: cannot be cut to step {step} ({error}); make room, and resume again") from error
+
+
+def _cut(path: Path, step: int) -> float:
+    records, others = read_records(path, _is_metrics)
+    if others:
+        warnings.warn(f"{path}: dropped {others} torn or foreign lines", VlpWarning, stacklevel=3)
+    kept = {line: record for line, record in records.items() if record["step"] <= step}
+    content = b"".join(line + b"\n" for line in kept)
+    if path.is_file() and path.read_bytes() != content:
+        with write_whole(path) as file:
+            file.write(content)
+    return max((record["seconds"] for record in kept.values()), default=0.0)
+
+
+def _is_metrics(record: Mapping[str, Any]) -> bool:
+    step: Any = record.get("step")
+    seconds: Any = record.get("seconds")
+    return type(step) is int and type(seconds) in (int, float) and math.isfinite(seconds)
 
 
 def _plain(value: float) -> float | None:

@@ -209,7 +209,7 @@ class Recipe(Section):
         seed: Source of all randomness.
     """
 
-    name: str = Field(min_length=1, pattern=r"^[\w.-]+$")
+    name: str = Field(min_length=1, pattern=r"^[\w-][\w.-]*$")
     runs: str = "runs"
     seed: int = 0
     data: DataSection

@@ -73,8 +73,8 @@ def train(recipe: Recipe, *, resume: bool = False, allow_changes: bool = False) 
                     evaluate(parts, log, step, position, watchdog)
 
     # ---------------------------------------- the end, or the end for now
+    save(parts, step=step, position=position)  # does nothing where the step was saved just now
     if step < parts.num_steps:
-        save(parts, step=step, position=position)
         log.say(f"stopped by a signal at step {step}; saved; continue with --resume")
         log.close()
         raise SystemExit(PREEMPTED)
@@ -180,11 +180,11 @@ def write_metrics(
 
 
 def save_or_say(parts: Parts, log: Log, step: int, position: int) -> None:
-    """Write a checkpoint; where the disk refuses, say so and go on with the older ones."""
+    """Write a checkpoint; where that fails, say so and go on with the older ones."""
     try:
         save(parts, step=step, position=position)
-    except OSError as error:
-        log.say(f"no checkpoint at step {step}: {error}; older ones are whole, the run goes on")
+    except RecipeError as error:  # on every process alike
+        log.say(f"{error}; the run goes on")
 
 
 def evaluate(parts: Parts, log: Log, step: int, position: int, watchdog: Watchdog) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.constructor import DuplicateKeyError
-from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from vlp.types import RecipeError
 
@@ -19,7 +19,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises:
         RecipeError: Not YAML, not a mapping, or a key stands twice; names the file and the line.
     """
-    mapping = parse_yaml(path.read_text(encoding="utf-8"), str(path))
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{path}: not text in UTF-8 ({error})") from error
+    mapping = parse_yaml(text, str(path))
     if mapping is None:
         return {}
     if not isinstance(mapping, dict):
@@ -35,6 +39,8 @@ def parse_yaml(text: str, where: str) -> Any:
         raise RecipeError(f"{where}: line {_line(error)}: {str(error.problem).split(' with value')[0]}") from error
     except MarkedYAMLError as error:
         raise RecipeError(f"{where}: line {_line(error)}: {error.problem or 'not valid YAML'}") from error
+    except (YAMLError, ValueError, RecursionError) as error:
+        raise RecipeError(f"{where}: not valid YAML ({str(error).splitlines()[0]})") from error
 
 
 def write_yaml(value: Any) -> str:

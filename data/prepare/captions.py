@@ -35,7 +35,9 @@ def reword(captions: list[str]) -> list[str]:
 
 def main() -> None:
     """Reword the captions of every shard of a folder."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("source", type=Path, help="folder of tars with KEY.txt members")
     parser.add_argument("target", type=Path, help="folder for the tars with new captions")
     arguments = parser.parse_args()

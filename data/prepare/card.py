@@ -43,7 +43,7 @@ def _hash(shard: Path) -> str:
 
 def main() -> None:
     """Fill in the cards named on the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(allow_abbrev=False, description=__doc__.splitlines()[0])
     parser.add_argument("cards", nargs="+", type=Path, help="YAML files")
     for path in parser.parse_args().cards:
         card = fill_in(path)

@@ -343,7 +343,7 @@ def update_manifest(folder: Path, samples: list[Sample], rows: list[dict[str, An
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(allow_abbrev=False, description=__doc__.split("\n")[0])
     parser.add_argument("--base", type=Path, required=True, help="the embedded folder to extend")
     parser.add_argument("--node-modules", type=Path, required=True, help="folder with the npm packages")
     parser.add_argument("--output", type=Path, required=True, help="new folder to write")

@@ -541,7 +541,9 @@ def folder_argument(text: str) -> tuple[str, Path]:
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("output", type=Path, help="shard to write")
     parser.add_argument("--base", type=Path, required=True, help="the embedded folder, for its evaluation images")
     parser.add_argument("--folder", type=folder_argument, action="append", required=True, metavar="NAME=PATH")

@@ -59,7 +59,7 @@ def measure_row(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def main() -> None:
     """Filter the card named on the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(allow_abbrev=False, description=__doc__.splitlines()[0])
     parser.add_argument("card", help="name under data/, or a YAML file")
     parser.add_argument("--to", type=Path, required=True, help="card to write (YAML)")
     parser.add_argument("--rules", type=Path, required=True, help="YAML file of rules")

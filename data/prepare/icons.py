@@ -279,7 +279,9 @@ def report(to: Path, inventory: Inventory, shards: Sequence[Written], kept: Sequ
 
 def main() -> None:
     """Build the data set."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("to", type=Path, help="folder to write")
     parser.add_argument("--sources", nargs="+", default=[], help="names of sets, or openclipart; default: all")
     parser.add_argument("--packages", type=Path, help="folder with unpacked packages; default: fetch into the folder")

@@ -61,7 +61,7 @@ def _is_plain(word: str) -> bool:
 
 def main() -> None:
     """Write the list."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(allow_abbrev=False, description=__doc__.splitlines()[0])
     parser.add_argument("wordnet", type=Path, help="folder with index.noun, data.noun, cntlist.rev and so on")
     parser.add_argument("target", type=Path, help="file to write")
     arguments = parser.parse_args()

@@ -18,7 +18,8 @@ from PIL import Image
 
 from tests.shards import image_bytes, sample_members, write_shards, write_tar
 from vlp.data import Card, Faults, SampleSet
-from vlp.types import RecipeError
+from vlp.data.faults import Fault, Quarantine
+from vlp.types import RecipeError, VlpWarning
 
 GOOD = dict(sample_members(0))
 TEXT = b"a caption"
@@ -269,3 +270,48 @@ def test_counts_survive_a_checkpoint():
     before.counts[("web", "corrupt_image")] = 3
     after.load_state_dict(json.loads(json.dumps(before.state_dict())))
     assert after == before and after.total == 3
+
+
+FAULTS = [Fault("tiny", "corrupt_image", "00000.tar", f"{number:06d}", number, "why") for number in range(6)]
+
+
+def listed(path: Path) -> list[int]:
+    return [json.loads(line)["id"] for line in path.read_text().splitlines()]
+
+
+def test_a_sample_is_listed_once_over_starts_and_processes(tmp_path):
+    path = tmp_path / "run" / "quarantine.jsonl"
+    Quarantine(path, 0).add(FAULTS[:2])
+    Quarantine(path, 0).add(FAULTS[:3])
+    other, first = Quarantine(path, 1), Quarantine(path, 0)
+    other.add(FAULTS[2:4])
+    first.add(FAULTS[:5])
+    other.add(FAULTS)
+    assert listed(path) == [0, 1, 2, 4]
+    assert listed(path.with_name("quarantine_1.jsonl")) == [3, 5]
+
+
+@pytest.mark.parametrize("line", [b'{"source": "ti', b"\xff\xfe", b"[1]", b'{"id": 1}', b'{"id": "1", "source": 2}'])
+def test_torn_and_foreign_lines_of_a_quarantine_are_dropped(tmp_path, line):
+    path = tmp_path / "quarantine.jsonl"
+    Quarantine(path, 0).add(FAULTS[:1])
+    path.write_bytes(line + b"\n" + path.read_bytes() + line)
+    with pytest.warns(VlpWarning, match="dropped 2 torn or foreign lines"):
+        Quarantine(path, 0).add(FAULTS[:2])
+    assert listed(path) == [0, 1]
+
+
+def test_a_quarantine_that_cannot_be_written_is_told_once_and_written_later(tmp_path):
+    path = tmp_path / "run" / "quarantine.jsonl"
+    own = Quarantine(path, 0)
+    own.add(FAULTS[:1])
+    path.unlink()
+    path.parent.rmdir()
+    with pytest.warns(VlpWarning) as said:
+        own.add(FAULTS[1:2])
+        own.add(FAULTS[2:3])
+    assert len(said) == 1
+    path.parent.mkdir()
+    with pytest.warns(VlpWarning, match="no line is lost"):
+        own.add(FAULTS[3:4])
+    assert listed(path) == [1, 2, 3]

@@ -15,7 +15,7 @@ from vlp.curate.cards import open_card
 from vlp.curate.gather import FOLDER, Table, gather
 from vlp.curate.rules.base import Rule, read_rules
 from vlp.curate.subset import check_target, kept_before, write_subset
-from vlp.curate.writer import write_synced
+from vlp.files import write_text
 from vlp.types import RecipeError
 
 EXAMPLES = 10
@@ -109,7 +109,7 @@ def filter_card(name: str, to: Path, rules: Path, *, workers: int | None = None)
     if not found.kept:
         raise RecipeError(f"nothing is left of card '{card.name}':\n{found.table()}")
     write_subset(name, target, alive, table.shards, f"filter {card.name} by {', '.join(wanted)}")
-    write_synced(found.report, json.dumps(asdict(found), indent=1, default=str, ensure_ascii=False) + "\n")
+    write_text(found.report, json.dumps(asdict(found), indent=1, default=str, ensure_ascii=False) + "\n")
     return found
 
 

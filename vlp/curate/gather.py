@@ -21,8 +21,8 @@ from vlp.curate.view import View
 from vlp.data import Card
 from vlp.data.faults import BadSampleError
 from vlp.data.samples import Sample
-from vlp.data.shards.cache import write_beside
 from vlp.data.shards.shard import Shard, open_shards
+from vlp.files import write_whole
 from vlp.types import RecipeError
 
 VERSION = "1"
@@ -180,7 +180,7 @@ def column_file(card: Card, shard: Shard, fact: Fact) -> str:
 
 def keep(folder: Path, name: str, content: bytes) -> None:
     """Write a file with a fact of a shard, whole or not at all."""
-    with write_beside(folder / name) as file:
+    with write_whole(folder / name) as file:
         file.write(content)
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from vlp.curate.cards import num_shards, open_card
 from vlp.curate.parallel import map_in_order, num_cpus, progress
 from vlp.data.faults import BadSampleError
-from vlp.data.shards.cache import write_beside
 from vlp.data.shards.index import build_index, index_in_memory
 from vlp.data.shards.shard import Shard, open_shards
 from vlp.data.shards.summary import Known, summary_beside, summary_in_cache, write_summary
 from vlp.data.shards.unpack import ZIPPED
+from vlp.files import write_whole
 from vlp.types import RecipeError
 
 
@@ -107,7 +107,7 @@ def _write(content: bytes, shard: Shard) -> Path:
     places = shard.home.index_places()
     for path in places:
         try:
-            with write_beside(path) as file:
+            with write_whole(path) as file:
                 file.write(content)
         except OSError:
             continue

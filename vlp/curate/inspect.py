@@ -22,6 +22,7 @@ from vlp.curate.rows import MAX_PIXELS
 from vlp.data import Captions, SampleSet
 from vlp.data.faults import BadSampleError
 from vlp.data.pixels.decode import EXTENSIONS, decode_image
+from vlp.files import write_text
 from vlp.types import RecipeError
 
 SHOWN = 60
@@ -91,8 +92,7 @@ def inspect_card(name: str, to: Path | None = None, *, seed: int = 0, workers: i
     target = (to or Path(f"{card.name}.html")).expanduser()
     if target.is_dir():
         raise RecipeError(f"--to {target}: a folder; name a file such as {target / 'page.html'}")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(page(card, findings), encoding="utf-8")
+    write_text(target, page(card, findings))
     return target
 
 

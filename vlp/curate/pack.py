@@ -20,8 +20,9 @@ from vlp.curate.parallel import map_in_order, num_cpus, progress
 from vlp.curate.rows import Source
 from vlp.curate.sources import open_source
 from vlp.curate.unit import RECORDS, Record, Unit, pack_unit
-from vlp.curate.writer import PARTIAL, write_synced
+from vlp.curate.writer import PARTIAL
 from vlp.data.faults import Faults
+from vlp.files import write_text
 from vlp.registry import nearest
 from vlp.types import RecipeError
 
@@ -189,7 +190,7 @@ def _claimed(to: Path, settings: dict[str, Any]) -> Iterator[None]:
 
 def _check_settings(known: Path, settings: dict[str, Any], to: Path) -> None:
     if not known.exists():
-        write_synced(known, json.dumps(settings, indent=1) + "\n")
+        write_text(known, json.dumps(settings, indent=1) + "\n")
         return
     before = json.loads(known.read_text(encoding="utf-8"))
     changed = [f"{key}: {before.get(key)} -> {value}" for key, value in settings.items() if before.get(key) != value]
@@ -203,7 +204,7 @@ def _check_settings(known: Path, settings: dict[str, Any], to: Path) -> None:
 def _write_quarantine(to: Path, records: list[Record]) -> None:
     lines = [json.dumps(fault.as_dict()) + "\n" for record in records for fault in record.faults]
     if lines:
-        write_synced(to / QUARANTINE, "".join(lines))
+        write_text(to / QUARANTINE, "".join(lines))
     else:
         (to / QUARANTINE).unlink(missing_ok=True)
 

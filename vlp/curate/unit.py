@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from vlp.curate.rows import Row, Rows
-from vlp.curate.writer import ShardWriter, Written, write_synced
+from vlp.curate.writer import ShardWriter, Written
 from vlp.data.faults import BadSampleError, Fault
+from vlp.files import write_text
 
 RECORDS = ".pack"
 
@@ -80,7 +81,7 @@ def pack_unit(unit: Unit) -> Record:
             writer.write(key_of(row), members)
             captions[_caption_key(members, unit.caption_keys)] += 1
     record = Record(fingerprint, tuple(writer.written), tuple(faults), dict(captions))
-    write_synced(path, json.dumps({key: value for key, value in asdict(record).items() if key != "kept"}))
+    write_text(path, json.dumps({key: value for key, value in asdict(record).items() if key != "kept"}))
     return record
 
 

@@ -111,13 +111,3 @@ class _HashedFile:
         self.file.flush()
         os.fsync(self.file.fileno())
         self.file.close()
-
-
-def write_synced(path: Path, text: str) -> None:
-    """Replace a text file at once, so that a power cut leaves the old or the new one."""
-    partial = path.with_name(path.name + PARTIAL)
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)

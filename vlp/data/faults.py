@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from vlp.types import RecipeError
+from vlp.files import Records, parse_records, read_records, write_whole
+from vlp.types import RecipeError, VlpWarning
 
 Reason = Literal[
     "corrupt_image",
@@ -118,19 +119,63 @@ class Faults:
 
 
 class Quarantine:
-    """A file with one JSON line per bad sample."""
+    """Files with one JSON line per bad sample, one file per process; none is listed twice, whoever met it when.
+
+    Args:
+        path: The file of the first process; the others add their number to its name. None lists nothing.
+        rank: Number of this process.
+    """
 
     def __init__(self, path: Path | None, rank: int):
         self.path = path.with_stem(f"{path.stem}_{rank}") if path and rank else path
+        self._family = f"{path.stem}*{path.suffix}" if path else ""
+        self._records: Records | None = None
         self._listed: set[tuple[str, str, int]] = set()
+        self._bytes_read: Counter[Path] = Counter()
 
     def add(self, faults: Iterable[Fault]) -> None:
         """Append the faults that are not listed yet."""
-        fresh = {(fault.source, fault.shard, fault.id): fault for fault in faults}
-        fresh = {name: fault for name, fault in fresh.items() if name not in self._listed}
-        if self.path is None or not fresh:
+        named = {(fault.source, fault.shard, fault.id): fault for fault in faults}
+        if self.path is None or not named.keys() - self._listed:
             return
+        try:
+            self._records = self._records or self._open(self.path)
+            for path in self.path.parent.glob(self._family):
+                self._learn(path)
+        except OSError as error:
+            _warn(f"{self.path} cannot be read ({error}); the run goes on")
+        fresh = {name: fault for name, fault in named.items() if name not in self._listed}
         self._listed.update(fresh)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(fault.as_dict()) + "\n" for fault in fresh.values())
+        if self._records is not None:
+            self._records.add(fault.as_dict() for fault in fresh.values())
+
+    def _open(self, path: Path) -> Records:
+        """Take torn and foreign lines out of this process's file, so that no line is written behind half of one."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines, others = read_records(path, _is_fault)
+        content = b"".join(line + b"\n" for line in lines)
+        if others:
+            _warn(f"{path}: dropped {others} torn or foreign lines")
+        if path.is_file() and path.read_bytes() != content:
+            with write_whole(path) as file:
+                file.write(content)
+        return Records(path, _warn)
+
+    def _learn(self, path: Path) -> None:
+        """Read what was listed in a file since the last time."""
+        with path.open("rb") as file:
+            file.seek(self._bytes_read[path])
+            content = file.read()
+        whole = content[: content.rfind(b"\n") + 1]
+        self._bytes_read[path] += len(whole)
+        records, _ = parse_records(whole, _is_fault)
+        self._listed.update((record["source"], record["shard"], record["id"]) for record in records.values())
+
+
+def _is_fault(record: Mapping[str, Any]) -> bool:
+    types = {"source": str, "reason": str, "shard": str, "key": str, "id": int, "detail": str}
+    return all(isinstance(record.get(name), kind) for name, kind in types.items())
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, VlpWarning, stacklevel=3)

@@ -85,8 +85,9 @@ class Stream:
             world_size,
         )
         # Every process sees every shard, so one of them counts for all.
+        self._rank = rank
         if rank == 0:
-            self._record(samples.shard_faults())
+            self.faults.add(samples.shard_faults())
 
     @property
     def num_samples(self) -> int:
@@ -123,14 +124,24 @@ class Stream:
         Raises:
             RecipeError: No good sample is left to fill a place.
         """
+        self.check_position(position)
+        if self._rank == 0:
+            self._quarantine.add(self.samples.shard_faults())
+        with contextlib.closing(self._packets(position)) as packets:
+            # map keeps no batch while the next one is made, so that its memory can be used again.
+            yield from map(self._deliver, packets)
+
+    def check_position(self, position: int) -> None:
+        """Refuse a position that no batch begins with.
+
+        Raises:
+            RecipeError: The batch size changed since the run stopped there.
+        """
         if position % self._batch_size:
             raise RecipeError(
                 f"position {position} lies inside a batch: train.batch_size={self._batch_size} must stay "
                 "the same when a run is resumed, or divide the samples seen so far"
             )
-        with contextlib.closing(self._packets(position)) as packets:
-            # map keeps no batch while the next one is made, so that its memory can be used again.
-            yield from map(self._deliver, packets)
 
     def check_budget(self, parts: Iterable[Faults] | None = None) -> None:
         """Stop when too many samples are bad.

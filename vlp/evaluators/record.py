@@ -5,12 +5,12 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from vlp.files import write_text
 from vlp.provenance import commit, versions
 from vlp.registry import nearest
 from vlp.types import Evaluation, RecipeError
@@ -55,10 +55,7 @@ def to_json(record: Record | list[Record]) -> str:
 
 def write_record(path: Path, record: Record) -> None:
     """Write a record whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    beside.write_text(to_json(record), encoding="utf-8")
-    beside.replace(path)
+    write_text(path, to_json(record))
 
 
 def flatten(records: Sequence[Record]) -> dict[str, float]:
@@ -74,7 +71,8 @@ def headline(record: Record) -> str:
     """Return a task's main metric, or its error, in a few words."""
     if "error" in record:
         return f"{record['task']} FAILED ({record['error']})"
-    return f"{record['task']} {record['main_metric']} {record['metrics'][record['main_metric']]['value']:.4f}"
+    note = f" (cannot be written: {record['unwritten']})" if "unwritten" in record else ""
+    return f"{record['task']} {record['main_metric']} {record['metrics'][record['main_metric']]['value']:.4f}{note}"
 
 
 def table(records: Sequence[Record]) -> str:
@@ -92,7 +90,7 @@ def table(records: Sequence[Record]) -> str:
         )
         for row in rows
     ]
-    failures = [headline(record) for record in records if "error" in record]
+    failures = [headline(record) for record in records if "error" in record or "unwritten" in record]
     return "\n".join([*(lines if len(rows) > 1 else []), *failures])
 
 

@@ -75,6 +75,8 @@ def run_tasks(
 ) -> list[Record]:
     """Run tasks one after the other; one that fails leaves a record with its `error` and does not stop the others.
 
+    Nor does a file that cannot be written: its record says so as `unwritten`.
+
     Args:
         folder: Where the main process writes one JSON file per task.
         progress: Show bars on the main process.
@@ -90,5 +92,13 @@ def run_tasks(
         record = dist.broadcast_object(record)
         records.append(record)
         if folder is not None:
-            dist.on_main(partial(write_record, folder / f"{task.name}.json", record))
+            record |= dist.on_main(partial(_keep, folder / f"{task.name}.json", record))
     return records
+
+
+def _keep(path: Path, record: Record) -> Record:
+    try:
+        write_record(path, record)
+    except OSError as error:
+        return {"unwritten": f"{path}: {error}"}
+    return {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from vlp.files import write_text
 from vlp.report.gallery import Gallery, gallery_of_run
 from vlp.report.page import page
 from vlp.report.reading import read_run
@@ -27,6 +28,5 @@ def write_report(run: Path, to: Path | None = None) -> Path:
     except (RecipeError, OSError) as error:
         gallery = str(error)
     target = to or run / "report.html"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(page(found, gallery), encoding="utf-8")
+    write_text(target, page(found, gallery))
     return target

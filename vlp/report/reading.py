@@ -10,9 +10,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
-from vlp.checkpoint import LOCK, MODEL
+from vlp.checkpoint import LOCK, MODEL, candidates
+from vlp.files import read_records
 from vlp.types import RecipeError
 from vlp.yaml import read_yaml
 
@@ -93,12 +94,13 @@ def read_run(folder: Path) -> Run:
         raise RecipeError(f"{folder}: is no run folder ({LOCK} is missing)")
     settings = read_yaml(lock)
     evaluations = _evaluations(folder / "evaluations")
-    faults = [fault for file in sorted(folder.glob("quarantine*.jsonl")) for fault in _lines(file)]
+    lines = _lines(folder / "metrics.jsonl", "step")
+    faults = [fault for file in sorted(folder.glob("quarantine*.jsonl")) for fault in _lines(file, "source", "reason")]
     return Run(
         folder=folder,
         provenance=settings.pop("provenance", {}),
         settings=settings,
-        lines=[line for line in _lines(folder / "metrics.jsonl") if not any(key.startswith("eval/") for key in line)],
+        lines=[line for line in lines if not any(key.startswith("eval/") for key in line)],
         evaluations=evaluations,
         faults=Counter((fault["source"], fault["reason"]) for fault in faults),
         num_parameters=_num_parameters(folder),
@@ -106,15 +108,10 @@ def read_run(folder: Path) -> Run:
     )
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
-    """Return the whole lines of a file; the last one may have been cut when the run was killed."""
-    found = []
-    for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-        try:
-            found.append(json.loads(text))
-        except ValueError:
-            continue
-    return found
+def _lines(path: Path, *keys: str) -> list[dict[str, Any]]:
+    """Return the lines of a file that have these keys; others may have been cut when the run was killed."""
+    records, _ = read_records(path, lambda record: all(key in record for key in keys))
+    return list(records.values())
 
 
 def _evaluations(folder: Path) -> dict[str, list[Record]]:
@@ -130,11 +127,17 @@ def _evaluations(folder: Path) -> dict[str, list[Record]]:
 
 def _num_parameters(folder: Path) -> dict[str, int]:
     """Count from the headers of the newest weights; nothing is loaded."""
-    files = sorted((folder / "checkpoints").glob(f"step_*/{MODEL}.safetensors"))
-    if not files:
-        return {}
+    for checkpoint in candidates(folder):
+        try:
+            return _count(checkpoint / f"{MODEL}.safetensors")
+        except (OSError, SafetensorError):  # damaged
+            continue
+    return {}
+
+
+def _count(file: Path) -> dict[str, int]:
     counts: Counter[str] = Counter()
-    with safe_open(files[-1], framework="np") as weights:
+    with safe_open(file, framework="np") as weights:
         for name in weights.keys():  # noqa: SIM118  (not a mapping)
             side = next((side for side, part in (("image", ".visual."), ("text", ".text.")) if part in f".{name}"), "")
             counts[side] += math.prod(weights.get_slice(name).get_shape())

@@ -89,11 +89,10 @@ class Cosine:
 @cache
 def _encoder(model: str) -> Any:
     # Imports every tower and recipe, which no other rule needs.
-    from vlp.checkpoint import LOCK, STATE, load_model_of_run
+    from vlp.checkpoint import is_run, load_model_of_run
     from vlp.towers.encoder import TowerEncoder
     from vlp.towers.load import load_model
 
     path, device = Path(model), PartialState().device
-    is_run = (path / LOCK).is_file() or (path / STATE).is_file()
-    loaded = load_model_of_run(path).model if is_run else load_model(model)
+    loaded = load_model_of_run(path).model if is_run(path) else load_model(model)
     return TowerEncoder(loaded.eval().to(device), device=device)

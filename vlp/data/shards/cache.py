@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 VERSION = "2"
 
@@ -29,20 +25,3 @@ def cache_path(source: Path, suffix: str) -> Path:
     status = source.stat()
     name = cache_name(str(source.resolve()), str(status.st_size), str(status.st_mtime_ns))
     return cache_folder("shards") / f"{name}{suffix}"
-
-
-@contextlib.contextmanager
-def write_beside(path: Path) -> Iterator[BinaryIO]:
-    """Open a temporary file that becomes `path` when the block ends, so that nobody ever sees half of it.
-
-    Raises:
-        OSError: The folder cannot be written.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, suffix=".partial")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            yield file
-        Path(temporary).replace(path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)

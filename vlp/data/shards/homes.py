@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from vlp.data.faults import BadSampleError
-from vlp.data.shards.cache import cache_name, cache_path, write_beside
+from vlp.data.shards.cache import cache_name, cache_path
 from vlp.data.shards.cards import Card
 from vlp.data.shards.copies import copy_path, index_path, make_copy, touch
 from vlp.data.shards.download import Expected, RemoteStats, download
@@ -21,6 +21,7 @@ from vlp.data.shards.index import SUFFIX, Footer, Index, build_index, index_in_m
 from vlp.data.shards.remote import TransferError
 from vlp.data.shards.summary import Known
 from vlp.data.shards.unpack import ZIPPED, unpack
+from vlp.files import write_whole
 from vlp.types import RecipeError
 
 # Every sample of a shard that cannot be fetched would wait for all tries again.
@@ -83,7 +84,7 @@ class InPlace:
                 return self.path, index
         content = build_index(self.path)
         # A cache that cannot be written costs the next start a scan, nothing else.
-        with contextlib.suppress(OSError), write_beside(path) as file:
+        with contextlib.suppress(OSError), write_whole(path) as file:
             file.write(content)
         return self.path, open_index(path, files) or index_in_memory(content)
 

@@ -30,6 +30,7 @@ MAGIC = b"VLPINDEX"
 TRAILER = struct.Struct("<q8s")
 SAMPLE = struct.Struct("<qq")  # first member, first byte of the key
 MEMBER = struct.Struct("<qqII")  # offset, size, checksum, extension
+ROW = np.dtype([("offset", "<i8"), ("size", "<i8"), ("checksum", "<u4"), ("kind", "<u4")])
 LAST_BYTES = 4096  # hold trailer and footer of nearly every index
 
 # WebDataset's rule: the key is the path up to the first dot of the base name, the rest is the extension.
@@ -103,6 +104,17 @@ class Index:
         (_, first), (_, end) = self._bounds(place)
         start = self._members_start + self.footer.members * MEMBER.size
         return self._bytes(start + first, end - first).decode("utf-8", "surrogateescape")
+
+    def structure_sha256(self) -> str:
+        """Return a checksum of keys, places and sizes, which is the same for an index with checksums of members."""
+        members = self._bytes(self._members_start, self.footer.members * MEMBER.size)
+        rows = np.frombuffer(members, dtype=ROW).copy()
+        rows["checksum"] = 0
+        keys_start = self._members_start + self.footer.members * MEMBER.size
+        (_, keys_end), *_ = SAMPLE.iter_unpack(self._bytes(self._members_start - SAMPLE.size, SAMPLE.size))
+        told = json.dumps([self.footer.extensions, self.footer.fault]).encode()
+        samples, keys = self._bytes(0, self._members_start), self._bytes(keys_start, keys_end)
+        return hashlib.sha256(b"".join([samples, rows.tobytes(), keys, told])).hexdigest()
 
     @property
     def _members_start(self) -> int:
@@ -183,9 +195,6 @@ def _footer(values: dict[str, Any]) -> Footer | None:
     if values.pop("version") != VERSION:
         return None
     return Footer(**{**values, "extensions": tuple(values["extensions"])})
-
-
-ROW = np.dtype([("offset", "<i8"), ("size", "<i8"), ("checksum", "<u4"), ("kind", "<u4")])
 
 
 def _group(scan: Scan) -> tuple[list[str], list[int], NDArray[np.void], dict[str, int], str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vlp.data.shards.cache import write_beside
+from vlp.files import write_whole
 from vlp.types import RecipeError
 
 
@@ -28,7 +28,7 @@ def write_kept(path: Path, samples: int, kept: NDArray[np.int64], note: str = ""
     problem = _problem(samples, kept)
     if problem:
         raise ValueError(f"{path}: {problem}")
-    with write_beside(path) as file:
+    with write_whole(path) as file:
         np.savez_compressed(file, samples=samples, kept=kept, note=note)
 
 

@@ -9,9 +9,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vlp.data.shards.cache import cache_folder, cache_name, write_beside
+from vlp.data.shards.cache import cache_folder, cache_name
 from vlp.data.shards.cards import Card
 from vlp.data.shards.remote import is_remote
+from vlp.files import write_whole
 
 VERSION = 1
 
@@ -57,7 +58,7 @@ def write_summary(path: Path, card: Card, known: Mapping[str, Known]) -> None:
     """
     shards = {_shorten(card, location): asdict(shard) for location, shard in known.items()}
     lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(shard)}" for name, shard in shards.items())
-    with write_beside(path) as file:
+    with write_whole(path) as file:
         file.write(f'{{"version": {VERSION}, "shards": {{\n{lines}\n}}}}\n'.encode())
 
 

@@ -6,7 +6,7 @@ import zlib
 from pathlib import Path
 from typing import BinaryIO
 
-from vlp.data.shards.cache import write_beside
+from vlp.files import write_whole
 
 ZIPPED = (".tar.gz", ".tgz")
 GZIP = 31  # zlib's word for a 32 KB window and a gzip header
@@ -19,7 +19,7 @@ def unpack(path: Path, tar: Path) -> str:
     Raises:
         OSError: One of the files cannot be read or written.
     """
-    with path.open("rb") as source, write_beside(tar) as target:
+    with path.open("rb") as source, write_whole(tar) as target:
         return _inflate(source, target)
 
 

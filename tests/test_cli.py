@@ -1,0 +1,50 @@
+"""The command line: where settings may stand, and flags that are spelled out."""
+
+from __future__ import annotations
+
+import pytest
+
+from vlp.cli import parse
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "train X a=1 b.c=2 --resume --allow-changes",
+        "train X --resume a=1 b.c=2 --allow-changes",
+        "train X --resume --allow-changes a=1 b.c=2",
+        "train X a=1 --resume b.c=2 --allow-changes",
+        "train --resume X a=1 --allow-changes b.c=2",
+        "train --resume --allow-changes X a=1 b.c=2",
+    ],
+)
+def test_settings_may_stand_before_between_and_behind_flags(words):
+    parsed = parse(words.split())
+    assert (parsed.config, parsed.overrides) == ("X", ["a=1", "b.c=2"])
+    assert parsed.resume and parsed.allow_changes
+
+
+def test_settings_of_config_too():
+    parsed = parse(["config", "X", "--sources", "a=1"])
+    assert (parsed.overrides, parsed.sources) == (["a=1"], True)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "train X --res",
+        "train X --allow",
+        "train X a=1 --resume --nonsense b=2",
+        "eval RUN --task emoji24",
+        "export RUN --t folder",
+        "data verify CARD --work 2",
+        "report RUN a=1",
+        "describe clip a=1",
+        "train",
+    ],
+)
+def test_what_no_command_knows_is_refused(words, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        parse(words.split())
+    assert stopped.value.code == 2
+    assert "usage" in capsys.readouterr().err

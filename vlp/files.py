@@ -1,0 +1,174 @@
+"""Files that are written whole or not at all, and what a killed writer leaves."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+PARTIAL = ".partial"
+LEFTOVER = re.compile(r"\..+\.partial")
+# What file systems answer that cannot sync folders.
+CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
+
+
+def beside(path: Path) -> Path:
+    """Return a new name in the same folder for what will become `path`; `remove_leftovers` knows it."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
+
+
+@contextlib.contextmanager
+def write_whole(path: Path) -> Iterator[BinaryIO]:
+    """Open a temporary file that becomes `path` when the block ends, so that nobody ever sees half of it.
+
+    The content is on the disk before the name is; the file before is there until then.
+
+    Raises:
+        OSError: The folder cannot be written; the temporary file is removed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = beside(path)
+    try:
+        with partial.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+        sync_folder(path.parent)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a text file at once.
+
+    Raises:
+        OSError: The folder cannot be written; the file before is there as it was.
+    """
+    with write_whole(path) as file:
+        file.write(text.encode("utf-8"))
+
+
+def sync(path: Path) -> None:
+    """Wait until the content of a file is on the disk."""
+    _fsync(path)
+
+
+def sync_folder(path: Path) -> None:
+    """Wait until the names in a folder are on the disk, where its file system can do that."""
+    try:
+        _fsync(path)
+    except OSError as error:
+        if error.errno not in CANNOT_SYNC:
+            raise
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed writers left in a folder; what cannot be removed stays and does no harm."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if LEFTOVER.fullmatch(path.name):
+            remove(path)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, or as much of it as can be removed."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+        return
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
+
+
+def read_records(path: Path, fits: Callable[[Mapping[str, Any]], bool]) -> tuple[dict[bytes, dict[str, Any]], int]:
+    """Read a file of JSON lines, of which a killed writer may have left torn ones, and others anything.
+
+    Args:
+        fits: Whether a mapping is a record of this file.
+
+    Returns:
+        The records by their line, and how many other lines there are; nothing of a file that is not there.
+    """
+    return parse_records(path.read_bytes() if path.is_file() else b"", fits)
+
+
+def parse_records(content: bytes, fits: Callable[[Mapping[str, Any]], bool]) -> tuple[dict[bytes, dict[str, Any]], int]:
+    """As `read_records`, of lines that were read already."""
+    lines = [line for line in content.split(b"\n") if line.strip()]
+    parsed = ((line, _record(line)) for line in lines)
+    records = {line: record for line, record in parsed if record is not None and fits(record)}
+    return records, sum(line not in records for line in lines)
+
+
+class Records:
+    """A file of JSON lines that goes on growing; where it cannot be written, lines wait until it can.
+
+    Args:
+        path: The file; missing folders are not made.
+        tell: What is said once when lines begin to wait, and once when they are written.
+    """
+
+    def __init__(self, path: Path, tell: Callable[[str], None]):
+        self.path = path
+        self._tell = tell
+        self._waiting: list[bytes] = []
+
+    @property
+    def num_waiting(self) -> int:
+        """Lines that could not be written yet."""
+        return len(self._waiting)
+
+    def add(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Append records, and those that wait."""
+        was_waiting = bool(self._waiting)
+        self._waiting += [json.dumps(record).encode() + b"\n" for record in records]
+        if not self._waiting:
+            return
+        try:
+            _append(self.path, b"".join(self._waiting))
+        except OSError as error:
+            if not was_waiting:
+                self._tell(f"{self.path} cannot be written ({error}); its lines wait, the run goes on")
+            return
+        self._waiting.clear()
+        if was_waiting:
+            self._tell(f"{self.path} is written again; no line is lost")
+
+
+def _append(path: Path, content: bytes) -> None:
+    """Append all or nothing.
+
+    Raises:
+        OSError: The file cannot be written; it ends where it did, unless not even that can be had.
+    """
+    with path.open("ab", buffering=0) as file:
+        end, rest = file.seek(0, os.SEEK_END), memoryview(content)
+        try:
+            while rest:
+                rest = rest[file.write(rest) :]
+        except OSError:
+            with contextlib.suppress(OSError):
+                file.truncate(end)
+            raise
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    try:
+        value = json.loads(line.decode("utf-8"))
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -3,35 +3,44 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from torch.distributed.tensor import DTensor
 
 from tests.processes import run_processes
 from tests.shards import write_shards
+from tests.small_steps import WORDS, batch_for, small_parts, small_recipe
 from tests.tiny import tiny_recipe
-from vlp import assemble, dist
-from vlp.train import train
+from tests.towers.tiny import WORDS as BERT_WORDS
+from tests.towers.tiny import tiny_bert
+from vlp import dist
+from vlp.assemble import is_sharded
+from vlp.state import full
+from vlp.train import one_step, train
+from vlp.types import RecipeError
+
+LAUNCH = Path(__file__).resolve().parent.parent / "recipes" / "launch" / "fsdp2.yaml"
 
 
-def _shard(accelerator, towers, optimizer):
-    """Split parameters as Accelerate's FSDP2 does on GPUs; on the CPU it does not offer to."""
-    from torch.distributed.fsdp import fully_shard
+def launched() -> dict[str, str]:
+    """Return what `accelerate launch` puts into the environment of a process for the shipped configuration."""
+    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+    from accelerate.utils.launch import prepare_multi_gpu_env
 
-    before = dict(towers.named_parameters())
-    for block in (*towers.core.visual.transformer.resblocks, *towers.core.text.transformer.resblocks):
-        fully_shard(block)
-    fully_shard(towers)
-    after = {id(before[name]): value for name, value in towers.named_parameters()}
-    for group in optimizer.param_groups:
-        group["params"] = [after[id(parameter)] for parameter in group["params"]]
-    return towers, optimizer
+    asked = launch_command_parser().parse_args(["--config_file", str(LAUNCH), "-m", "vlp.train"])
+    environment = prepare_multi_gpu_env(_validate_launch_command(asked)[0])
+    return {name: value for name, value in environment.items() if name.startswith(("FSDP", "ACCELERATE_USE_FSDP"))}
 
 
-def _train_sharded(rank, world_size, folder, shards):
-    assemble.distribute = _shard
+# ---------------------------------------- a run
+def _train_sharded(rank, world_size, folder, shards, environment):
+    os.environ.update(environment)
     recipe = tiny_recipe(Path(folder) / str(rank), shards, f"runs={folder}/runs", "name=sharded", *OPTIONS)
     run = train(recipe)
     first = lines(run)
@@ -57,7 +66,7 @@ def test_sharded_parameters_train_like_whole_ones(tmp_path):
     for rank in range(2):
         (tmp_path / str(rank)).mkdir()
     one = train(tiny_recipe(tmp_path, shards, "name=one", *OPTIONS))
-    first, resumed = run_processes(_train_sharded, 2, str(tmp_path), shards)[0]
+    first, resumed = run_processes(_train_sharded, 2, str(tmp_path), shards, launched())[0]
     for whole, sharded in zip(lines(one), first, strict=True):
         for key in ("loss", "scale", "gradient_norm/image", "gradient_norm/text"):
             assert sharded[key] == pytest.approx(whole[key], rel=2e-4), key  # float32 sums in another order, 6 steps
@@ -72,17 +81,107 @@ def test_sharded_parameters_train_like_whole_ones(tmp_path):
             assert torch.allclose(value, sharded[name], atol=2e-4), name
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices for Accelerate's FSDP2")
-def test_accelerate_shards_on_gpus(tmp_path):
-    import subprocess
-    import sys
+# ---------------------------------------- towers of every source
+def vit(width: int) -> dict:
+    return {"type": "vit", "layers": 1, "width": width, "head_width": 64, "patch_size": 16, "image_size": 32}
 
+
+def transformer(width: int) -> dict:
+    heads = {"heads": width // 64, "vocab_size": WORDS + 1}
+    return {"type": "transformer", "layers": 1, "width": width, "context_length": 16, **heads}
+
+
+SMALL = {"image": vit(64), "text": transformer(64)}
+SINGLE = "train.precision=float32"
+CASES = {
+    "768 wide": ({"image": vit(768), "text": transformer(512)}, "vitb32_clip", SINGLE),
+    "1024 wide": ({"image": vit(1024), "text": transformer(768)}, "vitb32_clip", SINGLE),
+    "bfloat16": (SMALL, "vitb32_clip", "train.precision=bfloat16"),
+    "locked": (SMALL, "lit_cwcl", SINGLE),
+    "recomputed": (SMALL, "vitb32_clip", SINGLE, "model.grad_checkpointing=true"),
+    "compiled": (SMALL, "vitb32_clip", SINGLE, "train.compile=true", "train.micro_batches=2"),
+    "timm transformer": ({**SMALL, "image": {"type": "timm", "name": "test_vit"}}, "vitb32_clip", SINGLE),
+    "timm convolutions": ({**SMALL, "image": {"type": "timm", "name": "test_convnext"}}, "vitb32_clip", SINGLE),
+    "transformers": ({**SMALL, "text": {"type": "transformers", "name": "BERT", "context_length": 16}}, "vitb32_clip",
+                     SINGLE),
+}  # fmt: skip
+PAIRS, STEPS = 8, 2
+TOLERANCE = {"bfloat16": 3e-2}  # layer norms round their gains too
+
+
+def steps_of(case: str, bert: str) -> tuple[list[dict[str, float]], dict[str, torch.Tensor], set[str]]:
+    """Return reports and weights of two steps of this process's share, and how the parameters lie."""
+    towers, name, *overrides = CASES[case]
+    towers = {side: {**tower, "name": bert} if tower.get("name") == "BERT" else tower for side, tower in towers.items()}
+    words = len(BERT_WORDS) - 1 if case == "transformers" else WORDS
+    recipe = small_recipe(name, *overrides, f"train.batch_size={PAIRS}", "train.threads=1", **towers)
+    with pytest.MonkeyPatch.context() as patch:
+        compiled = torch.compile
+        patch.setattr(torch, "compile", lambda function, dynamic: compiled(function, dynamic=dynamic, backend="eager"))
+        parts = small_parts(patch, recipe)
+        share = PAIRS // dist.world_size()
+        reports = []
+        for step in range(STEPS):
+            batch = batch_for(recipe, PAIRS, step, words).narrow(share * dist.rank(), share)
+            report, norms = one_step(parts, batch, step)
+            reports.append({key: float(value) for key, value in (report | norms).items()})
+    kinds = {type(value) for value in (parts.model, *parts.model.parameters())}
+    return reports, full(parts.towers.state_dict()), {kind.__name__ for kind in kinds}
+
+
+def _steps_sharded(rank, world_size, bert, environment):
+    os.environ.update(environment)
+    return {case: steps_of(case, bert) for case in CASES}
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory):
+    return tiny_bert(tmp_path_factory.mktemp("bert"))
+
+
+@pytest.fixture(scope="module")
+def sharded(bert):
+    return run_processes(_steps_sharded, 2, bert, launched())
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("case", CASES)
+def test_shards_of_any_tower_compute_what_whole_parameters_do(sharded, bert, case):
+    reports, weights, _ = steps_of(case, bert)
+    tolerance = TOLERANCE.get(case, 1e-4)  # sums in another order
+    for found, found_weights, kinds in (rank[case] for rank in sharded):
+        assert kinds == {"FSDPDualEncoder", DTensor.__name__}
+        for one, other in zip(reports, found, strict=True):
+            assert other == pytest.approx(one, rel=tolerance, abs=1e-5)
+        assert found_weights.keys() == weights.keys()
+        for name, value in weights.items():
+            torch.testing.assert_close(found_weights[name], value, atol=10 * tolerance * 1e-3 + 1e-5, rtol=tolerance)
+
+
+# ---------------------------------------- what a launch may ask for
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"FSDP_VERSION": "1"}, "fsdp_version"),
+        ({"FSDP_VERSION": "2", "FSDP_OFFLOAD_PARAMS": "true"}, "fsdp_offload_params"),
+        ({"FSDP_VERSION": "2", "FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}, "fsdp_cpu_ram_efficient_loading"),
+        ({"FSDP_VERSION": "2", "FSDP_ACTIVATION_CHECKPOINTING": "true"}, "model.grad_checkpointing"),
+    ],
+)
+def test_settings_of_a_launch_that_would_do_nothing_are_refused(monkeypatch, environment, message):
+    for name, value in ({"ACCELERATE_USE_FSDP": "true"} | environment).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(RecipeError, match=message):
+        is_sharded()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices: one process each")
+def test_sharded_parameters_train_on_gpus(tmp_path):
     write_shards(tmp_path / "shards", num_shards=3, samples_per_shard=7)
     recipe = tiny_recipe(tmp_path, f"{tmp_path}/shards/*.tar")
-    config = Path(__file__).resolve().parent.parent / "recipes" / "launch" / "fsdp2.yaml"
     subprocess.run(
-        [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config), "--num_processes", "2",
+        [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(LAUNCH), "--num_processes", "2",
          "-m", "vlp.train", "--config", str(tmp_path / "recipe.yaml")],
         check=True,
     )  # fmt: skip

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,7 +44,7 @@ def backward(
 
     With several micro-batches: embed all of them without a graph, differentiate the objective by the embeddings,
     then embed each again with the same random state and continue backward from there
-    (Gao et al. 2021, arXiv:2101.06983). With one micro-batch this is an ordinary backward.
+    (Gao et al. 2021, arXiv:2101.06983). With one micro-batch the towers run once: an ordinary backward in two parts.
 
     Args:
         micro_batches: This process's share of the batch, in pieces.
@@ -55,20 +55,42 @@ def backward(
     Returns:
         The loss and the report of the objective, both detached.
     """
-    if len(micro_batches) == 1:
-        seeds.set(0)
-        loss, report = evaluate(embed(micro_batches[0]))
-        loss.backward()
-        return loss.detach(), report
-    leaves = _join([_embed_without_graph(embed, batch, seeds, k) for k, batch in enumerate(micro_batches)])
-    loss, report = evaluate(leaves)
-    loss.backward()
     last = len(micro_batches) - 1
+    if last == 0:
+        seeds.set(0)
+        embeddings = embed(micro_batches[0])
+        leaves = _join([embeddings], with_graph=True)
+        loss, report = _differentiate(evaluate, leaves)
+        _inject(embeddings, leaves, 0, len(micro_batches[0]), is_last=True)
+        return loss, report
+    pieces = [_embed_without_graph(embed, batch, seeds, k) for k, batch in enumerate(micro_batches)]
+    leaves = _join(pieces, with_graph=False)
+    loss, report = _differentiate(evaluate, leaves)
     for k, batch in enumerate(micro_batches):
         with nullcontext() if k == last else no_sync():
             seeds.set(k)
             _inject(embed(batch), leaves, k, len(batch), is_last=k == last)
+    return loss, report
+
+
+def _differentiate(evaluate: Evaluate, leaves: Embeddings) -> tuple[Tensor, dict[str, Tensor]]:
+    """Evaluate the objective and leave its gradients on the embeddings, with all digits of float32."""
+    with whole_float32():
+        loss, report = evaluate(leaves)
+        loss.backward()
     return loss.detach(), report
+
+
+@contextmanager
+def whole_float32() -> Iterator[None]:
+    """Multiply float32 matrices as such on CUDA too: the towers may drop 13 of 23 digits (TF32), losses may not."""
+    matmul = torch.backends.cuda.matmul
+    before = matmul.allow_tf32
+    matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        matmul.allow_tf32 = before
 
 
 def _embed_without_graph(embed: Embed, batch: Batch, seeds: Seeds, micro_batch: int) -> Embeddings:
@@ -77,11 +99,18 @@ def _embed_without_graph(embed: Embed, batch: Batch, seeds: Seeds, micro_batch: 
         return embed(batch)
 
 
-def _join(parts: Sequence[Embeddings]) -> Embeddings:
-    """Concatenate along the samples; every embedding becomes a leaf that collects its gradient."""
+def _join(parts: Sequence[Embeddings], *, with_graph: bool) -> Embeddings:
+    """Concatenate along the samples; every embedding becomes a leaf that collects its gradient.
+
+    Args:
+        with_graph: The parts have one, which says what needs no gradient: that of a locked tower.
+    """
 
     def leaf(values: Sequence[Tensor]) -> Tensor:
-        return torch.cat(list(values)).detach().requires_grad_()
+        return torch.cat(list(values)).detach().requires_grad_(values[0].requires_grad or not with_graph)
+
+    def one(value: Tensor) -> Tensor:
+        return value.detach().requires_grad_(value.requires_grad or not with_graph)
 
     def together(pick: Callable[[Embeddings], Tensor | None]) -> Tensor | None:
         values = [value for value in map(pick, parts) if value is not None]
@@ -93,12 +122,12 @@ def _join(parts: Sequence[Embeddings]) -> Embeddings:
     return Embeddings(
         image=leaf([part.image for part in parts]),
         text=leaf([part.text for part in parts]),
-        scale=first.scale.detach().requires_grad_(),
-        bias=first.bias.detach().requires_grad_(),
+        scale=one(first.scale),
+        bias=one(first.bias),
         image_views=tuple(leaf(views) for views in zip(*(part.image_views for part in parts), strict=True)),
         text_views=tuple(leaf(views) for views in zip(*(part.text_views for part in parts), strict=True)),
         reference=together(lambda part: part.reference),
-        negatives=None if negatives is None else negatives.detach().requires_grad_(),
+        negatives=None if negatives is None else one(negatives),
         teacher=Teacher(*(torch.cat(rows) for rows in zip(*map(_both, teachers), strict=True))) if teachers else None,
         tokens=together(lambda part: part.tokens),
         lengths=together(lambda part: part.lengths),

@@ -6,13 +6,16 @@ import json
 import math
 import os
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
+from accelerate.utils import parse_flag_from_env
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule
 
 from vlp import dist
 from vlp.claim import Claim, claim_folder
@@ -27,11 +30,18 @@ from vlp.objectives.schedule import Schedule
 from vlp.optim import SafeStep, build_optimizer, learning_rate_factor
 from vlp.recipe import Recipe, settings
 from vlp.strategies.base import Strategy, strategies
+from vlp.towers.compiling import compile_towers
 from vlp.towers.dual import DualEncoder
+from vlp.towers.sharding import shard
 from vlp.types import RecipeError
 
 FIRST_LOSS_SCALE = 65536.0
 PLACES: dict[str, Any] = {"runs": True, "data": {"train": {"__all__": {"card"}}}}  # may differ between machines
+REFUSED_OF_FSDP = {
+    "fsdp_offload_params": "parameters stay on the device",
+    "fsdp_cpu_ram_efficient_loading": "every process reads the weights that it starts from",
+    "fsdp_activation_checkpointing": "model.grad_checkpointing recomputes activations",
+}
 
 
 @dataclass
@@ -79,6 +89,11 @@ class Parts:
             sets["terms"] = list(self.objective.parameters())
         return {name: [p for p in values if p.requires_grad] for name, values in sets.items()}
 
+    def no_sync(self) -> Any:
+        """Return a context in which gradients stay where they are made; not those of sharded parameters, whose sum
+        would need the memory of whole ones."""
+        return nullcontext() if isinstance(self.model, FSDPModule) else self.accelerator.no_sync(self.model)
+
     @property
     def optimizers(self) -> Sequence[torch.optim.Optimizer]:
         """All that steps."""
@@ -117,7 +132,7 @@ def assemble(recipe: Recipe, *, resume: bool, allow_changes: bool) -> Parts:
     objective = _build_objective(recipe)
     objective.create(towers.embed_dim)
     used = {label: strategies.build(entry.type, settings(entry, "type")) for label, entry in recipe.strategies.items()}
-    sharded = accelerator.distributed_type == DistributedType.FSDP
+    sharded = is_sharded()
     check_fit(recipe, towers, objective, used, sharded=sharded)
     with dist.together():
         stream = build_stream(recipe, towers, accelerator.device)
@@ -126,15 +141,14 @@ def assemble(recipe: Recipe, *, resume: bool, allow_changes: bool) -> Parts:
     num_steps = count_steps(recipe, stream.num_samples)
     claim = claim_folder(recipe, stream.samples, resume=resume, allow_changes=allow_changes)
     towers.train()
-    optimizer: torch.optim.Optimizer = build_optimizer(towers, **settings(recipe.optimizer))
     if towers.has_batch_norm and dist.world_size() > 1 and accelerator.device.type == "cuda":
         towers.core = nn.SyncBatchNorm.convert_sync_batchnorm(towers.core)
-    model, optimizer = distribute(accelerator, towers, optimizer)
-    check_wrapped(model, towers)
-    term_optimizer = build_term_optimizer(objective.to(accelerator.device), recipe)
     if recipe.train.compile:
-        towers.core.visual.compile()
-        towers.core.text.compile()
+        compile_towers(towers.core, by_block=sharded)
+    model = distribute(accelerator, towers, recipe)
+    check_wrapped(model, towers)
+    optimizer = build_optimizer(towers, **settings(recipe.optimizer))
+    term_optimizer = build_term_optimizer(objective.to(accelerator.device), recipe)
     for strategy in used.values():
         strategy.start(towers)
     return Parts(
@@ -147,7 +161,7 @@ def assemble(recipe: Recipe, *, resume: bool, allow_changes: bool) -> Parts:
             towers.preprocess_cfg["std"],
             recipe.data.spare_first_view,
             **settings(recipe.data.augment),
-        ),
+        ).to(accelerator.device),
         model=model,
         towers=towers,
         objective=objective,
@@ -186,19 +200,50 @@ def _start_processes(recipe: Recipe) -> Accelerator:
     if recipe.train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
-        torch.backends.cudnn.benchmark = False
+    choose_kernels(deterministic=recipe.train.deterministic)
     torch.manual_seed(recipe.seed)
     return accelerator
 
 
-def distribute(
-    accelerator: Accelerator, towers: DualEncoder, optimizer: torch.optim.Optimizer
-) -> tuple[nn.Module, torch.optim.Optimizer]:
-    """Let the accelerator place and wrap model and optimizer; unwrap the optimizer, whose step is ours."""
-    if accelerator.distributed_type != DistributedType.FSDP:  # which takes contiguous parameters alone
+def choose_kernels(*, deterministic: bool) -> None:
+    """Let CUDA multiply float32 matrices with fewer digits (TF32) and look for its fastest convolutions, or neither.
+
+    The objective is computed without TF32 in any case.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = not deterministic
+    torch.backends.cudnn.allow_tf32 = not deterministic
+    torch.backends.cudnn.benchmark = not deterministic
+
+
+def is_sharded() -> bool:
+    """Whether the launch asks for parameters split over its processes: `recipes/launch/fsdp2.yaml` does.
+
+    Raises:
+        RecipeError: It asks for what is not done here.
+    """
+    if not parse_flag_from_env("ACCELERATE_USE_FSDP"):
+        return False
+    if os.environ.get("FSDP_VERSION", "1") != "2":
+        raise RecipeError("fsdp_version: parameters are sharded by FSDP2 alone: set fsdp_version: 2 (FSDP_VERSION=2)")
+    for key, way_out in REFUSED_OF_FSDP.items():
+        if parse_flag_from_env(key.upper()):
+            raise RecipeError(f"{key}: has no effect here: set it to false; {way_out}")
+    return dist.world_size() > 1
+
+
+def distribute(accelerator: Accelerator, towers: DualEncoder, recipe: Recipe) -> nn.Module:
+    """Place the towers, and wrap them for several processes; the optimizer takes its parameters afterwards."""
+    if not is_sharded():
         towers.to(memory_format=torch.channels_last)  # what convolution kernels are fastest with
-    model, wrapped = accelerator.prepare(towers, optimizer)
-    return model, wrapped.optimizer
+        model: nn.Module = accelerator.prepare_model(towers)
+        return model
+    shard(
+        towers.to(accelerator.device),
+        init_device_mesh(accelerator.device.type, (dist.world_size(),)),
+        number_format=recipe.train.number_format,
+        reshard_after_forward=parse_flag_from_env("FSDP_RESHARD_AFTER_FORWARD", default=True),
+    )
+    return towers
 
 
 def build_term_optimizer(objective: Objective, recipe: Recipe) -> torch.optim.Optimizer | None:

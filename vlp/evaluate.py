@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from vlp import dist
 from vlp.checkpoint import is_run, load_model_of_run
 from vlp.config import load_task
@@ -26,6 +28,7 @@ class Subject:
     Args:
         tasks: Tasks to run unless others are asked for.
         folder: Where its evaluations are kept; None keeps none.
+        number_format: What it was trained and evaluated in on the way; None is float32.
     """
 
     model: DualEncoder
@@ -34,6 +37,7 @@ class Subject:
     weights: str = "model"
     tasks: tuple[str, ...] = DEFAULT_TASKS
     folder: Path | None = None
+    number_format: torch.dtype | None = None
 
 
 def evaluate_model(name: str, task_names: Sequence[str] | None = None, folder: Path | None = None) -> int:
@@ -60,7 +64,7 @@ def evaluate_model(name: str, task_names: Sequence[str] | None = None, folder: P
     target = folder or subject.folder
     records = run_tasks(
         tasks,
-        TowerEncoder(subject.model.to(device), device=device),
+        TowerEncoder(subject.model.to(device), device=device, autocast=subject.number_format),
         model=subject.name,
         step=subject.step,
         weights=subject.weights,
@@ -93,4 +97,5 @@ def find_subject(name: str) -> Subject:
         trained.weights,
         trained.recipe.evaluation.tasks or DEFAULT_TASKS,
         trained.checkpoint.path.parent.parent / "evaluations" / f"step_{step:08d}",
+        trained.recipe.train.number_format,
     )

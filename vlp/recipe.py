@@ -7,6 +7,7 @@ from operator import or_
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from vlp.data.order.arrange import Mixing
@@ -136,11 +137,13 @@ class TrainSection(Section):
         steps: Length of the training in optimizer steps (give one of steps, samples, epochs).
         samples: Length in pairs.
         epochs: Length in passes over the data.
-        precision: Number format inside the towers; embeddings and losses stay float32.
+        precision: Number format inside the towers, those of teachers and of evaluations included, and inside the
+            terms' own networks; embeddings and losses stay float32.
         clip_gradient_norm: Largest norm of the whole gradient; null does not clip.
         max_bad_steps: Consecutive steps with a NaN or Inf gradient that end the run.
         compile: Compile the towers with torch.compile.
-        deterministic: Refuse kernels whose results vary from run to run.
+        deterministic: Refuse kernels whose results vary from run to run, and on a GPU do without TF32 and without the
+            search for the fastest convolution.
         threads: Threads of one process on the CPU; null shares the cores among the processes of a machine.
         timeout: Seconds without a finished step, checkpoint or part of an evaluation after which a process prints the
             stack of each thread and leaves, so that a launcher can start the job again.
@@ -158,6 +161,11 @@ class TrainSection(Section):
     deterministic: bool = False
     threads: int | None = Field(None, ge=1)
     timeout: float = Field(1200.0, gt=0)
+
+    @property
+    def number_format(self) -> torch.dtype | None:
+        """What autocast takes for `precision`; None for float32, which needs none."""
+        return None if self.precision == "float32" else getattr(torch, self.precision)
 
 
 class EvaluationSection(Section):

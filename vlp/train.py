@@ -94,7 +94,8 @@ def one_step(parts: Parts, batch: Batch, step: int, *, has_twins: bool) -> tuple
         batch = strategy.before_forward(batch)
 
     def evaluate_objective(embeddings: Embeddings) -> tuple[Tensor, dict[str, Tensor]]:
-        pairs = Pairs(embeddings, batch.ids, batch.caption_ids, step=step, has_twins=has_twins)
+        precision = recipe.train.number_format
+        pairs = Pairs(embeddings, batch.ids, batch.caption_ids, step=step, has_twins=has_twins, precision=precision)
         loss, values = parts.objective(pairs, step)
         report = {"loss": dist.all_reduce_sum(loss)} | {f"loss/{label}": value for label, value in values.items()}
         report |= {"scale": embeddings.scale.detach(), "bias": embeddings.bias.detach()}
@@ -109,7 +110,7 @@ def one_step(parts: Parts, batch: Batch, step: int, *, has_twins: bool) -> tuple
         lambda micro_batch: embed(parts, micro_batch),
         evaluate_objective,
         Seeds(recipe.seed, step, dist.rank()),
-        no_sync=lambda: parts.accelerator.no_sync(parts.model),
+        no_sync=parts.no_sync,
     )
     dist.average_gradients(parts.objective.parameters())
     norms = parts.safe_step(parts.parameters)
@@ -123,21 +124,19 @@ def one_step(parts: Parts, batch: Batch, step: int, *, has_twins: bool) -> tuple
 
 
 def embed(parts: Parts, batch: Batch) -> Embeddings:
-    """Normalise and augment on the device, run the towers; autocast ends with them."""
+    """Normalise and augment on the device, run the towers and those of teachers; autocast ends with them."""
     images = parts.augment(batch.images, batch.draws)
     with autocast(parts):
-        embeddings = parts.model(images, batch.tokens, batch.lengths)
-    for strategy in parts.strategies.values():
-        embeddings = strategy.after_forward(images, batch, embeddings)
+        embeddings = parts.model(images, batch.tokens, batch.lengths.numpy())
+        for strategy in parts.strategies.values():
+            embeddings = strategy.after_forward(images, batch, embeddings)
     return embeddings
 
 
 def autocast(parts: Parts) -> Any:
     """Return the number format that the recipe asks for inside the towers."""
-    precision = parts.recipe.train.precision
-    if precision == "float32":
-        return nullcontext()
-    return torch.autocast(parts.device.type, dtype=getattr(torch, precision))
+    number_format = parts.recipe.train.number_format
+    return nullcontext() if number_format is None else torch.autocast(parts.device.type, dtype=number_format)
 
 
 def write_metrics(
@@ -194,7 +193,7 @@ def evaluate(parts: Parts, log: Log, step: int, position: int, watchdog: Watchdo
         return
     model = build_model(without_weights(recipe.model))
     model.load_state_dict(weights_to_evaluate(parts))
-    encoder = TowerEncoder(model.to(parts.device), device=parts.device)
+    encoder = TowerEncoder(model.to(parts.device), device=parts.device, autocast=recipe.train.number_format)
     tasks = [load_task(name) for name in recipe.evaluation.tasks]
     folder = recipe.folder / "evaluations" / f"step_{step:08d}"
     records = run_tasks(

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from vlp.objectives.base import Term, terms
 from vlp.objectives.parts.negatives import NOTHING
-from vlp.pairs import Pairs, Request, Stats
+from vlp.pairs import Pairs, Request, Stats, at_least_float32
 
 PIECE = 256  # rows whose logits exist at once: 32 MB at 32768 columns
 
@@ -96,7 +96,9 @@ class MultiHeadTerm(Term):
         heads = self.heads[name]
         rows = pairs.view(name).to(heads.dtype)
         projected = functional.normalize(torch.einsum("nd,cwd->ncw", rows, heads), dim=2)
-        return torch.cat([projected, self.phi(projected)], dim=2)
+        with pairs.own_network():
+            phi = self.phi(projected)
+        return torch.cat([projected, at_least_float32(phi)], dim=2)
 
     def _parts(self, fields: Tensor) -> tuple[Tensor, Tensor]:
         return fields[..., : self.width], fields[..., self.width :]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
@@ -9,7 +11,8 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from vlp.objectives.base import Term, terms
-from vlp.pairs import Pairs, Stats
+from vlp.pairs import Pairs, Stats, at_least_float32
+from vlp.types import send
 
 PIECE = 32  # captions whose logits exist at once: half a GB for 77 tokens of 49408
 
@@ -55,15 +58,20 @@ class CaptioningTerm(Term):
         tokens, lengths = pairs.embeddings.tokens, pairs.embeddings.lengths
         assert tokens is not None, "the objective checks what terms need"
         assert lengths is not None, "tokens come with lengths"
-        lengths = lengths.to(tokens.device)
+        lengths = send(lengths, tokens.device)
         pieces = zip(*(rows.split(PIECE) for rows in (pairs.image, tokens, lengths)), strict=True)
         # logits are many times larger than what they are made of: made again in the backward pass
-        misses = [checkpoint(self._miss, *piece, use_reentrant=False, preserve_rng_state=False) for piece in pieces]
+        miss = partial(self._miss, pairs)
+        misses = [checkpoint(miss, *piece, use_reentrant=False, preserve_rng_state=False) for piece in pieces]
         return torch.stack(misses).sum() / pairs.total(lengths.sum())
 
-    def _miss(self, image: Float[Tensor, "n d"], tokens: Int64[Tensor, "n l"], lengths: Int64[Tensor, " n"]) -> Tensor:
+    def _miss(
+        self, pairs: Pairs, image: Float[Tensor, "n d"], tokens: Int64[Tensor, "n l"], lengths: Int64[Tensor, " n"]
+    ) -> Tensor:
         """Return the sum of -log p over the tokens that are no padding."""
-        logits = self.decoder(image, tokens)
+        with pairs.own_network():
+            logits = self.decoder(image, tokens)
+        logits = at_least_float32(logits)
         misses = functional.cross_entropy(logits.flatten(0, 1), tokens.flatten(), reduction="none")
         is_real = torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]
         return (misses * is_real.flatten()).sum()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from scipy.special import betaincinv
@@ -104,8 +105,7 @@ class BetaQuantiles(nn.Module):
 
     def __init__(self, parameter: float):
         super().__init__()
-        grid = torch.linspace(0, 1, GRID + 1, dtype=torch.float64)
-        table = torch.as_tensor(betaincinv(parameter, parameter, grid.numpy()))
+        table = torch.as_tensor(betaincinv(parameter, parameter, np.linspace(0, 1, GRID + 1)))
         self.register_buffer("table", table, persistent=False)
 
     def forward(self, uniform: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vlp.objectives.base import Term, terms
-from vlp.pairs import LSE, Pairs, Stats
+from vlp.pairs import LSE, Pairs, Stats, at_least_float32
 
 SALT = 0x4A11
 
@@ -59,4 +59,6 @@ class HallucinatorTerm(Term):
         """Return the made text of each pair of this process."""
         text = pairs.text.to(next(self.perceptron.parameters()).dtype)
         distance = self.max_distance * pairs.draws(1, SALT)
-        return functional.normalize(text + self.perceptron(text + distance * (text - pairs.image.detach())), dim=1)
+        with pairs.own_network():
+            move = self.perceptron(text + distance * (text - pairs.image.detach()))
+        return functional.normalize(text + at_least_float32(move), dim=1)

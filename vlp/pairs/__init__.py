@@ -3,7 +3,7 @@
 from vlp.pairs.draws import pick
 from vlp.pairs.engine import pair_stats
 from vlp.pairs.functions import SOFTPLUS, Kernel, Pointwise, affinity, below, fade, given, nearness, tilt
-from vlp.pairs.pairs import Pairs
+from vlp.pairs.pairs import Pairs, at_least_float32
 from vlp.pairs.products import products_at
 from vlp.pairs.requests import (
     HIST,
@@ -44,6 +44,7 @@ __all__ = [
     "Side",
     "Stats",
     "affinity",
+    "at_least_float32",
     "below",
     "fade",
     "given",

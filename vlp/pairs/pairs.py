@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import string
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -38,6 +39,7 @@ class Pairs:
         step: Of the training; random numbers follow from it.
         has_twins: Whether a sample stands twice in the whole batch, the same on every process; None looks, where no
             accelerator would have to wait for it, and reckons with twins elsewhere.
+        precision: Of the networks that terms bring along; None is that of their parameters.
     """
 
     def __init__(
@@ -49,19 +51,21 @@ class Pairs:
         *,
         step: int = 0,
         has_twins: bool | None = None,
+        precision: torch.dtype | None = None,
     ):
         self._finite_here = _all_finite(embeddings)
         if self._finite_here.device.type != "cpu" or not bool(self._finite_here):  # an accelerator is not waited for
             embeddings = embeddings.each(_harmless)
-        self.image = _at_least_float32(embeddings.image)
-        self.text = _at_least_float32(embeddings.text)
-        self.scale = _at_least_float32(embeddings.scale)
-        self.bias = _at_least_float32(embeddings.bias)
+        self.image = at_least_float32(embeddings.image)
+        self.text = at_least_float32(embeddings.text)
+        self.scale = at_least_float32(embeddings.scale)
+        self.bias = at_least_float32(embeddings.bias)
         self.ids = ids
         self.caption_ids = caption_ids
         self.embeddings = embeddings
         self.group = group
         self.step = step
+        self._precision = precision
         self.num_processes = dist.world_size(group)
         self.num_local = len(embeddings.image)
         self.num_pairs = self.num_local * self.num_processes
@@ -188,7 +192,7 @@ class Pairs:
         if not number:
             return self.image if modality == "image" else self.text
         views = self.embeddings.image_views if modality == "image" else self.embeddings.text_views
-        return _at_least_float32(views[int(number) - 1])
+        return at_least_float32(views[int(number) - 1])
 
     def side(self, name: str) -> Side:
         """Return embeddings by name as one side of a similarity matrix, gathered on first use."""
@@ -267,6 +271,12 @@ class Pairs:
         """
         return below_one(uniform(self.ids, self.step, salt, count), self.image.dtype)
 
+    def own_network(self) -> Any:
+        """Return the context in which a term calls a network of its own; what comes out may be half precision."""
+        if self._precision is None:
+            return nullcontext()
+        return torch.autocast(self.image.device.type, self._precision)
+
     def share(self, value: Tensor) -> Tensor:
         """Return this process's equal share of a number that all processes agree on."""
         return value / self.num_processes
@@ -305,7 +315,7 @@ class Pairs:
 
 def _all_finite(embeddings: Embeddings) -> Bool[Tensor, ""]:
     """Say whether all numbers are; a sum is NaN or Inf where one of them is, and needs no memory."""
-    sums = [_at_least_float32(numbers.detach()).sum().isfinite() for numbers in embeddings.numbers()]
+    sums = [at_least_float32(numbers.detach()).sum().isfinite() for numbers in embeddings.numbers()]
     return torch.stack(sums).all()
 
 
@@ -314,7 +324,7 @@ def _harmless(numbers: Tensor) -> Tensor:
     return numbers.nan_to_num(0.0, 0.0, 0.0)
 
 
-def _at_least_float32(values: Tensor) -> Tensor:
+def at_least_float32(values: Tensor) -> Tensor:
     """Widen half precision, whose products with themselves keep two digits only."""
     return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
 

@@ -197,10 +197,11 @@ class Histogram(Plain):
 
     def add(self, tile: Tile, cosines: Tensor) -> None:
         below, share, hidden = self._place(tile, cosines)
-        seen = ~hidden
-        flat, share = below[seen], share[seen]
-        once = torch.bincount(flat, 1 - share, self._num_bins) + torch.bincount(flat + 1, share, self._num_bins)
-        self._counts += once * (2 if tile.mirrored else 1)
+        # neither a choice of entries, for which CUDA would wait, nor bincount, which adds up in any order there
+        counts = cosines.new_zeros(2, self._num_bins)
+        for row, shares in enumerate(((1 - share).masked_fill_(hidden, 0), share.masked_fill_(hidden, 0))):
+            counts[row].index_add_(0, (below + row).flatten(), shares.flatten())
+        self._counts += counts.sum(0) * (2 if tile.mirrored else 1)
 
     def combine(self, group: dist.Group) -> None:
         self._counts = dist.all_reduce_sum(self._counts, group)

@@ -30,7 +30,7 @@ class DualTeacher(Averaged):
         super().__init__(decay=decay, warmup=warmup)
 
     def after_forward(self, images: Tensor, batch: Batch, embeddings: Embeddings) -> Embeddings:
-        inputs = (images[:1], batch.tokens[:1], batch.lengths[:1])
+        inputs = (images[:1], batch.tokens[:1], batch.lengths[:1].numpy())
         with self.at_rest() as model:
             seen: Embeddings = functional_call(model, self.average, inputs)
         return replace(embeddings, teacher=Teacher(seen.image, seen.text))

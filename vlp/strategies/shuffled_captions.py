@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vlp.pairs.draws import pick, uniform
 from vlp.strategies.base import Strategy, strategies
-from vlp.types import Batch, Embeddings
+from vlp.types import Batch, Embeddings, send
 
 
 @strategies.register("shuffled_captions")
@@ -36,7 +36,7 @@ class ShuffledCaptions(Strategy):
         self.num_negatives = num_negatives
 
     def before_forward(self, batch: Batch) -> Batch:
-        lengths = batch.lengths[0].to(batch.tokens.device)
+        lengths = send(batch.lengths[0], batch.tokens.device)
         wrong = [shuffle(batch.tokens[0], lengths, batch.draws[0], k) for k in range(self.num_negatives)]
         return replace(
             batch,

@@ -36,9 +36,9 @@ class SmallFirst(Strategy):
     @torch.no_grad()
     def start(self, model: DualEncoder) -> None:
         training = model.training
-        image = next(model.parameters()).new_zeros(1, 3, self.image_size, self.image_size)
+        device = next(model.parameters()).device
         try:
-            model.eval().core.encode_image(image)
+            model.eval().embed_images(torch.zeros(1, 3, self.image_size, self.image_size, device=device))
         except (AssertionError, RuntimeError, ValueError) as error:
             raise RecipeError(
                 f"strategies.small_first.image_size: the image tower does not take {self.image_size} px, only its own "

@@ -16,6 +16,7 @@ from transformers import AutoConfig
 
 from vlp.towers.base import Fragment
 from vlp.towers.encoders import OtherEncoder, is_known_to_open_clip
+from vlp.towers.text import take_any_length
 from vlp.types import RecipeError
 
 PLACEHOLDER = {"layers": 1, "width": 8, "heads": 1, "vocab_size": 1, "context_length": 1}
@@ -71,6 +72,7 @@ def build_core(image: Fragment, text: Fragment, model_cfg: dict[str, Any], init_
         core.text, core.context_length, core.vocab_size = other, other.context_length, other.vocab_size
     _check_image(core.visual, model_cfg)
     _check_text(core.text, model_cfg)
+    take_any_length(core.text)
     _drop_patches_on_device(core.visual, model_cfg["vision_cfg"].get("patch_dropout", 0.0))
     return core
 

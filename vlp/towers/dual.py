@@ -7,9 +7,11 @@ from dataclasses import asdict
 from functools import cached_property
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Float32, Int64
+from numpy.typing import NDArray
 from open_clip import CustomTextCLIP
 from open_clip.transform import PreprocessCfg
 from torch import Tensor, nn
@@ -95,13 +97,14 @@ class DualEncoder(nn.Module):
         self,
         images: Float[Tensor, "v n 3 h w"],
         tokens: Int64[Tensor, "w n l"],
-        lengths: Int64[Tensor, "w n"],
+        lengths: Int64[NDArray[np.int64], "w n"],
     ) -> Embeddings:
         """Embed every view; the first of each modality leads.
 
         Args:
             images: Normalised pixels.
-            lengths: On the CPU, so that cutting captions does not wait for the device.
+            lengths: On the CPU, so that cutting captions does not wait for the device, and no tensor: DDP and FSDP2
+                move every tensor to the device.
         """
         image = self.embed_images(images.flatten(0, 1)).unflatten(0, images.shape[:2])
         text = self.embed_tokens(tokens.flatten(0, 1), lengths.flatten()).unflatten(0, tokens.shape[:2])
@@ -114,7 +117,7 @@ class DualEncoder(nn.Module):
             text_views=tuple(text[1:]),
             reference=image[0].detach() if self.locked_image else None,
             tokens=tokens[0],
-            lengths=lengths[0],
+            lengths=torch.as_tensor(lengths[0]),
         )
 
     def embed_images(self, images: Float[Tensor, "n 3 h w"]) -> Float32[Tensor, "n d"]:
@@ -122,7 +125,9 @@ class DualEncoder(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.locked_image):
             return _unit(self.core.visual(images))
 
-    def embed_tokens(self, tokens: Int64[Tensor, "n l"], lengths: Int64[Tensor, " n"]) -> Float32[Tensor, "n d"]:
+    def embed_tokens(
+        self, tokens: Int64[Tensor, "n l"], lengths: Int64[NDArray[np.int64], " n"]
+    ) -> Float32[Tensor, "n d"]:
         """Embed captions; `lengths` stay on the CPU."""
         tower = self.core.text
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.locked_text):

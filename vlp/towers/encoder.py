@@ -55,7 +55,9 @@ class TowerEncoder:
         """Embed texts; long ones are cut to the context."""
         with self._evaluating():
             parts = (self.model.tokenizer(batch) for batch in self._batches(iter(texts)))
-            return self._collect(self.model.embed_tokens(tokens.to(self.device), sizes) for tokens, sizes in parts)
+            return self._collect(
+                self.model.embed_tokens(tokens.to(self.device), sizes.numpy()) for tokens, sizes in parts
+            )
 
     def _batches(self, things: Iterator) -> Iterator[list]:
         while batch := list(islice(things, self.batch_size)):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
+from numpy.typing import NDArray
 from open_clip.hf_model import HFTextEncoder
-from open_clip.transformer import TextTransformer, text_global_pool
+from open_clip.transformer import TextTransformer
 from torch import Tensor, nn
+
+from vlp.types import send
 
 
 def can_cut(tower: nn.Module) -> bool:
@@ -21,27 +25,21 @@ def can_cut(tower: nn.Module) -> bool:
 
 
 def embed_in_buckets(
-    tower: nn.Module, tokens: Int64[Tensor, "n l"], lengths: Int64[Tensor, " n"], num_buckets: int
+    tower: nn.Module, tokens: Int64[Tensor, "n l"], lengths: Int64[NDArray[np.int64], " n"], num_buckets: int
 ) -> Float[Tensor, "n d"]:
     """Embed captions in groups of similar length, each cut to its longest, and return them in the given order.
 
     Args:
         lengths: On the CPU, so that the cuts are known without waiting for the device.
     """
-    order = torch.argsort(lengths, stable=True)
-    place = torch.empty_like(order)
-    place[order] = torch.arange(len(order))
-    sorted_tokens = tokens[order.to(tokens.device, non_blocking=True)]
-    groups = zip(sorted_tokens.tensor_split(num_buckets), lengths[order].tensor_split(num_buckets), strict=True)
-    parts = [embed_cut(tower, group[:, : int(sizes.max())]) for group, sizes in groups if len(sizes)]
-    return torch.cat(parts)[place.to(tokens.device, non_blocking=True)]
-
-
-def embed_cut(tower: nn.Module, tokens: Int64[Tensor, "n l"]) -> Float[Tensor, "n d"]:
-    """Embed tokens of any length up to the tower's context."""
-    if isinstance(tower, HFTextEncoder):
-        return tower(tokens)
-    return _embed_causal(tower, tokens)
+    lengths = np.asarray(lengths)
+    order = np.argsort(lengths, kind="stable")
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    sorted_tokens = tokens[send(torch.from_numpy(order), tokens.device)]
+    groups = zip(sorted_tokens.tensor_split(num_buckets), np.array_split(lengths[order], num_buckets), strict=True)
+    parts = [tower(group[:, : int(sizes.max())]) for group, sizes in groups if len(sizes)]
+    return torch.cat(parts)[send(torch.from_numpy(place), tokens.device)]
 
 
 def embed_full(
@@ -51,12 +49,16 @@ def embed_full(
     return tower(F.pad(tokens, (0, context_length - tokens.shape[1]), value=pad_id))
 
 
-def _embed_causal(tower: TextTransformer, tokens: Int64[Tensor, "n l"]) -> Float[Tensor, "n d"]:
-    # open_clip's own forward needs the full context: it does not cut its causal mask
-    length = tokens.shape[1]
-    hidden, mask = tower._embeds(tokens)
-    hidden = tower.ln_final(tower.transformer(hidden, attn_mask=mask[:length, :length]))
-    pooled = text_global_pool(hidden, tokens, pool_type=tower.pool_type, eos_token_id=tower.eos_id)
-    if isinstance(tower.text_projection, nn.Linear):
-        return tower.text_projection(pooled)
-    return pooled if tower.text_projection is None else pooled @ tower.text_projection
+class AnyLength(TextTransformer):
+    """open_clip's text transformer with a mask as long as the captions: its own wants the whole context."""
+
+    def _embeds(self, text: Int64[Tensor, "n l"]) -> tuple[Float[Tensor, "n l w"], Float[Tensor, "... l l"] | None]:
+        hidden, mask = super()._embeds(text)
+        length = hidden.shape[1]
+        return hidden, None if mask is None else mask[..., :length, :length]
+
+
+def take_any_length(tower: nn.Module) -> None:
+    """Let open_clip's own text transformer take captions of any length up to its context."""
+    if type(tower) is TextTransformer:
+        tower.__class__ = AnyLength

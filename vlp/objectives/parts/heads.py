@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vlp.pairs import Pairs
+from vlp.pairs import Pairs, at_least_float32
 
 EPSILON = 1e-5  # that of torch's batch norm
 FLOOR = 0.01  # of a direct map's gains, relative to the largest
@@ -34,9 +34,14 @@ class Perceptron(nn.Module):
         """Map this process's rows."""
         rows = rows.to(next(self.parameters()).dtype)
         for layer, norm in zip(self.layers, self.norms, strict=False):
-            rows = norm(pairs, layer(rows)).relu()
-        output: Tensor = self.layers[-1](rows)
-        return output
+            rows = norm(pairs, _map(pairs, layer, rows)).relu()
+        return _map(pairs, self.layers[-1], rows)
+
+
+def _map(pairs: Pairs, layer: nn.Module, rows: Float[Tensor, "n d"]) -> Float[Tensor, "n e"]:
+    with pairs.own_network():
+        mapped: Tensor = layer(rows)
+    return at_least_float32(mapped)
 
 
 class BatchNorm(nn.Module):

@@ -1,0 +1,75 @@
+"""Any shipped recipe with towers of seconds: its parts as `assemble` makes them, and batches out of nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from vlp import assemble
+from vlp.assemble import Parts
+from vlp.config import load_recipe
+from vlp.data.pixels.augment import NUM_DRAWS
+from vlp.recipe import Recipe
+from vlp.types import Batch
+
+Settings = dict[str, Any]
+ROOT = Path(__file__).resolve().parent.parent
+RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml") if path.stem != "base")
+NUM_SAMPLES, LONGEST, WORDS = 100_000, 12, 1_000
+IMAGE: Settings = {"type": "vit", "layers": 1, "width": 32, "head_width": 16, "patch_size": 16, "image_size": 32}
+TEXT: Settings = {"type": "transformer", "layers": 1, "width": 32, "heads": 2, "context_length": 16}
+PLAIN = {"embed_dim": 16, "weights": None, "text_buckets": 2}
+
+
+def small_recipe(name: str, *overrides: str, image: Settings = IMAGE, text: Settings = TEXT) -> Recipe:
+    """Return a shipped recipe with other, small towers."""
+    whole = load_recipe(name, overrides)
+    model = whole.model.model_validate(whole.model.model_dump() | PLAIN | {"image": image, "text": text})
+    return whole.model_copy(update={"model": model})
+
+
+def small_parts(monkeypatch: pytest.MonkeyPatch, recipe: Recipe, accelerator: object | None = None) -> Parts:
+    """Assemble a recipe without data and without a run folder.
+
+    Args:
+        accelerator: Replaces that of this machine.
+    """
+    stream = SimpleNamespace(num_samples=NUM_SAMPLES)
+    monkeypatch.setattr(assemble, "build_stream", lambda *_: stream)
+    monkeypatch.setattr(assemble, "claim_folder", lambda *_, **__: None)
+    if accelerator is not None:
+        monkeypatch.setattr(assemble, "_start_processes", lambda _: accelerator)
+    return assemble.assemble(recipe, resume=False, allow_changes=False)
+
+
+def batch_for(recipe: Recipe, size: int, seed: int = 0, words: int = WORDS) -> Batch:
+    """Return random pairs with as many views as the recipe's data would have.
+
+    Args:
+        words: Tokens of the vocabulary but the first, which fills; the last ends a caption.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    made = recipe.data.captions.negatives
+    num_negatives = 0 if made is None else made.count
+    images = 1 + sum(view.count for view in recipe.data.views.values())
+    texts = 1 + sum(view.count for view in recipe.data.text_views.values()) + num_negatives
+    side = recipe.model.image.image_size or 160  # what timm's test models take
+    lengths = torch.randint(5, LONGEST + 1, (texts, size), generator=generator)
+    lengths[:, 0] = LONGEST
+    tokens = torch.randint(1, words, (texts, size, LONGEST), generator=generator)
+    tokens.scatter_(2, lengths[:, :, None] - 1, words)  # the end token, which the towers pool at
+    ids = torch.randperm(NUM_SAMPLES, generator=generator)[:size]
+    return Batch(
+        images=torch.randint(0, 256, (images, size, side, side, 3), dtype=torch.uint8, generator=generator),
+        tokens=tokens.where(torch.arange(LONGEST) < lengths[:, :, None], 0),
+        lengths=lengths,
+        draws=torch.rand(images, size, NUM_DRAWS, generator=generator),
+        ids=ids,
+        caption_ids=ids,
+        sources=("made",) * size,
+        num_negatives=num_negatives,
+    )

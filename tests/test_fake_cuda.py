@@ -1,0 +1,124 @@
+"""Steps on CUDA without CUDA: fake tensors know their device and refuse to mix, as real ones do.
+
+The backward pass of fake CUDA tensors wants a driver: the step is followed to the loss, and from the gradients on.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.distributed.utils import _to_kwargs
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._pytree import tree_leaves
+
+from tests.small_steps import RECIPES, batch_for, small_parts, small_recipe
+from vlp import train
+from vlp.pairs import engine
+
+CUDA = torch.device("cuda", 0)
+SIZE = 16
+# Operations whose results vary from run to run on CUDA, which train.deterministic therefore refuses.
+VARYING = ("bincount", "cumsum", "histc", "put_", "kthvalue", "median", "logcumsumexp", "nll_loss2d", "embedding_bag")
+
+
+class Moving(nn.Module):
+    """What DDP and FSDP2 do with the inputs of a forward before they hand them on."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, *inputs, **named):
+        (moved,), (named,) = _to_kwargs(inputs, named, CUDA, False)
+        return self.module(*moved, **named)
+
+
+class Answers(TorchDispatchMode):
+    """Compute on the CPU what stays there; answer with something of a possible shape what depends on data of fakes."""
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        name, kwargs = operation.__name__, kwargs or {}
+        assert name.split(".")[0] not in VARYING, name
+        tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
+        fake = [x for x in tensors if isinstance(x, FakeTensor)]
+        if tensors and not fake and torch.device(kwargs.get("device") or "cpu").type == "cpu":
+            with _disable_current_modes():
+                return operation(*args, **kwargs)
+        if fake and name == "_local_scalar_dense.default":
+            return 1.0 if fake[0].dtype.is_floating_point else 1
+        if fake and name == "_unique2.default":
+            flat = args[0].flatten()
+            return flat.clone(), torch.zeros_like(flat), torch.ones_like(flat)
+        if fake and name == "nonzero.default":
+            return args[0].new_zeros(args[0].numel(), args[0].ndim, dtype=torch.int64)
+        if fake and name == "index.Tensor" and (mask := _mask_of(args[1])) is not None:
+            return args[0].flatten(0, mask.ndim - 1).clone()
+        return operation(*args, **kwargs)
+
+
+def _mask_of(indices):
+    return next((index for index in indices if index is not None and index.dtype == torch.bool), None)
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    """Let tensors be made on CUDA and never ask a driver."""
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda values: values)
+    monkeypatch.setattr(torch.utils, "swap_tensors", _move)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_: True)
+    monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
+    monkeypatch.setattr(engine, "is_chosen", lambda *_: False)  # Triton asks which GPU it is
+    with FakeTensorMode(allow_non_fake_inputs=True), Answers():
+        yield
+
+
+def _move(parameter, moved):
+    """Give a fake parameter another device in place, which modules do by exchanging it for its copy."""
+    parameter.fake_device = moved.fake_device
+
+
+def _accelerator(wrap):
+    return SimpleNamespace(
+        device=CUDA, num_processes=1, prepare_model=lambda model: wrap(model.to(CUDA)), no_sync=lambda _: nullcontext()
+    )
+
+
+def _step_to_the_loss(monkeypatch, recipe, wrap):
+    """Run the product's step, with gradients that fell from the sky where the backward pass would be."""
+    monkeypatch.setattr(torch.Tensor, "backward", lambda loss: losses.append(loss))
+    losses = []
+    parts = small_parts(monkeypatch, recipe, _accelerator(wrap))
+    for parameter in (*parts.towers.parameters(), *parts.objective.parameters()):
+        assert parameter.device == CUDA
+    monkeypatch.setattr(torch.optim.Optimizer, "zero_grad", lambda *_, **__: _give_gradients(parts))
+    with _disable_current_modes():
+        batch = batch_for(recipe, SIZE)
+    report, norms = train.one_step(parts, batch.to(CUDA), 0)
+    assert losses and {value.device for value in (*report.values(), *norms.values())} == {CUDA}
+    return parts
+
+
+def _give_gradients(parts):
+    for parameter in (*parts.towers.parameters(), *parts.objective.parameters()):
+        if parameter.requires_grad:
+            parameter.grad = torch.zeros_like(parameter)
+
+
+def test_there_are_recipes_to_try():
+    assert len(RECIPES) > 40
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_takes_a_step_on_a_gpu(cuda, monkeypatch, name):
+    """In a wrapper that moves all tensors: the hardest case of one GPU, DDP and FSDP2."""
+    _step_to_the_loss(monkeypatch, small_recipe(name), Moving)
+
+
+@pytest.mark.parametrize("name", ["smoke", "vitb32_captioning", "vitb32_image_grounded"])
+def test_micro_batches_take_a_step_on_a_gpu(cuda, monkeypatch, name):
+    _step_to_the_loss(monkeypatch, small_recipe(name, "train.micro_batches=2"), nn.Identity())

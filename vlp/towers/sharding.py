@@ -1,0 +1,41 @@
+"""Parameters that are split over processes (FSDP2): blocks of the towers, then the rest."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.utils import _pytree as pytree
+
+from vlp.towers.blocks import blocks_of
+from vlp.towers.dual import DualEncoder
+from vlp.types import Embeddings, Teacher
+
+for kind in (Embeddings, Teacher):
+    pytree.register_dataclass(kind)  # FSDP2 looks for what comes out of the towers in there
+
+
+def shard(
+    towers: DualEncoder, mesh: DeviceMesh, *, number_format: torch.dtype | None, reshard_after_forward: bool
+) -> None:
+    """Split every parameter over the processes of `mesh`, in place; a block is whole while it computes.
+
+    What belongs to no block (embeddings of tokens and positions, projections, the scale) is whole from the forward to
+    the end of the backward pass: it is used in pieces, outside any module that is called.
+
+    Args:
+        number_format: What the parameters of blocks are gathered in; None is their own. Gradients are added up in
+            float32 in any case.
+        reshard_after_forward: Free the blocks' parameters between forward and backward, and gather them twice.
+    """
+    # a warning about in-place operations on what comes out, of which there are none
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
+    policy = MixedPrecisionPolicy(param_dtype=number_format, reduce_dtype=number_format and torch.float32)
+    for tower in (towers.core.visual, towers.core.text):
+        for block in blocks_of(tower):
+            fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard_after_forward)
+    fully_shard(towers, mesh=mesh, reshard_after_forward=False)
+    for method in ("embed_images", "embed_tokens"):
+        register_fsdp_forward_method(towers, method)

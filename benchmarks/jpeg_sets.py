@@ -11,6 +11,7 @@ import io
 import json
 import tarfile
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -62,16 +63,29 @@ class JpegSet:
 SETS = (JpegSet("A", "longest", 512, 1024), JpegSet("B", "shortest", 256, 1024), JpegSet("C", "longest", 1024, 512))
 
 
-def make(kind: JpegSet, samples: int, folder: Path) -> Card:
-    """Return the card of a set with `samples` samples under `folder`, written where it is not there yet."""
+def make(
+    kind: JpegSet, samples: int, folder: Path, *, processes: int = 1, photos: list[Image.Image] | None = None
+) -> Card:
+    """Return the card of a set with `samples` samples under `folder`, written where it is not there yet.
+
+    Args:
+        processes: Which share the work, a shard at a time; so many shards there are at least.
+        photos: What samples are cut from; those of `photographs` unless given.
+    """
     place = folder / f"{kind.name}_{samples}"
-    parts = np.array_split(np.arange(samples), max(SHARDS, -(-samples // SAMPLES_PER_SHARD)))
+    parts = np.array_split(np.arange(samples), max(SHARDS, processes, -(-samples // SAMPLES_PER_SHARD)))
     paths = [place / f"{number:05d}.tar" for number in range(len(parts))]
     if not all(path.exists() for path in paths):
         place.mkdir(parents=True, exist_ok=True)
-        photos = photographs()
-        for path, numbers in zip(paths, parts, strict=True):
-            write_shard(path, kind, numbers.tolist(), photos)
+        photos = photos or photographs()
+        orders = [(path, kind, numbers.tolist(), photos) for path, numbers in zip(paths, parts, strict=True)]
+        if processes == 1:
+            for order in orders:
+                write_shard(*order)
+        else:
+            with ProcessPoolExecutor(processes) as pool:
+                for writing in [pool.submit(write_shard, *order) for order in orders]:
+                    writing.result()
     return Card(name=f"set_{kind.name}", shards=tuple(map(str, paths)))
 
 

@@ -174,7 +174,7 @@ def make_step(case: Case, rank: int) -> tuple[Step, list[Tensor]]:
         loss_of = PEERS[case.name]()
         return lambda: loss_of(*leaves).backward(), leaves
     objective = build(case.name).to(case.device)
-    embeddings, more = _embeddings(leaves, objective.needs, case.device, 10 * rank)
+    embeddings, more = embeddings_of(leaves, objective.needs, 10 * rank)
     ids = torch.arange(rank * num_local, (rank + 1) * num_local, device=case.device)
 
     def step() -> None:
@@ -184,37 +184,45 @@ def make_step(case: Case, rank: int) -> tuple[Step, list[Tensor]]:
     return step, [*leaves, *more, *objective.parameters()]
 
 
-def build(name: str) -> Objective:
+def build(name: str, dim: int = DIM) -> Objective:
     """Return the objective of a case, every term at weight 1."""
     parts: Parts = OURS.get(name, {name: (name, {})})
     objective = Objective({label: (terms.build(term, own), lambda _: 1.0) for label, (term, own) in parts.items()})
-    objective.create(DIM)
+    objective.create(dim)
     return objective
 
 
-def unit(rows: int, seed: int, device: str = "cpu") -> Tensor:
+def unit(rows: int, seed: int, device: str = "cpu", dim: int = DIM) -> Tensor:
     """Draw unit-norm rows."""
     generator = torch.Generator().manual_seed(seed)
-    return functional.normalize(torch.randn(rows, DIM, generator=generator), dim=1).to(device)
+    return functional.normalize(torch.randn(rows, dim, generator=generator), dim=1).to(device)
 
 
-def _embeddings(leaves: list[Tensor], needs: frozenset[str], device: str, seed: int) -> tuple[Embeddings, list[Tensor]]:
-    """Add what the terms need, and say what else gets a gradient."""
-    size = len(leaves[0])
+def embeddings_of(leaves: list[Tensor], needs: frozenset[str], seed: int) -> tuple[Embeddings, list[Tensor]]:
+    """Add to images, texts, scale and bias what the terms need, and say what else gets a gradient.
+
+    Raises:
+        ValueError: A term needs what this benchmark does not draw.
+    """
+    size, dim = leaves[0].shape
     more: dict[str, Any] = {}
     gradients: list[Tensor] = []
+
+    def drawn(k: int) -> Tensor:
+        return unit(size, seed + k, dim=dim).to(leaves[0].device, torch.promote_types(leaves[0].dtype, torch.float32))
+
     for need in sorted(needs - {"ids", "caption_ids"}):
         if need == "reference":
-            more["reference"] = unit(size, seed + 2, device)
+            more["reference"] = drawn(2)
         elif need == "teacher":
-            more["teacher"] = Teacher(unit(size, seed + 3, device), unit(size, seed + 4, device))
+            more["teacher"] = Teacher(drawn(3), drawn(4))
         elif need == "negatives":
-            wrong = unit(size, seed + 5, device)[:, None].requires_grad_()
+            wrong = drawn(5)[:, None].requires_grad_()
             more["negatives"] = wrong
             gradients.append(wrong)
         elif need == "tokens":
             generator = torch.Generator().manual_seed(seed)
-            more["tokens"] = torch.randint(1, WORDS, (size, TOKENS), generator=generator).to(device)
+            more["tokens"] = torch.randint(1, WORDS, (size, TOKENS), generator=generator).to(leaves[0].device)
             more["lengths"] = torch.full((size,), TOKENS)
         else:
             raise ValueError(f"this benchmark draws no '{need}'")

@@ -3,8 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := runs/quickstart
 TESTS ?= tests
+GPU_PYTHON ?= 3.12
 
-.PHONY: quickstart test lint types smoke clean help
+.PHONY: quickstart test lint types smoke gpu-wheels clean help
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -38,6 +39,9 @@ lint: .venv/ready  ## style
 
 types: .venv/ready  ## types
 	$(BIN)/mypy
+
+gpu-wheels: .venv/ready  ## packages for benchmarks/gpu_check.py on a machine without a network (GPU_PYTHON=3.12)
+	$(BIN)/python -m benchmarks.gpu.wheels --to wheels --python $(GPU_PYTHON)
 
 clean:  ## remove the environment, runs and exports
 	rm -rf .venv runs exports

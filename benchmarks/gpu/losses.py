@@ -1,0 +1,178 @@
+"""Phase E: time and memory of the losses, forward and backward, beside open_clip's in the same run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.gpu.cases import Case, Finding, Setting
+from benchmarks.gpu.timing import H100, MILLI, forget_peak, median, peak_gb, seconds_of, wait
+from benchmarks.objective_cases import BIAS, DIM, SCALE, make_step, unit
+from benchmarks.objective_cases import Case as Loss
+from vlp.pairs import LSE, Block, Side, pair_stats
+
+TOY = 256  # of which a size is that of a toy
+SMALLEST = 64  # rows of the toy of one process among many
+REPEATS, TOY_REPEATS = 5, 2
+LARGE_SECONDS = 0.3  # from which fewer repeats suffice
+PRODUCTS = 4  # of 2 x pairs^2 x DIM operations: logits twice, and two gradients
+SPLIT = 3  # products of halves that together have float32's digits
+FUSED, TILED, PEER = ("clip", "siglip"), ("uniformity", "cwcl", "cacr", "hard"), "open_clip."
+ROWS, COLUMNS = 16_384, 1_048_576
+
+
+@dataclass(frozen=True)
+class Expected:
+    """Milliseconds on an H100.
+
+    Args:
+        good: Which would be good; `now` with products of float32 units.
+        floor: What the products alone take at best.
+    """
+
+    now: float
+    good: float
+    floor: float
+
+
+OURS = {
+    8_192: Expected(10, 3.5, 1.0),
+    16_384: Expected(38, 10, 4.1),
+    32_768: Expected(154, 35, 16.5),
+    65_536: Expected(616, 140, 66),
+}
+THEIRS = {8_192: 2.7, 16_384: 11.0, 32_768: 43.0}
+TOO_LARGE = 65_536
+EXTRA_GB = 0.5
+
+
+def cases(setting: Setting) -> Iterator[Case]:
+    """Yield ours and open_clip's by size, then what one of 64 processes would do, then terms without kernels."""
+    for pairs, limits in OURS.items():
+        for name in FUSED:
+            words = f"{limits.now:g} ms with float32 units, {limits.good:g} with matrix units; < {EXTRA_GB} GB"
+            yield Case(f"{name} {pairs:,}", lambda name=name, pairs=pairs: ours(setting, name, pairs), words)
+        for name in ("ClipLoss", "SigLipLoss"):
+            known = THEIRS.get(pairs)
+            yield Case(
+                f"{PEER}{name} {pairs:,}",
+                lambda name=name, pairs=pairs: theirs(setting, PEER + name, pairs),
+                f"{known:g} ms in bfloat16" if known else "out of memory",
+            )
+    yield Case(
+        f"clip, one of 64 processes: {ROWS:,} x {COLUMNS:,}",
+        lambda: one_of_many(setting),
+        "2.5 s",
+        seconds=40,
+        alone=True,
+    )
+    for name in TILED:
+        words = "80 to 150 ms, bound by launches"
+        yield Case(f"{name} 16,384 on tiles", lambda name=name: tiled(setting, name, 16_384), words)
+
+
+def ours(setting: Setting, name: str, pairs: int) -> Finding:
+    """Measure a term with float32 embeddings, as the trainer hands them over."""
+    limits = OURS[pairs]
+    found = _measure(setting, lambda size: make_step(Loss(name, size, device=setting.device), 0), pairs)
+    problems = []
+    if setting.device == "cuda" and found.numbers["extra_gb"] > EXTRA_GB:
+        problems.append(f"{found.numbers['extra_gb']:.2f} GB beyond inputs and gradients, {EXTRA_GB} are allowed")
+    return _judged(setting, found, limits.floor, limits.good, tuple(problems))
+
+
+def theirs(setting: Setting, name: str, pairs: int) -> Finding:
+    """Measure open_clip's loss under autocast; running out of memory is an answer."""
+    dtype = "float32" if setting.is_toy else "bfloat16"
+
+    def make(size: int) -> tuple[Callable[[], object], list[Tensor]]:
+        step, leaves = make_step(Loss(name, size, device=setting.device, dtype=dtype), 0)
+
+        def under_autocast() -> None:
+            with torch.autocast(setting.device, torch.bfloat16, enabled=not setting.is_toy):
+                step()
+
+        return under_autocast, leaves
+
+    try:
+        found = _measure(setting, make, pairs)
+    except torch.OutOfMemoryError:
+        return Finding("out of memory", {"seconds": None}, missed=pairs in THEIRS)
+    floor = 3 / PRODUCTS / SPLIT * OURS[pairs].floor  # three products of halves
+    return _judged(setting, found, floor, None)
+
+
+def one_of_many(setting: Setting) -> Finding:
+    """Measure what a process does that has its rows and everyone's columns."""
+    rows, columns = (max(SMALLEST, size // TOY // SMALLEST) if setting.is_toy else size for size in (ROWS, COLUMNS))
+
+    def make(_: int) -> tuple[Callable[[], object], list[Tensor]]:
+        image, text = (unit(size, k, setting.device).requires_grad_() for k, size in enumerate((rows, columns)))
+        scale, bias = (torch.tensor(number, device=setting.device).requires_grad_() for number in (SCALE, BIAS))
+        block = Block(Side(image, image.detach()), Side(text, text.detach()), scale, bias)
+        requests = {"image_text": [LSE("row"), LSE("column")]}
+
+        def step() -> None:
+            stats = pair_stats({"image_text": block}, requests)
+            torch.stack([answers.mean() for answers in stats.values()]).sum().backward()
+
+        return step, [image, text, scale, bias]
+
+    found = _measure(setting, make, ROWS)
+    floor = PRODUCTS * SPLIT * 2 * ROWS * COLUMNS * DIM / H100.bfloat16 / MILLI
+    return _judged(setting, found, floor, 2_500)
+
+
+def tiled(setting: Setting, name: str, pairs: int) -> Finding:
+    """Measure a term that has no kernel."""
+    found = _measure(setting, lambda size: make_step(Loss(name, size, device=setting.device), 0), pairs)
+    return _judged(setting, found, OURS[pairs].floor, 150)
+
+
+def _measure(setting: Setting, make: Callable[[int], tuple[Callable[[], object], list[Tensor]]], pairs: int) -> Finding:
+    device = setting.device
+    if device == "cuda":
+        torch.cuda.empty_cache()
+    step, leaves = make(pairs // TOY if setting.is_toy else pairs)
+
+    def whole() -> None:
+        for leaf in leaves:
+            leaf.grad = None
+        step()
+
+    started = time.perf_counter()
+    whole()  # compiles
+    wait(device)
+    first = time.perf_counter() - started
+    for leaf in leaves:
+        leaf.grad = None
+    before = torch.cuda.memory_allocated() / 1e9 if device == "cuda" else 0.0
+    forget_peak(device)
+    once = seconds_of(whole, device=device, repeats=1, warm_up=0)
+    repeats = TOY_REPEATS if setting.is_toy or once[0] > LARGE_SECONDS else REPEATS
+    seconds = seconds_of(whole, device=device, repeats=repeats, warm_up=0)
+    gradients = sum(leaf.grad.nbytes for leaf in leaves if leaf.grad is not None) / 1e9
+    extra = max(0.0, peak_gb(device) - before - gradients) if device == "cuda" else 0.0
+    numbers = {"seconds": seconds, "first_seconds": first, "extra_gb": extra, "pairs": len(leaves[0])}
+    shown = f"{median(seconds) / MILLI:,.2f} ms" + (f", {extra:.2f} GB" if device == "cuda" else "")
+    shown += f" at {len(leaves[0])} pairs" if setting.is_toy else ""
+    if first > 2 * median(seconds) + 0.1:
+        shown += f", the first {first:.1f} s"
+    return Finding(shown, numbers)
+
+
+def _judged(
+    setting: Setting, found: Finding, floor: float, good: float | None, problems: tuple[str, ...] = ()
+) -> Finding:
+    """Set a time against the milliseconds of the products alone, and against those that would be good."""
+    if setting.is_toy:
+        return found
+    took = median(found.numbers["seconds"]) / MILLI
+    numbers: dict[str, Any] = {**found.numbers, "floor_seconds": floor * MILLI}
+    missed = good is not None and took > good
+    return Finding(found.shown, numbers, share=floor / took, problems=problems, missed=missed)

@@ -1,0 +1,186 @@
+"""Phase B: does it train here, alone, wrapped, sharded, in half precision, in pieces, after a kill, and compiled?"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch.distributed as torch_dist
+from accelerate import Accelerator
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from benchmarks.gpu.cases import Case, Finding, Setting
+from benchmarks.gpu.reference import losses as reference_losses
+from benchmarks.gpu.runs import SIZES, losses_of, smoke, watched_run
+from benchmarks.gpu.steps import compiling
+from benchmarks.gpu.waits import in_words
+from vlp import assemble
+from vlp.recipe import Recipe
+from vlp.towers.dual import DualEncoder
+
+ALONE = "float32"
+LIKE_CPU, LIKE_HALF, LIKE_ALONE, LIKE_RESUMED = 1e-4, 2e-2, 1e-5, 1e-6
+COMPILERS = ("cc", "gcc", "clang")
+
+
+def cases(setting: Setting) -> Iterator[Case]:
+    """Yield every way to train."""
+    device = setting.device
+    like_cpu = f"losses of the CPU run to {LIKE_CPU:g}"
+    workers = () if setting.is_toy else ("data.workers=2",)
+
+    def trained(name: str, *overrides: str, tf32: bool = False) -> Counter[str]:
+        return watched_run(smoke(device, _folder(setting), name, *workers, *overrides), device, tf32=tf32)
+
+    def against_cpu(name: str, tolerance: float, *overrides: str, tf32: bool = False) -> Finding:
+        places = trained(name, *overrides, tf32=tf32)
+        return _compare(setting, name, reference_losses(device), tolerance, places)
+
+    def wrapped(name: str, wrapper: Callable[[Setting], Any]) -> Finding:
+        with wrapper(setting):
+            return against_cpu(name, LIKE_CPU)
+
+    def in_pieces() -> Finding:
+        places = trained("pieces", "train.micro_batches=4")
+        return _compare(setting, "pieces", _losses(setting, ALONE), LIKE_ALONE, places)
+
+    def compiled() -> Finding:
+        with compiling(device):
+            return against_cpu("compiled", LIKE_CPU, "train.compile=true")
+
+    yield Case(ALONE, lambda: against_cpu(ALONE, LIKE_CPU), f"{like_cpu}; no wait", alone=True)
+    yield Case("data parallel, group of one", lambda: wrapped("ddp", _data_parallel), like_cpu, alone=True)
+    yield Case("sharded, group of one", lambda: wrapped("fsdp2", _sharded), like_cpu, alone=True)
+    for dtype in ("bfloat16", "float16"):
+        yield Case(
+            dtype,
+            lambda dtype=dtype: against_cpu(dtype, LIKE_HALF, f"train.precision={dtype}"),
+            f"losses of the CPU run to {LIKE_HALF:g}",
+            alone=True,
+        )
+    yield Case(
+        "float32 with TF32",
+        lambda: against_cpu("tf32", LIKE_HALF, tf32=True),
+        f"losses of the CPU run to {LIKE_HALF:g}",
+        alone=True,
+        needs="" if device == "cuda" else "CUDA",
+    )
+    yield Case(
+        "deterministic",
+        lambda: against_cpu("deterministic", LIKE_CPU, "train.deterministic=true"),
+        like_cpu,
+        alone=True,
+    )
+    yield Case("four micro-batches", in_pieces, f"losses of {ALONE} to {LIKE_ALONE:g}", alone=True)
+    yield Case(
+        "killed and resumed",
+        lambda: _resumed(setting, workers),
+        f"losses of {ALONE} to {LIKE_RESUMED:g}",
+        alone=True,
+    )
+    yield Case(
+        "compiled",
+        compiled,
+        like_cpu,
+        seconds=60,
+        alone=True,
+        needs="" if any(map(shutil.which, COMPILERS)) else "a C compiler",
+    )
+
+
+def _folder(setting: Setting) -> Path:
+    return setting.scratch / "runs"
+
+
+def _losses(setting: Setting, name: str) -> list[float]:
+    return losses_of(_folder(setting) / name)
+
+
+def _compare(
+    setting: Setting, name: str, wanted: list[float], tolerance: float, places: Counter[str] | None = None
+) -> Finding:
+    """Compare the losses of a run, relative to themselves, with those that it should have."""
+    found = _losses(setting, name)
+    problems = []
+    if len(found) != len(wanted):
+        problems.append(f"{len(found)} steps instead of {len(wanted)}")
+    off = [abs(ours - theirs) / max(abs(theirs), 1.0) for ours, theirs in zip(found, wanted, strict=False)]
+    worst = max(off, default=float("inf"))
+    if not worst <= tolerance:
+        problems.append(f"losses differ by {worst:.1e} at step {1 + off.index(max(off))}, {tolerance:g} is allowed")
+    waits = in_words(places or {})
+    if waits and setting.device == "cuda":
+        problems += waits
+    numbers = {"losses": found, "wanted": wanted, "worst": worst, "waits": dict(places or {})}
+    shown = f"{found[0]:.4f} .. {found[-1]:.4f}, off by {worst:.1e}" if found else "no loss"
+    if setting.device == "cuda":
+        shown += f", {sum((places or {}).values())} waits"
+    return Finding(shown, numbers, problems=tuple(problems))
+
+
+@contextmanager
+def _group_of_one(setting: Setting) -> Iterator[None]:
+    """Let this process be the only one of a group, which speaks as many would."""
+    meeting = setting.scratch / f"meeting_{os.getpid()}"
+    backend = "nccl" if setting.device == "cuda" else "gloo"
+    torch_dist.init_process_group(backend, init_method=f"file://{meeting}", rank=0, world_size=1)
+    try:
+        yield
+    finally:
+        torch_dist.destroy_process_group()
+
+
+@contextmanager
+def _data_parallel(setting: Setting) -> Iterator[None]:
+    """Wrap by hand what Accelerate leaves alone with one process; device ids make PyTorch move all inputs."""
+    distribute = assemble.distribute
+
+    def by_hand(accelerator: Accelerator, towers: DualEncoder, recipe: Recipe) -> nn.Module:
+        model = distribute(accelerator, towers, recipe)
+        return DistributedDataParallel(model, device_ids=[0] if setting.device == "cuda" else None)
+
+    with _group_of_one(setting), patch.object(assemble, "distribute", by_hand):
+        yield
+
+
+@contextmanager
+def _sharded(setting: Setting) -> Iterator[None]:
+    """Let the trainer shard, which it leaves alone with one process."""
+    with _group_of_one(setting), patch.object(assemble, "is_sharded", lambda: True):
+        yield
+
+
+def _resumed(setting: Setting, workers: tuple[str, ...]) -> Finding:
+    """Train in a process that is killed behind its checkpoint, go on in this one."""
+    name, size = "resumed", SIZES[setting.device]
+    killed_at = size.steps // 2 + 1
+    recipe = smoke(setting.device, _folder(setting), name, *workers)
+
+    def kill(step: int) -> None:
+        if step == killed_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    child = os.fork()
+    if child == 0:
+        try:
+            watched_run(recipe, setting.device, before_step=kill)
+        finally:
+            os._exit(1)
+    _, status = os.waitpid(child, 0)
+    steps: list[int] = []
+    watched_run(recipe, setting.device, resume=True, before_step=steps.append)
+    found = _compare(setting, name, _losses(setting, ALONE), LIKE_RESUMED)
+    problems = [*found.problems]
+    if not os.WIFSIGNALED(status) or os.WTERMSIG(status) != signal.SIGKILL:
+        problems.append(f"the first process was not killed: its status is {status}")
+    if steps[:1] != [size.steps // 2]:
+        problems.append(f"resumed at step {steps[0] if steps else 'none'}, the checkpoint is of step {size.steps // 2}")
+    return Finding(f"{found.shown}; killed at {killed_at}", found.numbers, problems=tuple(problems))

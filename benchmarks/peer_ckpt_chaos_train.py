@@ -1,0 +1,34 @@
+"""The training that ckpt-chaos kills: says where it goes on from, and leaves a digest of all that it computed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks.forked_runs import computed, read_lines, read_states
+from vlp import dist
+from vlp.config import load_recipe
+from vlp.log import Log
+from vlp.train import train
+
+
+def main(recipe: str, folder: str) -> None:
+    """Train, or go on, in a folder."""
+    start = Log.__init__
+
+    def begin(log: Log, path: Path, **words: Any) -> None:
+        print(f"resumed from step {words['first_step']}", flush=True)
+        start(log, path, **words)
+
+    Log.__init__ = begin  # type: ignore[method-assign]
+    run = train(load_recipe(recipe, [f"runs={folder}"]), resume=True)
+    if dist.is_main():
+        lines, _ = read_lines(run)
+        found = {"states": read_states(run), "lines": [computed(line) for line in lines]}
+        (Path(folder) / "result.json").write_text(json.dumps(found), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

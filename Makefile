@@ -4,8 +4,9 @@ BIN := .venv/bin
 RUN := runs/quickstart
 TESTS ?= tests
 GPU_PYTHON ?= 3.12
+OPEN_CLIP ?= git+https://github.com/mlfoundations/open_clip
 
-.PHONY: quickstart test lint types smoke gpu-wheels clean help
+.PHONY: quickstart test golden mutants open-clip lint types smoke gpu-wheels clean help
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -32,6 +33,19 @@ smoke: .venv/ready  ## the same way in a minute, with towers that both libraries
 
 test: .venv/ready  ## all tests
 	$(BIN)/pytest -n 2 --dist worksteal $(TESTS)
+
+golden: .venv/ready  ## compute the golden losses anew, after a wanted change of numerics
+	$(BIN)/python -m tests.golden
+
+mutants: .venv/ready  ## put small faults into the source: which of them does no test notice?
+	$(BIN)/python -m benchmarks.mutants
+
+open-clip: .venv/ready  ## the tests that meet open_clip, with its main branch or OPEN_CLIP=open_clip_torch==3.3.0
+	rm -rf .venv-open-clip
+	$(BIN)/pip install --quiet --no-deps --target .venv-open-clip '$(OPEN_CLIP)'
+	PYTHONPATH=.venv-open-clip $(BIN)/python -c 'from vlp.provenance import versions; print(versions()["open_clip_torch"])'
+	PYTHONPATH=.venv-open-clip $(BIN)/pytest -n 2 --dist worksteal tests/towers tests/export tests/evaluators \
+	  tests/strategies tests/test_benchmarks.py tests/test_train.py tests/test_golden.py
 
 lint: .venv/ready  ## style
 	$(BIN)/ruff check .

@@ -77,12 +77,12 @@ def tree_bytes(pid: int, kinds: Sequence[str] = ("Pss",)) -> int:
     """
     if not (PROC / "self" / "smaps_rollup").exists():
         raise RuntimeError("memory is measured from /proc/PID/smaps_rollup, which this system does not have")
-    return sum(_proportional_bytes(member, kinds) for member in _tree(pid))
+    return sum(_proportional_bytes(member, kinds) for member in tree_pids(pid))
 
 
 def tree_seconds(pid: int) -> float:
     """Return the processor time so far of a process and its descendants, ended ones included, in steps of 10 ms."""
-    return sum(map(_processor_seconds, _tree(pid)))
+    return sum(map(_processor_seconds, tree_pids(pid)))
 
 
 def last_line(log: Path) -> str:
@@ -104,7 +104,7 @@ def _children_seconds() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def _tree(pid: int) -> list[int]:
+def tree_pids(pid: int) -> list[int]:
     """Return a process and its descendants."""
     children: dict[int, list[int]] = {}
     for folder in PROC.iterdir():

@@ -1,0 +1,94 @@
+"""Which tests belong to which file: those of its name, and a few rows for what has none or several."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from fnmatch import fnmatch
+from pathlib import Path
+
+STEP = ("vlp/accumulate.py", "vlp/optim.py", "vlp/moments.py", "vlp/train.py", "vlp/assemble.py", "vlp/strategies/*.py")
+ROOMS: dict[str, tuple[str, ...]] = {
+    "pairs": ("vlp/pairs/*.py",),
+    "objectives": ("vlp/objectives/*.py",),
+    "step": STEP,
+    "checkpoints": ("vlp/checkpoint.py", "vlp/state.py", "vlp/claim.py", "vlp/log.py"),
+    "data": ("vlp/data/*.py",),
+}
+PAIRS = (
+    "tests/pairs/test_engine.py tests/pairs/test_pairs.py tests/pairs/test_products_at.py",
+    "tests/pairs/test_properties.py",
+    "tests/objectives/test_contract.py -k 'clip or cwcl or groco'",
+    "tests/pairs/test_processes.py",
+)
+RUNS = ("tests/test_golden.py", "tests/test_train.py -m 'not processes' -k 'not compiled'")
+SHARDS = (
+    "tests/data/test_faults.py",
+    "tests/data/test_remote.py",
+    "tests/data/test_cards.py tests/data/test_shards.py",
+)
+TEXTS = ("tests/data/test_captions.py tests/data/test_negatives.py tests/data/test_text_augment.py",)
+TERMS = "tests/objectives/test_contract.py tests/objectives/test_behaviour.py"
+# What a file is tested by beside the tests of its name; each text is one call of pytest, the quickest first.
+ROWS: dict[str, tuple[str, ...]] = {
+    "vlp/pairs/triton_kernels.py": ("tests/pairs/test_triton.py",),
+    "vlp/pairs/fused.py": ("tests/pairs/test_triton.py",),
+    "vlp/pairs/*.py": PAIRS,
+    "vlp/objectives/base.py": (f"{TERMS} -k 'clip or siglip'", "tests/objectives/test_behaviour.py"),
+    "vlp/objectives/schedule.py": ("tests/test_golden.py",),
+    "vlp/accumulate.py": RUNS,
+    "vlp/optim.py": RUNS,
+    "vlp/moments.py": RUNS,
+    "vlp/train.py": (*RUNS, "tests/test_train.py -m processes", "tests/test_mixture_run.py"),
+    "vlp/assemble.py": (*RUNS, "tests/test_recipes.py"),
+    "vlp/strategies/*.py": ("tests/strategies -m 'not processes'", "tests/test_golden.py"),
+    "vlp/checkpoint.py": RUNS,
+    "vlp/state.py": RUNS,
+    "vlp/claim.py": RUNS,
+    "vlp/data/*.py": ("tests/data/test_stream.py tests/data/test_samples.py",),
+    "vlp/data/workers.py": ("tests/data/test_workers.py",),
+    "vlp/data/decoding.py": ("tests/data/test_workers.py",),
+    "vlp/data/batches.py": ("tests/data/test_workers.py",),
+    "vlp/data/order/*.py": ("tests/data/test_order.py", "tests/data/test_windows.py tests/data/test_mixture.py"),
+    "vlp/data/shards/*.py": SHARDS,
+    "vlp/data/shards/homes.py": ("tests/data/test_object_stores.py",),
+    "vlp/data/pixels/*.py": ("tests/data/test_views.py tests/data/test_decode.py",),
+    "vlp/data/texts/*.py": TEXTS,
+}
+
+
+def files_of(room: str, root: Path) -> list[str]:
+    """Return the files of a room that hold more than a docstring, from the root of the project."""
+    found = {str(path.relative_to(root)) for path in (root / "vlp").rglob("*.py") if path.name != "__init__.py"}
+    return sorted(path for path in found if any(fnmatch(path, pattern) for pattern in ROOMS[room]))
+
+
+def calls_of(path: str, root: Path) -> list[str]:
+    """Return what tests a file: the arguments of one pytest after the other."""
+    found = [*_of_its_name(path, root), *(_of_a_part(path, root) if "/parts/" in path else _of_a_term(path, root))]
+    for pattern, calls in ROWS.items():
+        found += calls if fnmatch(path, pattern) else ()
+    return list(dict.fromkeys(found))
+
+
+def _of_its_name(path: str, root: Path) -> Iterator[str]:
+    top = Path(path).parts[1]
+    folder = root / "tests" / (top if (root / "tests" / top).is_dir() else "")
+    for test in sorted(folder.rglob(f"test_{Path(path).stem}.py")):
+        yield str(test.relative_to(root))
+
+
+def _of_a_term(path: str, root: Path) -> Iterator[str]:
+    """Yield the contract that every registered term is held to."""
+    names = re.findall(r'^@terms\.register\("(\w+)"\)', (root / path).read_text(encoding="utf-8"), re.MULTILINE)
+    for name in names:
+        yield f"{TERMS} -k {name}"  # and those whose names hold this one, which costs time alone
+
+
+def _of_a_part(path: str, root: Path) -> Iterator[str]:
+    """Yield the tests of the terms that use a part."""
+    module = path.removesuffix(".py").replace("/", ".")
+    for user in sorted((root / "vlp" / "objectives").glob("*.py")):
+        if re.search(rf"^from {module} import", user.read_text(encoding="utf-8"), re.MULTILINE):
+            yield from _of_its_name(str(user.relative_to(root)), root)
+            yield from _of_a_term(str(user.relative_to(root)), root)

@@ -1,0 +1,205 @@
+"""Put small faults into copies of the source, one at a time: which of them does no test notice?
+
+    python -m benchmarks.mutants                                  # 40 of each room
+    python -m benchmarks.mutants --rooms pairs --limit 200
+    python -m benchmarks.mutants --files vlp/optim.py --limit 1000 --minutes 5
+
+Only the tests that belong to a file run (benchmarks/mutant_tests.py), in a process that is forked from one that has
+torch imported, in a copy of the project: the working tree is never touched. What was found before is kept under `--to`
+and not run again, unless the file has changed, or the fault was not noticed and its tests have.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib
+import json
+import math
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from itertools import groupby
+from pathlib import Path
+
+from benchmarks.mutant_operators import Mutant, mutants_of
+from benchmarks.mutant_report import SURVIVED, Result, write_report
+from benchmarks.mutant_runs import Job, copy_project, runs_of
+from benchmarks.mutant_tests import ROOMS, calls_of, files_of
+
+ROOT = Path(__file__).resolve().parent.parent
+PATIENCE = 5.0  # times what the tests take without a fault
+WARM = ("tests.conftest", "vlp.train", "hypothesis")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run mutants and write a report; leave with 1 where a survivor has no explanation."""
+    parsed = build_parser().parse_args(arguments)
+    rooms = {room: files_of(room, ROOT) for room in parsed.rooms}
+    if parsed.files:
+        rooms = {room: [file for file in files if file in parsed.files] for room, files in rooms.items()}
+    chosen = {room: draw(files, parsed.limit, parsed.seed, ROOT) for room, files in rooms.items()}
+    kept = Kept(parsed.to / "results.jsonl", ROOT)
+    todo = [mutant for mutants in chosen.values() for mutant in mutants if kept.find(mutant) is None]
+    say(f"{sum(map(len, chosen.values())):,} mutants, {len(todo):,} of them to be run")
+    run_all(todo, kept, num_jobs=parsed.jobs, seconds=60 * parsed.minutes)
+    found = {room: [result for each in mutants if (result := kept.find(each))] for room, mutants in chosen.items()}
+    files = f" --files {' '.join(parsed.files)}" if parsed.files else ""
+    again = f"python -m benchmarks.mutants --rooms {' '.join(rooms)}{files} --limit {parsed.limit} --seed {parsed.seed}"
+    possible = {room: sum(len(mutants_in(file, ROOT)) for file in files) for room, files in rooms.items()}
+    page, unexplained = write_report(parsed.report, again, possible, found)
+    say(f"{page}: {unexplained} survivors without an explanation")
+    sys.exit(1 if unexplained else 0)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rooms", nargs="+", choices=ROOMS, default=list(ROOMS))
+    parser.add_argument("--files", nargs="+", default=[], help="of these rooms, from the root of the project")
+    parser.add_argument("--limit", type=int, default=40, help="mutants of each room, drawn at random")
+    parser.add_argument("--seed", type=int, default=0, help="of the draw; a larger limit adds to what was drawn")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="after which no further mutant starts")
+    parser.add_argument("--jobs", type=int, default=2, help="mutants at a time")
+    parser.add_argument("--to", type=Path, default=Path("runs/mutants"), help="folder of the results")
+    parser.add_argument("--report", type=Path, default=Path("benchmarks/reports"), help="folder of the report")
+    return parser
+
+
+def say(text: str) -> None:
+    """Tell about the progress."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def mutants_in(path: str, root: Path) -> list[Mutant]:
+    """Return every mutant of a file of the project."""
+    return mutants_of(path, (root / path).read_text(encoding="utf-8"))
+
+
+def draw(files: Sequence[str], limit: int, seed: int, root: Path) -> list[Mutant]:
+    """Return a random part of the mutants of some files, file by file; a mutant keeps its place in the draw."""
+    every = [mutant for path in files for mutant in mutants_in(path, root)]
+    every.sort(key=lambda mutant: digest(f"{seed} {mutant.path} {mutant.name}"))
+    return sorted(every[:limit], key=lambda mutant: (mutant.path, mutant.start))
+
+
+def digest(*texts: str) -> str:
+    """Return a short checksum."""
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
+
+
+class Kept:
+    """Results on the disk, a line each; the last one of a name counts, if it still tells about these files.
+
+    Attributes:
+        passed: Seconds that tests take where nothing is wrong, by call of pytest.
+    """
+
+    def __init__(self, path: Path, root: Path):
+        self.path, self.root = path, root
+        self.results: dict[tuple[str, str], Result] = {}
+        self.passed: dict[str, float] = {}
+        if path.exists():
+            for line in path.read_text(encoding="utf-8").splitlines():
+                result = Result(**json.loads(line))
+                self.results[result.path, result.name] = result
+
+    def find(self, mutant: Mutant) -> Result | None:
+        """Return what came of a mutant, where it is known."""
+        result = self.results.get((mutant.path, mutant.name))
+        if result is None or result.source != self.source_of(mutant.path):
+            return None
+        return result if result.outcome != SURVIVED or result.tests == self.tests_of(mutant.path) else None
+
+    def add(self, path: str, mutant: Mutant, outcome: str, noticed_by: str) -> Result:
+        """Keep what came of a mutant."""
+        result = Result(
+            path=path,
+            name=mutant.name,
+            operator=mutant.operator,
+            outcome=outcome,
+            noticed_by=noticed_by,
+            source=self.source_of(path),
+            tests=self.tests_of(path),
+        )
+        self.results[path, mutant.name] = result
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(result)) + "\n")
+        return result
+
+    def source_of(self, path: str) -> str:
+        """Return the checksum of a file."""
+        return digest((self.root / path).read_text(encoding="utf-8"))
+
+    def tests_of(self, path: str) -> str:
+        """Return the checksum of the tests of a file."""
+        calls = calls_of(path, self.root)
+        files = sorted({word for call in calls for word in shlex.split(call) if (self.root / word).is_file()})
+        return digest(*calls, *((self.root / file).read_text(encoding="utf-8") for file in files))
+
+
+def run_all(
+    mutants: Sequence[Mutant],
+    kept: Kept,
+    *,
+    num_jobs: int,
+    seconds: float = math.inf,
+    least_seconds: float = 20.0,
+    warm: Sequence[str] = WARM,
+) -> None:
+    """Run mutants, several at a time; tests that some of them reach must pass without a fault first.
+
+    Args:
+        mutants: File by file.
+        seconds: After which no further mutant starts.
+        least_seconds: What a mutant gets at least before it counts as hung.
+        warm: Modules to import once for all.
+
+    Raises:
+        RuntimeError: Tests fail without a fault, or a file has none.
+    """
+    for name in warm:
+        importlib.import_module(name)
+    end = time.monotonic() + seconds
+    with tempfile.TemporaryDirectory(prefix="mutants_") as folder:
+        copies = [copy_project(kept.root, Path(folder) / str(number)) for number in range(num_jobs)]
+        for path, group in groupby(mutants, key=lambda mutant: mutant.path):
+            source = (kept.root / path).read_text(encoding="utf-8")
+            left = {mutant.name: mutant for mutant in group}
+            for call in calls_of(path, kept.root):
+                if not left:
+                    break
+                limit = least_seconds + PATIENCE * _seconds_as_it_is(path, source, call, kept, copies)
+                jobs = [Job(mutant, path, mutant.apply(source), call, limit) for mutant in left.values()]
+                for run in runs_of(jobs, copies, end):
+                    if run.outcome != SURVIVED:
+                        tell(kept.add(path, run.mutant, run.outcome, run.noticed_by))
+                        del left[run.mutant.name]
+                if time.monotonic() > end:
+                    return  # whoever is left has not met all tests
+            for mutant in left.values():
+                tell(kept.add(path, mutant, SURVIVED, ""))
+
+
+def tell(result: Result) -> None:
+    """Tell what came of a mutant."""
+    say(f"{result.outcome:8}  {result.path}  {result.name}")
+
+
+def _seconds_as_it_is(path: str, source: str, call: str, kept: Kept, copies: Sequence[Path]) -> float:
+    """Return how long tests take without a fault, which must let them pass."""
+    known = kept.passed.get(call)
+    if known is None:
+        (run,) = runs_of([Job(None, path, source, call, math.inf)], copies, math.inf)
+        if run.outcome != SURVIVED:
+            raise RuntimeError(f"{path}: without any fault, {run.noticed_by or call} does not pass")
+        known = kept.passed[call] = run.seconds
+    return known
+
+
+if __name__ == "__main__":
+    main()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.objective_report import Target, tenths
-from benchmarks.tables import Table, listed, markdown, slug
+from benchmarks.tables import Table, beside, listed, markdown, slug
 
 PEER, OURS = "open_clip", "vlp"
 CHEAPER = {"A": 3.5, "B": 4.5, "C": 2.5}
@@ -137,7 +137,8 @@ def page_text(about: dict[str, Any], rows: Sequence[Row], fidelity: dict[str, di
     verdicts = [["target", "measured", "wanted", "verdict"], *(each.cells() for each in targets(rows, fidelity))]
     sections = [
         f"# Loader on {about['machine']}, {about['date']}",
-        f"Commit `{about['commit']}`, {about['rounds']} rounds of {about['rounds_wanted']}.",
+        f"Commit `{about['commit']}`, {about['rounds']} rounds of {about['rounds_wanted']}."
+        + beside(about["peer_versions"]),
         f"Again: `{about['command']}`",
         *("## Targets", markdown(verdicts)),
         *("## A ready batch, microseconds per sample", markdown(batch_table(rows)), NOTES),

@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.objective_cases import DIM
 from benchmarks.objective_numerics import BFLOAT16, FLOAT32, GradientError
-from benchmarks.tables import Table, listed, markdown, percent, slug
+from benchmarks.tables import Table, beside, listed, markdown, percent, slug
 from vlp.pairs.engine import KEPT_BYTES
 from vlp.pairs.tiles import TILE_SIZE
 
@@ -232,7 +232,8 @@ def page_text(about: dict[str, Any], rows: Sequence[Row], errors: Sequence[Gradi
     """Return the report."""
     sections = [
         f"# Objectives on {about['machine']}, {about['date']}",
-        f"Commit `{about['commit']}`, {about['rounds']} rounds of {about['rounds_wanted']}.",
+        f"Commit `{about['commit']}`, {about['rounds']} rounds of {about['rounds_wanted']}."
+        + beside(about["versions"]),
         f"Again: `{about['command']}`",
     ]
     if about["device"] == "cuda":

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.tables import Table, listed, markdown, percent, slug
+from benchmarks.tables import Table, beside, listed, markdown, percent, slug
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,8 @@ def page_text(about: dict[str, Any], rows: Sequence[Row]) -> str:
     overrides = f" with `{' '.join(about['overrides'])}`" if about["overrides"] else ""
     sections = [
         f"# Quickstart on {about['machine']}, {about['date']}",
-        f"Recipe `{about['recipe']}`{overrides}, commit `{about['commit']}`, seeds {seeds}.",
+        f"Recipe `{about['recipe']}`{overrides}, commit `{about['commit']}`, seeds {seeds}."
+        + beside(about["peer_versions"]),
         f"Again: `{about['command']}`",
         "## Targets",
         markdown(target_table(mine)),

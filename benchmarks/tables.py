@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 
 Table = list[list[str]]
 
@@ -22,6 +23,12 @@ def percent(share: float) -> str:
 def listed(values: dict[str, str]) -> str:
     """Return `name value` pairs."""
     return ", ".join(f"{name} {value}" for name, value in values.items())
+
+
+def beside(versions: Mapping[str, str]) -> str:
+    """Say which open_clip a page compares with; nothing where it compares with none."""
+    name = versions.get("open_clip_torch")
+    return f" Beside open_clip {name}." if name else ""
 
 
 def slug(text: str) -> str:

@@ -24,7 +24,7 @@ ABOUT = {
     "commit": "0123456789ab",
     "machine": "Some CPU (R) 9000, 2 cores",
     "versions": {"torch": "2.15.0"},
-    "peer_versions": {"webdataset": "0.2.86"},
+    "peer_versions": {"open_clip_torch": "4.0.1", "webdataset": "0.2.86"},
     "sets": {"A": [1024, 72]},
     "rounds": 2,
     "rounds_wanted": 2,
@@ -121,5 +121,6 @@ def test_the_report_shows_all_parts(tmp_path):
     page = write_report(tmp_path, ABOUT, rows, {"A": {"exact": [70.0, 60.0]}})
     text = page.read_text()
     assert page.name == "loader_some-cpu-r-9000-2-cores_2030-01-31.md"
+    assert " Beside open_clip 4.0.1.\n" in text
     assert "| rest | 1,430 | 1,430 | 1,430 |" in text and "| A | exact | 65.0 dB | 60.0 dB |" in text
     assert "**missed**" in text and json.loads(page.with_suffix(".json").read_text())["targets"]

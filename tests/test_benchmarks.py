@@ -47,7 +47,7 @@ ABOUT = {
     "commit": "0123456789ab",
     "machine": "Some CPU (R) 9000, 2 cores",
     "versions": {"torch": "2.15.0"},
-    "peer_versions": {"webdataset": "0.2.86"},
+    "peer_versions": {"open_clip_torch": "4.0.1", "webdataset": "0.2.86"},
     "recipe": "recipes/quickstart.yaml",
     "overrides": [],
     "command": "python -m benchmarks.bench_quickstart",
@@ -91,6 +91,7 @@ def test_the_report_shows_both_trainers_and_misses(tmp_path):
     assert "| emoji24 acc1 | 30.0 % | 10.0 % .. 50.0 % | >= 36.0 % | **no** |" in text
     assert "| photos-cc0 acc1 | 30.0 % | 10.0 % .. 50.0 % | >= 20.0 % | yes |" in text
     assert "| mean | vlp | open_clip, default augmentation |" in text
+    assert "seeds 0, 1. Beside open_clip 4.0.1.\n" in text
     assert "| wall time | 10.0 min | 25.0 min (x 2.50) |" in text
     record = json.loads(page.with_suffix(".json").read_text())
     assert len(record["rows"]) == 3
@@ -100,6 +101,7 @@ def test_the_report_shows_both_trainers_and_misses(tmp_path):
 def test_the_report_does_without_a_peer(tmp_path):
     text = write_report(tmp_path, {**ABOUT, "peer_versions": {}}, [row()]).read_text()
     assert "| mean | vlp |\n" in text
+    assert "Beside" not in text
 
 
 def test_every_target_is_compared():

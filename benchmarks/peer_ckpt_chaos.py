@@ -43,8 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if parsed.to is not None:
         words = " ".join(["python -m benchmarks.peer_ckpt_chaos", *(sys.argv[1:] if arguments is None else arguments)])
         sections = [
-            f"{PACKAGE} killed trainings of {STEPS} steps with a checkpoint every {EVERY} steps at file events, in each "
-            "of its modes, resumed them, and compared every state and every line of metrics.",
+            f"{PACKAGE} killed trainings of {STEPS} steps with a checkpoint every {EVERY} steps at file events, in "
+            "each of its modes, resumed them, and compared every state and every line of metrics.",
             board.strip(),
         ]
         found = {folder.name: text for folder, text in done}

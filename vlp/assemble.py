@@ -102,8 +102,8 @@ class Parts:
     @property
     def kept_equal(self) -> dict[str, Tensor]:
         """What every process holds a copy of and changes in the same way, by name; not statistics of batch norm."""
-        towers = dict(self.towers.named_parameters())
-        sets = {"model": towers, "objective": dict(self.objective.named_parameters())}
+        towers: dict[str, Tensor] = dict(self.towers.named_parameters())
+        sets: dict[str, dict[str, Tensor]] = {"model": towers, "objective": dict(self.objective.named_parameters())}
         for label, strategy in self.strategies.items():
             sets[label] = {name: value for name, value in (strategy.weights() or {}).items() if name in towers}
         return {f"{label}.{name}": value for label, values in sets.items() for name, value in values.items()}

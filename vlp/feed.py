@@ -18,7 +18,7 @@ from vlp.data.order.timetable import Ramp
 from vlp.data.pixels.policies import policies
 from vlp.recipe import DataSection, Recipe, settings
 from vlp.towers.dual import DualEncoder
-from vlp.types import RecipeError
+from vlp.types import RecipeError, VlpWarning
 
 COUNTED_BATCHES = 16
 MANY_COPIES = 0.05  # of a batch
@@ -87,7 +87,7 @@ def _check_twins(batch_size: int, samples: SampleSet, order: Order) -> None:
         warnings.warn(
             f"data.train: about {copies:.0f} of the {batch_size} pairs of a batch are copies of others in it, which "
             "are no negatives of them: lower train.batch_size, or the weight or repeat of small sources",
-            RuntimeWarning,
+            VlpWarning,
             stacklevel=3,
         )
 

@@ -3,7 +3,8 @@
 from vlp.pairs.draws import pick
 from vlp.pairs.engine import pair_stats
 from vlp.pairs.functions import SOFTPLUS, Kernel, Pointwise, affinity, below, fade, given, nearness, tilt
-from vlp.pairs.pairs import Pairs, at_least_float32
+from vlp.pairs.numbers import at_least_float32
+from vlp.pairs.pairs import Pairs
 from vlp.pairs.products import products_at
 from vlp.pairs.requests import (
     HIST,

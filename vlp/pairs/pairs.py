@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from vlp import dist
 from vlp.pairs.draws import below_one, uniform
+from vlp.pairs.numbers import all_finite, at_least_float32, harmless
 from vlp.pairs.products import products_at
 from vlp.pairs.requests import Block, Side
 from vlp.types import Embeddings
@@ -53,9 +54,9 @@ class Pairs:
         has_twins: bool | None = None,
         precision: torch.dtype | None = None,
     ):
-        self._finite_here = _all_finite(embeddings)
+        self._finite_here = all_finite(embeddings)
         if self._finite_here.device.type != "cpu" or not bool(self._finite_here):  # an accelerator is not waited for
-            embeddings = embeddings.each(_harmless)
+            embeddings = embeddings.each(harmless)
         self.image = at_least_float32(embeddings.image)
         self.text = at_least_float32(embeddings.text)
         self.scale = at_least_float32(embeddings.scale)
@@ -311,22 +312,6 @@ class Pairs:
         """Return how many samples each process has (one small collective)."""
         count = torch.tensor([self.num_local], device=self.image.device)
         return [int(n) for n in dist.all_gather_rows(count, self.group)]
-
-
-def _all_finite(embeddings: Embeddings) -> Bool[Tensor, ""]:
-    """Say whether all numbers are; a sum is NaN or Inf where one of them is, and needs no memory."""
-    sums = [at_least_float32(numbers.detach()).sum().isfinite() for numbers in embeddings.numbers()]
-    return torch.stack(sums).all()
-
-
-def _harmless(numbers: Tensor) -> Tensor:
-    """Replace what is not finite, before it is sorted, counted or becomes an index; gradients pass."""
-    return numbers.nan_to_num(0.0, 0.0, 0.0)
-
-
-def at_least_float32(values: Tensor) -> Tensor:
-    """Widen half precision, whose products with themselves keep two digits only."""
-    return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
 
 
 class _Total(torch.autograd.Function):

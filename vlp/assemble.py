@@ -268,8 +268,7 @@ def _build_objective(recipe: Recipe) -> Objective:
 def _start_trackers(accelerator: Accelerator, recipe: Recipe) -> Callable[[dict[str, float], int], None] | None:
     if not recipe.log.trackers:
         return None
-    with dist.together():  # the main process alone starts them
-        accelerator.init_trackers(recipe.log.project, config={"name": recipe.name, "seed": recipe.seed})
+    accelerator.init_trackers(recipe.log.project, config={"name": recipe.name, "seed": recipe.seed})
 
     def track(metrics: dict[str, float], step: int) -> None:
         accelerator.log(metrics, step=step)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -43,7 +44,9 @@ def small_parts(monkeypatch: pytest.MonkeyPatch, recipe: Recipe, accelerator: ob
     monkeypatch.setattr(assemble, "claim_folder", lambda *_, **__: None)
     if accelerator is not None:
         monkeypatch.setattr(assemble, "_start_processes", lambda _: accelerator)
-    return assemble.assemble(recipe, resume=False, allow_changes=False)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="train.precision")  # of CPUs that are slow at it
+        return assemble.assemble(recipe, resume=False, allow_changes=False)
 
 
 def batch_for(recipe: Recipe, size: int, seed: int = 0, words: int = WORDS) -> Batch:

@@ -6,11 +6,12 @@ import json
 
 import pytest
 
-from tests.golden import KEPT, NAMES, compute, processor
+from tests.golden import KEPT, NAMES, compute, surroundings
 
 STEPS = 8
-# Measured with other instructions of the same processor, and with two threads: losses and scales differ by 4e-7 at
-# most, single terms by 1.4e-6, norms of gradients by 4e-5, or by 2e-6 where they are next to nothing.
+# Measured with other instructions of the same processor, with two threads, and with open_clip 4.2.0.dev0 for 3.3.0:
+# losses and scales differ by 4e-7 at most, single terms by 1.4e-6, norms of gradients by 5e-5, or by 2e-6 where they
+# are next to nothing.
 ELSEWHERE = {"loss": 1e-6, "loss/": 5e-6, "gradient_norm/": 2e-4, "scale": 1e-6, "scale/": 1e-6, "bias": 1e-6}
 ELSEWHERE |= {"weights/": 2e-6}
 
@@ -24,7 +25,7 @@ def golden():
 def test_losses_have_not_moved(tmp_path, golden, name):
     found, kept = compute(name, tmp_path), golden["numbers"][name]
     assert found.keys() == kept.keys()
-    exact = processor() == golden["processor"]
+    exact = surroundings() == golden["surroundings"]
     for key, values in found.items():
         head, slash, _ = key.partition("/")
         tolerance = 0.0 if exact else ELSEWHERE[head + slash]
@@ -35,7 +36,7 @@ def test_losses_have_not_moved(tmp_path, golden, name):
 def test_every_recipe_has_numbers_and_they_say_where_they_come_from(golden):
     assert len(NAMES) == 3
     assert set(golden["numbers"]) == set(NAMES)
-    assert {"commit", "versions", "processor"} < golden.keys()
+    assert {"commit", "versions", "surroundings"} < golden.keys()
     for numbers in golden["numbers"].values():
         assert len(numbers["loss"]) == len(numbers["gradient_norm/text"]) == STEPS
 

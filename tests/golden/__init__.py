@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -45,15 +46,16 @@ def _norm(tensors: Iterable[torch.Tensor]) -> float:
     return math.sqrt(math.fsum(float(tensor.double().square().sum()) for tensor in tensors))
 
 
-def processor() -> dict[str, str]:
-    """Return what the last bits of a number depend on: the processor, its instructions that torch uses, torch."""
+def surroundings() -> dict[str, str]:
+    """Return what the last bits of a number depend on: processor, instructions that torch uses, torch, open_clip."""
     return {
         "machine": machine().rpartition(",")[0],
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "torch": torch.__version__,
+        "open_clip": version("open_clip_torch"),
     }
 
 
 def record(numbers: dict[str, Numbers]) -> dict[str, object]:
     """Return what is kept: the numbers, and where they come from."""
-    return {"commit": commit(), "versions": versions(), "processor": processor(), "numbers": numbers}
+    return {"commit": commit(), "versions": versions(), "surroundings": surroundings(), "numbers": numbers}

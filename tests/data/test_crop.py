@@ -90,6 +90,15 @@ def test_areas_and_ratios_keep_to_their_ranges():
     assert ratios.min() == pytest.approx(0.8, abs=0.02) and ratios.max() == pytest.approx(1.25, abs=0.02)
 
 
+def test_ten_boxes_are_drawn_before_the_middle_is_taken():
+    """As in torchvision; in a strip no box of these shapes fits, and each try takes an area and a ratio."""
+    draws, after_ten = Draws(3), Draws(3)
+    assert Crop(8, scale=(0.9, 1.0)).box(1000, 10, draws) == (493, 0, 506, 10)
+    for _ in range(20):
+        after_ten.uniform()
+    assert draws.bits() == after_ten.bits()
+
+
 def test_a_seed_keeps_its_boxes():
     boxes = [Crop(8).box(6400, 4270, Draws(3, number)) for number in range(3)]
     assert boxes == [(353, 0, 6046, 4270), (150, 371, 4905, 4203), (2121, 201, 6120, 3792)]

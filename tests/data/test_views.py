@@ -123,6 +123,15 @@ def test_a_policy_leaves_random_numbers_and_pixels_alone(name):
     assert np.array_equal(pixels, noise())
 
 
+@EVERY_POLICY
+def test_what_a_policy_moves_in_from_outside_is_white(name):
+    """A gray image holds no other colour than gray whatever is done to it, unless the filling has one."""
+    policy, gray = policies.build(name, {}), np.full((32, 32, 3), 100, dtype=np.uint8)
+    made = [policy(gray, key) for key in range(60)]
+    assert all(np.ptp(image.astype(int), axis=2).max() == 0 for image in made)
+    assert max(image.max() for image in made) > 200
+
+
 def test_views_of_one_image_are_changed_differently(samples):
     whole = Crop(8, scale=(1.0, 1.0), ratio=(1.2, 1.2), flip=0.0)
     (plain,) = batches(samples, Views((whole,) * 2, Captions()), 1)

@@ -14,11 +14,11 @@ from vlp.provenance import commit, machine, versions
 from vlp.yaml import read_yaml
 
 EXPLAINED = Path(__file__).with_name("mutants.yaml")
-KILLED, SURVIVED, HUNG = "killed", "survived", "hung"
+KILLED, SURVIVED, HUNG, UNCLEAR = "killed", "survived", "hung", "unclear"
 UNEXPLAINED = "**a test is missing**"
 ABOUT = """A mutant is a copy of the project with one small fault. It is killed where a test that belongs to its file
-fails, and counts as noticed where these tests hang. Mutants are drawn at random from all that a room
-has."""
+fails, and counts as noticed where these tests hang; it is unclear where that test fails without the fault too. Mutants
+are drawn at random from all that a room has."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,8 @@ class Result:
     """What came of one mutant.
 
     Args:
-        outcome: `killed` where a test failed, `hung` where the tests took too long, `survived` where all passed.
+        outcome: `killed` where a test failed, `hung` where the tests took too long, `survived` where all passed,
+            `unclear` where the test that failed does so without the fault.
         noticed_by: The first test that failed.
         source: Checksum of the file without the fault.
         tests: Checksum of the tests.
@@ -48,13 +49,18 @@ def reasons() -> dict[tuple[str, str], str]:
 
 
 def write_report(
-    folder: Path, command: str, possible: Mapping[str, int], found: Mapping[str, Sequence[Result]]
+    folder: Path,
+    command: str,
+    possible: Mapping[str, int],
+    drawn: Mapping[str, int],
+    found: Mapping[str, Sequence[Result]],
 ) -> tuple[Path, int]:
     """Write a page and all results as JSON; return the page, and how many survivors have no explanation.
 
     Args:
         possible: Number of all mutants of each room.
-        found: Results of those that were drawn and have run.
+        drawn: Number of those that were drawn.
+        found: Results of those that have run.
     """
     known = reasons()
     about = {
@@ -64,6 +70,7 @@ def write_report(
         "machine": machine(),
         "versions": versions(),
         "possible": dict(possible),
+        "drawn": dict(drawn),
     }
     stem = f"mutants_{slug(about['machine'])}_{about['date']}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -79,12 +86,13 @@ def report_page(
     about: Mapping[str, Any], found: Mapping[str, Sequence[Result]], known: Mapping[tuple[str, str], str]
 ) -> str:
     """Return the page."""
-    table = [["room", "possible", "run", "killed", "hung", "survived", "of these explained", "noticed, or explained"]]
+    head = ["room", "possible", "drawn", "run", KILLED, HUNG, UNCLEAR, SURVIVED, "explained", "noticed, or explained"]
+    table = [head]
     for room, results in found.items():
-        survivors = [result for result in results if result.outcome == SURVIVED]
-        explained = sum((result.path, result.name) in known for result in survivors)
-        killed, hung = (sum(result.outcome == outcome for result in results) for outcome in (KILLED, HUNG))
-        counts = [about["possible"][room], len(results), killed, hung, len(survivors), explained]
+        explained = sum(result.outcome == SURVIVED and (result.path, result.name) in known for result in results)
+        outcomes = (KILLED, HUNG, UNCLEAR, SURVIVED)
+        killed, hung, *others = (sum(result.outcome == outcome for result in results) for outcome in outcomes)
+        counts = [about["possible"][room], about["drawn"][room], len(results), killed, hung, *others, explained]
         share = percent((killed + hung + explained) / len(results)) if results else ""
         table.append([room, *(f"{count:,}" for count in counts), share])
     survived = [["file", "fault", "why no test notices"]] + [

@@ -26,12 +26,12 @@ from itertools import groupby
 from pathlib import Path
 
 from benchmarks.mutant_operators import Mutant, mutants_of
-from benchmarks.mutant_report import SURVIVED, Result, write_report
-from benchmarks.mutant_runs import Job, copy_project, runs_of
+from benchmarks.mutant_report import SURVIVED, UNCLEAR, Result, write_report
+from benchmarks.mutant_runs import Job, Run, copy_project, runs_of
 from benchmarks.mutant_tests import ROOMS, calls_of, files_of
 
 ROOT = Path(__file__).resolve().parent.parent
-PATIENCE = 5.0  # times what the tests take without a fault
+PATIENCE = 300.0  # seconds that one call of pytest may take
 WARM = ("tests.conftest", "vlp.train", "hypothesis")
 
 
@@ -43,14 +43,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rooms = {room: [file for file in files if file in parsed.files] for room, files in rooms.items()}
     chosen = {room: draw(files, parsed.limit, parsed.seed, ROOT) for room, files in rooms.items()}
     kept = Kept(parsed.to / "results.jsonl", ROOT)
-    todo = [mutant for mutants in chosen.values() for mutant in mutants if kept.find(mutant) is None]
+    todo = [mutant for mutants in chosen.values() for mutant in mutants if not kept.settles(mutant)]
     say(f"{sum(map(len, chosen.values())):,} mutants, {len(todo):,} of them to be run")
     run_all(todo, kept, num_jobs=parsed.jobs, seconds=60 * parsed.minutes)
     found = {room: [result for each in mutants if (result := kept.find(each))] for room, mutants in chosen.items()}
     files = f" --files {' '.join(parsed.files)}" if parsed.files else ""
     again = f"python -m benchmarks.mutants --rooms {' '.join(rooms)}{files} --limit {parsed.limit} --seed {parsed.seed}"
     possible = {room: sum(len(mutants_in(file, ROOT)) for file in files) for room, files in rooms.items()}
-    page, unexplained = write_report(parsed.report, again, possible, found)
+    drawn = {room: len(mutants) for room, mutants in chosen.items()}
+    page, unexplained = write_report(parsed.report, again, possible, drawn, found)
     say(f"{page}: {unexplained} survivors without an explanation")
     sys.exit(1 if unexplained else 0)
 
@@ -95,13 +96,13 @@ class Kept:
     """Results on the disk, a line each; the last one of a name counts, if it still tells about these files.
 
     Attributes:
-        passed: Seconds that tests take where nothing is wrong, by call of pytest.
+        passed: Calls of pytest that end well where nothing is wrong.
     """
 
     def __init__(self, path: Path, root: Path):
         self.path, self.root = path, root
         self.results: dict[tuple[str, str], Result] = {}
-        self.passed: dict[str, float] = {}
+        self.passed: set[str] = set()
         if path.exists():
             for line in path.read_text(encoding="utf-8").splitlines():
                 result = Result(**json.loads(line))
@@ -113,6 +114,11 @@ class Kept:
         if result is None or result.source != self.source_of(mutant.path):
             return None
         return result if result.outcome != SURVIVED or result.tests == self.tests_of(mutant.path) else None
+
+    def settles(self, mutant: Mutant) -> bool:
+        """Whether a mutant need not run again."""
+        result = self.find(mutant)
+        return result is not None and result.outcome != UNCLEAR
 
     def add(self, path: str, mutant: Mutant, outcome: str, noticed_by: str) -> Result:
         """Keep what came of a mutant."""
@@ -148,19 +154,19 @@ def run_all(
     *,
     num_jobs: int,
     seconds: float = math.inf,
-    least_seconds: float = 20.0,
+    patience: float = PATIENCE,
     warm: Sequence[str] = WARM,
 ) -> None:
-    """Run mutants, several at a time; tests that some of them reach must pass without a fault first.
+    """Run mutants, several at a time; a test that notices one runs without it too.
 
     Args:
         mutants: File by file.
         seconds: After which no further mutant starts.
-        least_seconds: What a mutant gets at least before it counts as hung.
+        patience: Seconds after which a mutant counts as hung.
         warm: Modules to import once for all.
 
     Raises:
-        RuntimeError: Tests fail without a fault, or a file has none.
+        RuntimeError: A file has no tests.
     """
     for name in warm:
         importlib.import_module(name)
@@ -171,14 +177,12 @@ def run_all(
             source = (kept.root / path).read_text(encoding="utf-8")
             left = {mutant.name: mutant for mutant in group}
             for call in calls_of(path, kept.root):
-                if not left:
-                    break
-                limit = least_seconds + PATIENCE * _seconds_as_it_is(path, source, call, kept, copies)
-                jobs = [Job(mutant, path, mutant.apply(source), call, limit) for mutant in left.values()]
-                for run in runs_of(jobs, copies, end):
-                    if run.outcome != SURVIVED:
-                        tell(kept.add(path, run.mutant, run.outcome, run.noticed_by))
-                        del left[run.mutant.name]
+                jobs = [Job(mutant, path, mutant.apply(source), call, patience) for mutant in left.values()]
+                noticed = [run for run in runs_of(jobs, copies, end) if run.outcome != SURVIVED]
+                for run in noticed:
+                    outcome = run.outcome if _passes_without(run, source, kept, copies[0]) else UNCLEAR
+                    tell(kept.add(path, run.mutant, outcome, run.noticed_by))
+                    del left[run.mutant.name]
                 if time.monotonic() > end:
                     return  # whoever is left has not met all tests
             for mutant in left.values():
@@ -190,15 +194,16 @@ def tell(result: Result) -> None:
     say(f"{result.outcome:8}  {result.path}  {result.name}")
 
 
-def _seconds_as_it_is(path: str, source: str, call: str, kept: Kept, copies: Sequence[Path]) -> float:
-    """Return how long tests take without a fault, which must let them pass."""
-    known = kept.passed.get(call)
-    if known is None:
-        (run,) = runs_of([Job(None, path, source, call, math.inf)], copies, math.inf)
-        if run.outcome != SURVIVED:
-            raise RuntimeError(f"{path}: without any fault, {run.noticed_by or call} does not pass")
-        known = kept.passed[call] = run.seconds
-    return known
+def _passes_without(noticed: Run, source: str, kept: Kept, copy: Path) -> bool:
+    """Whether what noticed a fault passes without it: one test, or all where none can be named."""
+    job = noticed.job
+    for call in filter(None, (noticed.noticed_by and shlex.quote(noticed.noticed_by), job.call)):
+        if call not in kept.passed:
+            (run,) = runs_of([Job(None, job.path, source, call, job.seconds)], [copy], math.inf)
+            kept.passed |= {call} if run.outcome == SURVIVED else set()
+        if call in kept.passed:
+            return True
+    return False
 
 
 if __name__ == "__main__":

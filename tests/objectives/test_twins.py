@@ -162,9 +162,8 @@ def numbers_of(case, rows):
     image, text, scale, bias, first, second, third = (leaf.requires_grad_() for leaf in leaves)
     more = rows_of(batch.more, rows) | {"ids": IDS[rows], "image_views": (first, second), "text_views": (third,)}
     loss, report = Objective({"term": (term, one)})(pairs_of(image, text, scale, bias, **more), 0)
-    rest = [scale, bias, *term.parameters()]
-    cut = gradients(loss, [image, text, first, second, third])
-    whole = gradients(loss, rest)
+    found = gradients(loss, [image, text, first, second, third, scale, bias, *term.parameters()])
+    cut, whole = found[:5], found[5:]
     state = [value.numpy() for value in term.state_dict().values() if not value.requires_grad]
     return report["term"].item(), loss.item(), [g.numpy() for g in cut], [g.numpy() for g in whole], state
 

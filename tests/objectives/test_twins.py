@@ -155,10 +155,16 @@ def along(name, settings, batch):
     return torch.stack([part for pair in parts for part in pair])
 
 
+def apart(rows):
+    """Move equal rows a little, so that no two negatives are equally hard: which one counts would be left to chance."""
+    noise = torch.randn(rows.shape, generator=torch.Generator().manual_seed(1), dtype=rows.dtype)
+    return functional.normalize(rows + 0.02 * noise, dim=-1)
+
+
 def numbers_of(case, rows):
     """Return the reported value, the share, and the gradients of embeddings, scale, bias and the term's parameters."""
     batch, term = draw_twins(views=True), build(*case)
-    leaves = [leaf.detach()[rows] if leaf.ndim else leaf.detach() for leaf in batch.leaves]
+    leaves = [apart(leaf.detach())[rows] if leaf.ndim else leaf.detach() for leaf in batch.leaves]
     image, text, scale, bias, first, second, third = (leaf.requires_grad_() for leaf in leaves)
     more = rows_of(batch.more, rows) | {"ids": IDS[rows], "image_views": (first, second), "text_views": (third,)}
     loss, report = Objective({"term": (term, one)})(pairs_of(image, text, scale, bias, **more), 0)

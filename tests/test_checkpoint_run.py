@@ -57,13 +57,13 @@ def fail_at(step: int, failure: Exception):
 
 
 @pytest.mark.parametrize("failure", [FULL_DISK, RuntimeError("enforce fail"), MemoryError(), OSError(5, "I/O error")])
-def test_a_save_that_fails_is_said_and_the_run_goes_on(tmp_path, shards, monkeypatch, capsys, failure):
+def test_a_save_that_fails_is_said_and_the_run_goes_on(tmp_path, shards, monkeypatch, capfd, failure):
     expected = losses(train(tiny_recipe(tmp_path, shards, "name=whole")))
     monkeypatch.setattr(checkpoint, "save_file", fail_at(3, failure))
     run = train(tiny_recipe(tmp_path, shards))
     assert losses(run) == expected
     assert steps(run) == ["step_00000006"]
-    assert f"no checkpoint at step 3: {type(failure).__name__}" in capsys.readouterr().err
+    assert f"no checkpoint at step 3: {type(failure).__name__}" in capfd.readouterr().err
 
 
 def test_a_last_save_that_fails_ends_the_run_with_the_way_out(tmp_path, shards, monkeypatch):
@@ -189,7 +189,7 @@ def test_what_was_counted_before_a_stop_is_counted_after_it(tmp_path):
 
 MISFITS = [
     ("strategies.second={type: ema}", r"strategies.second: the checkpoint of step 3 has no state of it"),
-    ("objective.sogclr={}", r"objective.sogclr: the checkpoint of step 3 has no state of it"),
+    ("objective.isogclr={budget: 1.0}", r"objective.isogclr: the checkpoint of step 3 has no state of it"),
     ("objective.siamlip={hidden_width: 8}", r"objective.siamlip: the checkpoint of step 3 has no state of it"),
     ("model.image.width=48", r"model: the checkpoint of step 3 does not fit \(\d+ weights differ: core.visual"),
     ("model.image.layers=2", r"model: the checkpoint of step 3 does not fit \(\d+ weights differ: core.visual"),
@@ -233,7 +233,7 @@ def test_an_accepted_change_of_the_optimizer_is_in_force(tmp_path, shards):
     assert {group["weight_decay"] for group in groups} == {0.0}
 
 
-def test_a_run_folder_that_vanishes_is_written_anew_with_its_lock(tmp_path, shards, monkeypatch, capsys):
+def test_a_run_folder_that_vanishes_is_written_anew_with_its_lock(tmp_path, shards, monkeypatch, capfd):
     recipe = tiny_recipe(tmp_path, shards)
     expected = losses(train(tiny_recipe(tmp_path, shards, "name=whole")))
     write_metrics = training.write_metrics
@@ -246,7 +246,7 @@ def test_a_run_folder_that_vanishes_is_written_anew_with_its_lock(tmp_path, shar
     monkeypatch.setattr(training, "write_metrics", vanish)
     with pytest.warns(VlpWarning, match="vanished while the run went on"):
         run = train(recipe)
-    said = capsys.readouterr().err
+    said = capfd.readouterr().err
     assert "metrics.jsonl cannot be written" in said
     assert "metrics.jsonl is written again" in said
     assert checkpoint.read_lock(run) == recipe
@@ -257,7 +257,7 @@ def test_a_run_folder_that_vanishes_is_written_anew_with_its_lock(tmp_path, shar
     assert losses(run) == expected[4:]
 
 
-def test_a_full_disk_loses_no_line_and_ends_no_run(tmp_path, shards, monkeypatch, capsys):
+def test_a_full_disk_loses_no_line_and_ends_no_run(tmp_path, shards, monkeypatch, capfd):
     from vlp import files
 
     recipe, full, append = tiny_recipe(tmp_path, shards), [True], files._append
@@ -270,7 +270,7 @@ def test_a_full_disk_loses_no_line_and_ends_no_run(tmp_path, shards, monkeypatch
     monkeypatch.setattr(files, "_append", refuse)
     run = train(recipe)
     assert [line["step"] for line in lines(run)] == [1, 2, 3, 4]
-    said = capsys.readouterr().err
+    said = capfd.readouterr().err
     assert said.count("metrics.jsonl cannot be written") == 2
     assert f"2 lines of {run / 'metrics.jsonl'} are lost" in said
     full.clear()

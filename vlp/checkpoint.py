@@ -124,6 +124,14 @@ def find(run: Path, step: int) -> Checkpoint | None:
         return None
 
 
+def is_saved(run: Path, step: int, keep: int) -> bool:
+    """Whether the checkpoint of a step is whole; if so, drop the older ones, as its writer may have been killed."""
+    found = find(run, step)
+    if found is not None:
+        _rotate(run, found, keep)
+    return found is not None
+
+
 def latest(run: Path) -> Checkpoint | None:
     """Return the newest whole checkpoint of a run, None where there is not even a damaged one; say which ones are.
 

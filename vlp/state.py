@@ -52,7 +52,8 @@ def save(parts: Parts, *, step: int, position: int) -> None:
         RecipeError: It cannot be written; on every process, whatever went wrong on which one.
     """
     try:
-        if dist.on_main(lambda: checkpoint.find(parts.recipe.folder, step) is None):
+        folder, keep = parts.recipe.folder, parts.recipe.checkpoint.keep
+        if not dist.on_main(lambda: checkpoint.is_saved(folder, step, keep)):
             _save(parts, step, position)
     except Exception as error:
         raise RecipeError(

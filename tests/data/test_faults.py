@@ -167,6 +167,9 @@ def test_a_file_that_is_no_tar_is_counted_and_passed_over(open_stream, tmp_path,
     stream = open_stream(card, quarantine=tmp_path / "quarantine.jsonl")
     assert stream.num_samples == 6
     assert stream.faults.counts == {("tiny", "shard_error"): 1}
+    assert not (tmp_path / "quarantine.jsonl").exists()  # the run may yet be refused
+    next(stream.batches(0))
+    assert stream.faults.counts == {("tiny", "shard_error"): 1}
     assert json.loads((tmp_path / "quarantine.jsonl").read_text())["shard"] == "00001.tar"
 
 

@@ -39,7 +39,7 @@ def small_parts(monkeypatch: pytest.MonkeyPatch, recipe: Recipe, accelerator: ob
     Args:
         accelerator: Replaces that of this machine.
     """
-    stream = SimpleNamespace(num_samples=NUM_SAMPLES)
+    stream = SimpleNamespace(num_samples=NUM_SAMPLES, samples=None)
     monkeypatch.setattr(assemble, "build_stream", lambda *_: stream)
     monkeypatch.setattr(assemble, "claim_folder", lambda *_, **__: None)
     if accelerator is not None:

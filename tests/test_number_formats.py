@@ -79,12 +79,12 @@ def test_evaluations_compute_in_the_recipes_precision(monkeypatch, precision, ex
     asked = []
 
     def note(_tasks, encoder, **_settings):
-        asked.append(encoder.autocast)
+        asked.append(encoder.encoder.autocast)
         raise InterruptedError
 
     monkeypatch.setattr(train, "run_tasks", note)
     with pytest.raises(InterruptedError):
-        train.evaluate(parts, None, 1, recipe.train.batch_size)
+        train.evaluate(parts, None, 1, recipe.train.batch_size, None)
     assert asked == [expected]
 
 

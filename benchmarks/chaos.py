@@ -27,7 +27,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from benchmarks.chaos_report import write_report
-from benchmarks.file_events import DATA, ERRORS, MODES
+from benchmarks.file_events import DATA, ERRORS, GROWING, MODES, REMOVING
 from benchmarks.forked_runs import (
     Ended,
     Reference,
@@ -38,6 +38,7 @@ from benchmarks.forked_runs import (
     run_once,
     set_up,
     warm_up,
+    whole_checkpoints,
 )
 from benchmarks.instruments import Instruments
 from vlp.provenance import commit
@@ -216,8 +217,9 @@ def in_part(events: Sequence[Event], part: Part) -> list[Event]:
 
 
 def chosen(events: Sequence[Event], mode: str, limit: int | None) -> list[Event]:
-    """Return at most `limit` events, evenly spread; tearing takes those that carry bytes."""
-    fit = [event for event in events if mode != "torn" or event.kind in DATA]
+    """Return at most `limit` events, evenly spread, of those that can go wrong in this way."""
+    kinds = {"torn": DATA, "nospace": GROWING, "full": GROWING}.get(mode)
+    fit = [event for event in events if kinds is None or event.kind in kinds]
     if limit is None or len(fit) <= limit:
         return list(fit)
     return [fit[k * len(fit) // limit] for k in range(limit)]
@@ -226,6 +228,12 @@ def chosen(events: Sequence[Event], mode: str, limit: int | None) -> list[Event]
 def files_of(run: Path) -> set[str]:
     """Return the names of all that lies in a run folder."""
     return {str(path.relative_to(run)) for path in run.rglob("*") if not path.name.startswith("quarantine")}
+
+
+def in_whole_checkpoints(run: Path) -> Iterator[Path]:
+    """Yield the names in whole checkpoints, more of which than `keep` may stay after a kill."""
+    for found in whole_checkpoints(run):
+        yield from (path.relative_to(run) for path in (found.path, *found.path.iterdir()))
 
 
 # ---------------------------------------- one event
@@ -251,7 +259,7 @@ def try_event(
         problems.append(f"the resume {'hung' if resumed.hung else 'ended'} with {resumed.codes}: {last_words(resumed)}")
     else:
         problems += differences(reference, scene.run, finished=True)
-        if left := files_of(scene.run) - litter:
+        if left := files_of(scene.run) - litter - {str(path) for path in in_whole_checkpoints(scene.run)}:
             problems.append(f"left behind: {', '.join(sorted(left)[:3])}")
     return Outcome(commit(), name, scene.ranks, mode, event, ended.codes, tuple(problems), ended.said[-2000:])
 
@@ -268,9 +276,10 @@ def judge_end(ended: Ended, mode: str, event: Event) -> list[str]:
     if mode == "term":
         asleep = event.steps == 0 and ended.codes[0] == -signal.SIGTERM
         return found + ([] if ended.preempted or ended.finished or asleep else [f"after SIGTERM: {ended.codes}"])
-    if os.strerror(ERRORS[mode]).lower() not in ended.said.lower():
+    if os.strerror(ERRORS[mode]).lower() not in ended.said.lower() and event.kind not in REMOVING:
         found.append("it says nothing of the fault")
-    may_refuse = event.steps == 0 or event.newest == STEPS
+    # a run that cannot begin, or whose last state cannot be saved, must not end as if all were well
+    may_refuse = event.steps == 0 or event.newest == STEPS or f"no checkpoint at step {STEPS}" in ended.said
     goes_on = ended.finished or ended.preempted or may_refuse
     return found + ([] if goes_on or ended.traceback else [f"it did not go on: {last_words(ended)}"])
 

@@ -11,6 +11,7 @@ import builtins
 import errno
 import io
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -25,7 +26,8 @@ from safetensors import SafetensorError
 from benchmarks.power_loss import Disk
 
 DATA = ("write", "close", "save_file", "torch.save")  # events that carry bytes; the others carry names
-GROWING = (*DATA, "open", "mkdir", "link")  # what a full disk refuses
+GROWING = (*DATA, "open", "mkdir", "link", "rename", "replace", "fsync")  # what a full disk may refuse
+REMOVING = ("unlink", "remove", "rmdir")
 UNTIL_MERGED = 16  # consecutive writes to one file that are events of their own; later ones are where they double
 MODES = {
     "kill": "SIGKILL before the event",
@@ -38,6 +40,7 @@ MODES = {
     "full": "ENOSPC from there on",
     "broken": "EIO once",
 }
+CHANCE = re.compile(r"\.[0-9a-f]{8}\.")  # what makes names of temporary files new every time
 ERRORS = {"nospace": errno.ENOSPC, "full": errno.ENOSPC, "broken": errno.EIO}
 REAL_OPEN, REAL_SAVE, REAL_SAVE_FILE = io.open, torch.save, safetensors.torch.save_file
 REAL = {name: getattr(os, name) for name in ("open", "write", "fsync", "fdatasync", "rename", "replace", "unlink")}
@@ -111,7 +114,8 @@ class FileEvents:
             return
         self.quiet = True
         said = self.probe() if self.probe is not None else ""
-        REAL["write"](self.log, f"{self.number}\t{kind}\t{os.path.relpath(path, self.folder)}\t{said}\n".encode())
+        name = CHANCE.sub(".", os.path.relpath(path, self.folder))
+        REAL["write"](self.log, f"{self.number}\t{kind}\t{name}\t{said}\n".encode())
         self.quiet = False
 
     def _go_wrong(self, kind: str, path: str) -> int:
@@ -253,6 +257,7 @@ class Watched:
 
     def __init__(self, file: Any, path: str, events: FileEvents):
         self._file, self._path, self._events = file, path, events
+        self._safe = None if isinstance(file, io.RawIOBase) else os.path.getsize(path)  # bytes no buffer can lose
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._file, name)
@@ -281,11 +286,12 @@ class Watched:
             self.write(part)
 
     def close(self) -> None:
-        """Close, or lose half of the file and say so."""
+        """Close, or lose half of what a buffer may still have held, and say so."""
         if self._file.closed:
             return
         wrong = self._events.happens("close", self._path)
         self._file.close()
         if wrong:
-            REAL["truncate"](self._path, os.path.getsize(self._path) // 2)
+            if self._safe is not None:
+                REAL["truncate"](self._path, (self._safe + os.path.getsize(self._path)) // 2)
             self._events._fail(wrong, self._path)

@@ -33,18 +33,18 @@ from benchmarks.forked_runs import (
     TIMES,
     Scene,
     differences,
-    digests_of,
     make_reference,
-    read_states,
     run_once,
     set_up,
     warm_up,
+    whole_checkpoints,
 )
 from benchmarks.instruments import Instruments
 from benchmarks.tables import markdown
 from vlp import checkpoint
 from vlp.claim import claim_folder
-from vlp.config import load_recipe
+from vlp.config import load_card, load_recipe
+from vlp.data import SampleSet
 from vlp.log import Log
 from vlp.provenance import commit
 from vlp.types import RecipeError
@@ -132,7 +132,7 @@ def flip_all(scene: Scene, num_small: int | None, num_large: int) -> Iterator[Fl
     expected, words = read_as_resume(scene)
     if words:
         raise RuntimeError(f"the folder is not sound before the first flip: {words}")
-    states = [{"step": str(step), **state} for step, state in read_states(scene.run).items()]
+    states = [{"step": str(found.step), **found.sha256} for found in whole_checkpoints(scene.run)]
     record = scene.folder / "flips.jsonl"
     lines = record.read_text(encoding="utf-8").splitlines() if record.exists() else []
     known = {(one["file"], one["bit"]): Flip(**one) for one in map(json.loads, lines)}
@@ -181,9 +181,11 @@ def read_as_resume(scene: Scene) -> tuple[Read, str]:
     recipe = read_recipe(str(scene.recipe))
     with warnings.catch_warnings(record=True) as said, contextlib.redirect_stderr(io.StringIO()):
         warnings.simplefilter("always")
-        claim_folder(recipe, resume=True, allow_changes=False)
-        newest = checkpoint.latest(recipe.folder)
-        state = {} if newest is None else {"step": str(newest.step), **digests_of(newest)}
+        samples = SampleSet({label: load_card(source.card) for label, source in recipe.data.train.items()})
+        claim = claim_folder(recipe, samples, resume=True, allow_changes=False)
+        newest = checkpoint.latest(recipe.folder)  # whose bytes are those of its checksums
+        state = {} if newest is None else {"step": str(newest.step), **newest.sha256}
+        claim.confirm()
         log = Log(
             recipe.folder / "metrics.jsonl",
             num_steps=STEPS,

@@ -280,10 +280,12 @@ class Reference:
     Args:
         lines: Metrics by step.
         states: Digests of weights, averages, optimizer and all else that a checkpoint holds, by step and name.
+        listed: Bad samples in the quarantine files, one entry per process that listed it.
     """
 
     lines: Mapping[int, Mapping[str, Any]]
     states: Mapping[int, Mapping[str, str]]
+    listed: Sequence[str] = ()
 
 
 def make_reference(folder: Path, *, ranks: int, steps: int) -> Reference:
@@ -293,7 +295,7 @@ def make_reference(folder: Path, *, ranks: int, steps: int) -> Reference:
     if not ended.finished:
         raise RuntimeError(f"the undisturbed run ended with {ended.codes}:\n{ended.said}")
     lines, _ = read_lines(scene.run)
-    return Reference({line["step"]: computed(line) for line in lines}, read_states(scene.run))
+    return Reference({line["step"]: computed(line) for line in lines}, read_states(scene.run), read_listed(scene.run))
 
 
 def differences(reference: Reference, run: Path, *, finished: bool) -> list[str]:
@@ -321,6 +323,8 @@ def differences(reference: Reference, run: Path, *, finished: bool) -> list[str]
         steps = [line["step"] for line in lines]
         found += [] if steps == sorted(reference.lines) else [f"metrics of the steps {steps}"]
         found += ["a torn line of metrics"] if torn else []
+        if set(listed := read_listed(run)) != set(reference.listed):
+            found.append(f"in quarantine: {', '.join(listed) or 'nothing'}")
     return found
 
 
@@ -354,6 +358,12 @@ def digests_of(found: checkpoint.Checkpoint) -> dict[str, str]:
         _feed(digest, part)
         digests[name] = digest.hexdigest()
     return digests
+
+
+def read_listed(run: Path) -> list[str]:
+    """Return the keys of the samples that quarantine files list, an entry per line."""
+    lines = [line for path in sorted(run.glob("quarantine*.jsonl")) for line in path.read_bytes().splitlines()]
+    return sorted(f"{fault['key']} {fault['reason']}" for fault in map(json.loads, lines))
 
 
 def read_lines(run: Path) -> tuple[list[dict[str, Any]], bool]:

@@ -1,15 +1,20 @@
-"""What the chaos does is what it says."""
+"""The chaos does what it says; and at every event of a save a training may be killed, or find the disk full."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from benchmarks.file_events import FileEvents
 from benchmarks.forked_runs import Reference, differences
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def do(folder: Path, action, **settings) -> int:
@@ -138,3 +143,24 @@ def test_differences_are_named(tmp_path):
         "metrics of the steps [1, 2]",
         "a torn line of metrics",
     ]
+
+
+def chaos(work: Path, *arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "benchmarks.chaos", "--work", str(work), *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def test_a_save_may_be_killed_at_every_event_and_find_the_disk_full(tmp_path):
+    killed = chaos(tmp_path, "--ranks", "1", "--scenes", "last", "--modes", "kill")
+    assert killed.returncode == 0, killed.stdout + killed.stderr[-2000:]
+    full = chaos(tmp_path, "--ranks", "1", "--scenes", "last", "--modes", "nospace", "--limit", "12")
+    assert full.returncode == 0, full.stdout + full.stderr[-2000:]
+    outcomes = [json.loads(line) for line in (tmp_path / "outcomes.jsonl").read_text().splitlines()]
+    assert {outcome["event"]["kind"] for outcome in outcomes} >= {"open", "write", "fsync", "unlink"}
+    assert len(outcomes) > 30
+
+
+@pytest.mark.processes
+def test_a_save_of_two_processes_may_be_killed(tmp_path):
+    done = chaos(tmp_path, "--ranks", "2", "--scenes", "last", "--modes", "kill", "peer", "nospace", "--limit", "1")
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]

@@ -238,6 +238,15 @@ def test_all_is_on_the_disk_before_the_name_and_the_name_before_anything_is_remo
     assert names(tmp_path) == steps_of_name(6)
 
 
+def test_lines_are_on_the_disk_before_the_checkpoint_behind_them(tmp_path, monkeypatch):
+    for name in ("metrics.jsonl", "quarantine.jsonl", "quarantine_1.jsonl"):
+        (tmp_path / name).write_text("{}\n")
+    events = record_file_events(monkeypatch)
+    save(tmp_path, 3)
+    first = [path for what, path, _ in events[:4] if what == "fsync"]
+    assert first == [*sorted(tmp_path.glob("*.jsonl")), tmp_path]
+
+
 def record_file_events(monkeypatch) -> list[tuple[str, Path, Path | None]]:
     events = []
     real = {name: getattr(os, name) for name in ("fsync", "rename", "replace")}

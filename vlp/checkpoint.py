@@ -106,6 +106,7 @@ def save(
         Exception: Whatever a writer raises; what it wrote is removed, older checkpoints are as they were.
     """
     final = folder_of(run, step)
+    _sync_lines(run)
     written = find(run, step) or _write(final, step, position, weights, training)
     _rotate(run, written, keep)
     return written
@@ -266,6 +267,15 @@ def _write(
     finally:
         files.remove(partial)
     return Checkpoint(final, step, position, sums)
+
+
+def _sync_lines(run: Path) -> None:
+    """Wait until metrics and quarantine are on the disk: a resume goes on behind the lines of this step."""
+    grown = sorted(run.glob("*.jsonl"))
+    for path in grown:
+        files.sync(path)
+    if grown:
+        files.sync_folder(run)
 
 
 def _rotate(run: Path, written: Checkpoint, keep: int) -> None:

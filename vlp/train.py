@@ -83,11 +83,13 @@ def train(recipe: Recipe, *, resume: bool = False, allow_changes: bool = False) 
     return recipe.folder
 
 
-def one_step(parts: Parts, batch: Batch, step: int, *, has_twins: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def one_step(
+    parts: Parts, batch: Batch, step: int, *, has_twins: bool | None = None
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Take one optimizer step; return the objective's values and the gradient norm of each tower.
 
     Args:
-        has_twins: Whether a sample stands twice in the batch of the whole job.
+        has_twins: Whether a sample stands twice in the batch of the whole job; None as for `Pairs`.
     """
     recipe = parts.recipe
     for strategy in parts.strategies.values():

@@ -190,9 +190,7 @@ def count_steps(recipe: Recipe, epoch_size: int) -> int:
 
 def _start_processes(recipe: Recipe) -> Accelerator:
     """Start the accelerator; threads, seeds and determinism are set here and nowhere else."""
-    accelerator = join(
-        timeout=recipe.train.timeout, log_with=list(recipe.log.trackers) or None, project_dir=str(recipe.folder)
-    )
+    accelerator = join(log_with=list(recipe.log.trackers) or None, project_dir=str(recipe.folder))
     check_same("the recipe", json.dumps(recipe.model_dump(mode="json", exclude=PLACES)))
     if accelerator.device.type == "cpu":
         local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))

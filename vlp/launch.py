@@ -20,14 +20,14 @@ from vlp.types import RecipeError
 COUNTS = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
 # Set by the launchers that look after their processes: torchrun (and accelerate with several), accelerate with one.
 LAUNCHERS = ("TORCHELASTIC_RUN_ID", "ACCELERATE_USE_CPU")
+START_TIMEOUT = 1800.0  # seconds: machines import, download weights and look at shards at different speeds
 MODULUS = 2**31 - 1  # a checksum below it is exact in every number format that logs use
 
 
-def join(*, timeout: float, log_with: list[str] | None = None, project_dir: str | None = None) -> Accelerator:
+def join(*, log_with: list[str] | None = None, project_dir: str | None = None) -> Accelerator:
     """Start this process's part of a training job.
 
     Args:
-        timeout: Seconds that a collective waits for the other processes before it raises.
         log_with: Trackers of Accelerate.
         project_dir: Where trackers put their files.
 
@@ -39,10 +39,9 @@ def join(*, timeout: float, log_with: list[str] | None = None, project_dir: str 
         mixed_precision="no",  # autocast is opened around the towers by the training step
         log_with=log_with,
         project_dir=project_dir,
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=timeout))],
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=START_TIMEOUT))],
     )
     _check_counts(accelerator.num_processes)
-    dist.set_timeout(timeout)
     return accelerator
 
 

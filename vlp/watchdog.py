@@ -10,6 +10,7 @@ from jaxtyping import Float32
 from PIL.Image import Image
 from torch import Tensor
 
+from vlp import dist
 from vlp.types import Encoder
 
 
@@ -17,7 +18,7 @@ class Watchdog:
     """Leave with exit code 1, and the stack of every thread on the error stream, when no progress is told for long.
 
     The time runs outside the interpreter, so that it also ends what holds the interpreter's lock: a collective whose
-    partner is gone, a driver that does not answer, a file system that hangs.
+    partner is gone, a driver that does not answer, a file system that hangs. Collectives wait no longer either.
 
     Args:
         seconds: Longest time between two calls of `beat`.
@@ -27,6 +28,7 @@ class Watchdog:
         self.seconds = seconds
 
     def __enter__(self) -> Watchdog:
+        dist.set_timeout(self.seconds)
         self.beat()
         return self
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from vlp import dist
 from vlp.objectives.base import Objective, Term
 from vlp.pairs import Pairs
 from vlp.types import Embeddings, Teacher
@@ -70,14 +71,15 @@ def pairs_of(
     step: int = 0,
     **more: Any,
 ) -> Pairs:
-    """Make a batch out of embeddings; captions are all different unless said otherwise.
+    """Make a batch out of embeddings; samples and captions of all processes are different unless said otherwise.
 
     Args:
         more: Further fields of `Embeddings`.
     """
-    ids = torch.arange(len(image)) if ids is None else ids
+    places = dist.rank() * len(image) + torch.arange(len(image))
+    ids = places if ids is None else ids
     numbers = [torch.as_tensor(number, dtype=image.dtype) for number in (scale, bias)]
-    captions = torch.arange(len(image)) if caption_ids is None else caption_ids
+    captions = places if caption_ids is None else caption_ids
     return Pairs(Embeddings(image, text, *numbers, **more), ids, captions, step=step)
 
 

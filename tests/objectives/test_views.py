@@ -92,6 +92,7 @@ def test_gradient_is_the_slope_where_declared(name, settings):
     assert torch.autograd.gradcheck(loss, leaves, raise_exception=term.gradient_is_slope) == term.gradient_is_slope
 
 
+@pytest.mark.filterwarnings("ignore:isogclr")  # so small a batch cannot spend its budget
 @pytest.mark.parametrize("name", list(terms))
 def test_terms_say_whether_they_read_further_views(name):
     numbers = [leaf.detach() for leaf in draw_leaves(SIZE)]

@@ -38,7 +38,8 @@ def embed_in_buckets(
     place[order] = np.arange(len(order))
     sorted_tokens = tokens[send(torch.from_numpy(order), tokens.device)]
     groups = zip(sorted_tokens.tensor_split(num_buckets), np.array_split(lengths[order], num_buckets), strict=True)
-    parts = [tower(group[:, : int(sizes.max())]) for group, sizes in groups if len(sizes)]
+    # cloned: a compiled tower would look at where in memory a part begins, and compile anew
+    parts = [tower(group[:, : int(sizes.max())].clone()) for group, sizes in groups if len(sizes)]
     return torch.cat(parts)[send(torch.from_numpy(place), tokens.device)]
 
 

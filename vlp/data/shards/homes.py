@@ -26,6 +26,7 @@ from vlp.types import RecipeError
 
 # Every sample of a shard that cannot be fetched would wait for all tries again.
 GIVEN_UP_SECONDS = 300.0
+MOST_EVICTIONS = 3  # of a copy between its arrival and its opening, before it counts as damaged
 
 
 class Home(Protocol):
@@ -120,18 +121,18 @@ class Copied:
         """Return the copy and its index."""
         if self._given_up and time.monotonic() < self._given_up[0]:
             raise BadSampleError("shard_error", self._given_up[1])
-        files.close_deleted()
-        try:
-            self.fetch()
-        except TransferError as error:
-            self._given_up = time.monotonic() + GIVEN_UP_SECONDS, str(error)
-            raise BadSampleError("shard_error", str(error)) from error
-        index = open_index(index_path(self._copy), files)
-        if index is None or index.footer.tar_bytes != files.size(self._copy):
-            # Somebody else's eviction, or a damaged file.
-            self._copy.unlink(missing_ok=True)
-            raise FileNotFoundError(2, "the copy in the cache is damaged", str(self._copy))
-        return self._copy, index
+        for _ in range(MOST_EVICTIONS):
+            files.close_deleted()
+            try:
+                self.fetch()
+            except TransferError as error:
+                self._given_up = time.monotonic() + GIVEN_UP_SECONDS, str(error)
+                raise BadSampleError("shard_error", str(error)) from error
+            index = open_index(index_path(self._copy), files)
+            if index is not None and index.footer.tar_bytes == files.size(self._copy):
+                return self._copy, index
+            self._copy.unlink(missing_ok=True)  # somebody else's eviction, or a damaged file
+        raise FileNotFoundError(2, "the copy in the cache is damaged", str(self._copy))
 
     def fetch(self) -> None:
         """Make the copy unless it is there."""

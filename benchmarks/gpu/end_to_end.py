@@ -166,9 +166,9 @@ def _metrics(recipe: Recipe) -> list[dict[str, Any]]:
 def _before_each_step(told: Callable[[int], None]) -> Iterator[None]:
     original = train.one_step
 
-    def one_step(parts: Any, batch: Any, step: int) -> Any:
+    def one_step(parts: Any, batch: Any, step: int, *, has_twins: bool | None = None) -> Any:
         told(step)
-        return original(parts, batch, step)
+        return original(parts, batch, step, has_twins=has_twins)
 
     with patch.object(train, "one_step", one_step):
         yield

@@ -122,7 +122,7 @@ def watched_run(
     waits, watching = Waits(device), ExitStack()
     original = train.one_step
 
-    def one_step(parts: Any, batch: Any, step: int) -> Any:
+    def one_step(parts: Any, batch: Any, step: int, *, has_twins: bool | None = None) -> Any:
         if before_step is not None:
             before_step(step)
         if not tf32:
@@ -130,7 +130,7 @@ def watched_run(
         # from here on the fetching of batches counts too; on the CPU, watching would undo compilation
         if step == FIRST_WATCHED and (device == "cuda" or not recipe.train.compile):
             watching.enter_context(waits.watched())
-        return original(parts, batch, step)
+        return original(parts, batch, step, has_twins=has_twins)
 
     with watching, _pausing(waits, PAUSES), patch.object(train, "one_step", one_step):
         train.train(recipe, resume=resume)

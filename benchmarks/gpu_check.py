@@ -77,6 +77,8 @@ def main(arguments: Sequence[str] | None = None, phases: Sequence[Phase] = PHASE
     parsed = build_parser().parse_args(arguments)
     chosen = [phase for phase in phases if not parsed.phases or phase.letter in parsed.phases]
     scratch = (parsed.scratch or Path("runs") / f"gpu_check_{datetime.datetime.now():%Y%m%d_%H%M%S}").resolve()
+    if (scratch / "results.jsonl").exists():
+        sys.exit(f"--scratch: {scratch} holds an earlier check, whose runs are in the way: name a new folder")
     scratch.mkdir(parents=True, exist_ok=True)
     check = Check(parsed, chosen, scratch)
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # whoever cuts us short still gets the report
@@ -102,7 +104,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--wheels", type=Path, default=ROOT / "wheels", help="packages that are not installed here")
     parser.add_argument("--to", type=Path, default=ROOT / "benchmarks" / "reports", help="folder of the report")
     parser.add_argument("--results", type=Path, help="file that gets a line per case; default: in --scratch")
-    parser.add_argument("--scratch", type=Path, help="default: a new folder under runs")
+    parser.add_argument("--scratch", type=Path, help="a folder of this check alone; default: a new one under runs")
     parser.add_argument("--commit", help="of the source, where this is no checkout")
     return parser
 

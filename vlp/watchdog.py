@@ -18,7 +18,8 @@ class Watchdog:
     """Leave with exit code 1, and the stack of every thread on the error stream, when no progress is told for long.
 
     The time runs outside the interpreter, so that it also ends what holds the interpreter's lock: a collective whose
-    partner is gone, a driver that does not answer, a file system that hangs. Collectives wait no longer either.
+    partner is gone, a driver that does not answer, a file system that hangs. Collectives wait no longer either. It is
+    faulthandler's timer, of which a process has one, and which must not run in a process while that is forked to train.
 
     Args:
         seconds: Longest time between two calls of `beat`.

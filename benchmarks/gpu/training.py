@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import shutil
 import signal
@@ -168,6 +169,7 @@ def _resumed(setting: Setting, workers: tuple[str, ...]) -> Finding:
         if step == killed_at:
             os.kill(os.getpid(), signal.SIGKILL)
 
+    faulthandler.cancel_dump_traceback_later()  # a forked process would wait for its thread, which it does not have
     child = os.fork()
     if child == 0:
         try:

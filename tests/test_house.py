@@ -16,7 +16,20 @@ PACKAGE = ROOT / "vlp"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 FLOORS = [
-    {"types", "registry", "paths", "dist", "pairs", "yaml", "explain", "provenance", "undo", "files", "manifest"},
+    {
+        "types",
+        "registry",
+        "paths",
+        "dist",
+        "pairs",
+        "yaml",
+        "explain",
+        "provenance",
+        "undo",
+        "files",
+        "manifest",
+        "rendezvous",
+    },
     {"objectives", "towers", "data", "optim", "log", "accumulate", "moments", "launch", "watchdog"},
     {"evaluators", "strategies"},
     {"recipe", "layers", "config", "checkpoint", "claim", "fit", "feed", "assemble", "state"},

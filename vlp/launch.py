@@ -13,7 +13,7 @@ from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from vlp import dist
+from vlp import dist, rendezvous
 from vlp.types import RecipeError
 
 # Under which names launchers say how many processes they started: torchrun and accelerate, Open MPI, MPICH, MVAPICH.
@@ -39,7 +39,7 @@ def join(*, log_with: list[str] | None = None, project_dir: str | None = None) -
         mixed_precision="no",  # autocast is opened around the towers by the training step
         log_with=log_with,
         project_dir=project_dir,
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=START_TIMEOUT))],
+        kwargs_handlers=[InitProcessGroupKwargs(init_method=rendezvous.URL, timeout=timedelta(seconds=START_TIMEOUT))],
     )
     _check_counts(accelerator.num_processes)
     return accelerator
@@ -51,7 +51,7 @@ def join_evaluation() -> torch.device:
     Raises:
         RecipeError: As `join`.
     """
-    state = PartialState(cpu=_computes_on_cpu())
+    state = PartialState(cpu=_computes_on_cpu(), init_method=rendezvous.URL)
     _check_counts(state.num_processes)
     device: torch.device = state.device
     return device

@@ -112,6 +112,15 @@ def test_what_is_too_large_is_not_read_at_all(sample_of, monkeypatch, name, larg
         Captions()(sample, Draws(0))
 
 
+def test_what_is_as_large_as_may_be_is_a_caption(sample_of):
+    text, wrapped = b"x" * LARGEST_CAPTION, b'{"caption": "%s"}'
+    assert Captions()(sample_of(txt=text), Draws(0)).text == text.decode()
+    record = wrapped % text
+    record += b" " * (LARGEST_JSON - len(record))
+    sample = sample_of({"json.caption": 1.0}, json=record)
+    assert Captions(keys={"json.caption": 1.0})(sample, Draws(0)).text == text.decode()
+
+
 def test_first_is_always_the_same(sample_of):
     sample = sample_of(txt=b"cat, pet\ndog", json=b'{"caption": "record"}')
     captions = Captions(

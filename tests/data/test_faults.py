@@ -51,6 +51,7 @@ BAD_SAMPLES = {
     "postscript": ([("x.jpg", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"), ("x.txt", TEXT)], "corrupt_image"),
     "bomb": ([("x.png", png_header(20_000, 20_000)), ("x.txt", TEXT)], "oversized_image"),
     "over the pixel budget": ([("x.png", png_header(8193, 8192)), ("x.txt", TEXT)], "oversized_image"),
+    "at the pixel budget": ([("x.png", png_header(8192, 8192)), ("x.txt", TEXT)], "corrupt_image"),  # it has no pixels
     "text chunk bomb": ([("x.png", png_text_bomb()), ("x.txt", TEXT)], "corrupt_image"),
     "no image": ([("x.txt", TEXT)], "missing_image"),
     "no known image": ([("x.pyd", b"cos\nsystem\n"), ("x.pickle", b"\x80\x04."), ("x.txt", TEXT)], "missing_image"),

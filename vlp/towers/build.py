@@ -102,7 +102,9 @@ def set_grad_checkpointing(core: CustomTextCLIP) -> None:
         text.set_grad_checkpointing(True)
         return
     try:
-        text.transformer.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model = text.transformer
+        older = model.gradient_checkpointing_enable  # its name until transformers 5 deprecated it
+        getattr(model, "activation_checkpointing_enable", older)({"use_reentrant": False})
     except ValueError as error:
         raise RecipeError(f"model.grad_checkpointing: the text tower does not support it ({error})") from error
 

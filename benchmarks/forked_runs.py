@@ -206,12 +206,17 @@ class Training:
                 os.close(self._open.pop(pid))
 
     def wait(self) -> Ended:
-        """Wait for the end as a launcher does: when one process fails, the others get a signal and little time."""
+        """Wait for the end as a launcher does: when one process fails, the others get a signal and little time.
+
+        They get it too, later, where one has left on a signal of its own before it could tell the others.
+        """
         deadline, hung, told = time.monotonic() + PATIENCE, False, False
         while self._open:
             self.watch(max(0.0, deadline - time.monotonic()))
-            failed = any(code not in (0, PREEMPTED) for code in self._codes.values())
-            if failed and not told:
+            codes = set(self._codes.values()) - {0}
+            if codes and not told:
+                deadline = min(deadline, time.monotonic() + GRACE)
+            if self._open and not told and (codes - {PREEMPTED} or (codes and time.monotonic() >= deadline)):
                 told, deadline = True, time.monotonic() + GRACE
                 self.send(signal.SIGTERM, self.running)
             if self._open and time.monotonic() >= deadline:

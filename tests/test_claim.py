@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +17,13 @@ from tests.shards import write_shards, write_tar
 from tests.test_checkpoint import content
 from tests.tiny import tiny_recipe
 from vlp import checkpoint
-from vlp.claim import DATA_LOCK, claim_folder
+from vlp.claim import DATA_LOCK, IN_USE, claim_folder
 from vlp.config import load_card
 from vlp.curate.index import index_card
 from vlp.data import SampleSet
 from vlp.data.shards.kept import write_kept
+from vlp.files import hold
+from vlp.train import train
 from vlp.types import RecipeError, VlpWarning
 
 
@@ -245,6 +250,7 @@ def test_a_vanished_folder_is_claimed_again(tmp_path, shards):
     recipe = tiny_recipe(tmp_path, shards)
     samples = SampleSet({"tiny": load_card(str(tmp_path / "card.yaml"))})
     own = claim_folder(recipe, samples, resume=True, allow_changes=False)
+    own.hold()
     own.confirm()
     before = content(recipe.folder)
     own.renew()
@@ -252,3 +258,48 @@ def test_a_vanished_folder_is_claimed_again(tmp_path, shards):
     with pytest.warns(VlpWarning, match="vanished"):
         own.renew()
     assert content(recipe.folder) == before
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from vlp.files import hold
+print(hold(Path(sys.argv[1])), flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_folder_that_another_process_trains_in_is_refused_until_that_ends(tmp_path, shards, monkeypatch):
+    recipe = tiny_recipe(tmp_path, shards, "train.batch_size=4")
+    recipe.folder.mkdir(parents=True)
+    command = [sys.executable, "-c", HOLD, str(recipe.folder / IN_USE)]
+    other = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout.readline() == "True\n"
+        monkeypatch.setattr("vlp.claim.PATIENCE", 0.3)
+        with pytest.raises(RecipeError, match="another process trains in it"):
+            train(recipe)
+        assert sorted(content(recipe.folder)) == [IN_USE]
+        monkeypatch.setattr("vlp.claim.PATIENCE", 60.0)
+        threading.Timer(1.0, other.kill).start()  # the system frees what a killed process held
+        train(recipe)
+        assert subprocess.run(command, input="", capture_output=True, text=True).stdout == "False\n"
+    finally:
+        other.kill()
+
+
+def test_a_held_file_that_is_replaced_is_held_again(tmp_path):
+    path = tmp_path / IN_USE
+    command = [sys.executable, "-c", HOLD, str(path)]
+    assert hold(path)
+    path.unlink()
+    assert subprocess.run(command, input="", capture_output=True, text=True).stdout == "True\n"
+    assert hold(path)
+    assert subprocess.run(command, input="", capture_output=True, text=True).stdout == "False\n"
+
+
+def test_where_no_file_can_be_made_a_run_says_so_and_goes_on(tmp_path, shards):
+    recipe = tiny_recipe(tmp_path, shards, "train.batch_size=4")
+    (recipe.folder / IN_USE).mkdir(parents=True)
+    with pytest.warns(VlpWarning, match="a second process could train in it, for it cannot be held"):
+        train(recipe)

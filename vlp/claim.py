@@ -22,6 +22,8 @@ from vlp.types import RecipeError, VlpWarning
 from vlp.yaml import read_yaml, write_yaml
 
 DATA_LOCK = "data.lock.json"
+IN_USE = "in_use"  # an empty file that a run holds
+PATIENCE = 10.0  # seconds for an earlier process of the same job to end
 WORDS = "word lists"  # beside the labels of sources
 
 
@@ -40,6 +42,27 @@ class Claim:
     lock: str
     data: str
     is_told: bool
+
+    def hold(self) -> None:
+        """Keep others from training in the folder until this process ends.
+
+        Raises:
+            RecipeError: Somebody does.
+        """
+        try:
+            is_ours = files.hold(self.folder / IN_USE, PATIENCE)
+        except OSError as error:
+            warnings.warn(
+                f"{self.folder}: a second process could train in it, for it cannot be held ({error})",
+                VlpWarning,
+                stacklevel=2,
+            )
+            return
+        if not is_ours:
+            raise RecipeError(
+                f"{self.folder}: another process trains in it: wait for its end, stop it, or set name=... for a run of "
+                "its own"
+            )
 
     def confirm(self) -> None:
         """Make the folder this run's own, and remove what killed writers left in it.
@@ -62,6 +85,7 @@ class Claim:
         if (self.folder / checkpoint.LOCK).exists():
             return
         self._write()
+        self.hold()
         warnings.warn(
             f"{self.folder} vanished while the run went on: it is written anew; what was in it is lost",
             VlpWarning,

@@ -85,7 +85,7 @@ def _check_twins(batch_size: int, samples: SampleSet, order: Order) -> None:
     copies = count_copies(batch_size, samples, order)
     if copies > MANY_COPIES * batch_size:
         warnings.warn(
-            f"data.train: about {copies:.0f} of the {batch_size} pairs of a batch are copies of others in it, which "
+            f"data.train: about {copies:.2g} of the {batch_size} pairs of a batch are copies of others in it, which "
             "are no negatives of them: lower train.batch_size, or the weight or repeat of small sources",
             VlpWarning,
             stacklevel=3,

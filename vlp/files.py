@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
 import re
 import secrets
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,6 +19,9 @@ PARTIAL = ".partial"
 LEFTOVER = re.compile(r"\..+\.partial")
 # What file systems answer that cannot sync folders.
 CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
+# What another process holds, in the words of different file systems.
+HELD = (errno.EACCES, errno.EAGAIN)
+_held: dict[Path, int] = {}  # descriptors: the system frees what a process holds when the process ends
 
 
 def beside(path: Path) -> Path:
@@ -68,6 +73,36 @@ def sync_folder(path: Path) -> None:
     except OSError as error:
         if error.errno not in CANNOT_SYNC:
             raise
+
+
+def hold(path: Path, seconds: float = 0.0) -> bool:
+    """Hold an empty file, which one process of all machines can do, until this process ends.
+
+    Children of this process hold nothing. Where the file system has no locks, everybody holds everything.
+
+    Args:
+        seconds: How long to wait for a process that holds it now, and may be about to end.
+
+    Returns:
+        Whether nobody else holds it.
+
+    Raises:
+        OSError: The file can be neither opened nor made.
+    """
+    deadline = time.monotonic() + seconds
+    if path not in _held or not _is_open_at(path, _held[path]):
+        _held[path] = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    while True:
+        try:
+            fcntl.lockf(_held[path], fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in HELD:
+                return True
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.2)
+        else:
+            return True
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -164,6 +199,14 @@ def _record(line: bytes) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def _is_open_at(path: Path, handle: int) -> bool:
+    """Whether a descriptor is that of the file which has this name now."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(handle))
+    except OSError:
+        return False
 
 
 def _fsync(path: Path) -> None:

@@ -33,8 +33,9 @@ def restore(parts: Parts) -> tuple[int, int]:
     The run folder is written to once the state fits the recipe, and not before.
 
     Raises:
-        RecipeError: No checkpoint is whole, or its state does not fit the recipe; names the key.
+        RecipeError: Another process trains in the folder, no checkpoint is whole, or its state does not fit the recipe.
     """
+    dist.on_main(parts.claim.hold)
     found = dist.on_main(lambda: checkpoint.latest(parts.recipe.folder))
     if found is not None:
         with dist.together():

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import pytest
 
 from tests.flaky_server import Answers, serving
+from tests.forks import forked
 from tests.shards import write_shards
 from vlp.data import Card
 from vlp.data.faults import BadSampleError
@@ -58,7 +58,7 @@ def card_of(bucket, endpoint, pattern: str, **settings) -> Card:
 
 
 def texts(shard) -> list[bytes]:
-    return [shard.read(*shard.members(place)["txt"]) for place in range(len(shard))]
+    return [shard.read(shard.members(place)["txt"]) for place in range(len(shard))]
 
 
 @pytest.mark.parametrize("pattern", ["*.tar", "{00000..00001}.tar"])
@@ -142,10 +142,7 @@ def test_an_object_replaced_after_the_start_is_a_fault(bucket, endpoint, tmp_pat
 
 def test_a_forked_process_reads_what_its_parent_opened(bucket, endpoint):
     (shard,) = open_shards(card_of(bucket, endpoint, "00000.tar", counts={"00000.tar": 4}))
-    pid = os.fork()
-    if pid == 0:
-        os._exit(0 if len(texts(shard)) == 4 else 1)
-    assert os.waitpid(pid, 0)[1] == 0
+    assert forked(lambda: len(texts(shard)) == 4)
 
 
 def test_shards_in_a_gcs_bucket_are_listed_and_read(tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.flaky_server import FlakyServer, serving
+from tests.forks import forked
 from tests.shards import LetterTokenizer, sample_members, write_shards, write_tar
 from vlp.data import Captions, Card, Crop, SampleSet, Stream, Views
 from vlp.data.faults import BadSampleError
@@ -53,7 +54,7 @@ def put(server: FlakyServer, folder: Path, num_shards: int = 1, samples_per_shar
 
 
 def texts(shard) -> list[bytes]:
-    return [shard.read(*shard.members(place)["txt"]) for place in range(len(shard))]
+    return [shard.read(shard.members(place)["txt"]) for place in range(len(shard))]
 
 
 def quarantined(folder: Path) -> list[int]:
@@ -477,8 +478,5 @@ def test_troubles_in_forked_processes_are_counted_together(server, tmp_path):
     card = put(server, tmp_path, counts={"00000.tar": 4})
     (shard,) = open_shards(card)
     server.troubles[SHARD] = ["503", "503"]
-    pid = os.fork()
-    if pid == 0:
-        os._exit(0 if len(texts(shard)) == 4 else 1)
-    assert os.waitpid(pid, 0)[1] == 0
+    assert forked(lambda: len(texts(shard)) == 4)
     assert shard.stats.counts == {"busy": 2}

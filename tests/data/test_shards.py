@@ -14,6 +14,7 @@ from vlp.data import Card
 from vlp.data.faults import BadSampleError
 from vlp.data.shards.cache import cache_folder, cache_path
 from vlp.data.shards.files import OpenFiles
+from vlp.data.shards.index import build_index, open_index
 from vlp.data.shards.shard import open_shards
 from vlp.data.shards.summary import summary_in_cache
 from vlp.data.shards.tar import scan_tar
@@ -27,7 +28,7 @@ def open_shard(path):
 
 
 def contents(shard):
-    return [{name: shard.read(*where) for name, where in shard.members(place).items()} for place in range(len(shard))]
+    return [{name: shard.read(entry) for name, entry in shard.members(place).items()} for place in range(len(shard))]
 
 
 @pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
@@ -50,7 +51,7 @@ def test_members_lie_where_tarfile_says(tmp_path, format):
     assert not scan.fault
 
 
-def test_samples_are_neighbouring_members_with_one_key(tmp_path):
+def test_samples_are_members_with_one_key(tmp_path):
     names = ["a/1.jpg", "a/1.txt", "b/1.jpg", "b/1.seg.txt", "b/1.txt", "noextension", "./2.JPG", "a/1.txt"]
     shard = open_shard(write_tar(tmp_path / "x.tar", [(name, name.encode()) for name in names]))
     assert [shard.key(place) for place in range(len(shard))] == ["a/1", "b/1", "./2", "a/1"]
@@ -83,13 +84,40 @@ def test_a_damaged_index_is_made_again(tmp_path):
     expected = contents(open_shard(path))
     whole = cache_path(path, ".index").read_bytes()
     damages = [b"", b"PK\x03\x04 no index", whole[:200], whole[:-9], b"x" * len(whole)]
-    damages += [whole.replace(b'"samples": 4', b'"samples": 9'), whole.replace(b'"version": 1', b'"version": 0')]
+    damages += [whole.replace(b'"samples": 4', b'"samples": 9'), whole.replace(b'"version": 2', b'"version": 0')]
     for damage in damages:
         assert damage != whole
         shutil.rmtree(cache_folder("summaries"))
         cache_path(path, ".index").write_bytes(damage)
         assert contents(open_shard(path)) == expected
         assert cache_path(path, ".index").read_bytes() == whole
+
+
+@pytest.mark.parametrize("checksums", [False, True])
+def test_no_flipped_bit_of_an_index_is_believed(tmp_path, checksums):
+    content = build_index(write_tar(tmp_path / "x.tar", sample_members(0) + sample_members(1)), checksums=checksums)
+    path = tmp_path / "x.index"
+    path.write_bytes(content)
+    assert open_index(path, OpenFiles()) is not None
+    for bit in range(8 * len(content)):
+        broken = bytearray(content)
+        broken[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(broken)
+        assert open_index(path, OpenFiles()) is None
+
+
+def test_a_byte_that_changed_since_a_member_was_indexed_is_a_fault(tmp_path):
+    path = write_tar(tmp_path / "x.tar", sample_members(0) + sample_members(1))
+    path.with_name("x.tar.index").write_bytes(build_index(path, checksums=True))
+    status, data = path.stat(), bytearray(path.read_bytes())
+    data[data.index(b"caption 1")] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))  # as a failing disk leaves it
+    shard = open_shard(path)
+    shard.read(shard.members(0)["txt"])
+    with pytest.raises(BadSampleError, match=r"'\.txt' is not what it was when vlp data index read it") as caught:
+        shard.read(shard.members(1)["txt"])
+    assert caught.value.reason == "wrong_checksum"
 
 
 def test_a_damaged_summary_is_made_again(tmp_path):

@@ -99,7 +99,7 @@ def index_shard(shard: Shard) -> Indexed:
         content = build_index(tar, footer.fault, checksums=True)
         footer, path = index_in_memory(content).footer, _write(content, shard)
     sha256 = shard.known.sha256 if shard.name.endswith(ZIPPED) else footer.tar_sha256
-    known = replace(shard.known, samples=footer.samples, fault=footer.fault, sha256=sha256)
+    known = replace(shard.known, samples=footer.samples, fault=footer.fault, sha256=sha256, lost=footer.lost)
     return Indexed(shard.location, known, path, fresh)
 
 

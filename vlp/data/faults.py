@@ -21,6 +21,7 @@ Reason = Literal[
     "bad_caption",
     "duplicate_key",
     "shard_error",
+    "wrong_checksum",
     "killed_worker",
 ]
 
@@ -44,7 +45,11 @@ class BadSampleError(Exception):
 
 @dataclass(frozen=True)
 class Fault:
-    """One line of the quarantine file; `id` is -1 and `key` empty where a whole shard is meant."""
+    """One line of the quarantine file; `id` is -1 and `key` empty where a whole shard is meant.
+
+    Args:
+        samples: How many samples are lost by it.
+    """
 
     source: str
     reason: Reason
@@ -52,6 +57,7 @@ class Fault:
     key: str
     id: int
     detail: str
+    samples: int = 1
 
     def as_dict(self) -> dict[str, str | int]:
         """Return what is written to the quarantine file."""
@@ -89,7 +95,8 @@ class Faults:
 
     def add(self, faults: Iterable[Fault]) -> None:
         """Count further faults."""
-        self.counts.update((fault.source, fault.reason) for fault in faults)
+        for fault in faults:
+            self.counts[fault.source, fault.reason] += fault.samples
 
     def state_dict(self) -> dict[str, Any]:
         """Return plain values for a checkpoint."""

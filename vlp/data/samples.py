@@ -13,6 +13,7 @@ from vlp.data.faults import Fault, Reason
 from vlp.data.order.shuffle import Order
 from vlp.data.shards.cards import Card
 from vlp.data.shards.files import OpenFiles
+from vlp.data.shards.index import Entry
 from vlp.data.shards.kept import read_kept
 from vlp.data.shards.shard import Shard, open_shards
 from vlp.types import RecipeError
@@ -28,7 +29,7 @@ class Sample:
         caption_keys: Where the data set keeps its captions, with weights.
         shard: The tar it lies in.
         place: Number of the sample in its tar.
-        members: Extension to offset and size.
+        members: By extension.
     """
 
     id: int
@@ -36,19 +37,19 @@ class Sample:
     caption_keys: Mapping[str, float]
     shard: Shard
     place: int
-    members: dict[str, tuple[int, int]]
+    members: dict[str, Entry]
 
     def size(self, extension: str) -> int:
         """Return the bytes of a member."""
-        return self.members[extension][1]
+        return self.members[extension].size
 
     def read(self, extension: str) -> bytes:
         """Return the content of a member.
 
         Raises:
-            BadSampleError: The shard cannot be read any more.
+            BadSampleError: As `Shard.read`.
         """
-        return self.shard.read(*self.members[extension])
+        return self.shard.read(self.members[extension])
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,9 +123,9 @@ class SampleSet:
         return Fault(part.source, reason, part.shard.name, part.shard.key(place), number, detail)
 
     def shard_faults(self) -> list[Fault]:
-        """Return one fault per shard that could not be read to its end."""
+        """Return one fault per shard that could not be read to its end, with the samples that it lost."""
         return [
-            Fault(part.source, "shard_error", part.shard.name, "", -1, part.shard.fault)
+            Fault(part.source, "shard_error", part.shard.name, "", -1, part.shard.fault, self._lost(part))
             for part in dict.fromkeys(self.parts)
             if part.shard.fault
         ]
@@ -152,6 +153,21 @@ class SampleSet:
         """Yield (first position, shard) of what a run reads from a position on, in the order of use."""
         for first, number in order.shards_from(position):
             yield first, self.parts[number].shard
+
+    def _lost(self, part: Part) -> int:
+        """Return how many samples a broken shard lacks.
+
+        Judged by what its card promises, else by what sound shards hold, and by the bytes that nobody understands.
+        """
+        shards = {each.shard.location: each.shard for each in self.parts[self.places[part.source]]}.values()
+        promised, found = self.cards[part.source].samples, sum(map(len, shards))
+        sound = [len(shard) for shard in shards if not shard.fault]
+        typical = sum(sound) // max(1, len(sound))
+        guesses = {shard.location: max(shard.lost, typical - len(shard)) for shard in shards if shard.fault}
+        guess = guesses[part.shard.location]
+        if promised is None:
+            return guess
+        return max(1, round(guess * (promised - found) / sum(guesses.values())))
 
     def _locate(self, number: int) -> tuple[Part, int]:
         which = int(np.searchsorted(self._ends, number, side="right"))

@@ -1,8 +1,9 @@
 """The index of a tar: where each sample lies, in a file that is read a few bytes at a time.
 
-Little endian: a record per sample and one past the last, a record per member, the keys, a footer in JSON, its length
-and a magic word. No more than the footer is held in memory, and an index with checksums differs from one without in
-its checksums and footer alone, so that one may take the place of the other under a running process.
+Little endian: a record per sample and one past the last, a record per member, the keys, a footer in JSON, its length,
+the CRC-32 of all these, and a magic word. No more than the footer is held in memory, and an index with checksums of
+members differs from one without in these, in footer and CRC alone, so that one may take the place of the other under a
+running process.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ import os
 import re
 import struct
 import zlib
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +23,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlp.data.shards.files import OpenFiles
-from vlp.data.shards.tar import Scan, scan_tar
+from vlp.data.shards.tar import Member, Scan, Trouble, scan_tar
 
 SUFFIX = ".index"
-VERSION = 1
+VERSION = 2
 MAGIC = b"VLPINDEX"
-TRAILER = struct.Struct("<q8s")
+TRAILER = struct.Struct("<qI8s")
 SAMPLE = struct.Struct("<qq")  # first member, first byte of the key
 MEMBER = struct.Struct("<qqII")  # offset, size, checksum, extension
 ROW = np.dtype([("offset", "<i8"), ("size", "<i8"), ("checksum", "<u4"), ("kind", "<u4")])
 LAST_BYTES = 4096  # hold trailer and footer of nearly every index
+CHUNK = 1 << 20
+TROUBLES: tuple[Trouble, ...] = ("", "sparse", "link")  # by the offset of a member that cannot be read, negative
 
 # WebDataset's rule: the key is the path up to the first dot of the base name, the rest is the extension.
 KEY_AND_EXTENSION = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)", re.DOTALL)
@@ -44,6 +47,7 @@ class Footer:
     Args:
         extensions: Lower-case extensions without the first dot.
         fault: Why the tar could not be read to its end; empty for a sound one.
+        lost: How many samples the fault may have cost, judged by the bytes that could not be understood.
         tar_bytes: Size of the tar.
         tar_mtime_ns: When the tar changed last.
         tar_sha256: Checksum of the tar; empty where members have no checksums either.
@@ -53,6 +57,7 @@ class Footer:
     members: int
     extensions: tuple[str, ...]
     fault: str
+    lost: int
     tar_bytes: int
     tar_mtime_ns: int
     tar_sha256: str
@@ -65,12 +70,21 @@ class Footer:
 
 @dataclass(frozen=True)
 class Entry:
-    """One member of a sample."""
+    """One member of a sample.
+
+    Args:
+        checksum: CRC-32 of its data; None where nobody has read them.
+    """
 
     extension: str
     offset: int
     size: int
-    checksum: int
+    checksum: int | None
+
+    @property
+    def trouble(self) -> Trouble:
+        """Why its data cannot be read as they lie in the tar."""
+        return TROUBLES[-self.offset] if self.offset < 0 else ""
 
 
 class Index:
@@ -97,7 +111,8 @@ class Index:
         (first, _), (end, _) = self._bounds(place)
         data = self._bytes(self._members_start + first * MEMBER.size, (end - first) * MEMBER.size)
         for offset, size, checksum, kind in MEMBER.iter_unpack(data):
-            yield Entry(self.footer.extensions[kind], offset, size, checksum)
+            known = self.footer.has_checksums and offset >= 0
+            yield Entry(self.footer.extensions[kind], offset, size, checksum if known else None)
 
     def key(self, place: int) -> str:
         """Return the key of a sample."""
@@ -138,8 +153,10 @@ def open_index(path: Path, files: OpenFiles) -> Index | None:
     try:
         size = files.size(path)
         last = files.read(path, max(0, size - LAST_BYTES), LAST_BYTES)
-        length, magic = TRAILER.unpack(last[-TRAILER.size :])
+        length, checksum, magic = TRAILER.unpack(last[-TRAILER.size :])
         if magic != MAGIC or not 0 < length < size:
+            return None
+        if checksum != _checksum(_chunks(path, files, size - TRAILER.size), length):
             return None
         start = size - TRAILER.size - length
         text = last[-TRAILER.size - length : -TRAILER.size] if size - start <= len(last) else None
@@ -154,7 +171,7 @@ def open_index(path: Path, files: OpenFiles) -> Index | None:
 
 def index_in_memory(content: bytes) -> Index:
     """Return an index of bytes that `build_index` made."""
-    length, _ = TRAILER.unpack(content[-TRAILER.size :])
+    length, _, _ = TRAILER.unpack(content[-TRAILER.size :])
     footer = _footer(json.loads(content[-TRAILER.size - length : -TRAILER.size]))
     assert footer is not None
     return Index(footer, Path(), OpenFiles(), content)
@@ -172,7 +189,8 @@ def build_index(tar: Path, fault: str = "", *, checksums: bool = False) -> bytes
         OSError: It cannot be read.
     """
     status = tar.stat()
-    keys, starts, rows, extensions, found = _group(scan_tar(tar))
+    scan = scan_tar(tar)
+    keys, starts, rows, extensions = _lay_out(_group(scan))
     if checksums:
         _add_checksums(tar, rows)
     names = [key.encode("utf-8", "surrogateescape") for key in keys]
@@ -182,13 +200,15 @@ def build_index(tar: Path, fault: str = "", *, checksums: bool = False) -> bytes
         samples=len(keys),
         members=len(rows),
         extensions=tuple(extensions),
-        fault=fault or found,
+        fault=fault or scan.fault,
+        lost=_estimate_lost(scan, len(keys), status.st_size) if fault or scan.fault else 0,
         tar_bytes=status.st_size,
         tar_mtime_ns=status.st_mtime_ns,
         tar_sha256=_sha256(tar) if checksums else "",
     )
     text = json.dumps({"version": VERSION, **asdict(footer)}).encode()
-    return b"".join([samples.tobytes(), rows.tobytes(), *names, text, TRAILER.pack(len(text), MAGIC)])
+    content = b"".join([samples.tobytes(), rows.tobytes(), *names, text])
+    return content + TRAILER.pack(len(text), _checksum([content], len(text)), MAGIC)
 
 
 def _footer(values: dict[str, Any]) -> Footer | None:
@@ -197,32 +217,76 @@ def _footer(values: dict[str, Any]) -> Footer | None:
     return Footer(**{**values, "extensions": tuple(values["extensions"])})
 
 
-def _group(scan: Scan) -> tuple[list[str], list[int], NDArray[np.void], dict[str, int], str]:
-    """Turn neighbouring members with the same key into samples; drop the sample that the file's end cuts in two."""
-    keys: list[str] = []
-    starts: list[int] = []
-    rows: list[tuple[int, int, int, int]] = []
-    extensions: dict[str, int] = {}
+def _chunks(path: Path, files: OpenFiles, size: int) -> Iterator[bytes]:
+    for start in range(0, size, CHUNK):
+        yield files.read(path, start, min(CHUNK, size - start))
+
+
+def _checksum(chunks: Iterable[bytes], length: int) -> int:
+    """Return the CRC-32 of some bytes and of the length of the footer among them."""
+    found = zlib.crc32(length.to_bytes(8, "little"))
+    for chunk in chunks:
+        found = zlib.crc32(chunk, found)
+    return found
+
+
+@dataclass
+class _Group:
+    """The members of one sample."""
+
+    key: str
+    members: list[tuple[str, Member]] = field(default_factory=list)
+
+    def has(self, extension: str) -> bool:
+        return any(extension == known for known, _ in self.members)
+
+
+def _group(scan: Scan) -> list[_Group]:
+    """Put members with the same key into samples; drop the sample that the file's end cuts in two.
+
+    Members of a key that comes back later belong to the sample of that key, for reading is random access; where the
+    sample has such a member already, they begin another one, as where tars with the same keys were put together.
+    """
+    groups: list[_Group] = []
+    newest: dict[str, _Group] = {}
     for member in scan.members:
         match = KEY_AND_EXTENSION.fullmatch(member.name)
         if not match:
             continue
         key, extension = match.group(1), match.group(2).lower()
-        if not keys or key != keys[-1]:
-            keys.append(key)
-            starts.append(len(rows))
-        rows.append((member.offset, member.size, 0, extensions.setdefault(extension, len(extensions))))
+        group = newest.get(key)
+        if group is None or (group is not groups[-1] and group.has(extension)):
+            group = newest[key] = _Group(key)
+            groups.append(group)
+        group.members.append((extension, member))
     cut = KEY_AND_EXTENSION.fullmatch(scan.cut)
-    if keys and cut and cut.group(1) == keys[-1]:
-        keys.pop()
-        del rows[starts.pop() :]
-    return keys, starts, np.array(rows, dtype=ROW), extensions, scan.fault
+    return [group for group in groups if not (cut and group is newest.get(cut.group(1)))]
+
+
+def _lay_out(groups: Sequence[_Group]) -> tuple[list[str], list[int], NDArray[np.void], dict[str, int]]:
+    """Return keys, number of the first member, members and extensions of samples."""
+    keys, starts = [group.key for group in groups], []
+    rows: list[tuple[int, int, int, int]] = []
+    extensions: dict[str, int] = {}
+    for group in groups:
+        starts.append(len(rows))
+        for extension, member in group.members:
+            offset = -TROUBLES.index(member.trouble) or member.offset
+            rows.append((offset, member.size, 0, extensions.setdefault(extension, len(extensions))))
+    return keys, starts, np.array(rows, dtype=ROW), extensions
+
+
+def _estimate_lost(scan: Scan, samples: int, total: int) -> int:
+    """Return how many samples of the same size may lie in what could not be understood, at least one."""
+    return max(1, round(samples * (total - scan.end) / scan.end)) if scan.end else 1
 
 
 def _add_checksums(tar: Path, rows: NDArray[np.void]) -> None:
     descriptor = os.open(tar, os.O_RDONLY)
     try:
         for row in rows:
+            if row["offset"] < 0:
+                continue
             row["checksum"] = zlib.crc32(os.pread(descriptor, int(row["size"]), int(row["offset"])))
     finally:
         os.close(descriptor)

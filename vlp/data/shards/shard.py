@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -27,6 +28,10 @@ from vlp.types import RecipeError
 Answer = TypeVar("Answer")
 THREADS = 8
 TOUCHED_EVERY_SECONDS = 20.0
+TROUBLES = {
+    "sparse": "is a sparse member: write the tar without `--sparse`",
+    "link": "is a link to what is not in the tar: write the tar with `--dereference`",
+}
 
 
 class Shard:
@@ -70,6 +75,11 @@ class Shard:
         """Why the shard cannot be read to its end; empty for a sound one."""
         return self.known.fault
 
+    @property
+    def lost(self) -> int:
+        """How many samples that may have cost."""
+        return self.known.lost
+
     def key(self, place: int) -> str:
         """Return the key of a sample; empty where the shard cannot be read any more."""
         try:
@@ -85,30 +95,37 @@ class Shard:
         """
         return self._use(lambda _tar, index: tuple(self._check(index).members(place)))
 
-    def members(self, place: int) -> dict[str, tuple[int, int]]:
-        """Map the extensions of a sample to offset and size.
+    def members(self, place: int) -> dict[str, Entry]:
+        """Map the extensions of a sample to its members.
 
         Raises:
             BadSampleError: An extension stands twice, so that nobody can say which members belong together; or the
                 shard cannot be read.
         """
         entries = self.entries(place)
-        found = {entry.extension: (entry.offset, entry.size) for entry in entries}
+        found = {entry.extension: entry for entry in entries}
         if len(found) < len(entries):
             names = [entry.extension for entry in entries]
             twice = next(name for name in names if names.count(name) > 1)
             raise BadSampleError("duplicate_key", f"two members '.{twice}' in one sample")
         return found
 
-    def read(self, offset: int, size: int) -> bytes:
-        """Return bytes of the tar.
+    def read(self, entry: Entry) -> bytes:
+        """Return the content of a member.
 
         Raises:
-            BadSampleError: The file has vanished or shrunk since it was indexed.
+            BadSampleError: It does not lie in the tar as it is, differs from its checksum, or the file has vanished or
+                shrunk since it was indexed.
         """
-        data = self._use(lambda tar, _index: self._files.read(tar, offset, size))
-        if len(data) != size:
-            raise BadSampleError("shard_error", f"{self.location} ends at byte {offset + len(data)}")
+        if entry.trouble:
+            raise BadSampleError("shard_error", f"'.{entry.extension}' {TROUBLES[entry.trouble]}")
+        data = self._use(lambda tar, _index: self._files.read(tar, entry.offset, entry.size))
+        if len(data) != entry.size:
+            raise BadSampleError("shard_error", f"{self.location} ends at byte {entry.offset + len(data)}")
+        if entry.checksum is not None and zlib.crc32(data) != entry.checksum:
+            raise BadSampleError(
+                "wrong_checksum", f"'.{entry.extension}' is not what it was when vlp data index read it"
+            )
         return data
 
     def open(self) -> tuple[Path, Index]:
@@ -215,7 +232,7 @@ class _Opener:
         known = next((known for known in self._known(location) if known.tag == tag), None)
         if known is None:
             footer = home.open(OpenFiles())[1].footer
-            known = Known(footer.samples, footer.fault, status.st_size, tag, footer.tar_sha256)
+            known = Known(footer.samples, footer.fault, status.st_size, tag, footer.tar_sha256, footer.lost)
         return Shard(location, home, known, self.files, self.stats)
 
     def _remote(self, location: str) -> Shard:
@@ -245,13 +262,13 @@ class _Opener:
         if told is None or not told.footer.tar_sha256:
             return None
         footer = told.footer
-        return Known(footer.samples, footer.fault, footer.tar_bytes, "", footer.tar_sha256)
+        return Known(footer.samples, footer.fault, footer.tar_bytes, "", footer.tar_sha256, footer.lost)
 
     def _measured(self, location: str) -> Known:
         found = self._version(location)
         known = Known(0, "", found.bytes, found.tag, self.card.sha256_of(location))
         footer = remote_home(self.card, location, known, self.stats).open(OpenFiles())[1].footer
-        return Known(footer.samples, footer.fault, found.bytes, found.tag, known.sha256)
+        return Known(footer.samples, footer.fault, found.bytes, found.tag, known.sha256, footer.lost)
 
     def _version(self, location: str) -> Any:
         return ask(version, self.card.remote(location), tries=self.card.tries, stats=self.stats)

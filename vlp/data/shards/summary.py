@@ -14,7 +14,7 @@ from vlp.data.shards.cards import Card
 from vlp.data.shards.remote import is_remote
 from vlp.files import write_whole
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Known:
         bytes: Its size; -1 where nobody knows.
         tag: A word that changes when it does: time of change of a file, version of a remote one.
         sha256: Its checksum, where somebody has read all of it.
+        lost: How many samples the fault may have cost.
     """
 
     samples: int
@@ -33,6 +34,7 @@ class Known:
     bytes: int = -1
     tag: str = ""
     sha256: str = ""
+    lost: int = 0
 
 
 def summary_beside(card: Card) -> Path:
@@ -79,7 +81,8 @@ def _read(path: Path, card: Card) -> dict[str, Known]:
 
 
 def _known(told: Mapping[str, Any]) -> Known:
-    return Known(int(told["samples"]), str(told["fault"]), int(told["bytes"]), str(told["tag"]), str(told["sha256"]))
+    samples, size, lost = (int(told[name]) for name in ("samples", "bytes", "lost"))
+    return Known(samples, str(told["fault"]), size, str(told["tag"]), str(told["sha256"]), lost)
 
 
 def _shorten(card: Card, location: str) -> str:

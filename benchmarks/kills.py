@@ -298,7 +298,8 @@ def judge_kill(kill: Kill, ended: Ended, scene: Scene, before: int) -> list[str]
         lines, _ = read_lines(scene.run)
         last = max((line["step"] for line in lines), default=0)
         found += [] if newest == last else [f"it left at step {last}, but its newest checkpoint is of step {newest}"]
-    if "SIGKILL" not in kill.signal and kill.steps > 0 and not (ended.preempted or ended.finished):
+    over = newest == STEPS  # a signal that comes between the last save and the end of the process may end it
+    if "SIGKILL" not in kill.signal and kill.steps > 0 and not (ended.preempted or ended.finished or over):
         found.append(f"it did not save and leave: {ended.codes}")
     return found
 

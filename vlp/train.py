@@ -78,8 +78,8 @@ def train(recipe: Recipe, *, resume: bool = False, allow_changes: bool = False) 
         log.say(f"stopped by a signal at step {step}; saved; continue with --resume")
         log.close()
         raise SystemExit(PREEMPTED)
-    stop.restore()
     log.close()
+    stop.restore()
     return recipe.folder
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 from collections import Counter
 
 import pytest
 
-from tests.shards import write_tar
+from tests.shards import image_bytes, write_tar
 from vlp.data import Captions, Card, SampleSet
 from vlp.data.faults import BadSampleError
+from vlp.data.pixels.decode import decode_image, open_picture
 from vlp.data.randomness import Draws
 from vlp.data.samples import Sample
 from vlp.data.texts.captions import LARGEST_CAPTION, LARGEST_JSON
@@ -249,3 +251,91 @@ def test_an_empty_list_in_a_file_is_refused(tmp_path):
     file.write_text("\n")
     with pytest.raises(RecipeError, match=r"templates: .*none\.txt is empty"):
         Captions(templates=str(file))
+
+
+# ---------------------------------------- keys within, and members with names of their own
+NESTED = {"meta": {"caption": "a red boat", "deep": {"alt": ["a boat", "red"]}, "a.b": "dotted"}, "x.y": {"z": "both"},
+          "boxes": [{"text": "one"}, {"text": ["two", "three"]}, {"other": 1}]}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("key", "texts"),
+    [
+        ("meta.caption", {"a red boat"}),
+        ("meta.deep.alt", {"a boat", "red"}),
+        ("meta.a.b", {"dotted"}),
+        ("x.y.z", {"both"}),
+        ("boxes.text", {"one", "two", "three"}),
+    ],
+)
+@pytest.mark.parametrize("member", ["json", "meta.json"])
+def test_keys_within_and_any_json_member_can_be_read(sample_of, key, texts, member):
+    sample = sample_of({f"{member}.{key}": 1.0}, **{member: json.dumps(NESTED).encode()})
+    assert {Captions()(sample, Draws(number)).text for number in range(60)} == texts
+
+
+@pytest.mark.parametrize("key", ["json.meta.other", "json.meta.caption.more", "json.boxes.gone", "json.gone"])
+def test_a_missing_key_is_missed_with_the_keys_that_are_there(sample_of, key):
+    sample = sample_of({key: 1.0}, json=json.dumps(NESTED).encode())
+    with pytest.raises(BadSampleError, match=rf"none of {key} among json; json holds meta, x\.y, boxes") as caught:
+        Captions()(sample, Draws(0))
+    assert caught.value.reason == "missing_caption"
+
+
+@pytest.mark.parametrize(
+    "value", [5, 1.5, True, math.nan, {"en": "a boat"}, [{"en": "a boat"}], ["a boat", 7], [["a"]]], ids=str
+)
+def test_what_is_no_text_is_no_caption(sample_of, value):
+    sample = sample_of({"json.caption": 1.0}, json=json.dumps({"caption": value}).encode())
+    with pytest.raises(BadSampleError) as caught:
+        Captions()(sample, Draws(0))
+    assert caught.value.reason == "bad_caption"
+
+
+@pytest.mark.parametrize("text", [b'{"caption": "a red boat"}', b'["a", "b"]', b" {} ", b"[]"])
+def test_a_json_document_is_no_caption(sample_of, text):
+    with pytest.raises(BadSampleError, match="is a JSON document"):
+        Captions()(sample_of(txt=text), Draws(0))
+    assert Captions()(sample_of(txt=b"[a red boat] {sic}"), Draws(0)).text == "[a red boat] {sic}"
+
+
+HOSTILE = (
+    b'{"caption": "a cat", "n": ' + b"9" * 5000 + b"}",
+    b'{"caption": ' * 100_000,
+    b"[" * 3_000_000,
+    b'{"caption": "\\ud800"}',
+    b"\xff\xfe\0",
+    b"",
+    b"nul",
+    b'{"caption": 1e999}',
+)
+
+
+@pytest.mark.parametrize("content", HOSTILE, ids=range(len(HOSTILE)))
+def test_hostile_json_is_a_fault_of_its_sample(sample_of, content):
+    with pytest.raises(BadSampleError) as caught:
+        Captions()(sample_of({"json.caption": 1.0}, json=content), Draws(0))
+    assert caught.value.reason == "bad_caption" and len(caught.value.detail) < 1000
+
+
+def test_a_document_is_not_asked_for_as_a_caption():
+    with pytest.raises(RecipeError, match=r"'meta\.json' is a whole document: name a key in it, as meta\.json\."):
+        Captions(keys={"meta.json": 1.0})
+
+
+def test_whatever_is_raised_over_a_caption_or_a_picture_is_a_fault_of_its_sample(sample_of, monkeypatch):
+    def fail(*_):
+        raise MemoryError("no room")
+
+    sample = sample_of(txt=b"a cat", png=image_bytes(0, "png"))
+    monkeypatch.setattr("vlp.data.texts.captions.remove", fail)
+    monkeypatch.setattr("vlp.data.pixels.decode._open_with_pillow", fail)
+    for reason, read in (
+        ("bad_caption", lambda: Captions()(sample, Draws(0))),
+        ("bad_caption", lambda: Captions().first(sample)),
+        ("corrupt_image", lambda: open_picture(sample.read_image(), 1000)),
+        ("corrupt_image", lambda: decode_image(sample.read_image(), 1000)),
+    ):
+        with pytest.raises(BadSampleError, match="MemoryError: no room") as caught:
+            read()
+        assert caught.value.reason == reason

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
-from tests.shards import write_shards
-from vlp.data import Card, SampleSet
+from tests.shards import write_shards, write_tar
+from vlp.data import Captions, Card, SampleSet
+from vlp.data.faults import BadSampleError
 from vlp.types import RecipeError
 from vlp.yaml import read_yaml
 
@@ -133,3 +135,91 @@ def test_another_content_has_another_checksum_and_fingerprint(tmp_path):
     with pytest.raises(RecipeError, match=r"00000\.tar differs"):
         card.verify()
     assert card.fingerprint != card.model_copy(update={"sha256": {"00000.tar": "1" * 64}}).fingerprint
+
+
+# ---------------------------------------- shards as people name them
+def test_shards_may_be_joined_as_webdataset_joins_them(tmp_path):
+    write_shards(tmp_path, 3, 2)
+    card = Card(name="x", shards="0000{0..1}.tar::00002.tar", folder=tmp_path)
+    assert [path.name for path in card.paths()] == ["00000.tar", "00001.tar", "00002.tar"]
+
+
+def test_a_folder_as_shards_is_told_what_to_write(tmp_path):
+    write_shards(tmp_path / "set", 1, 2)
+    with pytest.raises(RecipeError, match=r"set is no tar: write .*/set/\*\.tar"):
+        Card(name="x", shards="set", folder=tmp_path).locations()
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "x.tar")
+    with pytest.raises(RecipeError, match=r"x\.tar is no tar: it is neither a file nor a folder"):
+        Card(name="x", shards="*.tar", folder=tmp_path).locations()
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "{000000000..999999999}.tar",
+        "{0..9999}{0..9999}.tar",
+        "{a,b}" * 30,
+        "{0..99}/{{0..99},{a,b}{0..99}}/{0..999}",
+        "{5..-99999999}",
+    ],
+)
+def test_braces_that_stand_for_too_many_names_are_refused_at_once(tmp_path, pattern):
+    with pytest.raises(RecipeError, match="stands for more than 1000000 names"):
+        Card(name="x", shards=pattern, folder=tmp_path).locations()
+
+
+def test_unbalanced_braces_are_explained(tmp_path):
+    with pytest.raises(RecipeError, match=r"card 'x': "):
+        Card(name="x", shards="{0..3.tar", folder=tmp_path).locations()
+
+
+# ---------------------------------------- members as people name them
+def open_set(folder, members, **settings):
+    write_tar(folder / "x.tar", members)
+    return SampleSet({"x": Card(name="x", shards="x.tar", folder=folder, **settings)})
+
+
+def test_a_card_names_the_image_as_it_names_captions(tmp_path):
+    members = [
+        ("red.image.png", b"png"),
+        ("red.caption.txt", b"a red boat"),
+        ("blue.img", b"img"),
+        ("blue.cap", b"blue"),
+    ]
+    samples = open_set(tmp_path, members, images=["image.png", ".IMG"], captions={"caption.txt": 1, "cap": 1})
+    assert [samples[number].read_image() for number in range(2)] == [b"png", b"img"]
+    assert [Captions().first(samples[number]) for number in range(2)] == ["a red boat", "blue"]
+
+
+def test_one_of_several_images_is_chosen(tmp_path):
+    members = [("red.left.jpg", b"left"), ("red.right.jpg", b"right"), ("red.txt", b"red")]
+    assert open_set(tmp_path, members, images=["right.jpg"])[0].read_image() == b"right"
+
+
+@pytest.mark.parametrize(
+    ("members", "said"),
+    [
+        (
+            ("red.v1.jpg", "red.txt"),
+            "the first dot of a name ends the key); where that is the image, write `images: [v1.jpg]`",
+        ),
+        (("green 2.0 final.jpg", "green 2.txt"), "write `images: [0 final.jpg]`"),
+        (("red.img", "red.txt"), "write `images: [img]` into the card"),
+        (("red.txt",), "none of jpg, jpeg, png, webp among txt"),
+    ],
+)
+def test_a_missing_image_is_missed_with_its_cause(tmp_path, members, said):
+    samples = open_set(tmp_path, [(name, b"x") for name in members])
+    with pytest.raises(BadSampleError) as caught:
+        samples[0].read_image()
+    assert caught.value.reason == "missing_image" and said in caught.value.detail
+
+
+@pytest.mark.parametrize("key", ["json", "meta.json"])
+def test_a_whole_document_is_no_place_of_captions(tmp_path, key):
+    path = tmp_path / "x.yaml"
+    with pytest.raises(RecipeError, match=rf"'{key}' is a whole document: name a key in it, such as {key}.caption"):
+        Card.from_mapping({"name": "x", "shards": "x.tar", "captions": {key: 1.0}}, path)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import io
+import lzma
 import random
 import shutil
 import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -204,6 +208,54 @@ def test_every_usual_end_is_sound(tmp_path, records):
     whole += bytes(-len(whole) % BLOCK)
     path.write_bytes(whole + bytes(2 * BLOCK) + bytes(records * RECORD))
     assert not open_tar(path).fault
+
+
+# ---------------------------------------- what is compressed, and what is no tar at all
+PACKERS = {"gzip": gzip.compress, "bzip2": bz2.compress, "xz": lzma.compress}
+
+
+@pytest.mark.parametrize("kind", [*PACKERS, "zstd"])
+@pytest.mark.parametrize("name", ["x.tar", "x.tar.gz"])  # whatever the name says
+def test_any_usual_compression_is_unpacked(tmp_path, kind, name):
+    plain = write_tar(tmp_path / "plain.tar", sample_members(0) + sample_members(1))
+    pack = PACKERS[kind] if kind in PACKERS else pytest.importorskip("zstandard").compress
+    (tmp_path / name).write_bytes(pack(plain.read_bytes()))
+    for _ in range(2):  # the second start knows
+        shard = open_tar(tmp_path / name)
+        assert not shard.fault and shard.is_packed
+        assert samples_of(shard) == samples_of(open_tar(plain))
+
+
+@pytest.mark.parametrize("kind", PACKERS)
+def test_a_cut_stream_gives_what_can_be_unpacked(tmp_path, kind):
+    members = [member for number in range(60) for member in sample_members(number, "png")]
+    plain = write_tar(tmp_path / "plain.tar", members)
+    content = PACKERS[kind](plain.read_bytes())
+    (tmp_path / "x.tar").write_bytes(content[: len(content) // 2])
+    shard = open_tar(tmp_path / "x.tar")
+    assert shard.fault.startswith("broken compressed stream")
+    assert samples_of(shard) == samples_of(open_tar(plain))[: len(shard)]
+
+
+def test_zstd_without_its_package_is_named(tmp_path, monkeypatch):
+    (tmp_path / "x.tar").write_bytes(b"\x28\xb5\x2f\xfd" + bytes(100))
+    monkeypatch.setitem(sys.modules, "zstandard", None)
+    assert open_tar(tmp_path / "x.tar").fault == "packed with zstd: pip install zstandard, or unpack it"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"PK\3\4" + bytes(600), "a zip archive: unpack it, then vlp data pack FOLDER"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "a pointer of Git LFS: run git lfs pull"),
+        (b"<!DOCTYPE html>", "a web page"),
+        (b'{"error": "busy"}', "JSON"),
+        (b"PAR1" + bytes(600), "a parquet file: vlp data pack FILE"),
+    ],
+)
+def test_what_is_no_tar_is_called_what_it_is(tmp_path, content, said):
+    (tmp_path / "x.tar").write_bytes(content)
+    assert open_tar(tmp_path / "x.tar").fault.startswith(f"not a tar file but {said}")
 
 
 # ---------------------------------------- what a broken shard costs

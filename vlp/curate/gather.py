@@ -190,7 +190,7 @@ def view_of(card: Card, shard: Shard, place: int) -> View:
     Raises:
         BadSampleError: Its members contradict each other.
     """
-    return View(Sample(place, card.name, card.captions, shard, place, shard.members(place)))
+    return View(Sample(place, card.name, card, shard, place, shard.members(place)))
 
 
 def _measure_and_keep(task: Task) -> None:

@@ -11,7 +11,6 @@ from vlp.data.faults import BadSampleError
 from vlp.data.shards.index import build_index, index_in_memory
 from vlp.data.shards.shard import Shard, open_shards
 from vlp.data.shards.summary import Known, summary_beside, summary_in_cache, write_summary
-from vlp.data.shards.unpack import ZIPPED
 from vlp.files import write_whole
 from vlp.types import RecipeError
 
@@ -98,7 +97,7 @@ def index_shard(shard: Shard) -> Indexed:
     if not fresh:
         content = build_index(tar, footer.fault, checksums=True)
         footer, path = index_in_memory(content).footer, _write(content, shard)
-    sha256 = shard.known.sha256 if shard.name.endswith(ZIPPED) else footer.tar_sha256
+    sha256 = shard.known.sha256 if shard.is_packed else footer.tar_sha256
     known = replace(shard.known, samples=footer.samples, fault=footer.fault, sha256=sha256, lost=footer.lost)
     return Indexed(shard.location, known, path, fresh)
 

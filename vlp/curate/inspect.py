@@ -15,13 +15,12 @@ from numpy.typing import NDArray
 from PIL.Image import Resampling
 
 from vlp.curate.cards import open_card
-from vlp.curate.measure import Measured, measure
+from vlp.curate.measure import Columns, Measured, measure
 from vlp.curate.page import page
 from vlp.curate.parallel import num_cpus
-from vlp.curate.rows import MAX_PIXELS
 from vlp.data import Captions, SampleSet
 from vlp.data.faults import BadSampleError
-from vlp.data.pixels.decode import EXTENSIONS, decode_image
+from vlp.data.pixels.decode import FORMATS, MOST_PIXELS, decode_image
 from vlp.files import write_text
 from vlp.types import RecipeError
 
@@ -109,9 +108,8 @@ class _Viewer:
     def thumbnail(self, number: int) -> str:
         """Return a small WebP as base64 text; empty where the image cannot be decoded."""
         sample = self._samples[number]
-        kind = next(kind for kind in EXTENSIONS if kind in sample.members)
         try:
-            image = decode_image(sample.read(kind), MAX_PIXELS)
+            image = decode_image(sample.read_image(), MOST_PIXELS)
         except BadSampleError:
             return ""
         image.thumbnail((PIXELS, PIXELS), Resampling.LANCZOS)
@@ -141,7 +139,7 @@ def _find(viewer: _Viewer, measured: Measured, seed: int) -> Findings:
         repeated_captions=int(texts.counts[texts.counts > 1].sum()),
         repeated_images=len(columns) - len(images.counts),
         groups=tuple(_group(viewer, ids[group]) for group in repeated),
-        kinds={kind: int(n) for kind, n in zip(EXTENSIONS, np.bincount(columns.kinds, minlength=4), strict=True) if n},
+        kinds=_count_formats(columns),
     )
 
 
@@ -169,3 +167,8 @@ def _groups(values: NDArray[Any]) -> _Groups:
     order = np.argsort(values, kind="stable")
     _, starts, counts = np.unique(values[order], return_index=True, return_counts=True)
     return _Groups(order, starts, counts)
+
+
+def _count_formats(columns: Columns) -> dict[str, int]:
+    kinds, counts = np.unique(columns.kinds, return_counts=True)
+    return {FORMATS[kind]: int(count) for kind, count in zip(kinds, counts, strict=True)}

@@ -15,8 +15,8 @@ from PIL import Image
 
 from vlp.curate.parallel import map_in_order, progress
 from vlp.data import Captions, Card, SampleSet
-from vlp.data.faults import BadSampleError
-from vlp.data.pixels.decode import EXTENSIONS, FORMATS
+from vlp.data.faults import BadSampleError, net
+from vlp.data.pixels.decode import FORMATS
 from vlp.data.samples import Part, Sample
 
 WORD = re.compile(r"\w[\w'-]*")
@@ -30,7 +30,7 @@ class Columns:
         ids: Place of the sample among those that the card keeps.
         image_hashes: First 64 bits of a hash of the encoded image.
         caption_hashes: The same of the caption in small letters.
-        kinds: Number of the extension in `EXTENSIONS`.
+        kinds: Number of the format in `FORMATS`.
         characters: Length of the caption.
         words: Words of the caption, split at spaces.
     """
@@ -108,7 +108,7 @@ def _measure_shard(task: tuple[Card, Part]) -> Measured:
     for number in range(len(part)):
         place = part.place(number)
         try:
-            sample = Sample(place, card.name, card.captions, shard, place, shard.members(place))
+            sample = Sample(place, card.name, card, shard, place, shard.members(place))
             text = captions.first(sample)
             image = _measure_image(sample)
         except BadSampleError as bad:
@@ -126,17 +126,9 @@ def _measure_image(sample: Sample) -> tuple[int, ...]:
     Raises:
         BadSampleError: There is none, or its header is broken.
     """
-    kind = next((kind for kind in EXTENSIONS if kind in sample.members), None)
-    if kind is None:
-        raise BadSampleError("missing_image", "no image")
-    data = sample.read(kind)
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            width, height = image.size
-    # As in `decode_image`: decoders of broken data raise almost anything.
-    except Exception as error:
-        raise BadSampleError("corrupt_image", str(error)) from error
-    return hash64(data), EXTENSIONS.index(kind), width, height, len(data)
+    data = sample.read_image()
+    with net("corrupt_image"), Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        return hash64(data), FORMATS.index(str(image.format)), *image.size, len(data)
 
 
 def hash64(data: bytes) -> int:

@@ -11,12 +11,9 @@ from typing import Any, Protocol, cast
 
 from vlp.data import Captions
 from vlp.data.faults import BadSampleError, Reason
-from vlp.data.pixels.decode import decode_image
+from vlp.data.pixels.decode import MOST_BYTES, MOST_PIXELS, decode_image
 from vlp.data.samples import Sample
 
-# As the stream has them, so that nothing is packed that training refuses.
-MAX_PIXELS = 1 << 26
-MAX_BYTES = 1 << 26
 JSON_KEY = "caption"
 
 
@@ -50,7 +47,7 @@ class Row:
         Captions().first(cast(Sample, _InMemory(members, caption_keys)))
         data = self._image_bytes()
         kind = image_kind(data)
-        decode_image(data, MAX_PIXELS)
+        decode_image(data, MOST_PIXELS)
         return {**members, kind: data}
 
     def _image_bytes(self) -> bytes:
@@ -135,8 +132,8 @@ def image_kind(data: bytes) -> str:
     Raises:
         BadSampleError: None of the formats that training reads, or too large.
     """
-    if len(data) > MAX_BYTES:
-        raise BadSampleError("oversized_image", f"{len(data)} bytes, more than {MAX_BYTES}")
+    if len(data) > MOST_BYTES:
+        raise BadSampleError("oversized_image", f"{len(data)} bytes, more than {MOST_BYTES}")
     if data[:3] == b"\xff\xd8\xff":
         return "jpg"
     if data[:8] == b"\x89PNG\r\n\x1a\n":
@@ -154,7 +151,7 @@ def read_file(path: Path, reason: Reason) -> bytes:
     """
     try:
         with path.open("rb") as file:
-            return file.read(MAX_BYTES + 1)
+            return file.read(MOST_BYTES + 1)
     # ValueError: a NUL in a path that a table gave.
     except (OSError, ValueError) as error:
         raise BadSampleError(reason, f"{path}: {getattr(error, 'strerror', None) or error}") from error

@@ -10,15 +10,13 @@ from pathlib import Path
 
 from vlp.curate.cards import num_shards, open_card
 from vlp.curate.parallel import map_in_order, num_cpus, progress
-from vlp.curate.rows import MAX_BYTES, MAX_PIXELS
 from vlp.data import Captions, Card
 from vlp.data.faults import BadSampleError
-from vlp.data.pixels.decode import EXTENSIONS, decode_image
+from vlp.data.pixels.decode import MOST_BYTES, MOST_PIXELS, decode_image
 from vlp.data.samples import Sample
 from vlp.data.shards.remote import is_remote
 from vlp.data.shards.shard import Shard, open_shards
 from vlp.data.shards.tar import scan_tar
-from vlp.data.shards.unpack import ZIPPED
 from vlp.types import RecipeError
 
 SHOWN = 20
@@ -116,7 +114,7 @@ def _check_bytes(card: Card, shard: Shard, tar: Path) -> Iterator[Finding]:
     """Hash a shard; one that was packed and remote was hashed when it was fetched, and is no more."""
     expected = card.sha256_of(shard.location)
     path = tar if is_remote(shard.location) else Path(shard.location)
-    if not card.sha256 or (is_remote(shard.location) and shard.name.endswith(ZIPPED)):
+    if not card.sha256 or (shard.is_remote and shard.is_packed):
         return
     if not expected:
         yield Finding("no_checksum", shard.name, "", "the card has checksums, but none of this shard")
@@ -143,14 +141,13 @@ def _check_sample(card: Card, shard: Shard, place: int, captions: list[Captions]
     Raises:
         BadSampleError: The first thing that is wrong with it.
     """
-    sample = Sample(place, card.name, card.captions, shard, place, shard.members(place))
-    images = [extension for extension in EXTENSIONS if extension in sample.members]
-    if not images:
-        raise BadSampleError("missing_image", f"none of {', '.join(EXTENSIONS)} among {', '.join(sample.members)}")
-    for extension in images:
-        if sample.size(extension) > MAX_BYTES:
-            raise BadSampleError("oversized_image", f"{sample.size(extension)} bytes, more than {MAX_BYTES}")
-        decode_image(sample.read(extension), MAX_PIXELS)
+    sample = Sample(place, card.name, card, shard, place, shard.members(place))
+    sample.image_member()
+    for extension in card.images:
+        if extension in sample.members:
+            if sample.size(extension) > MOST_BYTES:
+                raise BadSampleError("oversized_image", f"{sample.size(extension)} bytes, more than {MOST_BYTES}")
+            decode_image(sample.read(extension), MOST_PIXELS)
     missing = 0
     for reader in captions:
         try:

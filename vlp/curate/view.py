@@ -8,10 +8,9 @@ from functools import cached_property
 from PIL import Image
 
 from vlp.curate.measure import WORD
-from vlp.curate.rows import MAX_BYTES, MAX_PIXELS
 from vlp.data import Captions
-from vlp.data.faults import BadSampleError
-from vlp.data.pixels.decode import EXTENSIONS, FORMATS, decode_image
+from vlp.data.faults import net
+from vlp.data.pixels.decode import FORMATS, MOST_PIXELS, decode_image
 from vlp.data.samples import Sample
 
 
@@ -43,24 +42,15 @@ class View:
     @cached_property
     def data(self) -> bytes:
         """The encoded image."""
-        kind = next((kind for kind in EXTENSIONS if kind in self.sample.members), None)
-        if kind is None:
-            raise BadSampleError("missing_image", "no image")
-        if self.sample.size(kind) > MAX_BYTES:
-            raise BadSampleError("oversized_image", f"{self.sample.size(kind)} bytes, more than {MAX_BYTES}")
-        return self.sample.read(kind)
+        return self.sample.read_image()
 
     @cached_property
     def size(self) -> tuple[int, int]:
         """Width and height, from the header."""
-        try:
-            with Image.open(io.BytesIO(self.data), formats=FORMATS) as image:
-                return image.size
-        # As in `decode_image`: decoders of broken data raise almost anything.
-        except Exception as error:
-            raise BadSampleError("corrupt_image", str(error)) from error
+        with net("corrupt_image"), Image.open(io.BytesIO(self.data), formats=FORMATS) as image:
+            return image.size
 
     @cached_property
     def image(self) -> Image.Image:
         """The pixels."""
-        return decode_image(self.data, MAX_PIXELS)
+        return decode_image(self.data, MOST_PIXELS)

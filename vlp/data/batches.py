@@ -15,9 +15,9 @@ from torch import Tensor
 from vlp.data.faults import BadSampleError, Fault
 from vlp.data.order.shuffle import Order, Substitutes
 from vlp.data.pixels.augment import NUM_DRAWS
-from vlp.data.pixels.decode import EXTENSIONS, open_picture
+from vlp.data.pixels.decode import open_picture
 from vlp.data.randomness import DEVICE, fold, uniform_rows
-from vlp.data.samples import Sample, SampleSet
+from vlp.data.samples import SampleSet
 from vlp.data.texts.captions import Caption
 from vlp.data.views import Views
 from vlp.types import Batch, Tokenizer
@@ -81,17 +81,9 @@ class Decoder:
         """
         sample = self.samples[number]
         captions = self.views.texts(sample, self.seed, epoch, number)
-        picture = open_picture(self._read_image(sample), self.max_pixels)
+        picture = open_picture(sample.read_image(self.max_bytes), self.max_pixels)
         self.views.images(picture, self.seed, epoch, number, into)
         return Loaded(number, captions, sample.source)
-
-    def _read_image(self, sample: Sample) -> bytes:
-        extension = next((name for name in EXTENSIONS if name in sample.members), None)
-        if extension is None:
-            raise BadSampleError("missing_image", f"none of {', '.join(EXTENSIONS)} among {', '.join(sample.members)}")
-        if sample.size(extension) > self.max_bytes:
-            raise BadSampleError("oversized_image", f"{sample.size(extension)} bytes, more than {self.max_bytes}")
-        return sample.read(extension)
 
 
 def _let_pass(_sample: int) -> None:

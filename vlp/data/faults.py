@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +28,7 @@ Reason = Literal[
 
 # A budget of 1 % means nothing before about a thousand samples were tried.
 FEWEST_TRIED = 1000
+MOST_WORDS = 500  # letters of what went wrong; some errors quote the whole text
 
 
 class BadSampleError(Exception):
@@ -41,6 +43,24 @@ class BadSampleError(Exception):
         super().__init__(detail)
         self.reason = reason
         self.detail = detail
+
+
+@contextlib.contextmanager
+def net(reason: Reason) -> Iterator[None]:
+    """Make whatever is raised over the bytes of strangers a fault of their sample, in a block or a function.
+
+    Decoders and parsers of broken bytes raise almost anything: struct.error, zlib.error, OverflowError, MemoryError.
+
+    Raises:
+        BadSampleError: With this reason, unless one was raised within.
+        RecipeError: Raised within: no sample's fault.
+    """
+    try:
+        yield
+    except (BadSampleError, RecipeError):
+        raise
+    except Exception as error:
+        raise BadSampleError(reason, f"{type(error).__name__}: {error}"[:MOST_WORDS]) from error
 
 
 @dataclass(frozen=True)

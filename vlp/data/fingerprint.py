@@ -14,7 +14,6 @@ from vlp.data.samples import SampleSet
 from vlp.data.shards.cards import Card
 from vlp.data.shards.files import OpenFiles
 from vlp.data.shards.shard import THREADS, Shard
-from vlp.data.shards.unpack import ZIPPED
 
 SHOWN = 5
 GZIP_TRAILER_BYTES = 8
@@ -124,7 +123,7 @@ def _sha256(shard: Shard) -> str:
 def _index_sum(shard: Shard) -> str:
     """Return a checksum of what an index says of the members; of a packed tar the one that gzip keeps at its end."""
     try:
-        if shard.name.endswith(ZIPPED):
+        if shard.is_packed:
             with Path(shard.location).open("rb") as file:
                 file.seek(max(0, shard.known.bytes - GZIP_TRAILER_BYTES))
                 return file.read().hex()

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vlp.data.faults import Fault, Reason
+from vlp.data.faults import BadSampleError, Fault, Reason
 from vlp.data.order.shuffle import Order
+from vlp.data.pixels.decode import EXTENSIONS, MOST_BYTES
 from vlp.data.shards.cards import Card
 from vlp.data.shards.files import OpenFiles
 from vlp.data.shards.index import Entry
@@ -26,7 +27,7 @@ class Sample:
     Args:
         id: Number of the sample among all samples of the run.
         source: Label of the data set it comes from.
-        caption_keys: Where the data set keeps its captions, with weights.
+        card: The data set.
         shard: The tar it lies in.
         place: Number of the sample in its tar.
         members: By extension.
@@ -34,10 +35,37 @@ class Sample:
 
     id: int
     source: str
-    caption_keys: Mapping[str, float]
+    card: Card
     shard: Shard
     place: int
     members: dict[str, Entry]
+
+    @property
+    def caption_keys(self) -> Mapping[str, float]:
+        """Where the data set keeps its captions, with weights."""
+        return self.card.captions
+
+    def image_member(self) -> str:
+        """Return the extension of the image: the first that the card names and the sample has.
+
+        Raises:
+            BadSampleError: There is none; says why that may be.
+        """
+        found = next((name for name in self.card.images if name in self.members), None)
+        if found is None:
+            raise BadSampleError("missing_image", _no_image(self.card.images, tuple(self.members)))
+        return found
+
+    def read_image(self, max_bytes: int = MOST_BYTES) -> bytes:
+        """Return the encoded image.
+
+        Raises:
+            BadSampleError: There is none, it is larger than this, or as `Shard.read`.
+        """
+        extension = self.image_member()
+        if self.size(extension) > max_bytes:
+            raise BadSampleError("oversized_image", f"{self.size(extension)} bytes, more than {max_bytes}")
+        return self.read(extension)
 
     def size(self, extension: str) -> int:
         """Return the bytes of a member."""
@@ -115,7 +143,7 @@ class SampleSet:
         """
         part, place = self._locate(number)
         members = part.shard.members(place)
-        return Sample(number, part.source, self.cards[part.source].captions, part.shard, place, members)
+        return Sample(number, part.source, self.cards[part.source], part.shard, place, members)
 
     def fault(self, number: int, reason: Reason, detail: str) -> Fault:
         """Describe a bad sample for the quarantine file."""
@@ -173,6 +201,17 @@ class SampleSet:
         which = int(np.searchsorted(self._ends, number, side="right"))
         part = self.parts[which]
         return part, part.place(number - int(self._ends[which] - self.sizes[which]))
+
+
+def _no_image(wanted: Sequence[str], members: Sequence[str]) -> str:
+    """Say what a sample has instead of an image."""
+    said = f"none of {', '.join(wanted)} among {', '.join(members)}"
+    alike = [name for name in members if name.split(".")[-1] in (*EXTENSIONS, "img", "image")]
+    if not alike:
+        return said
+    dotted = [name for name in alike if "." in name]
+    why = " (the first dot of a name ends the key)" if dotted else ""
+    return f"{said}{why}; where that is the image, write `images: [{alike[0]}]` into the card"
 
 
 def _parts(source: str, card: Card, shards: Sequence[Shard]) -> list[Part]:

@@ -12,6 +12,7 @@ import numpy as np
 from vlp.data.batches import MOST_SUBSTITUTES, Decoder, LocalBatches, Packet
 from vlp.data.faults import Fault, Faults, Quarantine
 from vlp.data.order.shuffle import Order, Shuffle
+from vlp.data.pixels.decode import MOST_BYTES, MOST_PIXELS
 from vlp.data.samples import SampleSet
 from vlp.data.shards.prefetch import Prefetcher
 from vlp.data.shards.shard import Shard
@@ -61,8 +62,8 @@ class Stream:
         bad_sample_budget: float = 0.01,
         pin_memory: bool = False,
         quarantine: Path | None = None,
-        max_pixels: int = 1 << 26,
-        max_bytes: int = 1 << 26,
+        max_pixels: int = MOST_PIXELS,
+        max_bytes: int = MOST_BYTES,
     ):
         if batch_size % world_size:
             raise RecipeError(f"train.batch_size={batch_size} does not divide among {world_size} processes")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from jaxtyping import UInt8
 from numpy.typing import NDArray
 
+from vlp.data.faults import net
 from vlp.data.pixels.crop import Crop, crop_views
 from vlp.data.pixels.decode import Picture
 from vlp.data.randomness import CAPTION, CROP, NEGATIVE, POLICY, REWORD, Draws, fold
@@ -50,6 +51,7 @@ class Views:
         """Wrong captions of each sample."""
         return self.negatives.count if self.negatives else 0
 
+    @net("corrupt_image")
     def images(self, picture: Picture, seed: int, epoch: int, number: int, into: UInt8[NDArray, "v s s 3"]) -> None:
         """Write the pixels of every image view.
 
@@ -68,9 +70,14 @@ class Views:
         Raises:
             BadSampleError: There is no caption, or it is empty, too long, or not text.
         """
+        views = range(len(self.rewordings))
+        texts = [self.captions(sample, Draws(seed, CAPTION, epoch, number, view)) for view in views]
+        with net("bad_caption"):
+            return self._reword(texts, seed, epoch, number)
+
+    def _reword(self, captions: list[Caption], seed: int, epoch: int, number: int) -> list[Caption]:
         texts = []
-        for view, reword in enumerate(self.rewordings):
-            caption = self.captions(sample, Draws(seed, CAPTION, epoch, number, view))
+        for view, (reword, caption) in enumerate(zip(self.rewordings, captions, strict=True)):
             text = reword(caption.text, Draws(seed, REWORD, epoch, number, view)) if reword.is_on else caption.text
             texts.append(Caption(text, caption.identity))
         if self.negatives:

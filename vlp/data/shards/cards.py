@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, TypeVar
 
 from braceexpand import braceexpand
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from vlp.data.pixels.decode import EXTENSIONS
 from vlp.data.shards.download import RemoteStats, ask
 from vlp.data.shards.remote import PIPE, Remote, TransferError, is_remote, listing
 from vlp.explain import explain
@@ -19,6 +21,9 @@ from vlp.types import RecipeError
 
 Value = TypeVar("Value")
 DEFAULT_CACHE_GB = 100.0
+MOST_NAMES = 1_000_000
+BRACES = re.compile(r"\{([^{}]*)\}")
+NUMBER = re.compile(r"-?\d{1,20}")
 
 
 class Card(BaseModel):
@@ -31,8 +36,10 @@ class Card(BaseModel):
             `hf://datasets/ORG/NAME/`, others that fsspec knows, and `pipe:` with a command.
         samples: Number of samples in all shards; checked at every start.
         keep: List of the samples that are used, relative to the card; `vlp data filter` and `split` write it.
+        images: Names of the members that may be the image, the first that a sample has is taken: `jpg` where a sample
+            is `0001.jpg` and `0001.txt`, `image.png` where it is `0001.image.png` and `0001.caption.txt`.
         captions: Where captions are, with weights: `txt` is a member of each sample, `json.NAME` a key of its
-            JSON member.
+            JSON member, `json.NAME.NAME` a key within, `meta.json.NAME` one of the member `meta.json`.
         sha256: Checksum per shard, named relative to the card or by the end of its address; checked by `verify`, and
             whenever a remote shard is fetched.
         counts: Samples per remote shard, named in the same way; spares the first start from fetching all shards.
@@ -51,6 +58,7 @@ class Card(BaseModel):
     name: str = Field(min_length=1)
     shards: str | tuple[str, ...]
     samples: int | None = Field(None, ge=1)
+    images: tuple[str, ...] = Field(EXTENSIONS, min_length=1)
     captions: dict[str, Annotated[float, Field(gt=0)]] = Field({"txt": 1.0}, min_length=1)
     keep: str | None = None
     sha256: dict[str, str] = {}
@@ -63,6 +71,18 @@ class Card(BaseModel):
     licence: str = ""
     home: str = ""
     folder: Path = Field(Path(), exclude=True)
+
+    @field_validator("captions")
+    @classmethod
+    def _name_texts(cls, captions: dict[str, float]) -> dict[str, float]:
+        for key in filter(is_record, captions):
+            raise ValueError(f"'{key}' is a whole document: name a key in it, such as {key}.caption")
+        return captions
+
+    @field_validator("images")
+    @classmethod
+    def _lower(cls, images: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(name.lower().removeprefix(".") for name in images)
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any], path: Path) -> Card:
@@ -105,7 +125,12 @@ class Card(BaseModel):
         found = {location for pattern in self._patterns() for location in self._expand(pattern)}
         if not any(map(is_remote, found)):
             found |= set(map(self._absolute, self.sha256))
-        missing = [name for name in sorted(found) if not is_remote(name) and not os.access(name, os.R_OK)]
+        local = [name for name in sorted(found) if not is_remote(name)]
+        odd = next((name for name in local if Path(name).exists() and not Path(name).is_file()), None)
+        if odd is not None:
+            way = f"write {odd}/*.tar" if Path(odd).is_dir() else "it is neither a file nor a folder"
+            raise RecipeError(f"card '{self.name}': shards: {odd} is no tar: {way}")
+        missing = [name for name in local if not os.access(name, os.R_OK)]
         if missing:
             raise RecipeError(
                 f"card '{self.name}': cannot read {len(missing)} of {len(found)} shards: {', '.join(missing[:5])}"
@@ -152,7 +177,11 @@ class Card(BaseModel):
                     raise RecipeError(f"card '{self.name}': {location} differs from its sha256; fetch it again")
 
     def _patterns(self) -> tuple[str, ...]:
-        return (self.shards,) if isinstance(self.shards, str) else self.shards
+        """Return the patterns one by one; WebDataset joins them by `::`."""
+        given = (self.shards,) if isinstance(self.shards, str) else self.shards
+        return tuple(
+            part for text in given for part in ([text] if text.startswith(PIPE) else text.split("::")) if part.strip()
+        )
 
     def _told(self, values: Mapping[str, Value], location: str) -> Value | None:
         if is_remote(location):
@@ -171,15 +200,27 @@ class Card(BaseModel):
                     f"card '{self.name}': shards: {pattern} runs a command on this machine; "
                     "say `allow_pipe: true` in the card if you trust it"
                 )
-            return list(braceexpand(pattern))
+            return self._names(pattern)
         locations: list[str] = []
-        for text in braceexpand(os.path.expandvars(pattern).removeprefix("file://")):
+        for text in self._names(os.path.expandvars(pattern).removeprefix("file://")):
             location = text if is_remote(text) else self._absolute(text)
             matches = self._match(location) if _is_glob(text) else [location]
             if not matches:
                 raise RecipeError(f"card '{self.name}': shards: no file matches {location}")
             locations += matches
         return locations
+
+    def _names(self, pattern: str) -> list[str]:
+        """Expand braces."""
+        if _num_names(pattern) > MOST_NAMES:
+            raise RecipeError(
+                f"card '{self.name}': shards: {pattern} stands for more than {MOST_NAMES} names; name fewer, or match "
+                "those that are there with *"
+            )
+        try:
+            return list(braceexpand(pattern))
+        except ValueError as error:
+            raise RecipeError(f"card '{self.name}': shards: {pattern}: {error}") from error
 
     def _match(self, location: str) -> list[str]:
         if is_remote(location):
@@ -189,6 +230,22 @@ class Card(BaseModel):
                 raise RecipeError(f"card '{self.name}': shards: cannot list {location}: {error}") from error
         anchor = Path(Path(location).anchor)
         return [str(path) for path in anchor.glob(str(Path(location).relative_to(anchor)))]
+
+
+def _num_names(pattern: str) -> int:
+    """Return at least the number of names that braces stand for."""
+    total = 1
+    while (found := BRACES.search(pattern)) and total <= MOST_NAMES:
+        first, _, last = found[1].partition("..")
+        ends = [int(end) for end in (first, last.split("..")[0]) if NUMBER.fullmatch(end)]
+        total *= abs(ends[1] - ends[0]) + 1 if len(ends) == 2 else found[1].count(",") + 1
+        pattern = pattern[: found.start()] + pattern[found.end() :]
+    return total
+
+
+def is_record(member: str) -> bool:
+    """Whether a member of a sample is a JSON document, of which captions are keys."""
+    return member == "json" or member.endswith(".json")
 
 
 def _mark(location: str) -> tuple[str, str]:

@@ -20,7 +20,7 @@ from vlp.data.shards.files import OpenFiles
 from vlp.data.shards.index import SUFFIX, Footer, Index, build_index, index_in_memory, open_index
 from vlp.data.shards.remote import TransferError
 from vlp.data.shards.summary import Known
-from vlp.data.shards.unpack import ZIPPED, unpack
+from vlp.data.shards.unpack import packing, unpack
 from vlp.files import write_whole
 from vlp.types import RecipeError
 
@@ -173,9 +173,9 @@ def is_fresh(footer: Footer, status: os.stat_result, index: Path) -> bool:
     return footer.tar_mtime_ns == status.st_mtime_ns or status.st_ctime_ns < index.stat().st_ctime_ns
 
 
-def local_home(path: Path, tag: str, limit_bytes: float | None) -> Home:
-    """Return the home of a tar or tar.gz on a disk."""
-    if not path.name.endswith(ZIPPED):
+def local_home(path: Path, tag: str, limit_bytes: float | None, *, is_packed: bool) -> Home:
+    """Return the home of a tar on a disk, plain or compressed."""
+    if not is_packed:
         return InPlace(path, tag)
     name = cache_name(str(path.resolve()), tag_of(path.stat()))
     return Copied(str(path), partial(unpack, path), name, limit_bytes)
@@ -198,11 +198,10 @@ class _Download:
     def __call__(self, target: Path) -> str:
         remote = self.card.remote(self.location)
         fetch = partial(download, remote, expected=self.expected, tries=self.card.tries, stats=self.stats)
-        if not remote.name.endswith(ZIPPED):
-            fetch(target)
+        fetch(target)
+        if not packing(target):
             return ""
-        packed = target.with_suffix(".gz")
-        fetch(packed)
+        packed = target.replace(target.with_suffix(".packed"))
         fault = unpack(packed, target)
         packed.unlink()
         return fault

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import time
 import zlib
@@ -15,7 +16,7 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 from vlp import dist
-from vlp.data.faults import BadSampleError
+from vlp.data.faults import BadSampleError, net
 from vlp.data.shards.cards import Card
 from vlp.data.shards.download import Expected, RemoteStats, ask, download
 from vlp.data.shards.files import OpenFiles
@@ -23,6 +24,7 @@ from vlp.data.shards.homes import Home, local_home, remote_home, tag_of
 from vlp.data.shards.index import SUFFIX, Entry, Index, open_index
 from vlp.data.shards.remote import PIPE, TransferError, is_remote, version
 from vlp.data.shards.summary import Known, keep_in_cache, read_summaries
+from vlp.data.shards.unpack import NAMES, packing
 from vlp.types import RecipeError
 
 Answer = TypeVar("Answer")
@@ -71,6 +73,11 @@ class Shard:
         return is_remote(self.location)
 
     @property
+    def is_packed(self) -> bool:
+        """Whether it is compressed, and read from a plain copy."""
+        return bool(self.known.packing) or (self.is_remote and self.name.endswith(NAMES))
+
+    @property
     def fault(self) -> str:
         """Why the shard cannot be read to its end; empty for a sound one."""
         return self.known.fault
@@ -82,11 +89,11 @@ class Shard:
 
     def key(self, place: int) -> str:
         """Return the key of a sample; empty where the shard cannot be read any more."""
-        try:
+        with contextlib.suppress(BadSampleError), net("shard_error"):
             return self._use(lambda _tar, index: index.key(place))
-        except BadSampleError:
-            return ""
+        return ""
 
+    @net("shard_error")
     def entries(self, place: int) -> tuple[Entry, ...]:
         """Return the members of a sample.
 
@@ -110,6 +117,7 @@ class Shard:
             raise BadSampleError("duplicate_key", f"two members '.{twice}' in one sample")
         return found
 
+    @net("shard_error")
     def read(self, entry: Entry) -> bytes:
         """Return the content of a member.
 
@@ -228,11 +236,12 @@ class _Opener:
         path = Path(location)
         status = path.stat()
         tag = tag_of(status)
-        home = local_home(path, tag, self.card.limit_bytes)
         known = next((known for known in self._known(location) if known.tag == tag), None)
+        kind = packing(path) if known is None else known.packing
+        home = local_home(path, tag, self.card.limit_bytes, is_packed=bool(kind))
         if known is None:
             footer = home.open(OpenFiles())[1].footer
-            known = Known(footer.samples, footer.fault, status.st_size, tag, footer.tar_sha256, footer.lost)
+            known = Known(footer.samples, footer.fault, status.st_size, tag, footer.tar_sha256, footer.lost, kind)
         return Shard(location, home, known, self.files, self.stats)
 
     def _remote(self, location: str) -> Shard:

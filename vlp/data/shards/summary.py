@@ -27,6 +27,7 @@ class Known:
         tag: A word that changes when it does: time of change of a file, version of a remote one.
         sha256: Its checksum, where somebody has read all of it.
         lost: How many samples the fault may have cost.
+        packing: How it is compressed; empty for a plain tar.
     """
 
     samples: int
@@ -35,6 +36,7 @@ class Known:
     tag: str = ""
     sha256: str = ""
     lost: int = 0
+    packing: str = ""
 
 
 def summary_beside(card: Card) -> Path:
@@ -82,7 +84,8 @@ def _read(path: Path, card: Card) -> dict[str, Known]:
 
 def _known(told: Mapping[str, Any]) -> Known:
     samples, size, lost = (int(told[name]) for name in ("samples", "bytes", "lost"))
-    return Known(samples, str(told["fault"]), size, str(told["tag"]), str(told["sha256"]), lost)
+    fault, tag, sha256, packing = (str(told[name]) for name in ("fault", "tag", "sha256", "packing"))
+    return Known(samples, fault, size, tag, sha256, lost, packing)
 
 
 def _shorten(card: Card, location: str) -> str:

@@ -59,6 +59,15 @@ class Scan:
     end: int = 0
 
 
+OTHERS = {
+    b"version https://git-lfs": "a pointer of Git LFS: run git lfs pull",
+    b"pk\3\4": "a zip archive: unpack it, then vlp data pack FOLDER",
+    b"par1": "a parquet file: vlp data pack FILE",
+    b"<": "a web page: fetch the shard again",
+    b"{": "JSON: fetch the shard again",
+}
+
+
 class BrokenHeaderError(ValueError):
     """Bytes that are no tar header."""
 
@@ -107,7 +116,7 @@ class _Scanner:
                 self.found.end = offset
                 block = self._read(offset, BLOCK)
                 if len(block) < BLOCK:
-                    raise BrokenTarError(_describe_end(offset, len(block)))
+                    raise BrokenTarError(_describe_end(offset, block))
                 if block.strip(b"\0"):
                     offset = self._behind_member(block, offset, special)
                     continue
@@ -134,7 +143,7 @@ class _Scanner:
             if size < 0:
                 raise BrokenHeaderError
         except ValueError:
-            raise BrokenTarError(f"broken header at byte {offset}" if offset else "not a tar file") from None
+            raise BrokenTarError(f"broken header at byte {offset}" if offset else _not_a_tar(block)) from None
         name = special.get("sparse") or special.get("path", header.name)
         start = self._behind_map(offset + BLOCK) if header.has_map else offset + BLOCK
         if start + size > self.total:
@@ -216,11 +225,17 @@ def _plain(name: str) -> str:
     return posixpath.normpath(name).lstrip("/")
 
 
-def _describe_end(offset: int, rest: int) -> str:
-    if offset + rest == 0:
-        return "empty file"
+def _not_a_tar(block: bytes) -> str:
+    """Say what people have instead of a tar."""
+    kind = next((words for start, words in OTHERS.items() if block.lower().startswith(start)), "")
+    return "not a tar file" + (f" but {kind}" if kind else "")
+
+
+def _describe_end(offset: int, rest: bytes) -> str:
+    if not offset:
+        return _not_a_tar(rest) if rest else "empty file"
     if rest:
-        return f"cut off inside a header at byte {offset + rest}" if offset else "not a tar file"
+        return f"cut off inside a header at byte {offset + len(rest)}"
     return f"no end-of-archive mark at byte {offset}: cut off between two members?"
 
 

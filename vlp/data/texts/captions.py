@@ -8,16 +8,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from vlp.data.faults import BadSampleError
+from vlp.data.faults import BadSampleError, net
 from vlp.data.randomness import Draws
 from vlp.data.samples import Sample
+from vlp.data.shards.cards import is_record
 from vlp.data.texts.cleaning import Rubbish, remove
 from vlp.paths import find_file
 from vlp.types import RecipeError
 
 LARGEST_CAPTION = 100_000
 LARGEST_JSON = 10_000_000
-JSON = "json."
 MOST_DIGITS = 12
 # `{c}` is what prompt files of evaluations write.
 PLACE = re.compile(r"\{c?\}")
@@ -44,8 +44,8 @@ class Captions:
 
     Args:
         keys: Where captions are, with weights: `txt` is a member of each sample, `json.NAME` a key of its JSON member
-            (a text, or a list of texts of which one is drawn). Null uses what the card says. Keys that a sample lacks
-            are left out of the draw.
+            (a text, or a list of texts of which one is drawn), `json.NAME.NAME` a key within, `meta.json.NAME` one of
+            the member `meta.json`. Null uses what the card says. Keys that a sample lacks are left out of the draw.
         class_names: Names of classes, as a list or in a file with one per line, for captions that are numbers (`cls`,
             `json.label`): number 0 is the first.
         lines: Whether each line of a caption is a caption of its own, of which one is drawn.
@@ -78,6 +78,8 @@ class Captions:
         identity: Literal["text", "first"] = "text",
     ):
         _check_weights("keys", keys)
+        for key in filter(is_record, keys or ()):
+            raise RecipeError(f"data.captions.keys: '{key}' is a whole document: name a key in it, as {key}.caption")
         _check_weights("wording", wording)
         if wording is not None and not separator:
             raise RecipeError("data.captions.wording has no effect without data.captions.separator")
@@ -97,6 +99,7 @@ class Captions:
         self.lower = lower
         self.identity = identity
 
+    @net("bad_caption")
     def __call__(self, sample: Sample, draws: Draws) -> Caption:
         """Return a caption drawn for training.
 
@@ -112,6 +115,7 @@ class Captions:
             text = PLACE.sub(lambda _: words, draws.choice(self.templates))
         return Caption(text, (pieces[0] if self.identity == "first" else words).lower())
 
+    @net("bad_caption")
     def first(self, sample: Sample) -> str:
         """Return the same caption at every call: the first key's first, in full.
 
@@ -176,27 +180,54 @@ class Captions:
 def _find(sample: Sample, keys: Mapping[str, float]) -> dict[str, tuple[float, Any]]:
     """Return weight and value of the keys that the sample has."""
     found: dict[str, tuple[float, Any]] = {}
-    record = _read_json(sample) if any(key.startswith(JSON) for key in keys) else {}
+    records: dict[str, dict[str, Any]] = {}
     for key, weight in keys.items():
-        if key.startswith(JSON):
-            if key.removeprefix(JSON) in record:
-                found[key] = weight, record[key.removeprefix(JSON)]
-        elif key in sample.members:
-            found[key] = weight, _read_text(sample, key, LARGEST_CAPTION)
+        for value in _values(sample, key, records):
+            found[key] = weight, value
     if not found:
-        raise BadSampleError("missing_caption", f"none of {', '.join(keys)} among {', '.join(sample.members)}")
+        inside = "".join(f"; {name} holds {', '.join(list(record)[:10])}" for name, record in records.items())
+        raise BadSampleError("missing_caption", f"none of {', '.join(keys)} among {', '.join(sample.members)}{inside}")
     return found
 
 
-def _read_json(sample: Sample) -> dict[str, Any]:
-    if "json" not in sample.members:
-        return {}
-    try:
-        record = json.loads(_read_text(sample, "json", LARGEST_JSON))
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise BadSampleError("bad_caption", f"json: {error}") from error
+def _values(sample: Sample, key: str, records: dict[str, dict[str, Any]]) -> list[Any]:
+    """Return what stands under a key, in a list; an empty one where nothing does.
+
+    Args:
+        records: JSON members that were read already; further ones are put there.
+    """
+    if key in sample.members and not is_record(key):
+        return [_read_text(sample, key, LARGEST_CAPTION)]
+    for member in sorted(filter(is_record, sample.members), key=len, reverse=True):
+        if key.startswith(f"{member}."):
+            records[member] = records[member] if member in records else _read_json(sample, member)
+            return _within(records[member], key.removeprefix(f"{member}."))
+    return []
+
+
+def _within(record: Any, path: str) -> list[Any]:
+    """Look a key up, or keys of mappings within joined by dots; of a list of mappings, in each."""
+    if isinstance(record, list):
+        found = [value for part in record for value in _within(part, path)]
+        texts = [text for value in found for text in (value if isinstance(value, list) else [value])]
+        return [texts] if found else []
     if not isinstance(record, dict):
-        raise BadSampleError("bad_caption", "json: not a mapping")
+        return []
+    if path in record:
+        return [record[path]]
+    for place, letter in enumerate(path):
+        if letter == "." and path[:place] in record:
+            return _within(record[path[:place]], path[place + 1 :])
+    return []
+
+
+def _read_json(sample: Sample, member: str) -> dict[str, Any]:
+    try:
+        record = json.loads(_read_text(sample, member, LARGEST_JSON))
+    except (ValueError, RecursionError) as error:  # among them integers of 5,000 digits
+        raise BadSampleError("bad_caption", f"{member}: {error}") from error
+    if not isinstance(record, dict):
+        raise BadSampleError("bad_caption", f"{member}: not a mapping")
     return record
 
 
@@ -210,13 +241,23 @@ def _read_text(sample: Sample, extension: str, largest: int) -> str:
 
 
 def _check_text(text: str, key: str) -> None:
-    """Refuse what JSON may hold but no tokenizer takes: halves of surrogate pairs, and whole books."""
+    """Refuse what is no caption: halves of surrogate pairs, whole books, and JSON documents."""
     try:
         size = len(text.encode())
     except UnicodeEncodeError as error:
         raise BadSampleError("bad_caption", f"'{key}': {error}") from error
     if size > LARGEST_CAPTION:
         raise BadSampleError("bad_caption", f"'{key}': {size} bytes, more than {LARGEST_CAPTION}")
+    if text.startswith(("{", "[")) and _is_json(text):
+        raise BadSampleError("bad_caption", f"'{key}' is a JSON document: name it NAME.json, and a key in it")
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _lines(name: str, given: tuple[str, ...] | str) -> tuple[str, ...]:

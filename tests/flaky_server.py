@@ -17,12 +17,12 @@ PAGE = b"<!DOCTYPE html><html>Please sign in</html>"
 class FlakyServer(ThreadingHTTPServer):
     """Files in memory, and for each what goes wrong with its next requests, in order.
 
-    `503`, `429`, `403`: that status. `reset`: half of the body, then the connection is torn down. `short`: half of the
-    body, then it is closed. `stall`: half of the body, then nothing. `slow`: the body in ten pieces. `whole`: the
-    whole file, whatever range was asked for. `page`: a page with status 200. `replaced`: the file has a new version.
-    `reckless`: a part of the new version, although the condition was the old one. `untagged`: no version is told.
-    `rangeless`: it is not told which part comes. `lengthless`: it is not told how much comes.
-    Two words together go wrong together.
+    `503`, `429`, `403`: that status; further words are its Retry-After. `sick`: an error with status 200. `reset`: half
+    of the body, then the connection is torn down. `short`: half of the body, then it is closed. `stall`: half of the
+    body, then nothing. `slow`: the body in ten pieces. `drip`: a byte at a time. `whole`: the whole file, whatever
+    range was asked for. `page`: a page with status 200. `replaced`: the file has a new version. `reckless`: a part of
+    the new version, although the condition was the old one. `untagged`: no version is told. `rangeless`: it is not told
+    which part comes. `lengthless`: it is not told how much comes. Two words together go wrong together.
     """
 
     daemon_threads = True
@@ -33,6 +33,7 @@ class FlakyServer(ThreadingHTTPServer):
         self.troubles: dict[str, list[str]] = defaultdict(list)
         self.requests: list[tuple[str, str]] = []
         self.released = threading.Event()
+        self.pause = 0.02  # between the pieces of a slow body
         self.lock = threading.Lock()
 
     @property
@@ -66,8 +67,10 @@ class Answers(BaseHTTPRequestHandler):
         content = self.server.files.get(path)
         if content is None:
             self.answer(404, b"")
-        elif trouble.isdigit():
-            self.answer(int(trouble), b"", {"Retry-After": "0"})
+        elif trouble[:3].isdigit():
+            self.answer(int(trouble[:3]), b"", {"Retry-After": trouble[4:] or "0"})
+        elif trouble == "sick":
+            self.answer(200, b'{"error": "busy"}', {"ETag": '"sick"'})
         elif trouble == "page":
             self.answer(200, PAGE)
         else:
@@ -98,13 +101,19 @@ class Answers(BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         kind = trouble.split(" ")[0]
+        if kind == "drip":
+            for byte in body:
+                self.wfile.write(bytes([byte]))
+                self.wfile.flush()
+                if self.server.released.wait(0.01):
+                    return
         if kind not in ("reset", "short", "stall"):
             pieces = 10 if kind == "slow" else 1
             size = -(-len(body) // pieces) or 1
             for start in range(0, len(body), size):
                 self.wfile.write(body[start : start + size])
                 self.wfile.flush()
-                self.server.released.wait(0.02 if kind == "slow" else 0)
+                self.server.released.wait(self.server.pause if kind == "slow" else 0)
             return
         self.wfile.write(body[: len(body) // 2])
         self.wfile.flush()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import email.utils
 import gzip
 import importlib.util
 import json
 import os
 import threading
 import time
+from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
 
@@ -20,7 +22,7 @@ from tests.shards import LetterTokenizer, sample_members, write_shards, write_ta
 from vlp.data import Captions, Card, Crop, SampleSet, Stream, Views
 from vlp.data.faults import BadSampleError
 from vlp.data.order.arrange import arrange
-from vlp.data.shards import copies, download, homes
+from vlp.data.shards import copies, download, homes, remote
 from vlp.data.shards.cache import cache_folder
 from vlp.data.shards.copies import make_copy
 from vlp.data.shards.download import Expected, RemoteStats
@@ -164,12 +166,77 @@ def test_a_server_that_is_gone_is_given_up(tmp_path):
         open_shards(card)
 
 
-def test_a_second_start_asks_nobody(server, tmp_path):
+def test_a_second_start_asks_for_versions_alone(server, tmp_path):
     card = put(server, tmp_path, 3)
     open_shards(card)
-    num_requests = len(server.requests)
+    server.requests.clear()
     assert [texts(shard) for shard in open_shards(card)]
-    assert len(server.requests) == num_requests
+    assert [asked for _, asked in server.requests] == ["bytes=0-0"] * 3
+
+
+def test_a_second_start_goes_on_with_its_copies_where_the_server_is_away(server, tmp_path):
+    card = put(server, tmp_path, 2)
+    expected = [texts(shard) for shard in open_shards(card)]
+    server.troubles[SHARD] = ["503"] * 6
+    gone = server.files.pop("/tiny/00001.tar")
+    assert [texts(shard) for shard in open_shards(card)] == expected
+    for path in copied():
+        path.unlink()
+    with pytest.raises(RecipeError, match=r"cannot read 1 of 2 shards: .*00001\.tar: HTTP 404"):
+        open_shards(card)
+    server.files["/tiny/00001.tar"] = gone
+    assert [texts(shard) for shard in open_shards(card)] == expected
+
+
+CUT = ["whole lengthless untagged", "short whole lengthless untagged"]  # for the version, then for the body
+
+
+@pytest.mark.parametrize("troubles", [["sick"] * 2, CUT], ids=["sick", "cut"])
+def test_what_a_sick_server_says_is_not_remembered(server, tmp_path, troubles):
+    card = put(server, tmp_path, 2, 8)
+    server.troubles[SHARD] = troubles
+    counts = [len(SampleSet({"tiny": card})) for _ in range(3)]
+    assert 8 <= counts[0] < 16 and counts[1:] == [16, 16]
+    assert not server.troubles[SHARD]
+
+
+def test_a_shard_that_is_replaced_between_two_starts_is_read_anew(server, tmp_path):
+    card = put(server, tmp_path, 2)
+    old, other = (texts(shard) for shard in open_shards(card))
+    server.files[SHARD] = server.files["/tiny/00001.tar"]
+    assert [texts(shard) for shard in open_shards(card)] == [other, other] != [old, other]
+
+
+def test_a_drip_is_no_transfer(server, tmp_path):
+    card = put(server, tmp_path)
+    server.troubles[SHARD] = ["", "drip", "drip"]
+    (shard,) = open_shards(card)
+    assert len(texts(shard)) == 4
+    assert shard.stats.counts == {"stalled": 2}
+
+
+@pytest.mark.parametrize("told", ["\u00b2", "-1", "1e9", "soon", "Fri, 31 Dec 1999 23:59:59 GMT", "9" * 400, "nan", ""])
+def test_an_odd_time_to_be_left_alone_is_no_trouble_of_its_own(server, tmp_path, told):
+    card = put(server, tmp_path)
+    server.troubles[SHARD] = ["", f"503 {told}"]
+    (shard,) = open_shards(card)
+    assert len(texts(shard)) == 4 and shard.stats.counts == {"busy": 1}
+
+
+def test_a_date_to_be_left_alone_until_is_kept():
+    told = email.utils.format_datetime(datetime.now(UTC) + timedelta(seconds=40), usegmt=True)
+    assert remote._seconds(told) == pytest.approx(40, abs=2)
+    assert remote._seconds("7") == 7
+
+
+def test_a_process_that_waits_for_a_shard_does_not_hang(server, tmp_path, open_stream):
+    """The first shard takes a second, and a process that is silent for half of one is killed."""
+    card = put(server, tmp_path, counts={"00000.tar": 4}, timeout=5.0)
+    server.troubles[SHARD] = ["", *["slow"] * 3]
+    server.pause = 0.15
+    stream = open_stream(card, workers=2, batch_size=4, worker_timeout=0.5)
+    assert sorted(next(stream.batches(0)).ids.tolist()) == [0, 1, 2, 3]
+    assert not stream.faults.counts and stream.restarts == 0
 
 
 def test_counts_in_the_card_spare_the_fetching(server, tmp_path):
@@ -197,11 +264,10 @@ def test_an_index_beside_the_shard_spares_the_fetching(server, tmp_path):
     assert len(shard.known.sha256) == 64  # also checked after the fetching
 
 
-def test_a_shard_replaced_after_it_was_indexed_is_a_fault(server, tmp_path, open_stream):
+def test_a_shard_replaced_after_the_start_is_a_fault(server, tmp_path, open_stream):
     card = put(server, tmp_path, 2, counts={"00000.tar": 4, "00001.tar": 4})
-    open_shards(card)
-    server.files[SHARD] = server.files["/tiny/00001.tar"] + b"\0" * 512
     stream = open_stream(card, quarantine=tmp_path / "quarantine.jsonl")
+    server.files[SHARD] = server.files["/tiny/00001.tar"] + b"\0" * 512
     ids = [number for batch in islice(stream.batches(0), 2) for number in batch.ids.tolist()]
     assert min(ids) >= 4
     assert set(stream.faults.counts) == {("tiny", "shard_error")}
@@ -211,9 +277,8 @@ def test_a_shard_replaced_after_it_was_indexed_is_a_fault(server, tmp_path, open
 
 def test_a_shard_that_vanishes_at_run_time_costs_its_tries_once(server, tmp_path, open_stream):
     card = put(server, tmp_path, 2, counts={"00000.tar": 4, "00001.tar": 4})
-    open_shards(card)
-    server.troubles[SHARD] = ["503"] * 100
     stream = open_stream(card, quarantine=tmp_path / "quarantine.jsonl")
+    server.troubles[SHARD] = ["503"] * 100
     ids = [number for batch in islice(stream.batches(0), 4) for number in batch.ids.tolist()]
     assert min(ids) >= 4
     assert set(stream.faults.counts) == {("tiny", "shard_error")}

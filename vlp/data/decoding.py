@@ -13,6 +13,7 @@ import sys
 import time
 import traceback
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 
 import torch
@@ -20,6 +21,7 @@ import torch
 from vlp.data.batches import LocalBatches
 from vlp.data.faults import BadSampleError
 from vlp.data.ring import Board, Ring
+from vlp.data.shards import waits
 
 STDERR = 2
 PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15  # linux/prctl.h
@@ -60,6 +62,7 @@ def serve(connection: Connection, batches: LocalBatches, ring: Ring, board: Boar
     _keep_freed_memory()
     torch.set_num_threads(1)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    waits.tell(partial(board.wait, place))
     try:
         while True:
             task, lethal = connection.recv()

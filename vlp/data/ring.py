@@ -180,11 +180,11 @@ class Board:
     """Where each process says which sample it works on, so that nobody need ask one that is dead or hangs."""
 
     def __init__(self, num_processes: int):
-        self._memory = Memory(num_processes * 16)
+        self._memory = Memory(num_processes * 24)
         self._map()
 
     def _map(self) -> None:
-        self._samples, times = np.frombuffer(self._memory.map(), np.int64).reshape(2, -1)
+        self._samples, times, self._waits = np.frombuffer(self._memory.map(), np.int64).reshape(3, -1)
         self._times = times.view(np.float64)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -197,12 +197,18 @@ class Board:
     def write(self, place: int, sample: int) -> None:
         """Say that work on a sample begins now; -1 stands for work between samples."""
         self._samples[place] = sample
+        self._waits[place] = 0
         self._times[place] = time.monotonic()
+
+    def wait(self, place: int, waits: bool) -> None:
+        """Say that a process begins to wait for a shard, which may take any time, or goes on."""
+        self._times[place] = time.monotonic()
+        self._waits[place] = waits
 
     def sample(self, place: int) -> int:
         """Return the sample that a process works on, or -1."""
         return int(self._samples[place])
 
     def seconds(self, place: int) -> float:
-        """Return how long ago a process wrote here."""
-        return time.monotonic() - float(self._times[place])
+        """Return how long ago a process wrote here; nothing while it waits for a shard."""
+        return 0.0 if self._waits[place] else time.monotonic() - float(self._times[place])

@@ -222,9 +222,9 @@ class Pool:
         """Wait until a process answers, dies, or has been silent for too long; do what follows from that."""
         busy = [worker for worker in self._workers if worker.chunks]
         patience = self._timeout - max(self._board.seconds(worker.place) for worker in busy)
-        ready = set(wait([handle for worker in busy for handle in worker.handles], max(0.0, patience)))
+        wait([handle for worker in busy for handle in worker.handles], max(0.0, patience))
         for worker in busy:
-            if not ready.isdisjoint(worker.handles):
+            if wait(worker.handles, 0):  # asked anew: to replace one takes seconds, in which others may answer
                 self._listen(worker)
             elif self._board.seconds(worker.place) > self._timeout:
                 worker.dump_stack()

@@ -26,6 +26,7 @@ FIRST_WAIT_SECONDS = 0.5
 LONGEST_WAIT_SECONDS = 60.0
 # A line that breaks once per gigabyte is no reason to give up; one that never brings this much is.
 PROGRESS_BYTES = 1 << 20
+SLOWEST_BYTES_PER_SECOND = 4096  # over a whole time-out; a shard of a gigabyte would take three days
 NUM_ROWS = 256
 TROUBLES: tuple[str, ...] = get_args(Trouble)
 
@@ -132,9 +133,11 @@ def _transfer(remote: Remote, partial: _Partial, expected: Expected) -> None:
         if body.offset == 0:
             refuse_page(remote, beginning)
         _check_version(remote, body.version, expected)
+        pace = _Pace(remote)
         with partial.open(body) as file:
             file.write(beginning)
             for chunk in body.chunks:
+                pace.check(len(chunk))
                 file.write(chunk)
     total = expected.bytes if body.version.bytes == -1 else body.version.bytes
     if partial.bytes != total != -1:
@@ -142,6 +145,31 @@ def _transfer(remote: Remote, partial: _Partial, expected: Expected) -> None:
         raise TransferError(trouble, f"{remote.url}: {partial.bytes} of {total} bytes")
     if expected.sha256 and partial.sha256() != expected.sha256:
         raise TransferError("wrong_checksum", f"{remote.url}: its sha256 is not {expected.sha256}")
+
+
+class _Pace:
+    """Ends a transfer that drips: silence is noticed by the time-out, a byte now and then is not."""
+
+    def __init__(self, remote: Remote):
+        self._remote = remote
+        self._begin()
+
+    def check(self, num_bytes: int) -> None:
+        """Count further bytes.
+
+        Raises:
+            TransferError: Too few came within the time-out.
+        """
+        self._bytes += num_bytes
+        seconds = time.monotonic() - self._since
+        if seconds < self._remote.timeout_seconds:
+            return
+        if self._bytes < SLOWEST_BYTES_PER_SECOND * seconds:
+            raise TransferError("stalled", f"{self._remote.url}: {self._bytes} bytes in {seconds:.0f} s")
+        self._begin()
+
+    def _begin(self) -> None:
+        self._bytes, self._since = 0, time.monotonic()
 
 
 def _check_version(remote: Remote, found: Version, expected: Expected) -> None:

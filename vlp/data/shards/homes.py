@@ -21,6 +21,7 @@ from vlp.data.shards.index import SUFFIX, Footer, Index, build_index, index_in_m
 from vlp.data.shards.remote import TransferError
 from vlp.data.shards.summary import Known
 from vlp.data.shards.unpack import packing, unpack
+from vlp.data.shards.waits import waiting
 from vlp.files import write_whole
 from vlp.types import RecipeError
 
@@ -140,7 +141,8 @@ class Copied:
             touch(self._copy)
             return
         try:
-            make_copy(self._copy, self._fill, self._limit_bytes)
+            with waiting():
+                make_copy(self._copy, self._fill, self._limit_bytes)
         except FileNotFoundError:
             raise
         except OSError as error:
@@ -148,6 +150,17 @@ class Copied:
                 f"cannot copy {self._location} into {self._copy.parent} ({error.strerror}); "
                 "set XDG_CACHE_HOME to a folder with room, or use plain local tars"
             ) from error
+
+    @property
+    def is_here(self) -> bool:
+        """Whether there is a copy."""
+        return self._copy.exists()
+
+    def forget_fault(self) -> None:
+        """Remove a copy that came broken: the next may be whole."""
+        index = open_index(index_path(self._copy), OpenFiles())
+        if index is not None and index.footer.fault:
+            self._copy.unlink(missing_ok=True)
 
     def touch(self) -> None:
         """Keep the copy from being deleted for a while."""
@@ -181,7 +194,7 @@ def local_home(path: Path, tag: str, limit_bytes: float | None, *, is_packed: bo
     return Copied(str(path), partial(unpack, path), name, limit_bytes)
 
 
-def remote_home(card: Card, location: str, known: Known, stats: RemoteStats) -> Home:
+def remote_home(card: Card, location: str, known: Known, stats: RemoteStats) -> Copied:
     """Return the home of a shard that lies on another machine."""
     identity = f"{known.bytes}-{known.tag}" if known.tag else known.sha256
     fill = _Download(card, location, Expected(known.bytes, known.tag, known.sha256), stats)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import email.utils
 import functools
 import http.client
 import os
+import re
 import select
 import signal
 import subprocess
@@ -13,6 +15,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Literal
 
 from vlp.types import RecipeError
@@ -23,6 +26,7 @@ Trouble = Literal[
 Option = str | bool | int | float
 
 PIPE = "pipe:"
+SECONDS = re.compile(r"[0-9]{1,9}")
 CHUNK = 1 << 18
 BLOCK = 1 << 23  # what is asked of an object store at a time; it must arrive within the time-out
 # What back ends call a word that changes with the content.
@@ -292,5 +296,15 @@ def _status_trouble(error: urllib.error.HTTPError, where: str) -> TransferError:
         return TransferError("forbidden", detail)
     if error.code == 416:  # more was here already than the server has now
         return TransferError("changed", detail)
-    told = error.headers.get("Retry-After") or ""
-    return TransferError("busy", detail, float(told) if told.isdigit() else 0.0)
+    return TransferError("busy", detail, _seconds(error.headers.get("Retry-After") or ""))
+
+
+def _seconds(told: str) -> float:
+    """Return how long a server asks to be left alone: a number of seconds, or a date; 0 for anything else."""
+    if SECONDS.fullmatch(told):
+        return float(told)
+    try:
+        then = email.utils.parsedate_to_datetime(told)
+    except (ValueError, TypeError, OverflowError):
+        return 0.0
+    return max(0.0, (then - datetime.now(then.tzinfo)).total_seconds())

@@ -20,7 +20,7 @@ from vlp.data.faults import BadSampleError, net
 from vlp.data.shards.cards import Card
 from vlp.data.shards.download import Expected, RemoteStats, ask, download
 from vlp.data.shards.files import OpenFiles
-from vlp.data.shards.homes import Home, local_home, remote_home, tag_of
+from vlp.data.shards.homes import Copied, Home, local_home, remote_home, tag_of
 from vlp.data.shards.index import SUFFIX, Entry, Index, open_index
 from vlp.data.shards.remote import PIPE, TransferError, is_remote, version
 from vlp.data.shards.summary import Known, keep_in_cache, read_summaries
@@ -184,7 +184,8 @@ def open_shards(card: Card, files: OpenFiles | None = None) -> list[Shard]:
     """Return the shards of a card in order.
 
     What the card's summary tells of shards that did not change is believed; the others are opened now, and remote
-    ones fetched for it.
+    ones fetched for it. Servers are asked for versions at each start, and faults of theirs are not believed a second
+    time.
 
     Raises:
         RecipeError: A shard is missing, may not be read, or cannot be fetched.
@@ -194,7 +195,8 @@ def open_shards(card: Card, files: OpenFiles | None = None) -> list[Shard]:
     opener = _Opener(card, summaries, files or OpenFiles(), RemoteStats(card.name))
     shards = list(_in_threads(opener, locations, card.name))
     if not all(any(summary.get(shard.location) == shard.known for summary in summaries) for shard in shards):
-        keep_in_cache(card, {shard.location: shard.known for shard in shards})
+        sound = {shard.location: shard.known for shard in shards if not (shard.is_remote and shard.fault)}
+        keep_in_cache(card, sound)
     return shards
 
 
@@ -245,12 +247,32 @@ class _Opener:
         return Shard(location, home, known, self.files, self.stats)
 
     def _remote(self, location: str) -> Shard:
-        known = next(self._known(location), None) or self._told(location) or self._measured(location)
+        known = self._remembered(location) or self._told(location) or self._measured(location)
         known = replace(known, sha256=self.card.sha256_of(location) or known.sha256)
-        return Shard(location, remote_home(self.card, location, known, self.stats), known, self.files, self.stats)
+        return Shard(location, self._home(location, known), known, self.files, self.stats)
+
+    def _home(self, location: str, known: Known) -> Copied:
+        return remote_home(self.card, location, known, self.stats)
 
     def _known(self, location: str) -> Iterator[Known]:
         return (summary[location] for summary in self.summaries if location in summary)
+
+    def _remembered(self, location: str) -> Known | None:
+        """Return what was known of a shard at an earlier start, if the server still has that version."""
+        known = next(self._known(location), None)
+        if known is None or known.fault:
+            return None
+        if self.card.sha256_of(location) or location.startswith(PIPE):
+            return known
+        try:
+            found = self._version(location)
+        except TransferError as error:
+            if error.is_final and not self._home(location, known).is_here:
+                raise
+            return known  # a server that is away for a while may be back when the shard is needed
+        same_size = -1 in (found.bytes, known.bytes) or found.bytes == known.bytes
+        same_tag = "" in (found.tag, known.tag) or found.tag == known.tag
+        return known if same_size and same_tag else None
 
     def _told(self, location: str) -> Known | None:
         """Return what the card, or an index beside the shard, says of it."""
@@ -276,7 +298,9 @@ class _Opener:
     def _measured(self, location: str) -> Known:
         found = self._version(location)
         known = Known(0, "", found.bytes, found.tag, self.card.sha256_of(location))
-        footer = remote_home(self.card, location, known, self.stats).open(OpenFiles())[1].footer
+        home = self._home(location, known)
+        home.forget_fault()
+        footer = home.open(OpenFiles())[1].footer
         return Known(footer.samples, footer.fault, found.bytes, found.tag, known.sha256, footer.lost)
 
     def _version(self, location: str) -> Any:

@@ -53,13 +53,14 @@ def test_a_broken_first_record_is_named(tmp_path):
     [
         ("url,caption\n", "", "no rows"),
         ("url,caption\nhttps://a/b.jpg,x\n", "", "a column of addresses.*fetch the images first"),
-        ("url,caption\nhttps://a/b.jpg,x\n", "image=url", r"row 1: 'https://a/b\.jpg' is an address"),
+        ("url,caption\nhttps://a/b.jpg,x\n", "image=url", r"line 2: 'https://a/b\.jpg' is an address"),
         ("picture,caption\na.jpg,x\n", "", r"no column for the image \(columns: picture, caption\)"),
         ("path,words\na.jpg,x\n", "", "no column for the caption"),
         ("path,caption\na.jpg,x\n", "caption=captoin", r"no such column .*did you mean 'caption'"),
         ("path,caption\na.jpg,x\n", "imgae=path", r"write image=NAME,caption=NAME; did you mean 'image'"),
         ("path,caption\na.jpg,x\n", "image", "write image=NAME"),
-        (b"path,caption\na.jpg,\xff\n", "", "save the table as UTF-8"),
+        (b"path,caption\na.jpg,\xff\n", "", r"no rows \(line 2: not UTF-8 .*\)"),
+        (b"path,caption\xff\na.jpg,x\n", "", "line 1: not UTF-8 .*save the table as UTF-8"),
     ],
 )
 def test_a_mistake_in_a_table_is_explained(tmp_path, text, columns, message):
@@ -71,8 +72,8 @@ def test_a_mistake_in_a_table_is_explained(tmp_path, text, columns, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"image": "a.jpg", "caption": "x"}\n{', "line 2: not JSON"),
-        ("[1]", "line 1: expected a mapping"),
+        ("{", r"no rows \(line 1: not JSON"),
+        ("[1]", r"no rows \(line 1: not a mapping\)"),
         ('{"image": 3, "caption": "x"}', "an image must be a path, not int"),
     ],
 )

@@ -9,8 +9,20 @@ from vlp.registry import nearest
 from vlp.types import RecipeError
 
 # In order: the first one that a table has is taken.
-IMAGE = ("image", "filepath", "file_path", "path", "file_name", "filename", "image_path", "image_file", "img", "jpg")
-CAPTION = ("caption", "captions", "text", "title", "description", "alt")
+IMAGE = (
+    "image",
+    "filepath",
+    "file_path",
+    "path",
+    "file_name",
+    "filename",
+    "image_path",
+    "image_file",
+    "img",
+    "jpg",
+    "image_name",
+)
+CAPTION = ("caption", "captions", "text", "title", "description", "alt", "comment")
 ADDRESS = ("url", "image_url", "urls", "uri")
 
 

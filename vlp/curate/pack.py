@@ -73,12 +73,14 @@ class Packed:
 
     Args:
         card: The card it wrote.
+        rows: Rows of the source in these samples; with those left out, all that it has.
         kept: Samples that an earlier pack had written.
     """
 
     card: Path
     name: str
     samples: int
+    rows: int
     shards: int
     bytes: int
     kept: int
@@ -86,7 +88,7 @@ class Packed:
 
     def __str__(self) -> str:
         lines = [
-            f"{self.samples:,} samples in {num_shards(self.shards)}, {self.bytes / 1e6:.1f} MB"
+            f"{self.samples:,} samples of {self.rows:,} rows in {num_shards(self.shards)}, {self.bytes / 1e6:.1f} MB"
             + (f" ({self.kept:,} samples kept from an earlier pack)" if self.kept else "")
         ]
         if self.faults.total:
@@ -135,7 +137,7 @@ def _pack_units(source: Source, to: Path, limits: Limits, workers: int) -> tuple
             records.append(record)
             faults.add(record.faults)
             faults.delivered += record.samples
-            bar.update(record.samples + len(record.faults))
+            bar.update(record.rows + sum(fault.samples for fault in record.faults))
             _check_budget(to, records, faults, limits.bad)
     return records, faults
 
@@ -245,4 +247,7 @@ def _write_card(to: Path, records: list[Record]) -> Path:
 def _summary(to: Path, card: Path, records: list[Record], faults: Faults) -> Packed:
     shards = [shard for record in records for shard in record.shards]
     kept = sum(record.samples for record in records if record.kept)
-    return Packed(card, to.name, faults.delivered, len(shards), sum(shard.bytes for shard in shards), kept, faults)
+    rows = sum(record.rows for record in records)
+    return Packed(
+        card, to.name, faults.delivered, rows, len(shards), sum(shard.bytes for shard in shards), kept, faults
+    )

@@ -28,6 +28,8 @@ class Row:
         data: The encoded image, where the source itself holds it.
         captions: Members with captions that the source itself holds: extension to bytes.
         files: Members with captions that are files.
+        fault: Why the row cannot be used, where its source knows already.
+        num_rows: Rows of the source that it stands for: several may have the same image.
     """
 
     number: int
@@ -36,6 +38,8 @@ class Row:
     data: bytes | None = None
     captions: Mapping[str, bytes] = field(default_factory=dict)
     files: Mapping[str, Path] = field(default_factory=dict)
+    fault: tuple[Reason, str] | None = None
+    num_rows: int = 1
 
     def members(self, caption_keys: Mapping[str, float]) -> dict[str, bytes]:
         """Return the members of the sample, by extension, checked as the stream will check them.
@@ -43,6 +47,8 @@ class Row:
         Raises:
             BadSampleError: Training could not use it.
         """
+        if self.fault is not None:
+            raise BadSampleError(*self.fault)
         members = {**self.captions, **{kind: read_file(path, "missing_caption") for kind, path in self.files.items()}}
         Captions().first(cast(Sample, _InMemory(members, caption_keys)))
         data = self._image_bytes()
@@ -62,7 +68,8 @@ class Row:
     def fingerprint(self) -> str:
         """Return a text that changes when the row, or the size or time of one of its files, does."""
         files = [path for path in (self.image, *self.files.values()) if path is not None]
-        return repr((self.number, self.name, sorted(self.captions.items()), [_status(path) for path in files]))
+        known = (self.number, self.name, sorted(self.captions.items()), self.fault, self.num_rows)
+        return repr((*known, [_status(path) for path in files]))
 
 
 class Rows(Protocol):
@@ -118,12 +125,27 @@ class _InMemory:
 
 
 def caption_members(value: Any) -> dict[str, bytes]:
-    """Return the member for a caption of a table: a text becomes `.txt`, a list of texts `.json`, nothing none."""
-    if value is None or value == []:
+    """Return the member for a caption of a table: a text becomes `.txt`, anything else `.json`, nothing none.
+
+    What is no caption goes into the record as it is, for the reader of captions to judge.
+    """
+    if value is None or value in ("", []):
         return {}
-    if isinstance(value, list):
-        return {"json": json.dumps({JSON_KEY: value}, ensure_ascii=False).encode(errors="surrogatepass")}
-    return {"txt": str(value).encode(errors="surrogatepass")}
+    if isinstance(value, bytes):
+        return {"txt": value}
+    if isinstance(value, str):
+        return {"txt": value.encode(errors="surrogatepass")}
+    texts = [text.decode(errors="replace") if isinstance(text, bytes) else text for text in _listed(value)]
+    content = json.dumps({JSON_KEY: texts if isinstance(value, list) else value}, ensure_ascii=False, default=_no_text)
+    return {"json": content.encode(errors="surrogatepass")}
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _no_text(value: Any) -> dict[str, str]:
+    return {"type": type(value).__name__}
 
 
 def image_kind(data: bytes) -> str:

@@ -9,10 +9,10 @@ from vlp.curate.folders import Folder, walk
 from vlp.curate.hub import MARK, MARK_OF_SPLITS, HubDataset
 from vlp.curate.parquet import Parquet
 from vlp.curate.rows import Source
-from vlp.curate.tables import DELIMITERS, LINES, Table
+from vlp.curate.tables import DELIMITED, LINES, Table
 from vlp.types import RecipeError
 
-TABLES = (*DELIMITERS, *LINES, ".parquet")
+TABLES = (*DELIMITED, *LINES, ".parquet")
 
 
 def open_source(path: Path, columns: Columns) -> Source:

@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from vlp.curate.columns import Columns
+from vlp.curate.delimited import read_delimited, separator_of
+from vlp.curate.measure import hash64
 from vlp.curate.rows import JSON_KEY, ListedRows, Row, Rows, caption_members
 from vlp.types import RecipeError
 
-Record = Mapping[str, Any]
-DELIMITERS = {".csv": ",", ".tsv": "\t"}
+DELIMITED = (".csv", ".tsv")
 LINES = (".jsonl", ".ndjson")
+FIRST_ROWS = 10
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+
+
+@dataclass(frozen=True)
+class Record:
+    """A row as it stands in its file, or what is wrong with it."""
+
+    line: int
+    values: Mapping[str, Any]
+    fault: str = ""
 
 
 class Table:
-    """Rows of a CSV, TSV or JSONL file; paths are relative to it.
+    """Rows of a CSV, TSV or JSONL file; paths are relative to it, and rows of one image become one sample.
 
     Args:
         path: The file.
@@ -34,42 +47,122 @@ class Table:
 
     def __init__(self, path: Path, columns: Columns):
         self.path = path
-        first = next(self._records(), None)
+        first = next((record for record in self._records() if not record.fault), None)
         if first is None:
-            raise RecipeError(f"{path}: no rows")
-        names = [name for name in first if name]
+            why = next((f" (line {record.line}: {record.fault})" for record in self._records()), "")
+            raise RecipeError(f"{path}: no rows{why}")
+        names = [name for name in first.values if name]
+        if any(name.lower().endswith(SUFFIXES) for name in names):
+            raise RecipeError(
+                f"{path}: the first line names no columns ({', '.join(names)}): put one such as path,caption above it"
+            )
         self.image, self.caption = columns.image_of(names, str(path)), columns.caption_of(names, str(path))
+        self._check_images()
+        self._repeated = self._find_repeated()
 
     def units(self, size: int) -> Iterator[Rows]:
         """Yield the rows, `size` at a time."""
-        rows = (self._row(number, record) for number, record in enumerate(self._records()))
+        rows = self._rows()
         while chunk := list(islice(rows, size)):
             yield ListedRows(chunk)
 
-    def _row(self, number: int, record: Record) -> Row:
-        name = record.get(self.image)
-        image = local_path(self.path.parent, name, f"{self.path}: row {number + 1}") if name else None
-        return Row(number, str(name or f"row {number + 1}"), image, captions=caption_members(record.get(self.caption)))
+    def _rows(self) -> Iterator[Row]:
+        """Yield the rows; those of one image together, where the first of them stands."""
+        together = self._together()
+        for number, record in enumerate(self._records()):
+            name = self._name(record)
+            rows = together.pop(name, None) if _is_name(name) and name in self._repeated else [record]
+            if rows is not None:  # else they were told with the first of them
+                yield self._row(number, name, rows)
+
+    def _row(self, number: int, name: Any, records: Sequence[Record]) -> Row:
+        first = records[0]
+        said = f"line {first.line}"
+        if first.fault:
+            return Row(number, said, fault=("bad_row", f"{said}: {first.fault}"))
+        texts = [record.values.get(self.caption) for record in records]
+        captions = caption_members(texts[0] if len(texts) == 1 else _merged(texts))
+        try:
+            image = local_path(self.path.parent, name, said) if name is not None and name != "" else None
+        except RecipeError as error:
+            return Row(number, said, fault=("missing_image", str(error)), num_rows=len(records))
+        return Row(number, str(name or said), image, captions=captions, num_rows=len(records))
+
+    def _name(self, record: Record) -> Any:
+        return record.values.get(self.image)
+
+    def _together(self) -> dict[str, list[Record]]:
+        """Return the rows of each image that has several."""
+        found: dict[str, list[Record]] = {}
+        if self._repeated:
+            for record in self._records():
+                name = self._name(record)
+                if _is_name(name) and name in self._repeated:
+                    found.setdefault(name, []).append(record)
+        return found
+
+    def _find_repeated(self) -> frozenset[str]:
+        """Return the images that stand in several rows; holds eight bytes of each row meanwhile."""
+        names = (self._name(record) for record in self._records())
+        hashes = np.fromiter((hash64(name.encode(errors="replace")) for name in names if _is_name(name)), np.uint64)
+        values, counts = np.unique(hashes, return_counts=True)
+        several = set(values[counts > 1].tolist())
+        if not several:
+            return frozenset()
+        names = (self._name(record) for record in self._records())
+        return frozenset(name for name in names if _is_name(name) and hash64(name.encode(errors="replace")) in several)
+
+    def _check_images(self) -> None:
+        """Refuse a column as a whole whose first rows hold no paths."""
+        mistakes: list[RecipeError] = []
+        for record in islice((record for record in self._records() if not record.fault), FIRST_ROWS):
+            try:
+                local_path(self.path.parent, self._name(record), f"{self.path}: line {record.line}")
+            except RecipeError as error:
+                mistakes.append(error)
+            else:
+                return
+        raise mistakes[0]
 
     def _records(self) -> Iterator[Record]:
-        try:
-            with self.path.open(encoding="utf-8-sig", newline="") as file:
-                if self.path.suffix.lower() in LINES:
-                    yield from (self._parse(number, line) for number, line in enumerate(file, 1) if line.strip())
-                else:
-                    csv.field_size_limit(sys.maxsize)
-                    yield from csv.DictReader(file, delimiter=DELIMITERS[self.path.suffix.lower()])
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise RecipeError(f"{self.path}: {error}; save the table as UTF-8") from error
+        if self.path.suffix.lower() in LINES:
+            yield from self._read_json_lines()
+            return
+        names: tuple[str, ...] = ()
+        for line in read_delimited(self.path, separator_of(self.path)):
+            if not names:
+                if line.fault:
+                    raise RecipeError(f"{self.path}: line {line.number}: {line.fault}; save the table as UTF-8")
+                names = line.fields
+            else:
+                yield Record(line.number, dict(zip(names, line.fields, strict=False)), line.fault)
 
-    def _parse(self, number: int, line: str) -> Record:
+    def _read_json_lines(self) -> Iterator[Record]:
         try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise RecipeError(f"{self.path}: line {number}: not JSON ({error})") from error
-        if not isinstance(record, dict):
-            raise RecipeError(f"{self.path}: line {number}: expected a mapping, one per line")
-        return record
+            with self.path.open("rb") as file:
+                for number, data in enumerate(file, 1):
+                    if data.strip():
+                        yield _parse(number, data)
+        except OSError as error:
+            raise RecipeError(f"{self.path}: {error.strerror}") from error
+
+
+def _parse(number: int, data: bytes) -> Record:
+    try:
+        values = json.loads(data.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        return Record(number, {}, f"not JSON ({error})"[:300])
+    return Record(number, values) if isinstance(values, dict) else Record(number, {}, "not a mapping")
+
+
+def _is_name(name: Any) -> bool:
+    return isinstance(name, str) and name != ""
+
+
+def _merged(captions: Sequence[Any]) -> list[Any]:
+    """Return the captions of all rows of an image, without those that say nothing."""
+    listed = [text for each in captions for text in (each if isinstance(each, list) else [each])]
+    return [text for text in listed if text is not None and text != ""]
 
 
 def local_path(folder: Path, name: Any, where: str) -> Path:
@@ -82,4 +175,7 @@ def local_path(folder: Path, name: Any, where: str) -> Path:
         raise RecipeError(f"{where}: an image must be a path, not {type(name).__name__}; see --columns image=NAME")
     if "://" in name:
         raise RecipeError(f"{where}: '{name}' is an address; nothing is downloaded here: fetch the images first")
-    return folder / name
+    path = folder / name
+    if "\\" in name and not path.exists():  # from a table that was written on Windows
+        path = folder / name.replace("\\", "/")
+    return path

@@ -46,6 +46,7 @@ class Record:
     Args:
         fingerprint: Checksum of the rows that it was made of.
         captions: How many samples have each kind of caption.
+        rows: Rows of the source that were packed.
         kept: Whether an earlier pack had finished it; not part of the file.
     """
 
@@ -53,6 +54,7 @@ class Record:
     shards: tuple[Written, ...]
     faults: tuple[Fault, ...]
     captions: Mapping[str, int]
+    rows: int
     kept: bool = False
 
     @property
@@ -71,6 +73,7 @@ def pack_unit(unit: Unit) -> Record:
     path.unlink(missing_ok=True)
     faults: list[Fault] = []
     captions: Counter[str] = Counter()
+    rows = 0
     with ShardWriter(unit.folder, unit.stem, unit.max_bytes) as writer:
         for row in unit.rows:
             try:
@@ -79,8 +82,9 @@ def pack_unit(unit: Unit) -> Record:
                 faults.append(_fault(unit, row, bad))
                 continue
             writer.write(key_of(row), members)
+            rows += row.num_rows
             captions[_caption_key(members, unit.caption_keys)] += 1
-    record = Record(fingerprint, tuple(writer.written), tuple(faults), dict(captions))
+    record = Record(fingerprint, tuple(writer.written), tuple(faults), dict(captions), rows)
     write_text(path, json.dumps({key: value for key, value in asdict(record).items() if key != "kept"}))
     return record
 
@@ -92,7 +96,7 @@ def key_of(row: Row) -> str:
 
 def _fault(unit: Unit, row: Row, bad: BadSampleError) -> Fault:
     detail = bad.detail if row.name in bad.detail else f"{row.name}: {bad.detail}"
-    return Fault(unit.source, bad.reason, f"{unit.stem}.tar", key_of(row), row.number, detail)
+    return Fault(unit.source, bad.reason, f"{unit.stem}.tar", key_of(row), row.number, detail, row.num_rows)
 
 
 def _caption_key(members: Mapping[str, bytes], keys: Mapping[str, float]) -> str:
@@ -105,7 +109,7 @@ def _read_record(path: Path) -> Record | None:
         values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         shards = tuple(Written(**shard) for shard in values["shards"])
         faults = tuple(Fault(**fault) for fault in values["faults"])
-        return Record(values["fingerprint"], shards, faults, values["captions"], kept=True)
+        return Record(values["fingerprint"], shards, faults, values["captions"], values["rows"], kept=True)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -21,6 +21,7 @@ Reason = Literal[
     "empty_caption",
     "bad_caption",
     "duplicate_key",
+    "bad_row",
     "shard_error",
     "wrong_checksum",
     "killed_worker",

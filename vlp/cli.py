@@ -136,9 +136,10 @@ def _data(parser: argparse.ArgumentParser) -> None:
 def _data_pack(parser: argparse.ArgumentParser) -> None:
     """pack: write images and captions as shards with a card; the same command continues an interrupted pack."""
     parser.add_argument(
-        "source", type=Path, help="folder of images, CSV, TSV, JSONL or parquet file, or saved Hugging Face dataset"
+        "source", type=Path, help="folder of images; CSV, TSV, JSON, JSONL or parquet; or saved dataset of Hugging Face"
     )
     parser.add_argument("--to", type=Path, required=True, help="folder to write; its name becomes the card's")
+    parser.add_argument("--split", default="", help="which split of a dataset with several, such as train")
     parser.add_argument(
         "--columns", default="", metavar="image=NAME,caption=NAME", help="columns; default: the usual names"
     )
@@ -152,7 +153,8 @@ def _data_pack(parser: argparse.ArgumentParser) -> None:
     def command(parsed: argparse.Namespace) -> None:
         from vlp.curate.pack import pack
 
-        print(pack(parsed.source, parsed.to, columns=parsed.columns, limits=parsed.limits, workers=parsed.workers))
+        settings = {name: getattr(parsed, name) for name in ("columns", "limits", "workers", "split")}
+        print(pack(parsed.source, parsed.to, **settings))
 
     parser.set_defaults(command=command)
 

@@ -48,6 +48,12 @@ def separator_of(path: Path) -> str:
     return next((separator for separator in SEPARATORS if separator in head), ",")
 
 
+def has_columns(path: Path) -> bool:
+    """Whether the first line of a text names several columns, as that of a table does."""
+    head = next((text for _, text, fault in _lines(path) if not fault), "")
+    return any(separator in head for separator in SEPARATORS)
+
+
 def read_delimited(path: Path, separator: str) -> Iterator[Line]:
     """Yield the records of a table, the header first; what cannot be read is a record with a fault.
 

@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 from vlp.curate.columns import Columns
+from vlp.curate.delimited import has_columns
 from vlp.curate.rows import ListedRows, Row, Rows, caption_members
 from vlp.data.pixels.decode import EXTENSIONS
 from vlp.types import RecipeError
@@ -16,6 +17,7 @@ from vlp.types import RecipeError
 # Formats that training does not read are listed and counted, not overlooked.
 OTHERS = ("gif", "bmp", "tif", "tiff", "avif", "heic", "jxl", "jp2")
 IMAGES = (*EXTENSIONS, *OTHERS)
+TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 
 
@@ -54,17 +56,31 @@ class Folder:
             yield Row(number, str(name), image, captions=caption_members(label or None), files=captions)
 
     def _check_labels(self) -> None:
-        table = next((self.path / name for name in METADATA if (self.path / name).is_file()), None)
-        if table is not None:
-            raise RecipeError(f"{self.path}: the captions stand in a table; pack {table} instead")
+        tables = _tables(self.path)
+        if tables:
+            raise RecipeError(
+                f"{self.path}: the captions stand in {'a table' if len(tables) == 1 else 'tables'}; pack "
+                f"{' or '.join(map(str, tables[:5]))} instead"
+            )
         found = [image for image, _ in islice(walk(self.path), 10_000)]
         if not found:
             raise RecipeError(f"{self.path}: no images ({', '.join(EXTENSIONS)}) and no parquet files in this folder")
-        if all(image.parent == self.path for image in found):
+        parents = {image.parent for image in found}
+        if len(parents) == 1:
+            where = "" if self.path in parents else f" (all lie in one folder, {parents.pop().name}, which is no class)"
             raise RecipeError(
-                f"{self.path}: {found[0].name} has no caption; put a {found[0].stem}.txt or .json beside "
+                f"{self.path}: {found[0].name} has no caption{where}; put a {found[0].stem}.txt or .json beside "
                 "each image, sort the images into subfolders named after their classes, or pack a table"
             )
+
+
+def _tables(folder: Path) -> list[Path]:
+    """Return the tables in a folder and its subfolders, those with a usual name first."""
+    files = sorted(path for pattern in ("*", "*/*") for path in folder.glob(pattern) if path.is_file())
+    tables = [path for path in files if path.name in METADATA]
+    return tables or [
+        path for path in files if path.suffix.lower() in TABLES or (path.suffix.lower() == ".txt" and has_columns(path))
+    ]
 
 
 def walk(folder: Path) -> Iterator[tuple[Path, dict[str, Path]]]:

@@ -10,8 +10,8 @@ from typing import Any
 
 from vlp.curate.columns import Columns
 from vlp.curate.parquet import encoded
-from vlp.curate.rows import JSON_KEY, Row, Rows, caption_members
-from vlp.curate.tables import local_path
+from vlp.curate.rows import JSON_KEY, Row, Rows
+from vlp.curate.tables import row_of
 from vlp.types import RecipeError
 
 MARK, MARK_OF_SPLITS = "dataset_info.json", "dataset_dict.json"
@@ -63,8 +63,7 @@ class HubRows:
             record: dict[str, Any] = data[number]
             content, name = encoded(record[self.image])
             where = f"row {number + 1}"
-            image = local_path(self.path, name, where) if name and content is None else None
-            yield Row(number, name or where, image, content, caption_members(record[self.caption]))
+            yield row_of(number, self.path, name, record[self.caption], where, data=content)
 
     def fingerprint(self) -> str:
         """Return a checksum of the range, and of sizes and times of the files."""

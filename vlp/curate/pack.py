@@ -97,7 +97,9 @@ class Packed:
         return "\n".join([*lines, f"in a recipe: 'data.train={{{self.name}: {{card: {self.card}}}}}'"])
 
 
-def pack(source: Path, to: Path, *, columns: str = "", limits: str = "", workers: int | None = None) -> Packed:
+def pack(
+    source: Path, to: Path, *, columns: str = "", limits: str = "", workers: int | None = None, split: str = ""
+) -> Packed:
     """Write a source as shards with a card; what an earlier, interrupted pack finished is kept.
 
     Args:
@@ -106,14 +108,15 @@ def pack(source: Path, to: Path, *, columns: str = "", limits: str = "", workers
         columns: Names of the columns, as `Columns.parse` reads them.
         limits: Sizes and budget, as `Limits.parse` reads them.
         workers: Processes; all cores when absent.
+        split: Which split of a dataset with several.
 
     Raises:
         RecipeError: A mistake in the arguments or the source, too many bad rows, or an interruption.
     """
     given, bounds = Columns.parse(columns), Limits.parse(limits)
-    opened = open_source(source, given)
+    opened = open_source(source, given, split)
     to = to.expanduser().resolve()
-    with _claimed(to, _settings(source, given, bounds)):
+    with _claimed(to, _settings(source, given, bounds, split)):
         try:
             records, faults = _pack_units(opened, to, bounds, num_cpus() if workers is None else workers)
         except KeyboardInterrupt as error:
@@ -155,13 +158,14 @@ def _check_budget(to: Path, records: list[Record], faults: Faults, budget: float
         ) from error
 
 
-def _settings(source: Path, columns: Columns, limits: Limits) -> dict[str, Any]:
+def _settings(source: Path, columns: Columns, limits: Limits, split: str) -> dict[str, Any]:
     """Return what shapes the shards: two packs that differ in it do not share a folder."""
     return {
         "source": str(source.expanduser().resolve()),
         "columns": dataclasses.asdict(columns),
         "samples": limits.samples,
         "megabytes": limits.megabytes,
+        **({"split": split} if split else {}),
     }
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vlp.curate.columns import Columns
-from vlp.curate.rows import JSON_KEY, Row, Rows, caption_members
-from vlp.curate.tables import local_path
+from vlp.curate.rows import JSON_KEY, Row, Rows
+from vlp.curate.tables import row_of
 from vlp.types import RecipeError
 
 BATCH = 64  # rows in memory at once: pixels may be among them
@@ -32,8 +33,10 @@ class Parquet:
     def __init__(self, paths: Sequence[Path], columns: Columns):
         self.files = [(path, _open(path).metadata.num_rows) for path in paths]
         first = paths[0]
-        names = _open(first).schema_arrow.names
+        schema = _open(first).schema_arrow
+        names = schema.names
         self.image, self.caption = columns.image_of(names, str(first)), columns.caption_of(names, str(first))
+        self.classes = _class_names(schema.metadata or {}, self.caption)
 
     def units(self, size: int) -> Iterator[Rows]:
         """Yield the rows, at most `size` at a time; no unit spans two files."""
@@ -41,7 +44,7 @@ class Parquet:
         for path, num_rows in self.files:
             for start in range(0, num_rows, size):
                 stop = min(start + size, num_rows)
-                yield ParquetRows(path, start, stop, before + start, self.image, self.caption)
+                yield ParquetRows(path, start, stop, before + start, self.image, self.caption, self.classes)
             before += num_rows
 
 
@@ -55,15 +58,19 @@ class ParquetRows:
     number: int
     image: str
     caption: str
+    classes: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[Row]:
         for place, record in enumerate(self._records()):
             number, value = self.number + place, record[self.image]
             where = f"{self.path.name}: row {self.start + place + 1}"
-            captions = caption_members(record[self.caption])
             data, name = encoded(value)
-            image = local_path(self.path.parent, name, where) if name and data is None else None
-            yield Row(number, name or where, image, data, captions)
+            yield row_of(number, self.path.parent, name, self._caption(record[self.caption]), where, data=data)
+
+    def _caption(self, value: Any) -> Any:
+        """Return the name of a class where the column holds their numbers."""
+        is_number = isinstance(value, int) and not isinstance(value, bool)
+        return self.classes[value] if is_number and 0 <= value < len(self.classes) else value
 
     def fingerprint(self) -> str:
         """Return a checksum of the range, and of size and time of the file."""
@@ -88,6 +95,15 @@ class ParquetRows:
             if low < high:
                 yield from batch.slice(low, high - low).to_pylist()
             place += len(batch)
+
+
+def _class_names(metadata: Mapping[bytes, bytes], column: str) -> tuple[str, ...]:
+    """Return the names of classes that Hugging Face keeps in the schema, by number; none for other columns."""
+    try:
+        names = json.loads(metadata[b"huggingface"])["info"]["features"][column]["names"]
+    except (KeyError, TypeError, ValueError):
+        return ()
+    return tuple(map(str, names)) if isinstance(names, list) else ()
 
 
 def encoded(value: Any) -> tuple[bytes | None, str]:

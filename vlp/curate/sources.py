@@ -2,46 +2,74 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from vlp.curate.columns import Columns
+from vlp.curate.delimited import has_columns
 from vlp.curate.folders import Folder, walk
 from vlp.curate.hub import MARK, MARK_OF_SPLITS, HubDataset
 from vlp.curate.parquet import Parquet
 from vlp.curate.rows import Source
-from vlp.curate.tables import DELIMITED, LINES, Table
+from vlp.curate.tables import DELIMITED, JSON, LINES, Table
 from vlp.types import RecipeError
 
-TABLES = (*DELIMITED, *LINES, ".parquet")
+TABLES = (*DELIMITED, *LINES, JSON, ".parquet")
+SPLIT = re.compile(r"(.+?)(-\d+-of-\d+)?\.parquet")
 
 
-def open_source(path: Path, columns: Columns) -> Source:
+def open_source(path: Path, columns: Columns, split: str = "") -> Source:
     """Return the reader of a folder, a table or a saved dataset.
+
+    Args:
+        split: Which split of a dataset with several.
 
     Raises:
         RecipeError: No such source, or none that can be packed; says what can.
     """
     path = path.expanduser()
-    if path.is_dir():
-        return _open_folder(path, columns)
+    source = _open_folder(path, columns, split) if path.is_dir() else None
+    if split and not isinstance(source, Parquet):
+        raise RecipeError(f"--split {split}: {path} has no splits; name a folder of parquet files")
+    if source is not None:
+        return source
     if not path.exists():
         raise RecipeError(f"no file or folder '{path}'")
+    if not path.is_file():
+        raise RecipeError(f"{path}: neither a file nor a folder")
     suffix = path.suffix.lower()
     if suffix == ".parquet":
         return Parquet([path], columns)
-    if suffix in TABLES:
+    if suffix in TABLES or (suffix == ".txt" and has_columns(path)):
         return Table(path, columns)
     if suffix == ".tar" or path.name.endswith((".tar.gz", ".tgz")):
         raise RecipeError(f"{path}: a shard already; write a card for it (docs/add-a-dataset.md)")
     raise RecipeError(f"{path}: expected a folder of images or a table ({', '.join(TABLES)})")
 
 
-def _open_folder(path: Path, columns: Columns) -> Source:
+def _open_folder(path: Path, columns: Columns, split: str) -> Source:
     if (path / MARK_OF_SPLITS).is_file() or ((path / MARK).is_file() and any(path.glob("*.arrow"))):
         return HubDataset(path, columns)
-    parts = sorted(path.glob("*.parquet"))
-    if parts and next(walk(path), None) is None:
-        return Parquet(parts, columns)
-    if any(path.glob("*.tar")) and next(walk(path), None) is None:
+    has_images = next(walk(path), None) is not None
+    parts = sorted(path.glob("*.parquet")) or sorted(path.rglob("*.parquet"))
+    if parts and not has_images:
+        return Parquet(_of_split(path, parts, split), columns)
+    if any(path.glob("*.tar")) and not has_images:
         raise RecipeError(f"{path}: shards already; write a card for them (docs/add-a-dataset.md)")
     return Folder(path, columns)
+
+
+def _of_split(path: Path, parts: Sequence[Path], split: str) -> list[Path]:
+    """Return the files of one split, by the names that the hub gives them; splits are never mixed unasked."""
+    splits: dict[str, list[Path]] = {}
+    for part in parts:
+        found = SPLIT.fullmatch(part.name)
+        name = found[1] if found and found[2] else ""
+        splits.setdefault(name, []).append(part)
+    if split and split not in splits:
+        raise RecipeError(f"--split {split}: {path} has no such split (known: {', '.join(filter(None, splits))})")
+    if len(splits) > 1 and not split:
+        known = ", ".join(f"{name or 'other files'} ({len(files)})" for name, files in splits.items())
+        raise RecipeError(f"{path}: several splits: {known}; choose one with --split NAME")
+    return splits[split] if split else list(parts)

@@ -19,6 +19,7 @@ from vlp.types import RecipeError
 
 DELIMITED = (".csv", ".tsv")
 LINES = (".jsonl", ".ndjson")
+JSON = ".json"
 FIRST_ROWS = 10
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
@@ -57,6 +58,7 @@ class Table:
                 f"{path}: the first line names no columns ({', '.join(names)}): put one such as path,caption above it"
             )
         self.image, self.caption = columns.image_of(names, str(path)), columns.caption_of(names, str(path))
+        self.folder = self._find_folder()
         self._check_images()
         self._repeated = self._find_repeated()
 
@@ -81,12 +83,8 @@ class Table:
         if first.fault:
             return Row(number, said, fault=("bad_row", f"{said}: {first.fault}"))
         texts = [record.values.get(self.caption) for record in records]
-        captions = caption_members(texts[0] if len(texts) == 1 else _merged(texts))
-        try:
-            image = local_path(self.path.parent, name, said) if name is not None and name != "" else None
-        except RecipeError as error:
-            return Row(number, said, fault=("missing_image", str(error)), num_rows=len(records))
-        return Row(number, str(name or said), image, captions=captions, num_rows=len(records))
+        caption = texts[0] if len(texts) == 1 else _merged(texts)
+        return row_of(number, self.folder, name, caption, said, num_rows=len(records))
 
     def _name(self, record: Record) -> Any:
         return record.values.get(self.image)
@@ -112,12 +110,22 @@ class Table:
         names = (self._name(record) for record in self._records())
         return frozenset(name for name in names if _is_name(name) and hash64(name.encode(errors="replace")) in several)
 
+    def _find_folder(self) -> Path:
+        """Return what paths are relative to: the folder of the table, or the one within that has the first images."""
+        beside = self.path.parent
+        heads = islice((record for record in self._records() if not record.fault), FIRST_ROWS)
+        names = [name for record in heads if _is_name(name := self._name(record)) and "://" not in name]
+        if not names or any((beside / name).is_file() for name in names):
+            return beside
+        folders = sorted(entry for entry in beside.iterdir() if entry.is_dir())
+        return next((folder for folder in folders if all((folder / name).is_file() for name in names)), beside)
+
     def _check_images(self) -> None:
         """Refuse a column as a whole whose first rows hold no paths."""
         mistakes: list[RecipeError] = []
         for record in islice((record for record in self._records() if not record.fault), FIRST_ROWS):
             try:
-                local_path(self.path.parent, self._name(record), f"{self.path}: line {record.line}")
+                local_path(self.folder, self._name(record), f"{self.path}: line {record.line}")
             except RecipeError as error:
                 mistakes.append(error)
             else:
@@ -127,6 +135,9 @@ class Table:
     def _records(self) -> Iterator[Record]:
         if self.path.suffix.lower() in LINES:
             yield from self._read_json_lines()
+            return
+        if self.path.suffix.lower() == JSON:
+            yield from _read_json(self.path)
             return
         names: tuple[str, ...] = ()
         for line in read_delimited(self.path, separator_of(self.path)):
@@ -147,6 +158,50 @@ class Table:
             raise RecipeError(f"{self.path}: {error.strerror}") from error
 
 
+def _read_json(path: Path) -> Iterator[Record]:
+    """Read a list of mappings, or COCO's or Karpathy's lists of images and sentences.
+
+    Raises:
+        RecipeError: Anything else.
+    """
+    try:
+        content = json.loads(path.read_bytes().decode("utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise RecipeError(f"{path}: not JSON ({error})"[:500]) from error
+    rows = _rows_of_images(content) if isinstance(content, dict) else content
+    if not isinstance(rows, list):
+        raise RecipeError(f"{path}: expected a list of mappings such as {{image: ..., caption: ...}}, or COCO's form")
+    for number, row in enumerate(rows, 1):
+        yield Record(number, row) if isinstance(row, dict) else Record(number, {}, "not a mapping")
+
+
+def _rows_of_images(content: Mapping[str, Any]) -> Any:
+    """Return rows of COCO's captions (images, annotations) or Karpathy's splits (images with sentences)."""
+    images, notes = content.get("images"), content.get("annotations")
+    if not isinstance(images, list) or not all(isinstance(image, dict) for image in images):
+        return None
+    if isinstance(notes, list):
+        names = {image.get("id"): image.get("file_name") for image in images if _is_id(image.get("id"))}
+        return [
+            {"image": names.get(note["image_id"]), "caption": note.get("caption")}
+            for note in notes
+            if isinstance(note, dict) and _is_id(note.get("image_id"))
+        ]
+    return [
+        {"image": "/".join(filter(None, (image.get("filepath"), image.get("filename")))), "caption": _sentences(image)}
+        for image in images
+    ]
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, int | str)
+
+
+def _sentences(image: Mapping[str, Any]) -> list[Any]:
+    told = image.get("sentences")
+    return [each.get("raw") if isinstance(each, dict) else each for each in told] if isinstance(told, list) else []
+
+
 def _parse(number: int, data: bytes) -> Record:
     try:
         values = json.loads(data.decode("utf-8-sig"))
@@ -163,6 +218,22 @@ def _merged(captions: Sequence[Any]) -> list[Any]:
     """Return the captions of all rows of an image, without those that say nothing."""
     listed = [text for each in captions for text in (each if isinstance(each, list) else [each])]
     return [text for text in listed if text is not None and text != ""]
+
+
+def row_of(
+    number: int, folder: Path, name: Any, caption: Any, where: str, *, data: bytes | None = None, num_rows: int = 1
+) -> Row:
+    """Return the row that names its image, or holds it; what is no path is a fault of the row.
+
+    Args:
+        folder: What paths are relative to.
+        where: What the row is called without a name.
+    """
+    try:
+        image = None if name in (None, "") or data is not None else local_path(folder, name, where)
+    except RecipeError as error:
+        return Row(number, where, fault=("missing_image", str(error)), num_rows=num_rows)
+    return Row(number, str(name or where), image, data, caption_members(caption), num_rows=num_rows)
 
 
 def local_path(folder: Path, name: Any, where: str) -> Path:

@@ -1,0 +1,145 @@
+"""Data sets as people lay them out: tables beside images, lists in JSON, clones with splits."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.curate.test_pack import captions_of
+from tests.curate.test_tables import BOATS, COLOURS
+from tests.shards import image_bytes
+from vlp.config import load_card
+from vlp.curate.pack import pack
+from vlp.data import SampleSet
+from vlp.types import RecipeError
+
+COCO = {
+    "images": [{"id": number, "file_name": f"{colour}.jpg"} for number, colour in enumerate(COLOURS)],
+    "annotations": [{"image_id": number % 8, "caption": f"caption {number}"} for number in range(16)],
+}
+KARPATHY = {
+    "images": [
+        {"filepath": "pics", "filename": f"{colour}.jpg", "sentences": [{"raw": f"{colour} 0"}, {"raw": f"{colour} 1"}]}
+        for colour in COLOURS
+    ]
+}
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    (tmp_path / "set" / "pics").mkdir(parents=True)
+    for number, colour in enumerate(COLOURS):
+        (tmp_path / "set" / "pics" / f"{colour}.jpg").write_bytes(image_bytes(number))
+    return tmp_path / "set"
+
+
+def packed(source, **settings):
+    return pack(source, source.parent / "mine", workers=1, **settings)
+
+
+def texts_of(found):
+    samples = SampleSet({"mine": load_card(str(found.card))})
+    return [json.loads(samples[number].read("json"))["caption"] for number in range(len(samples))]
+
+
+def refused(source, message, **settings):
+    with pytest.raises(RecipeError, match=message):
+        packed(source, **settings)
+
+
+@pytest.mark.parametrize("name", ["captions.txt", "captions.csv", "pics/captions.tsv"])
+def test_a_table_beside_images_is_named_and_can_be_packed(pictures, name):
+    separator = "\t" if name.endswith("tsv") else ","
+    rows = [separator.join((f"{colour}.jpg", f"{colour} {number}")) for colour in COLOURS for number in range(5)]
+    (pictures / name).write_text("\n".join([f"image{separator}caption", *rows]))
+    refused(pictures, rf"the captions stand in a table; pack .*{name} instead")
+    found = packed(pictures / name)
+    assert (found.samples, found.rows) == (8, 40)
+    assert texts_of(found) == [[f"{colour} {number}" for number in range(5)] for colour in COLOURS]
+
+
+def test_tables_of_splits_are_named(pictures):
+    for split in ("train", "test"):
+        (pictures / split).mkdir()
+        (pictures / split / "metadata.jsonl").write_text('{"file_name": "a.jpg", "text": "x"}\n')
+    refused(pictures, r"stand in tables; pack .*test/metadata\.jsonl or .*train/metadata\.jsonl instead")
+
+
+def test_one_folder_of_all_images_is_no_class(pictures):
+    refused(pictures, r"has no caption \(all lie in one folder, pics, which is no class\)")
+
+
+def test_a_list_in_json_is_a_table(pictures):
+    rows = [{"image": f"pics/{colour}.jpg", "caption": text} for colour, text in zip(COLOURS, BOATS, strict=True)]
+    (pictures / "t.json").write_text(json.dumps([*rows, 5]))
+    found = packed(pictures / "t.json", limits="bad=1")
+    assert captions_of(found.card) == BOATS and found.faults.total == 1
+
+
+def test_captions_of_coco_are_joined_to_their_images(pictures):
+    (pictures / "captions_val.json").write_text(json.dumps(COCO))
+    found = packed(pictures / "captions_val.json")
+    assert (found.samples, found.rows) == (8, 16)
+    assert texts_of(found) == [[f"caption {number}", f"caption {number + 8}"] for number in range(8)]
+
+
+def test_sentences_of_karpathy_are_lists(pictures):
+    (pictures / "dataset.json").write_text(json.dumps(KARPATHY))
+    assert texts_of(packed(pictures / "dataset.json")) == [[f"{colour} 0", f"{colour} 1"] for colour in COLOURS]
+
+
+@pytest.mark.parametrize("text", ["5", "{}", '{"images": 3}', "{broken", "[" * 100_000, '{"images": [1]}'])
+def test_other_json_is_no_table(pictures, text):
+    (pictures / "t.json").write_text(text)
+    refused(pictures / "t.json", r"t\.json: (expected a list|not JSON|no rows)")
+
+
+# ---------------------------------------- parquet
+def write_parquet(path, rows, metadata=None):
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    parquet.write_table(arrow.Table.from_pylist(rows).replace_schema_metadata(metadata), path)
+
+
+def row(number, **more):
+    return {"image": {"bytes": image_bytes(number), "path": None}, **more}
+
+
+@pytest.mark.parametrize("place", ["", "data"])
+def test_splits_of_a_clone_are_never_mixed(tmp_path, place):
+    folder = tmp_path / "clone"
+    for name, numbers in (
+        ("train-00000-of-00002", (0, 1)),
+        ("train-00001-of-00002", (2,)),
+        ("test-00000-of-00001", (3,)),
+    ):
+        write_parquet(folder / place / f"{name}.parquet", [row(number, text=f"text {number}") for number in numbers])
+    refused(folder, r"several splits: test \(1\), train \(2\); choose one with --split NAME")
+    refused(folder, r"no such split \(known: test, train\)", split="tarin")
+    assert captions_of(packed(folder, split="train").card) == ["text 0", "text 1", "text 2"]
+
+
+def test_a_split_of_what_has_none_is_refused(pictures):
+    (pictures / "t.csv").write_text("path,caption\n")
+    refused(pictures / "t.csv", "--split train: .* has no splits", split="train")
+
+
+def test_numbers_of_classes_get_their_names(tmp_path):
+    told = {"info": {"features": {"label": {"names": ["cat", "dog", "boat"], "_type": "ClassLabel"}}}}
+    rows = [row(number, label=label) for number, label in enumerate((2, 0, 1))]
+    write_parquet(tmp_path / "t.parquet", rows, {"huggingface": json.dumps(told)})
+    assert captions_of(packed(tmp_path / "t.parquet", columns="caption=label").card) == ["boat", "cat", "dog"]
+
+
+def test_numbers_without_names_are_no_captions(tmp_path):
+    write_parquet(tmp_path / "t.parquet", [row(number, label=number) for number in range(3)])
+    refused(tmp_path / "t.parquet", r"(?s)not one row can be used.*3  mine  bad_caption", columns="caption=label")
+
+
+def test_an_address_among_pixels_costs_its_own_row(tmp_path):
+    rows = [row(0, text="a"), {"image": {"bytes": None, "path": "https://a/b.jpg"}, "text": "b"}, row(2, text="c")]
+    write_parquet(tmp_path / "t.parquet", rows)
+    found = packed(tmp_path / "t.parquet")
+    assert captions_of(found.card) == ["a", "c"] and found.faults.counts == {("mine", "missing_image"): 1}

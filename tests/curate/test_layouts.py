@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 
@@ -11,6 +12,7 @@ from tests.curate.test_tables import BOATS, COLOURS
 from tests.shards import image_bytes
 from vlp.config import load_card
 from vlp.curate.pack import pack
+from vlp.curate.split import split_card
 from vlp.data import SampleSet
 from vlp.types import RecipeError
 
@@ -93,6 +95,28 @@ def test_sentences_of_karpathy_are_lists(pictures):
 def test_other_json_is_no_table(pictures, text):
     (pictures / "t.json").write_text(text)
     refused(pictures / "t.json", r"t\.json: (expected a list|not JSON|no rows)")
+
+
+def test_links_that_lead_back_and_pipes_are_survived(pictures):
+    (pictures / "pics" / "back").symlink_to(pictures)
+    (pictures / "itself").symlink_to(pictures / "itself")
+    os.mkfifo(pictures / "pics" / "pipe.jpg")
+    for colour, text in zip((*COLOURS, "pipe"), (*BOATS, "x"), strict=True):
+        (pictures / "pics" / f"{colour}.txt").write_text(text)
+    found = packed(pictures, limits="bad=1")
+    assert sorted(captions_of(found.card)) == sorted(BOATS)
+    assert found.faults.counts == {("mine", "missing_image"): 1}
+
+
+def test_another_split_does_not_write_over_the_cards_of_the_first(pictures, tmp_path):
+    rows = [f"pics/{colour}.jpg,{text}" for colour, text in zip(COLOURS, BOATS, strict=True)]
+    (pictures / "t.csv").write_text("\n".join(["path,caption", *rows]))
+    card = str(packed(pictures / "t.csv").card)
+    settings = {"to": tmp_path / "parts", "workers": 1}
+    first = split_card(card, shares="a=0.5,b=0.5", **settings)
+    assert split_card(card, shares="a=0.5,b=0.5", **settings) == first
+    with pytest.raises(RecipeError, match=r"exists, made by 'split mine by key: a of a=0\.5,b=0\.5, seed 0', not"):
+        split_card(card, shares="a=0.5,b=0.5", seed=1, **settings)
 
 
 # ---------------------------------------- parquet

@@ -28,7 +28,7 @@ def test_what_cannot_be_packed_says_what_can(tmp_path):
     (tmp_path / "empty").mkdir()
     refused(tmp_path / "empty", r"no images \(jpg, jpeg, png, webp\)")
     write_tar(tmp_path / "shards" / "0.tar", [])
-    refused(tmp_path / "shards", "shards already; write a card")
+    refused(tmp_path / "shards", r"shards already .*card alone, shards\.yaml:\n  name: shards\n  shards: .*\*\.tar")
 
 
 def test_images_without_captions_are_refused_with_a_way_out(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -143,3 +145,26 @@ def test_a_list_reads_back_as_it_was_written(tmp_path):
 def test_what_is_kept_is_part_of_the_fingerprint(card):
     marks = {card.fingerprint, keep(card, [1]).fingerprint, keep(card, [2]).fingerprint}
     assert len(marks) == 3
+
+
+def test_a_damaged_list_of_kept_samples_is_refused_or_says_the_same(tmp_path):
+    path = tmp_path / "x.npz"
+    kept = np.arange(0, 100, 3)
+    write_kept(path, 100, kept, "note")
+    whole, dice, refused = path.read_bytes(), random.Random(0), 0
+    for bit in dice.sample(range(8 * len(whole)), 1500):
+        broken = bytearray(whole)
+        broken[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(broken)
+        try:
+            assert read_kept(path, 100).tolist() == kept.tolist()
+        except RecipeError:
+            refused += 1
+    assert refused > 500
+
+
+@pytest.mark.parametrize("values", [np.array([0.0, 1.0]), np.array([1j]), np.array(["0"]), np.array([[0, 1]])])
+def test_a_list_of_anything_but_whole_numbers_is_refused(tmp_path, values):
+    np.savez(tmp_path / "x.npz", samples=10, kept=values, note="")
+    with pytest.raises(RecipeError, match=r"x\.npz: "):
+        read_kept(tmp_path / "x.npz", 10)

@@ -83,8 +83,16 @@ def _tables(folder: Path) -> list[Path]:
     ]
 
 
-def walk(folder: Path) -> Iterator[tuple[Path, dict[str, Path]]]:
-    """Yield each image with its caption files, folder by folder, names in order; hidden files are left out."""
+def walk(folder: Path, above: tuple[tuple[int, int], ...] = ()) -> Iterator[tuple[Path, dict[str, Path]]]:
+    """Yield each image with its caption files, folder by folder, names in order; hidden files are left out.
+
+    Args:
+        above: The folders above this one; a link that leads back to one of them is not followed.
+    """
+    status = folder.stat()
+    here = (status.st_dev, status.st_ino)
+    if here in above:
+        return
     try:
         with os.scandir(folder) as found:
             entries = sorted((entry for entry in found if not entry.name.startswith(".")), key=lambda entry: entry.name)
@@ -93,11 +101,18 @@ def walk(folder: Path) -> Iterator[tuple[Path, dict[str, Path]]]:
     names = {entry.name for entry in entries}
     for entry in entries:
         path = folder / entry.name
-        if entry.is_dir():
-            yield from walk(path)
+        if _is_folder(entry):
+            yield from walk(path, (*above, here))
         elif path.suffix[1:].lower() in IMAGES:
             sides = {kind: f"{path.stem}.{kind}" for kind in ("txt", "json")}
             yield path, {kind: folder / name for kind, name in sides.items() if name in names}
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def _json_key(path: Path, columns: Columns) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -172,6 +173,8 @@ def read_file(path: Path, reason: Reason) -> bytes:
         BadSampleError: With `reason`, where it cannot be read.
     """
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise BadSampleError(reason, f"{path}: no file")
         with path.open("rb") as file:
             return file.read(MOST_BYTES + 1)
     # ValueError: a NUL in a path that a table gave.

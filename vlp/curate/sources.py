@@ -52,11 +52,14 @@ def _open_folder(path: Path, columns: Columns, split: str) -> Source:
     if (path / MARK_OF_SPLITS).is_file() or ((path / MARK).is_file() and any(path.glob("*.arrow"))):
         return HubDataset(path, columns)
     has_images = next(walk(path), None) is not None
+    if any(path.glob("*.tar")) and not has_images:
+        raise RecipeError(
+            f"{path}: shards already (img2dataset writes them so); they need a card alone, {path.name}.yaml:\n"
+            f"  name: {path.name}\n  shards: {path}/*.tar\n  captions: {{txt: 1.0}}"
+        )
     parts = sorted(path.glob("*.parquet")) or sorted(path.rglob("*.parquet"))
     if parts and not has_images:
         return Parquet(_of_split(path, parts, split), columns)
-    if any(path.glob("*.tar")) and not has_images:
-        raise RecipeError(f"{path}: shards already; write a card for them (docs/add-a-dataset.md)")
     return Folder(path, columns)
 
 

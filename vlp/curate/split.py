@@ -62,7 +62,8 @@ def split_card(name: str, to: Path, shares: str, *, seed: int = 0, by: By = "key
     """
     wanted = parse_shares(shares)
     card = open_card(name)
-    targets = {part: check_target(name, to / f"{card.name}-{part}.yaml") for part in wanted}
+    notes = {part: f"split {card.name} by {by}: {part} of {shares}, seed {seed}" for part in wanted}
+    targets = {part: check_target(name, to / f"{card.name}-{part}.yaml", notes[part]) for part in wanted}
     try:
         table = gather(card, [KEY, FACTS[by]], to.expanduser().resolve() / FOLDER, workers)
     except KeyboardInterrupt as error:
@@ -76,9 +77,7 @@ def split_card(name: str, to: Path, shares: str, *, seed: int = 0, by: By = "key
             f"--shares {shares}: no sample falls into {', '.join(empty)}; ask for more, or another --seed"
         )
     for part, target in targets.items():
-        write_subset(
-            name, target, flags[part], table.shards, f"split {card.name} by {by}: {part} of {shares}, seed {seed}"
-        )
+        write_subset(name, target, flags[part], table.shards, notes[part])
     return Split(card.name, tuple(Part(targets[p], wanted[p], int(flags[p].sum())) for p in wanted))
 
 

@@ -14,18 +14,21 @@ from vlp import paths
 from vlp.curate.cards import open_card
 from vlp.curate.writer import PARTIAL
 from vlp.data import Card
-from vlp.data.shards.kept import read_kept, write_kept
+from vlp.data.shards.kept import read_kept, read_note, write_kept
 from vlp.data.shards.shard import Shard
 from vlp.data.shards.summary import summary_beside, write_summary
 from vlp.types import RecipeError
 from vlp.yaml import read_yaml
 
 
-def check_target(source: str, to: Path) -> Path:
+def check_target(source: str, to: Path, note: str | None = None) -> Path:
     """Return where a card may be written.
 
+    Args:
+        note: What an earlier result there must have been made by; any, when absent.
+
     Raises:
-        RecipeError: No YAML file, or one that is not an earlier subset.
+        RecipeError: No YAML file, or one that is not such an earlier result.
     """
     target = to.expanduser().resolve()
     if target.suffix != ".yaml":
@@ -34,6 +37,9 @@ def check_target(source: str, to: Path) -> Path:
         raise RecipeError(f"{to}: the card itself; name another file")
     if target.exists() and read_yaml(target).get("keep") != _list_of(target).name:
         raise RecipeError(f"{to}: exists, and is no earlier result; name another file, or remove it")
+    before = read_note(_list_of(target)) if target.exists() else ""
+    if note is not None and before and before != note:
+        raise RecipeError(f"{to}: exists, made by '{before}', not '{note}'; name another folder, or remove it")
     return target
 
 
@@ -79,6 +85,8 @@ def _list_of(card: Path) -> Path:
 
 def _moved(pattern: str, source: Path, target: Path) -> str:
     """Return a pattern relative to another card; addresses and absolute patterns stay."""
+    if "::" in pattern and not pattern.startswith("pipe:"):
+        return "::".join(_moved(part, source, target) for part in pattern.split("::"))
     if "://" in pattern or pattern.startswith(("/", "~", "$", "pipe:")):
         return pattern
     return os.path.relpath(source.parent / pattern, target.parent)

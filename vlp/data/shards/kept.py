@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import struct
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,12 @@ from numpy.typing import NDArray
 
 from vlp.files import write_whole
 from vlp.types import RecipeError
+
+# What NumPy raises over the bytes of a damaged list.
+BROKEN = (
+    *(OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, OverflowError, MemoryError),
+    *(RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error, struct.error),
+)
 
 
 def write_kept(path: Path, samples: int, kept: NDArray[np.int64], note: str = "") -> None:
@@ -44,8 +52,10 @@ def read_kept(path: Path, samples: int) -> NDArray[np.int64]:
     """
     try:
         with np.load(path, allow_pickle=False) as file:
-            made_for, kept = int(file["samples"]), file["kept"].astype(np.int64)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            made_for, kind, kept = int(file["samples"]), file["kept"].dtype, file["kept"].astype(np.int64)
+        if not np.issubdtype(kind, np.integer):
+            raise ValueError(f"numbers of samples are whole, not {kind}")
+    except BROKEN as error:
         raise RecipeError(f"{path}: missing, or no list of kept samples; run vlp data filter or split again") from error
     if made_for != samples:
         raise RecipeError(
@@ -56,6 +66,15 @@ def read_kept(path: Path, samples: int) -> NDArray[np.int64]:
     if problem:
         raise RecipeError(f"{path}: {problem}; run vlp data filter or split again")
     return kept
+
+
+def read_note(path: Path) -> str:
+    """Return who kept the samples of a list, and why; empty where that is not known."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return str(file["note"])
+    except BROKEN:
+        return ""
 
 
 def _problem(samples: int, kept: NDArray[np.int64]) -> str:

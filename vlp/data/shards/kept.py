@@ -52,9 +52,10 @@ def read_kept(path: Path, samples: int) -> NDArray[np.int64]:
     """
     try:
         with np.load(path, allow_pickle=False) as file:
-            made_for, kind, kept = int(file["samples"]), file["kept"].dtype, file["kept"].astype(np.int64)
-        if not np.issubdtype(kind, np.integer):
-            raise ValueError(f"numbers of samples are whole, not {kind}")
+            made_for, kept = int(file["samples"]), file["kept"]
+        if not np.issubdtype(kept.dtype, np.integer):
+            raise ValueError(f"numbers of samples are whole, not {kept.dtype}")
+        kept = kept.astype(np.int64)
     except BROKEN as error:
         raise RecipeError(f"{path}: missing, or no list of kept samples; run vlp data filter or split again") from error
     if made_for != samples:

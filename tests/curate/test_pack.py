@@ -16,6 +16,7 @@ from tests.curate.conftest import write_images
 from tests.shards import LetterTokenizer, image_bytes
 from vlp.curate.cards import open_card
 from vlp.curate.pack import Limits, pack
+from vlp.curate.rows import read_file
 from vlp.curate.verify import verify_card
 from vlp.data import Captions, Crop, SampleSet, Stream, Views
 from vlp.types import RecipeError
@@ -103,14 +104,16 @@ def wait_until_free(folder):
 
 @pytest.mark.processes
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_killed_pack_goes_on_where_it_stopped(photos, tmp_path, workers):
+def test_a_killed_pack_goes_on_where_it_stopped(photos, tmp_path, workers, monkeypatch):
     whole = pack(photos, tmp_path / "whole", limits="samples=2", workers=1)
     to = tmp_path / "mine"
-    # The fourth image is a pipe that nobody writes to, so the process hangs in the middle of its second shard.
+    # The fourth image never comes, so the process hangs in the middle of its second shard.
     fourth = sorted(path for path in photos.iterdir() if path.suffix != ".txt")[3]
-    content = fourth.read_bytes()
-    fourth.unlink()
-    os.mkfifo(fourth)
+
+    def wait_for_ever(path, reason):
+        return time.sleep(1000) if path == fourth else read_file(path, reason)
+
+    monkeypatch.setattr("vlp.curate.rows.read_file", wait_for_ever)
     arguments = {"limits": "samples=2", "workers": workers}
     process = multiprocessing.get_context("fork").Process(target=pack, args=(photos, to), kwargs=arguments)
     process.start()
@@ -122,8 +125,7 @@ def test_a_killed_pack_goes_on_where_it_stopped(photos, tmp_path, workers):
     process.join()
     wait_until_free(to)
     first = (to / "000000.tar").stat().st_mtime_ns
-    fourth.unlink()
-    fourth.write_bytes(content)
+    monkeypatch.undo()
     packed = pack(photos, to, limits="samples=2", workers=1)
     assert packed.kept >= 2 and packed.samples == 10
     assert (to / "000000.tar").stat().st_mtime_ns == first

@@ -11,7 +11,7 @@ from datetime import timedelta
 import pytest
 from torch.distributed import TCPStore
 
-from vlp.rendezvous import _agree
+from vlp.rendezvous import agree
 
 pytestmark = pytest.mark.processes
 
@@ -68,4 +68,4 @@ def test_processes_started_again_find_each_other_whoever_is_late(store, late):
 
 def test_who_does_not_start_is_named(store):
     with pytest.raises(TimeoutError, match=r"processes 1, 2 of 3 did not start within 0 s"):
-        _agree(store, 0, 3, timedelta(seconds=0.2))
+        agree(store, 0, 3, timedelta(seconds=0.2))

@@ -14,11 +14,10 @@ from torch.distributed.rendezvous import register_rendezvous_handler, rendezvous
 
 SCHEME = "afresh"
 URL = f"{SCHEME}://"  # for `init_method` of torch and Accelerate
-PATIENCE = timedelta(minutes=30)
 PAUSE = 0.05  # seconds between two looks
 
 
-def _afresh(url: str, timeout: timedelta = PATIENCE, **options: Any) -> Iterator[tuple[Store, int, int]]:
+def _afresh(url: str, *, timeout: timedelta, **options: Any) -> Iterator[tuple[Store, int, int]]:
     """Do what `env://` does, in a part of the launcher's store that nobody wrote to before.
 
     The store of torchrun outlives the processes that it starts (pytorch/pytorch#135712). Without a part of its own, a
@@ -27,15 +26,18 @@ def _afresh(url: str, timeout: timedelta = PATIENCE, **options: Any) -> Iterator
     """
     store, rank, size = next(rendezvous(url.replace(SCHEME, "env", 1), timeout=timeout, **options))
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
-        store = PrefixStore(_agree(store, rank, size, timeout), store)
+        store = PrefixStore(agree(store, rank, size, timeout), store)
     yield store, rank, size
 
 
-def _agree(store: Store, rank: int, size: int, timeout: timedelta) -> str:
+def agree(store: Store, rank: int, size: int, timeout: timedelta) -> str:
     """Return a name that process 0 has just made up, on all processes.
 
     Each process greets with a number of its own, and process 0 answers under that number, so that nobody takes an
     answer for its own that was meant for an earlier process. It goes on to answer new greetings until all have thanked.
+
+    Raises:
+        TimeoutError: On process 0; names the processes that did not start.
     """
     if rank:
         greeting = uuid.uuid4().hex

@@ -13,7 +13,6 @@ from vlp.config import load_card
 from vlp.curate.delimited import read_delimited, separator_of
 from vlp.curate.pack import pack
 from vlp.data import SampleSet
-from vlp.data.texts.captions import Captions
 from vlp.types import RecipeError
 
 COLOURS = ("red", "green", "blue", "gray", "black", "white", "pink", "cyan")
@@ -113,7 +112,7 @@ def test_rows_of_one_image_are_one_sample(pictures):
     found = packed(pictures, "results.csv", "image_name| comment_number| comment\n" + "\n".join(rows[::-1]) + "\n")
     assert (found.samples, found.rows) == (8, 16)
     samples = SampleSet({"mine": load_card(str(found.card))})
-    texts = [Captions()._candidates("json.caption", json.loads(samples[k].read("json"))["caption"]) for k in range(8)]
+    texts = [json.loads(samples[number].read("json"))["caption"] for number in range(8)]
     assert sorted(texts) == sorted([f"{colour} boat 1 .", f"{colour} boat 0 ."] for colour in COLOURS)
 
 

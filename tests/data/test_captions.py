@@ -324,12 +324,12 @@ def test_a_document_is_not_asked_for_as_a_caption():
 
 
 def test_whatever_is_raised_over_a_caption_or_a_picture_is_a_fault_of_its_sample(sample_of, monkeypatch):
-    def fail(*_):
+    def fail(*_, **__):
         raise MemoryError("no room")
 
     sample = sample_of(txt=b"a cat", png=image_bytes(0, "png"))
     monkeypatch.setattr("vlp.data.texts.captions.remove", fail)
-    monkeypatch.setattr("vlp.data.pixels.decode._open_with_pillow", fail)
+    monkeypatch.setattr("PIL.Image.open", fail)
     for reason, read in (
         ("bad_caption", lambda: Captions()(sample, Draws(0))),
         ("bad_caption", lambda: Captions().first(sample)),

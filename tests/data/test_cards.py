@@ -164,6 +164,7 @@ def test_a_pipe_is_not_waited_for(tmp_path):
         "{a,b}" * 30,
         "{0..99}/{{0..99},{a,b}{0..99}}/{0..999}",
         "{5..-99999999}",
+        "{0..9999999999999999999999999}",
     ],
 )
 def test_braces_that_stand_for_too_many_names_are_refused_at_once(tmp_path, pattern):

@@ -225,8 +225,8 @@ def test_an_odd_time_to_be_left_alone_is_no_trouble_of_its_own(server, tmp_path,
 
 def test_a_date_to_be_left_alone_until_is_kept():
     told = email.utils.format_datetime(datetime.now(UTC) + timedelta(seconds=40), usegmt=True)
-    assert remote._seconds(told) == pytest.approx(40, abs=2)
-    assert remote._seconds("7") == 7
+    assert remote.seconds_told(told) == pytest.approx(40, abs=2)
+    assert remote.seconds_told("7") == 7
 
 
 def test_a_process_that_waits_for_a_shard_does_not_hang(server, tmp_path, open_stream):

@@ -9,12 +9,12 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from vlp.types import RecipeError
 
 SEPARATORS = (",", ";", "\t", "|")
-BOMS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16", codecs.BOM_UTF8: "utf-8-sig"}
+UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 LONGEST_RECORD = 200_000  # letters; a quote that is open for longer was never meant to be one
 
 
@@ -32,6 +32,14 @@ class Line:
     fault: str = ""
 
 
+class _Text(NamedTuple):
+    """A line before it is divided into fields."""
+
+    number: int
+    text: str
+    fault: str = ""
+
+
 class _OpenQuoteError(Exception):
     """A quote that does not close."""
 
@@ -44,13 +52,13 @@ def separator_of(path: Path) -> str:
     """
     if path.suffix.lower() == ".tsv":
         return "\t"
-    head = next((text for _, text, _ in _lines(path)), "")
+    head = next((line.text for line in _lines(path)), "")
     return next((separator for separator in SEPARATORS if separator in head), ",")
 
 
 def has_columns(path: Path) -> bool:
     """Whether the first line of a text names several columns, as that of a table does."""
-    head = next((text for _, text, fault in _lines(path) if not fault), "")
+    head = next((line.text for line in _lines(path)), "")
     return any(separator in head for separator in SEPARATORS)
 
 
@@ -66,39 +74,45 @@ def read_delimited(path: Path, separator: str) -> Iterator[Line]:
     quoting: Literal[0, 3] = csv.QUOTE_NONE if path.suffix.lower() == ".tsv" else csv.QUOTE_MINIMAL
     csv.field_size_limit(sys.maxsize)
     lines = _lines(path)
-    waiting: deque[tuple[int, str, str]] = deque()
+    waiting: deque[_Text] = deque()
     width = 0
     while line := (waiting.popleft() if waiting else next(lines, None)):
-        number, text, fault = line
-        if fault or not text.strip():
-            if fault:
-                yield Line(number, (), fault)
+        if not line.fault and not line.text.strip():
             continue
         taken = [line]
-
-        def feed(taken: list[tuple[int, str, str]] = taken) -> Iterator[str]:
-            yield taken[0][1]
-            letters = 0
-            while more := (waiting.popleft() if waiting else next(lines, None)):
-                taken.append(more)
-                letters += len(more[1])
-                if more[2] or letters > LONGEST_RECORD:
-                    raise _OpenQuoteError
-                yield more[1]
-
-        try:
-            fields = next(csv.reader(feed(), delimiter=separator, quoting=quoting, strict=True))
-        except (csv.Error, _OpenQuoteError, StopIteration, RuntimeError) as error:
-            fault = "a quote that does not close" if len(taken) > 1 else str(error)
-        else:
-            fault = _wrong_number(fields, width)
+        fault = line.fault
+        if not fault:
+            try:
+                further = _further(taken, waiting, lines)
+                fields = next(csv.reader(further, delimiter=separator, quoting=quoting, strict=True))
+                fault = _wrong_number(fields, width)
+            except (csv.Error, _OpenQuoteError) as error:
+                fault = "a quote that does not close" if len(taken) > 1 else str(error)
         if fault:
             waiting.extendleft(reversed(taken[1:]))
-            yield Line(number, (), fault)
+            yield Line(line.number, (), fault)
             continue
         is_padded = separator == "|" or width == 0
         width = width or len(fields)
-        yield Line(number, tuple(field.strip() if is_padded else field for field in fields))
+        yield Line(line.number, tuple(field.strip() if is_padded else field for field in fields))
+
+
+def _further(taken: list[_Text], waiting: deque[_Text], lines: Iterator[_Text]) -> Iterator[str]:
+    """Yield the first line of a record, and as many further ones as its quotes ask for.
+
+    Args:
+        taken: Holds the first line; further ones are put there.
+        waiting: Lines that come before `lines`.
+
+    Raises:
+        _OpenQuoteError: A line cannot be read, or the record grows too long.
+    """
+    yield taken[0].text
+    while line := (waiting.popleft() if waiting else next(lines, None)):
+        taken.append(line)
+        if line.fault or sum(len(each.text) for each in taken) > LONGEST_RECORD:
+            raise _OpenQuoteError
+        yield line.text
 
 
 def _wrong_number(fields: Sequence[str], width: int) -> str:
@@ -108,21 +122,19 @@ def _wrong_number(fields: Sequence[str], width: int) -> str:
     return f"{len(fields)} fields under {width} names{way}"
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str, str]]:
-    """Yield number, text and fault of each line."""
+def _lines(path: Path) -> Iterator[_Text]:
     try:
         with path.open("rb") as file:
-            head = file.read(4)
-        encoding = next((name for bom, name in BOMS.items() if head.startswith(bom)), "utf-8")
-        if encoding == "utf-16":
-            with path.open(encoding=encoding, newline="", errors="replace") as file:
-                yield from ((number, line, "") for number, line in enumerate(file, 1))
+            is_utf16 = file.read(2) in UTF16
+        if is_utf16:
+            with path.open(encoding="utf-16", newline="", errors="replace") as file:
+                yield from (_Text(number, line) for number, line in enumerate(file, 1))
             return
         with path.open("rb") as file:
             for number, data in enumerate(file, 1):
                 try:
-                    yield number, data.decode("utf-8-sig" if number == 1 else "utf-8"), ""
+                    yield _Text(number, data.decode("utf-8-sig" if number == 1 else "utf-8"))
                 except UnicodeDecodeError as error:
-                    yield number, "", f"not UTF-8 ({error.reason} at byte {error.start})"
-    except (OSError, UnicodeError) as error:
-        raise RecipeError(f"{path}: {error}") from error
+                    yield _Text(number, "", f"not UTF-8 ({error.reason} at byte {error.start})")
+    except OSError as error:
+        raise RecipeError(f"{path}: {error.strerror}") from error

@@ -9,15 +9,14 @@ from itertools import islice
 from pathlib import Path
 
 from vlp.curate.columns import Columns
-from vlp.curate.delimited import has_columns
 from vlp.curate.rows import ListedRows, Row, Rows, caption_members
+from vlp.curate.tables import JSON, is_table
 from vlp.data.pixels.decode import EXTENSIONS
 from vlp.types import RecipeError
 
 # Formats that training does not read are listed and counted, not overlooked.
 OTHERS = ("gif", "bmp", "tif", "tiff", "avif", "heic", "jxl", "jp2")
 IMAGES = (*EXTENSIONS, *OTHERS)
-TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 
 
@@ -79,7 +78,7 @@ def _tables(folder: Path) -> list[Path]:
     files = sorted(path for pattern in ("*", "*/*") for path in folder.glob(pattern) if path.is_file())
     tables = [path for path in files if path.name in METADATA]
     return tables or [
-        path for path in files if path.suffix.lower() in TABLES or (path.suffix.lower() == ".txt" and has_columns(path))
+        path for path in files if path.suffix.lower() == ".parquet" or (is_table(path) and path.suffix.lower() != JSON)
     ]
 
 
@@ -89,11 +88,11 @@ def walk(folder: Path, above: tuple[tuple[int, int], ...] = ()) -> Iterator[tupl
     Args:
         above: The folders above this one; a link that leads back to one of them is not followed.
     """
-    status = folder.stat()
-    here = (status.st_dev, status.st_ino)
-    if here in above:
-        return
     try:
+        status = folder.stat()
+        here = (status.st_dev, status.st_ino)
+        if here in above:
+            return
         with os.scandir(folder) as found:
             entries = sorted((entry for entry in found if not entry.name.startswith(".")), key=lambda entry: entry.name)
     except OSError as error:

@@ -165,7 +165,7 @@ def _settings(source: Path, columns: Columns, limits: Limits, split: str) -> dic
         "columns": dataclasses.asdict(columns),
         "samples": limits.samples,
         "megabytes": limits.megabytes,
-        **({"split": split} if split else {}),
+        "split": split,
     }
 
 
@@ -198,7 +198,7 @@ def _check_settings(known: Path, settings: dict[str, Any], to: Path) -> None:
     if not known.exists():
         write_text(known, json.dumps(settings, indent=1) + "\n")
         return
-    before = json.loads(known.read_text(encoding="utf-8"))
+    before = {"split": "", **json.loads(known.read_text(encoding="utf-8"))}
     changed = [f"{key}: {before.get(key)} -> {value}" for key, value in settings.items() if before.get(key) != value]
     if changed:
         raise RecipeError(

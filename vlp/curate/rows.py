@@ -136,13 +136,16 @@ def caption_members(value: Any) -> dict[str, bytes]:
         return {"txt": value}
     if isinstance(value, str):
         return {"txt": value.encode(errors="surrogatepass")}
-    texts = [text.decode(errors="replace") if isinstance(text, bytes) else text for text in _listed(value)]
-    content = json.dumps({JSON_KEY: texts if isinstance(value, list) else value}, ensure_ascii=False, default=_no_text)
+    value = [_decoded(text) for text in value] if isinstance(value, list) else value
+    content = json.dumps({JSON_KEY: value}, ensure_ascii=False, default=_no_text, skipkeys=True)
     return {"json": content.encode(errors="surrogatepass")}
 
 
-def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
+def _decoded(text: Any) -> Any:
+    try:
+        return text.decode() if isinstance(text, bytes) else text
+    except UnicodeDecodeError:
+        return text
 
 
 def _no_text(value: Any) -> dict[str, str]:

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vlp.curate.columns import Columns
-from vlp.curate.delimited import has_columns
 from vlp.curate.folders import Folder, walk
 from vlp.curate.hub import MARK, MARK_OF_SPLITS, HubDataset
 from vlp.curate.parquet import Parquet
 from vlp.curate.rows import Source
-from vlp.curate.tables import DELIMITED, JSON, LINES, Table
+from vlp.curate.tables import DELIMITED, JSON, LINES, Table, is_table
 from vlp.types import RecipeError
 
 TABLES = (*DELIMITED, *LINES, JSON, ".parquet")
@@ -41,7 +40,7 @@ def open_source(path: Path, columns: Columns, split: str = "") -> Source:
     suffix = path.suffix.lower()
     if suffix == ".parquet":
         return Parquet([path], columns)
-    if suffix in TABLES or (suffix == ".txt" and has_columns(path)):
+    if is_table(path):
         return Table(path, columns)
     if suffix == ".tar" or path.name.endswith((".tar.gz", ".tgz")):
         raise RecipeError(f"{path}: a shard already; write a card for it (docs/add-a-dataset.md)")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,17 @@ from typing import Any
 import numpy as np
 
 from vlp.curate.columns import Columns
-from vlp.curate.delimited import read_delimited, separator_of
+from vlp.curate.delimited import has_columns, read_delimited, separator_of
 from vlp.curate.measure import hash64
 from vlp.curate.rows import JSON_KEY, ListedRows, Row, Rows, caption_members
+from vlp.data.pixels.decode import EXTENSIONS
 from vlp.types import RecipeError
 
 DELIMITED = (".csv", ".tsv")
 LINES = (".jsonl", ".ndjson")
 JSON = ".json"
 FIRST_ROWS = 10
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+SUFFIXES = tuple(f".{extension}" for extension in EXTENSIONS)
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,12 @@ class Record:
     line: int
     values: Mapping[str, Any]
     fault: str = ""
+
+
+def is_table(path: Path) -> bool:
+    """Whether a file is a table by its name, or a text whose first line names columns."""
+    suffix = path.suffix.lower()
+    return suffix in (*DELIMITED, *LINES, JSON) or (suffix == ".txt" and has_columns(path))
 
 
 class Table:
@@ -48,19 +56,18 @@ class Table:
 
     def __init__(self, path: Path, columns: Columns):
         self.path = path
-        first = next((record for record in self._records() if not record.fault), None)
-        if first is None:
+        heads = list(islice((record for record in self._records() if not record.fault), FIRST_ROWS))
+        if not heads:
             why = next((f" (line {record.line}: {record.fault})" for record in self._records()), "")
             raise RecipeError(f"{path}: no rows{why}")
-        names = [name for name in first.values if name]
+        names = [name for name in heads[0].values if name]
         if any(name.lower().endswith(SUFFIXES) for name in names):
             raise RecipeError(
                 f"{path}: the first line names no columns ({', '.join(names)}): put one such as path,caption above it"
             )
         self.image, self.caption = columns.image_of(names, str(path)), columns.caption_of(names, str(path))
-        self.folder = self._find_folder()
-        self._check_images()
-        self._repeated = self._find_repeated()
+        self.folder = self._find_folder(heads)
+        self._check_images(heads)
 
     def units(self, size: int) -> Iterator[Rows]:
         """Yield the rows, `size` at a time."""
@@ -70,12 +77,15 @@ class Table:
 
     def _rows(self) -> Iterator[Row]:
         """Yield the rows; those of one image together, where the first of them stands."""
-        together = self._together()
+        together, told = self._together(), set[str]()
         for number, record in enumerate(self._records()):
             name = self._name(record)
-            rows = together.pop(name, None) if _is_name(name) and name in self._repeated else [record]
-            if rows is not None:  # else they were told with the first of them
-                yield self._row(number, name, rows)
+            if _is_name(name) and name in told:
+                continue
+            rows = together.pop(name, [record]) if _is_name(name) else [record]
+            if len(rows) > 1:
+                told.add(name)
+            yield self._row(number, name, rows)
 
     def _row(self, number: int, name: Any, records: Sequence[Record]) -> Row:
         first = records[0]
@@ -90,40 +100,30 @@ class Table:
         return record.values.get(self.image)
 
     def _together(self) -> dict[str, list[Record]]:
-        """Return the rows of each image that has several."""
-        found: dict[str, list[Record]] = {}
-        if self._repeated:
-            for record in self._records():
-                name = self._name(record)
-                if _is_name(name) and name in self._repeated:
-                    found.setdefault(name, []).append(record)
-        return found
-
-    def _find_repeated(self) -> frozenset[str]:
-        """Return the images that stand in several rows; holds eight bytes of each row meanwhile."""
-        names = (self._name(record) for record in self._records())
-        hashes = np.fromiter((hash64(name.encode(errors="replace")) for name in names if _is_name(name)), np.uint64)
+        """Return the rows of each image that may have several; holds eight bytes of every other row meanwhile."""
+        hashes = np.fromiter((_hash(name) for name in map(self._name, self._records()) if _is_name(name)), np.uint64)
         values, counts = np.unique(hashes, return_counts=True)
         several = set(values[counts > 1].tolist())
-        if not several:
-            return frozenset()
-        names = (self._name(record) for record in self._records())
-        return frozenset(name for name in names if _is_name(name) and hash64(name.encode(errors="replace")) in several)
+        found: dict[str, list[Record]] = {}
+        for record in self._records() if several else ():
+            name = self._name(record)
+            if _is_name(name) and _hash(name) in several:
+                found.setdefault(name, []).append(record)
+        return found
 
-    def _find_folder(self) -> Path:
+    def _find_folder(self, heads: Sequence[Record]) -> Path:
         """Return what paths are relative to: the folder of the table, or the one within that has the first images."""
         beside = self.path.parent
-        heads = islice((record for record in self._records() if not record.fault), FIRST_ROWS)
-        names = [name for record in heads if _is_name(name := self._name(record)) and "://" not in name]
+        names = [name for name in map(self._name, heads) if _is_name(name) and "://" not in name]
         if not names or any((beside / name).is_file() for name in names):
             return beside
         folders = sorted(entry for entry in beside.iterdir() if entry.is_dir())
         return next((folder for folder in folders if all((folder / name).is_file() for name in names)), beside)
 
-    def _check_images(self) -> None:
+    def _check_images(self, heads: Sequence[Record]) -> None:
         """Refuse a column as a whole whose first rows hold no paths."""
         mistakes: list[RecipeError] = []
-        for record in islice((record for record in self._records() if not record.fault), FIRST_ROWS):
+        for record in heads:
             try:
                 local_path(self.folder, self._name(record), f"{self.path}: line {record.line}")
             except RecipeError as error:
@@ -137,7 +137,7 @@ class Table:
             yield from self._read_json_lines()
             return
         if self.path.suffix.lower() == JSON:
-            yield from _read_json(self.path)
+            yield from self._list
             return
         names: tuple[str, ...] = ()
         for line in read_delimited(self.path, separator_of(self.path)):
@@ -147,6 +147,11 @@ class Table:
                 names = line.fields
             else:
                 yield Record(line.number, dict(zip(names, line.fields, strict=False)), line.fault)
+
+    @cached_property
+    def _list(self) -> list[Record]:
+        """The rows of a JSON document, which is read whole."""
+        return list(_read_json(self.path))
 
     def _read_json_lines(self) -> Iterator[Record]:
         try:
@@ -208,6 +213,10 @@ def _parse(number: int, data: bytes) -> Record:
     except (ValueError, RecursionError) as error:
         return Record(number, {}, f"not JSON ({error})"[:300])
     return Record(number, values) if isinstance(values, dict) else Record(number, {}, "not a mapping")
+
+
+def _hash(name: str) -> int:
+    return hash64(name.encode(errors="replace"))
 
 
 def _is_name(name: Any) -> bool:

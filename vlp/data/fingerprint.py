@@ -121,7 +121,7 @@ def _sha256(shard: Shard) -> str:
 
 
 def _index_sum(shard: Shard) -> str:
-    """Return a checksum of what an index says of the members; of a packed tar the one that gzip keeps at its end."""
+    """Return a checksum of what an index says of the members; of a packed tar its last bytes, where gzip keeps one."""
     try:
         if shard.is_packed:
             with Path(shard.location).open("rb") as file:

@@ -222,11 +222,12 @@ class Pool:
         """Wait until a process answers, dies, or has been silent for too long; do what follows from that."""
         busy = [worker for worker in self._workers if worker.chunks]
         patience = self._timeout - max(self._board.seconds(worker.place) for worker in busy)
-        wait([handle for worker in busy for handle in worker.handles], max(0.0, patience))
+        ready = set(wait([handle for worker in busy for handle in worker.handles], max(0.0, patience)))
         for worker in busy:
-            if wait(worker.handles, 0):  # asked anew: to replace one takes seconds, in which others may answer
+            if not ready.isdisjoint(worker.handles):
                 self._listen(worker)
-            elif self._board.seconds(worker.place) > self._timeout:
+            # Asked anew: to replace one takes seconds, in which others may answer.
+            elif self._board.seconds(worker.place) > self._timeout and not wait(worker.handles, 0):
                 worker.dump_stack()
                 self._replace(worker, f"no sample finished in {self._timeout:g} s")
 

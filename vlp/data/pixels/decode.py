@@ -119,7 +119,6 @@ def open_picture(data: bytes, max_pixels: int) -> Picture:
     return picture
 
 
-@net("corrupt_image")
 def decode_image(data: bytes, max_pixels: int) -> Image.Image:
     """Decode to RGB; transparent parts become white, 16 bits become 8, animations show their first frame.
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import stat
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, TypeVar
@@ -23,7 +24,7 @@ Value = TypeVar("Value")
 DEFAULT_CACHE_GB = 100.0
 MOST_NAMES = 1_000_000
 BRACES = re.compile(r"\{([^{}]*)\}")
-NUMBER = re.compile(r"-?\d{1,20}")
+NUMBER = re.compile(r"-?\d{1,4000}")  # Python refuses to read longer ones
 
 
 class Card(BaseModel):
@@ -126,7 +127,7 @@ class Card(BaseModel):
         if not any(map(is_remote, found)):
             found |= set(map(self._absolute, self.sha256))
         local = [name for name in sorted(found) if not is_remote(name)]
-        odd = next((name for name in local if Path(name).exists() and not Path(name).is_file()), None)
+        odd = next(filter(_is_no_file, local), None)
         if odd is not None:
             way = f"write {odd}/*.tar" if Path(odd).is_dir() else "it is neither a file nor a folder"
             raise RecipeError(f"card '{self.name}': shards: {odd} is no tar: {way}")
@@ -230,6 +231,14 @@ class Card(BaseModel):
                 raise RecipeError(f"card '{self.name}': shards: cannot list {location}: {error}") from error
         anchor = Path(Path(location).anchor)
         return [str(path) for path in anchor.glob(str(Path(location).relative_to(anchor)))]
+
+
+def _is_no_file(name: str) -> bool:
+    """Whether there is something else under a name than a file."""
+    try:
+        return not stat.S_ISREG(Path(name).stat().st_mode)
+    except OSError:
+        return False
 
 
 def _num_names(pattern: str) -> int:

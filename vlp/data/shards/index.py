@@ -34,7 +34,7 @@ MEMBER = struct.Struct("<qqII")  # offset, size, checksum, extension
 ROW = np.dtype([("offset", "<i8"), ("size", "<i8"), ("checksum", "<u4"), ("kind", "<u4")])
 LAST_BYTES = 4096  # hold trailer and footer of nearly every index
 CHUNK = 1 << 20
-TROUBLES: tuple[Trouble, ...] = ("", "sparse", "link")  # by the offset of a member that cannot be read, negative
+UNREADABLE: tuple[Trouble, ...] = ("", "sparse", "link")  # by the offset of a member that cannot be read, negative
 
 # WebDataset's rule: the key is the path up to the first dot of the base name, the rest is the extension.
 KEY_AND_EXTENSION = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)", re.DOTALL)
@@ -84,7 +84,7 @@ class Entry:
     @property
     def trouble(self) -> Trouble:
         """Why its data cannot be read as they lie in the tar."""
-        return TROUBLES[-self.offset] if self.offset < 0 else ""
+        return UNREADABLE[-self.offset] if self.offset < 0 else ""
 
 
 class Index:
@@ -271,7 +271,7 @@ def _lay_out(groups: Sequence[_Group]) -> tuple[list[str], list[int], NDArray[np
     for group in groups:
         starts.append(len(rows))
         for extension, member in group.members:
-            offset = -TROUBLES.index(member.trouble) or member.offset
+            offset = -UNREADABLE.index(member.trouble) or member.offset
             rows.append((offset, member.size, 0, extensions.setdefault(extension, len(extensions))))
     return keys, starts, np.array(rows, dtype=ROW), extensions
 

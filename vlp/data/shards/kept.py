@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import struct
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +9,6 @@ from numpy.typing import NDArray
 
 from vlp.files import write_whole
 from vlp.types import RecipeError
-
-# What NumPy raises over the bytes of a damaged list.
-BROKEN = (
-    *(OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, OverflowError, MemoryError),
-    *(RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error, struct.error),
-)
 
 
 def write_kept(path: Path, samples: int, kept: NDArray[np.int64], note: str = "") -> None:
@@ -56,7 +47,7 @@ def read_kept(path: Path, samples: int) -> NDArray[np.int64]:
         if not np.issubdtype(kept.dtype, np.integer):
             raise ValueError(f"numbers of samples are whole, not {kept.dtype}")
         kept = kept.astype(np.int64)
-    except BROKEN as error:
+    except Exception as error:  # NumPy raises almost anything over damaged bytes
         raise RecipeError(f"{path}: missing, or no list of kept samples; run vlp data filter or split again") from error
     if made_for != samples:
         raise RecipeError(
@@ -74,7 +65,7 @@ def read_note(path: Path) -> str:
     try:
         with np.load(path, allow_pickle=False) as file:
             return str(file["note"])
-    except BROKEN:
+    except Exception:  # as above
         return ""
 
 

@@ -296,10 +296,10 @@ def _status_trouble(error: urllib.error.HTTPError, where: str) -> TransferError:
         return TransferError("forbidden", detail)
     if error.code == 416:  # more was here already than the server has now
         return TransferError("changed", detail)
-    return TransferError("busy", detail, _seconds(error.headers.get("Retry-After") or ""))
+    return TransferError("busy", detail, seconds_told(error.headers.get("Retry-After") or ""))
 
 
-def _seconds(told: str) -> float:
+def seconds_told(told: str) -> float:
     """Return how long a server asks to be left alone: a number of seconds, or a date; 0 for anything else."""
     if SECONDS.fullmatch(told):
         return float(told)

@@ -24,13 +24,13 @@ from vlp.data.shards.homes import Copied, Home, local_home, remote_home, tag_of
 from vlp.data.shards.index import SUFFIX, Entry, Index, open_index
 from vlp.data.shards.remote import PIPE, TransferError, is_remote, version
 from vlp.data.shards.summary import Known, keep_in_cache, read_summaries
-from vlp.data.shards.unpack import NAMES, packing
+from vlp.data.shards.unpack import SUFFIXES, packing
 from vlp.types import RecipeError
 
 Answer = TypeVar("Answer")
 THREADS = 8
 TOUCHED_EVERY_SECONDS = 20.0
-TROUBLES = {
+WHY_UNREADABLE = {
     "sparse": "is a sparse member: write the tar without `--sparse`",
     "link": "is a link to what is not in the tar: write the tar with `--dereference`",
 }
@@ -75,7 +75,7 @@ class Shard:
     @property
     def is_packed(self) -> bool:
         """Whether it is compressed, and read from a plain copy."""
-        return bool(self.known.packing) or (self.is_remote and self.name.endswith(NAMES))
+        return bool(self.known.packing) or (self.is_remote and self.name.endswith(SUFFIXES))
 
     @property
     def fault(self) -> str:
@@ -126,7 +126,7 @@ class Shard:
                 shrunk since it was indexed.
         """
         if entry.trouble:
-            raise BadSampleError("shard_error", f"'.{entry.extension}' {TROUBLES[entry.trouble]}")
+            raise BadSampleError("shard_error", f"'.{entry.extension}' {WHY_UNREADABLE[entry.trouble]}")
         data = self._use(lambda tar, _index: self._files.read(tar, entry.offset, entry.size))
         if len(data) != entry.size:
             raise BadSampleError("shard_error", f"{self.location} ends at byte {entry.offset + len(data)}")

@@ -15,7 +15,7 @@ from vlp.files import write_whole
 GZIP = 31  # zlib's word for a 32 KB window and a gzip header
 CHUNK = 1 << 14  # a fault loses what its chunk holds
 MAGIC = {"gzip": b"\x1f\x8b", "bzip2": b"BZh", "xz": b"\xfd7zXZ\0", "zstd": b"\x28\xb5\x2f\xfd"}
-NAMES = (".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst", ".tzst")  # of a file that nobody has looked into yet
+SUFFIXES = (".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst", ".tzst")  # of a file that nobody has looked into yet
 UNPACKERS: dict[str, Callable[[], Any]] = {
     "gzip": lambda: zlib.decompressobj(wbits=GZIP),
     "bzip2": bz2.BZ2Decompressor,

@@ -250,6 +250,31 @@ def test_a_sample_that_always_hangs_is_replaced_and_counted(open_stream, card):
     assert stream.faults.counts == {("tiny", "killed_worker"): 1}
 
 
+def hang_deafly():
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    hang()
+
+
+class SlowlyCursed(Cursed):
+    """Takes a while over every other sample."""
+
+    def __call__(self, sample, draws):
+        if sample.id not in self.samples:
+            time.sleep(0.1)
+        return super().__call__(sample, draws)
+
+
+def test_who_answered_while_another_was_replaced_is_left_alone(open_stream, tmp_path, card, monkeypatch):
+    """To replace a deaf process takes as long as it is given to print its stack, longer than one may be silent."""
+    monkeypatch.setattr(workers, "GRACE_SECONDS", 2.5)
+    first = int(take(open_stream(card), 1)[0].ids[0])
+    captions = SlowlyCursed(hang_deafly, first, once=tmp_path)
+    stream = open_stream(card, captions=captions, workers=2, worker_timeout=0.5)
+    with pytest.warns(RuntimeWarning, match="a decoding process ended"):
+        take(stream, 9)
+    assert stream.restarts == 1
+
+
 # ---------------------------------------- errors
 @pytest.mark.parametrize("bug", [KeyError("a bug"), FileNotFoundError("a bug"), RecipeError("a bug")])
 def test_a_bug_reaches_the_trainer_with_its_traceback(open_stream, card, bug):

@@ -32,7 +32,7 @@ FLOORS = [
     },
     {"objectives", "towers", "data", "optim", "log", "accumulate", "moments", "launch", "watchdog"},
     {"evaluators", "strategies"},
-    {"recipe", "layers", "config", "checkpoint", "claim", "fit", "feed", "assemble", "state"},
+    {"recipe", "layers", "config", "checkpoint", "claim", "fit", "feed", "assemble", "state", "trained"},
     {"train", "evaluate", "export", "report", "describe", "curate"},
     {"cli"},
 ]

@@ -40,6 +40,7 @@ def test_every_term_has_a_recipe():
 
 
 @pytest.mark.filterwarnings("ignore:train.precision")  # of CPUs that are slow at it
+@pytest.mark.filterwarnings("ignore:model.freeze")  # the locked tower is a small random one here
 @pytest.mark.filterwarnings("ignore:isogclr")  # a batch of 8 cannot spend its budget
 @pytest.mark.parametrize("path", [path for path in RECIPES if path.stem != "base"], ids=lambda path: path.stem)
 def test_every_recipe_trains_two_steps(path, tmp_path):

@@ -14,16 +14,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from tests.processes import run_processes
 from tests.shards import write_shards
 from tests.tiny import tiny_recipe
 from vlp import dist
-from vlp.checkpoint import load_model_of_run
-from vlp.config import lock_text
+from vlp.config import build_model, lock_text
+from vlp.export.run import export_run
 from vlp.moments import PREEMPTED
 from vlp.optim import learning_rate_factor
 from vlp.train import train
+from vlp.trained import load_model_of_run
 from vlp.types import RecipeError, VlpWarning
 
 
@@ -238,6 +240,7 @@ def test_a_term_without_its_reference_is_refused(tmp_path, shards):
     ids=lambda overrides: " ".join(overrides),
 )
 @pytest.mark.filterwarnings("ignore:train.precision")
+@pytest.mark.filterwarnings("ignore:model.freeze")
 def test_variants_train(tmp_path, shards, overrides):
     run = train(tiny_recipe(tmp_path, shards, *overrides))
     found = lines(run)
@@ -310,6 +313,58 @@ def test_a_run_of_nans_ends_and_names_the_checkpoints(tmp_path, shards):
     recipe = recipe.model_copy(update={"evaluation": recipe.evaluation.model_copy(update={"weights": "model"})})
     with pytest.raises(RecipeError, match=r"NaN or Inf in \d+ steps in a row .*checkpoints"):
         train(recipe)
+
+
+def test_a_tower_locked_at_random_is_said(tmp_path, shards):
+    with pytest.warns(VlpWarning, match=r"model\.freeze: the image tower is locked, and starts from random weights"):
+        train(tiny_recipe(tmp_path, shards, "objective.cwcl={}", "model.freeze=[visual]", "train.steps=1"))
+
+
+@pytest.fixture(scope="module")
+def earlier(tmp_path_factory):
+    """A run with QuickGELU and colours of its own."""
+    folder = tmp_path_factory.mktemp("earlier")
+    write_shards(folder / "shards", num_shards=3, samples_per_shard=7)
+    quick = ("model.image.quick_gelu=true", "model.text.quick_gelu=true", "model.mean=[0.1,0.2,0.3]")
+    return train(tiny_recipe(folder, str(folder / "shards" / "*.tar"), *quick)), folder
+
+
+@pytest.mark.parametrize(
+    ("place", "label", "step"),
+    [
+        ("{run}", "ema", 6),
+        ("{run}:model", "model", 6),
+        ("{run}/checkpoints/step_00000003", "ema", 3),
+        ("{run}/checkpoints/step_00000003:model", "model", 3),
+        ("{run}/checkpoints/step_00000003/model.safetensors", "model", 3),
+    ],
+)
+def test_a_run_can_start_from_another(tmp_path, shards, earlier, capfd, place, label, step):
+    """With its activation and its colours, which the new run keeps when it is loaded without the old one."""
+    recipe = tiny_recipe(tmp_path, shards, f"model.weights={place.format(run=earlier[0])}", "train.steps=1")
+    run = train(recipe)
+    assert f"image tower: 20 of 20 tensors from {recipe.model.weights} ({label}, step {step})" in capfd.readouterr().err
+    assert f"({label}, step {step})" in (run / "recipe.lock.yaml").read_text()
+    found = load_model_of_run(run).model
+    assert found.model_cfg["quick_gelu"] is True
+    assert found.preprocess_cfg["mean"] == (0.1, 0.2, 0.3)
+    folder = earlier[0] / "checkpoints" / f"step_{step:08d}" / f"{label}.safetensors"
+    first = build_model(recipe.model).state_dict()
+    assert all(torch.equal(first[name], value) for name, value in load_file(folder).items())
+    train(recipe, resume=True)
+
+
+def test_an_architecture_whose_weights_lie_beside_it_is_not_taken_alone(tmp_path, shards, earlier):
+    export_run(earlier[0], tmp_path / "export")
+    tower = f"{{type: open_clip, name: {tmp_path / 'export'}}}"
+    both = (f"model.image={tower}", f"model.text={tower}", "model.embed_dim=null")
+    with pytest.raises(RecipeError, match=r"model\.image\.name: .* has weights.*model\.image\.weights="):
+        train(tiny_recipe(tmp_path, shards, "train.steps=1", *both))
+    alone = [each.replace("/export}", "/export/open_clip_config.json}") for each in both]
+    train(tiny_recipe(tmp_path, shards, "train.steps=1", "name=alone", *alone))
+    weights = f"model.weights={tmp_path / 'export'}"
+    run = train(tiny_recipe(tmp_path, shards, "train.steps=1", "name=whole", *both, weights))
+    assert load_model_of_run(run).model.model_cfg["quick_gelu"] is True
 
 
 def test_a_run_can_be_loaded_again(tmp_path, shards):

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule
 
+import vlp.trained  # noqa: F401 - weights may come from runs
 from vlp import dist
 from vlp.claim import Claim, claim_folder
-from vlp.config import build_model
+from vlp.config import build_model, settled
 from vlp.data import Augment, Stream
 from vlp.feed import build_stream
 from vlp.fit import check_fit
@@ -109,15 +110,18 @@ class Parts:
         return {f"{label}.{name}": value for label, values in sets.items() for name, value in values.items()}
 
     def open_log(self, first_step: int) -> Log:
-        """Open the progress line, `metrics.jsonl` and the trackers."""
+        """Open the progress line, `metrics.jsonl` and the trackers, and say what the towers start from."""
         with dist.together():
-            return Log(
+            log = Log(
                 self.recipe.folder / "metrics.jsonl",
                 num_steps=self.num_steps,
                 first_step=first_step,
                 is_main=dist.is_main(),
                 track=_start_trackers(self.accelerator, self.recipe),
             )
+        for found in self.towers.loaded if first_step == 0 else ():
+            log.say(str(found))
+        return log
 
 
 def assemble(recipe: Recipe, *, resume: bool, allow_changes: bool) -> Parts:
@@ -129,6 +133,7 @@ def assemble(recipe: Recipe, *, resume: bool, allow_changes: bool) -> Parts:
     accelerator = _start_processes(recipe)
     with dist.together():
         towers = build_model(recipe.model)
+    recipe = settled(recipe, towers)
     objective = _build_objective(recipe)
     objective.create(towers.embed_dim)
     used = {label: strategies.build(entry.type, settings(entry, "type")) for label, entry in recipe.strategies.items()}
@@ -139,7 +144,7 @@ def assemble(recipe: Recipe, *, resume: bool, allow_changes: bool) -> Parts:
     check_same("the number of samples", str(stream.num_samples))
     objective.expect(stream.num_samples)
     num_steps = count_steps(recipe, stream.num_samples)
-    claim = claim_folder(recipe, stream.samples, resume=resume, allow_changes=allow_changes)
+    claim = claim_folder(recipe, stream.samples, towers.loaded, resume=resume, allow_changes=allow_changes)
     towers.train()
     if towers.has_batch_norm and dist.world_size() > 1 and accelerator.device.type == "cuda":
         towers.core = nn.SyncBatchNorm.convert_sync_batchnorm(towers.core)

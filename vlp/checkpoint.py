@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -18,12 +18,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vlp import files
-from vlp.config import build_model, check_recipe, without_weights
+from vlp.config import check_recipe
 from vlp.layers import read_layers
 from vlp.manifest import MANIFEST, lay_out_manifest, read_manifest, sha256_of
 from vlp.provenance import versions
 from vlp.recipe import Recipe
-from vlp.towers.dual import DualEncoder
 from vlp.types import RecipeError, VlpWarning
 
 TRAINING, MODEL = "training.pt", "model"
@@ -184,43 +183,6 @@ def open_checkpoint(path: Path) -> Checkpoint:
 def is_checkpoint(path: Path) -> bool:
     """Whether a folder is meant as a checkpoint, whole or not."""
     return bool(STEP_FOLDER.fullmatch(path.name)) or (path / MANIFEST).is_file()
-
-
-def is_run(path: Path) -> bool:
-    """Whether `load_model_of_run` knows what to do with a path."""
-    return (path / LOCK).is_file() or is_checkpoint(path)
-
-
-class TrainedModel(NamedTuple):
-    """A model as a run left it, and where it came from."""
-
-    model: DualEncoder
-    checkpoint: Checkpoint
-    weights: str
-    recipe: Recipe
-
-
-def load_model_of_run(path: Path, weights: str | None = None) -> TrainedModel:
-    """Build a run's model and load a checkpoint into it.
-
-    Args:
-        path: A run folder (its newest whole checkpoint counts) or one checkpoint folder.
-        weights: Label of the weights; None takes what the recipe evaluates.
-
-    Raises:
-        RecipeError: No whole checkpoint there, or it holds no such weights.
-    """
-    run = path.parent.parent if is_checkpoint(path) else path
-    recipe = read_lock(run)
-    checkpoint = open_checkpoint(path) if is_checkpoint(path) else latest(run)
-    if checkpoint is None:
-        raise RecipeError(f"{run}: holds no complete checkpoint; resume the run to make one")
-    label = weights or recipe.evaluation.weights
-    if label not in checkpoint.labels():
-        raise RecipeError(f"{checkpoint.path}: no weights '{label}' (known: {', '.join(checkpoint.labels())})")
-    model = build_model(without_weights(recipe.model))
-    model.load_state_dict(checkpoint.weights(label))
-    return TrainedModel(model.eval(), checkpoint, label, recipe)
 
 
 def read_lock(run: Path) -> Recipe:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from vlp.data.texts import word_lists
 from vlp.paths import find_file
 from vlp.provenance import commit, machine, versions
 from vlp.recipe import DataSection, Recipe
+from vlp.towers.weights import Loaded
 from vlp.types import RecipeError, VlpWarning
 from vlp.yaml import read_yaml, write_yaml
 
@@ -97,21 +98,28 @@ class Claim:
         files.write_text(self.folder / checkpoint.LOCK, self.lock)
 
 
-def claim_folder(recipe: Recipe, samples: SampleSet, *, resume: bool, allow_changes: bool) -> Claim:
+def claim_folder(
+    recipe: Recipe, samples: SampleSet, weights: Sequence[Loaded] = (), *, resume: bool, allow_changes: bool
+) -> Claim:
     """Check that a run folder is free, or that the run in it is the same one; nothing is written yet.
+
+    Args:
+        weights: What the towers start from, for the lock.
 
     Raises:
         RecipeError: Another run, recipe or data; lists what changed.
     """
-    return dist.on_main(lambda: _claim(recipe, samples, resume=resume, allow_changes=allow_changes))
+    return dist.on_main(lambda: _claim(recipe, samples, weights, resume=resume, allow_changes=allow_changes))
 
 
-def _claim(recipe: Recipe, samples: SampleSet, *, resume: bool, allow_changes: bool) -> Claim:
+def _claim(
+    recipe: Recipe, samples: SampleSet, weights: Sequence[Loaded], *, resume: bool, allow_changes: bool
+) -> Claim:
     folder, path = recipe.folder, recipe.folder / checkpoint.LOCK
     if not path.exists():
         _check_free(folder)
         data = _describe_data(recipe, samples, {})
-        return Claim(folder, _lock(recipe, data), _lay_out(data), is_told=False)
+        return Claim(folder, _lock(recipe, data, weights), _lay_out(data), is_told=False)
     if not resume:
         raise RecipeError(f"{folder}: holds a run already: continue it with --resume, or set name=...")
     before = checkpoint.read_lock(folder)
@@ -129,7 +137,7 @@ def _claim(recipe: Recipe, samples: SampleSet, *, resume: bool, allow_changes: b
             + "\ntake the changes back, or accept them with --allow-changes"
         )
     if changed:
-        return Claim(folder, _lock(recipe, data), _lay_out(data), is_told=False)
+        return Claim(folder, _lock(recipe, data, weights), _lay_out(data), is_told=False)
     return Claim(folder, path.read_text(encoding="utf-8"), _lay_out(data | told), is_told=True)
 
 
@@ -146,8 +154,10 @@ def _check_free(folder: Path) -> None:
         raise RecipeError(f"runs, name: {folder} cannot be made ({error}); set runs=FOLDER") from error
 
 
-def _lock(recipe: Recipe, data: Mapping[str, Any]) -> str:
+def _lock(recipe: Recipe, data: Mapping[str, Any], weights: Sequence[Loaded]) -> str:
     provenance = {"commit": commit(), "machine": machine(), "versions": versions(), "data": _sums(data)}
+    if weights:
+        provenance["weights"] = [str(found) for found in weights]
     return checkpoint.seal(lock_text(recipe) + write_yaml({"provenance": provenance}))
 
 

@@ -14,7 +14,7 @@ from vlp.evaluators.base import Task
 from vlp.explain import explain
 from vlp.layers import Layer, leaves, merge, override_layer, read_layers
 from vlp.recipe import Recipe, settings
-from vlp.towers.base import image_towers, text_towers
+from vlp.towers.base import Fragment, Tower, image_towers, text_towers
 from vlp.towers.dual import DualEncoder
 from vlp.types import RecipeError
 from vlp.yaml import read_yaml, write_yaml
@@ -95,13 +95,34 @@ def load_task(name: str) -> Task:
 
 def build_model(section: BaseModel) -> DualEncoder:
     """Build the towers that a recipe's `model` section describes."""
-    image: Any = section.image  # type: ignore[attr-defined]  # fields of a model made from signatures
-    text: Any = section.text  # type: ignore[attr-defined]
-    return DualEncoder(
+    return DualEncoder(*_towers(section), **settings(section, "image", "text"))
+
+
+def fragments(section: BaseModel) -> tuple[Fragment, Fragment]:
+    """Return what the towers of a recipe's `model` section bring to open_clip's configuration, image first."""
+    image, text = _towers(section)
+    return image.fragment(), text.fragment()
+
+
+def _towers(section: Any) -> tuple[Tower, Tower]:
+    image, text = section.image, section.text
+    return (
         image_towers.build(image.type, settings(image, "type")),
         text_towers.build(text.type, settings(text, "type")),
-        **settings(section, "image", "text"),
     )
+
+
+def settled(recipe: Recipe, towers: DualEncoder) -> Recipe:
+    """Return a recipe in which stands what its weights decided, so that the model can be built again without them."""
+    if not towers.loaded:
+        return recipe
+    model: Any = recipe.model
+    decided = {key: towers.preprocess_cfg[key] for key in ("mean", "std", "interpolation", "resize_mode")}
+    for side in ("image", "text"):
+        tower = getattr(model, side)
+        if "quick_gelu" in type(tower).model_fields:
+            decided[side] = tower.model_copy(update={"quick_gelu": towers.model_cfg["quick_gelu"]})
+    return recipe.model_copy(update={"model": model.model_copy(update=decided)})
 
 
 def without_weights(section: BaseModel) -> BaseModel:

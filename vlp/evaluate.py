@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 
 from vlp import dist
-from vlp.checkpoint import is_run, load_model_of_run
 from vlp.config import load_task
 from vlp.evaluators.record import table
 from vlp.evaluators.tasks import run_tasks
@@ -17,6 +16,7 @@ from vlp.launch import check_same, checksum, join_evaluation
 from vlp.towers.dual import DualEncoder
 from vlp.towers.encoder import TowerEncoder
 from vlp.towers.load import load_model
+from vlp.trained import is_run, load_model_of_run, split_label
 
 DEFAULT_TASKS = ("emoji24", "clipart-folders", "photos-cc0", "emoji-retrieval", "clipart-retrieval", "geometry")
 
@@ -46,7 +46,8 @@ def evaluate_model(name: str, task_names: Sequence[str] | None = None, folder: P
     Started by torchrun or `accelerate launch`, the processes share the work.
 
     Args:
-        name: Run or checkpoint folder, exported folder, `hf-hub:ORG/NAME`, or `NAME:TAG` of open_clip.
+        name: Run or checkpoint folder (`RUN:LABEL` for other weights of it), exported folder, `hf-hub:ORG/NAME`, or
+            `NAME:TAG` of open_clip.
         task_names: Names under `eval/` or YAML files; those of the run's recipe, or the shipped ones, when absent.
         folder: Where the files go; a run keeps its own by default, other models none.
 
@@ -85,10 +86,10 @@ def find_subject(name: str) -> Subject:
     Raises:
         RecipeError: No such model, or it has no weights.
     """
-    path = Path(name)
+    path, label = split_label(name)
     if not is_run(path):
         return Subject(load_model(name), name)
-    trained = load_model_of_run(path)
+    trained = load_model_of_run(path, label)
     step = trained.checkpoint.step
     return Subject(
         trained.model,

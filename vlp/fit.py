@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import cast
+from typing import Any, cast
 
 import torch
 
@@ -15,6 +15,7 @@ from vlp.recipe import Recipe
 from vlp.strategies.base import Strategy
 from vlp.strategies.hard_negatives import HardNegatives
 from vlp.towers.dual import DualEncoder
+from vlp.towers.sources import holds_weights
 from vlp.types import RecipeError, VlpWarning
 
 PROVIDERS = {
@@ -34,6 +35,7 @@ def check_fit(
         RecipeError: Names the keys and a way out.
     """
     _check_precision(recipe)
+    _check_weights(recipe, towers)
     _check_batch(recipe)
     _check_batch_norm(recipe, towers)
     provided = {"reference"} if towers.locked_image else set()
@@ -58,6 +60,32 @@ def _check_precision(recipe: Recipe) -> None:
             VlpWarning,
             stacklevel=2,
         )
+
+
+def _check_weights(recipe: Recipe, towers: DualEncoder) -> None:
+    """Refuse an architecture whose weights lie beside it unread, and warn of a tower that is locked at random."""
+    loaded = {found.part for found in towers.loaded}
+    model: Any = recipe.model
+    for side, part, locked in (
+        ("image", "visual.", towers.locked_image),
+        ("text", "text.", towers.locked_text),
+    ):
+        name = getattr(getattr(model, side), "name", "")
+        if part in loaded:
+            continue
+        if getattr(model, side).type == "open_clip" and holds_weights(name):
+            raise RecipeError(
+                f"model.{side}.name: '{name}' has weights, and the tower would start from random ones: set "
+                f"model.{side}.weights={name} (or model.weights={name} for both towers); for the architecture alone, "
+                "name its JSON file"
+            )
+        if locked:
+            warnings.warn(
+                f"model.freeze: the {side} tower is locked, and starts from random weights: give it some "
+                f"(model.{side}.weights, model.{side}.pretrained or model.weights)",
+                VlpWarning,
+                stacklevel=3,
+            )
 
 
 def _bfloat16_is_fast() -> bool:

@@ -151,7 +151,7 @@ def test_width_of_the_embedding_is_needed_where_nothing_says_it():
 
 def test_towers_must_agree_on_the_activation():
     with pytest.raises(RecipeError, match="quick_gelu"):
-        tiny_model(image={**VIT, "quick_gelu": True})
+        tiny_model(image={**VIT, "quick_gelu": True}, text={**TEXT, "quick_gelu": False})
 
 
 def test_settings_are_a_schema():

@@ -17,7 +17,7 @@ def test_a_name_builds_what_open_clip_builds(name):
     image = image_towers.build("open_clip", {"name": name}).fragment()
     text = text_towers.build("open_clip", {"name": name}).fragment()
     with torch.device("meta"):
-        ours = build_core(image, text, join(image, text, None, None), 1 / 0.07).state_dict()
+        ours = build_core(image, text, join(image, text, None, None), 1 / 0.07)[0].state_dict()
         theirs = open_clip.create_model(name, device="meta", force_custom_text=True).state_dict()
     assert {key: value.shape for key, value in ours.items() if key != "logit_scale"} == {
         key: value.shape for key, value in theirs.items() if key != "logit_scale"

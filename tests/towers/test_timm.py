@@ -1,5 +1,7 @@
 """timm towers: convolutional and transformer backbones, and settings without effect."""
 
+import json
+
 import pytest
 import timm
 import torch
@@ -61,3 +63,33 @@ def test_a_folder_gives_weights_and_stays_out_of_the_configuration(tmp_path):
     torch.testing.assert_close(model.core.visual.trunk.patch_embed.proj.weight, trained.patch_embed.proj.weight)
     assert model.model_cfg["vision_cfg"]["timm_model_name"] == "test_vit"
     assert not model.model_cfg["vision_cfg"]["timm_model_pretrained"]
+
+
+def other_names(folder):
+    """A timm folder whose weights were saved under names of somebody else's."""
+    trained = timm.create_model("test_vit")
+    save_file({f"model.{name}": value for name, value in trained.state_dict().items()}, folder / "model.safetensors")
+    cfg = {"classifier": "head", "num_classes": 1000, "input_size": [3, 160, 160], "first_conv": "patch_embed.proj"}
+    config = {"architecture": "test_vit", "num_classes": 1000, "pretrained_cfg": cfg}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize("settings", [{"proj": "linear"}, {"proj": "none", "pool": ""}, {"proj": ""}])
+def test_weights_that_do_not_match_are_no_random_tower(tmp_path, settings):
+    """timm itself goes on with none of the tensors where the classifier is dropped."""
+    other_names(tmp_path)
+    image = {**TIMM, "name": str(tmp_path), "pretrained": True, **settings}
+    with pytest.raises(RecipeError, match=r"image\.pretrained|cannot be built as set") as found:
+        tiny_model(image=image, embed_dim=64)
+    assert len(str(found.value)) < 1000
+    if settings["proj"] == "none":
+        assert "0 of the" in str(found.value)
+
+
+def test_what_was_read_of_the_backbone_is_counted(tmp_path):
+    save_file(timm.create_model("test_vit").state_dict(), tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text('{"architecture": "test_vit", "num_classes": 1000}')
+    model = tiny_model(image={**TIMM, "name": str(tmp_path), "pretrained": True}, moved=False)
+    (loaded,) = model.loaded
+    assert (loaded.part, loaded.found) == ("visual.", len(model.core.visual.trunk.state_dict()))
+    assert loaded.of == loaded.found + 1  # the projection

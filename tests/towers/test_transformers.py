@@ -1,8 +1,11 @@
 """transformers text towers: a folder is enough, padding does not matter, nothing is random in silence."""
 
+import shutil
+
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 from transformers import AutoModel, BertModel, DistilBertConfig, ElectraConfig, MPNetConfig
 
 from tests.towers.tiny import tiny_batch, tiny_bert, tiny_model
@@ -82,3 +85,18 @@ def test_families_beyond_open_clip_train_and_ignore_padding(config, pretrained, 
 def test_an_empty_folder_is_named(tmp_path):
     with pytest.raises(RecipeError, match="no transformers configuration"):
         tiny_model(text=hf(str(tmp_path)))
+
+
+def test_half_of_an_encoder_is_no_start(bert, tmp_path):
+    folder = tmp_path / "half"
+    shutil.copytree(bert, folder)
+    state = load_file(folder / "model.safetensors")
+    save_file({name: value for name, value in state.items() if "layer.1." not in name}, folder / "model.safetensors")
+    with pytest.raises(RecipeError, match=r"text\.pretrained: \d+ of the \d+ tensors of the backbone are in"):
+        tiny_model(text=hf(str(folder), pretrained=True))
+
+
+def test_what_was_read_of_the_encoder_is_counted(bert):
+    model = tiny_model(text=hf(bert, pretrained=True), moved=False)
+    (loaded,) = model.loaded
+    assert (loaded.found, loaded.of - loaded.found) == (len(model.core.text.transformer.state_dict()), 1)

@@ -1,10 +1,12 @@
 """Weights: from files, folders and single towers; never by half."""
 
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
+from transformers import BertModel
 
-from tests.towers.tiny import TEXT, VIT, tiny_model
+from tests.towers.tiny import TEXT, VIT, tiny_bert, tiny_model
 from vlp.types import RecipeError
 
 
@@ -53,3 +55,108 @@ def test_a_larger_grid_resizes_the_positions(trained):
 def test_missing_weights_are_named(source):
     with pytest.raises(RecipeError, match=source.split(":")[-1]):
         tiny_model(weights=source)
+
+
+def state_of(model):
+    return {name.removeprefix("core."): value for name, value in model.state_dict().items()}
+
+
+NAMED = {
+    "ours": lambda state: {f"core.{name}": value for name, value in state.items()},
+    "DDP": lambda state: {f"module.{name}": value for name, value in state.items()},
+    "compiled": lambda state: {f"_orig_mod.{name}": value for name, value in state.items()},
+    "compiled inside DDP": lambda state: {f"module._orig_mod.{name}": value for name, value in state.items()},
+    "compiled towers": lambda state: {name.replace(".", "._orig_mod.", 1): value for name, value in state.items()},
+    "recomputing": lambda state: {
+        name.replace("resblocks.0.", "resblocks.0._checkpoint_wrapped_module."): value for name, value in state.items()
+    },
+    "lightning": lambda state: (
+        {f"model.{name}": value for name, value in state.items()} | {"loss.weight": torch.ones(3)}
+    ),
+    "own trainer": lambda state: {f"net.clip.{name}": value for name, value in state.items()},
+    "one module": lambda state: {name.removeprefix("text."): value for name, value in state.items()},
+    "one module, DDP": lambda state: {f"module.{name.removeprefix('text.')}": value for name, value in state.items()},
+}
+
+
+@pytest.mark.parametrize("how", NAMED)
+def test_prefixes_and_wrappers_come_off(tmp_path, how):
+    state = state_of(tiny_model())
+    torch.save({"state_dict": NAMED[how](state), "epoch": 1}, tmp_path / "epoch_1.pt")
+    found = tiny_model(weights=str(tmp_path / "epoch_1.pt"), moved=False)
+    for name, value in state_of(found).items():
+        assert torch.equal(value, state[name]), name
+    assert [each.found == each.of for each in found.loaded] == [True, True]
+
+
+@pytest.mark.parametrize(("part", "kind"), [("visual.", "image"), ("text.", "text")])
+@pytest.mark.parametrize("prefix", ["", "module.", "encoder."])
+def test_a_tower_alone_has_names_of_its_own(tmp_path, part, kind, prefix):
+    state = state_of(tiny_model())
+    alone = {prefix + name.removeprefix(part): value for name, value in state.items() if name.startswith(part)}
+    torch.save(alone, tmp_path / "tower.pt")
+    settings = {kind: {**(VIT if kind == "image" else TEXT), "weights": str(tmp_path / "tower.pt")}}
+    found = tiny_model(**settings, moved=False)
+    for name, value in state_of(found).items():
+        if name.startswith(part):
+            assert torch.equal(value, state[name]), name
+    assert [each.part for each in found.loaded] == [part]
+
+
+def test_a_file_without_any_of_the_tensors_says_what_it_has(tmp_path):
+    torch.save({"backbone.stem.weight": torch.ones(3)}, tmp_path / "other.pt")
+    with pytest.raises(RecipeError, match=r"0 of its \d+ tensors are there.*backbone\.stem\.weight"):
+        tiny_model(weights=str(tmp_path / "other.pt"))
+
+
+def test_a_file_with_half_of_the_tensors_is_counted(tmp_path):
+    state = state_of(tiny_model())
+    torch.save(dict(list(state.items())[: len(state) // 2]), tmp_path / "half.pt")
+    with pytest.raises(RecipeError, match=rf"{len(state) // 2} of {len(state)} tensors found"):
+        tiny_model(weights=str(tmp_path / "half.pt"))
+
+
+def test_what_was_loaded_is_counted_tower_by_tower(trained):
+    lines = [str(each) for each in tiny_model(image={**VIT, "weights": str(trained)}).loaded]
+    assert lines == [f"image tower: 32 of 32 tensors from {trained}"]
+    assert tiny_model().loaded == []
+
+
+def test_a_shorter_context_keeps_the_first_positions_of_a_causal_tower(trained):
+    found = tiny_model(text={**TEXT, "context_length": 20}, weights=str(trained), moved=False)
+    expected = tiny_model().core.text.positional_embedding[:20]
+    assert torch.equal(found.core.text.positional_embedding, expected)
+    assert str(found.loaded[1]).endswith("its 77 positions cut to 20")
+
+
+def test_a_longer_context_is_interpolated_and_says_so(trained):
+    found = tiny_model(text={**TEXT, "context_length": 100}, weights=str(trained), moved=False)
+    assert str(found.loaded[1]).endswith("its 77 positions interpolated to 100")
+    larger = tiny_model(image={**VIT, "image_size": 64}, weights=str(trained), moved=False)
+    assert str(larger.loaded[0]).endswith("its 17 positions interpolated to 65")
+
+
+def test_a_backbone_of_timm_has_a_file_of_its_own(tmp_path):
+    """As timm publishes it, classifier included; the projection is new."""
+    trunk = timm.create_model("test_vit", num_classes=7)
+    torch.save(
+        {"state_dict": {f"module.{name}": value for name, value in trunk.state_dict().items()}}, tmp_path / "a.pt"
+    )
+    image = {"type": "timm", "name": "test_vit", "pool": "token", "weights": str(tmp_path / "a.pt")}
+    found = tiny_model(image=image, moved=False)
+    for name, value in found.core.visual.trunk.state_dict().items():
+        assert torch.equal(value, trunk.state_dict()[name]), name
+    assert "the others start at random" in str(found.loaded[0])
+
+
+def test_an_encoder_of_transformers_has_a_file_of_its_own(tmp_path):
+    folder = tiny_bert(tmp_path / "bert")
+    state = BertModel.from_pretrained(folder).state_dict()
+    torch.save(
+        {f"bert.{name}": value for name, value in state.items() if "pooler" not in name} | {"cls.bias": torch.ones(2)},
+        tmp_path / "masked.bin",
+    )
+    text = {"type": "transformers", "name": folder, "context_length": 20, "weights": str(tmp_path / "masked.bin")}
+    found = tiny_model(text=text, moved=False).core.text.transformer.state_dict()
+    for name, value in found.items():
+        assert torch.equal(value, state[name]), name

@@ -50,6 +50,7 @@ def export_model(
     recipe_text: str,
     results: Sequence[Mapping[str, Any]],
     data_note: str,
+    origins: Sequence[str] = (),
     formats: tuple[str, ...] = FORMATS,
     licence: str = "other",
 ) -> ExportReport:
@@ -60,6 +61,7 @@ def export_model(
         recipe_text: The recipe, as it goes into the card.
         results: Evaluation records; they go into the card and `eval/`.
         data_note: The data and its licences, in Markdown.
+        origins: What the towers started from, a line each.
         formats: Libraries to write for; one that cannot express the model is left out, with the reason.
         licence: Licence of the weights, as the hub spells it.
 
@@ -80,8 +82,8 @@ def export_model(
         for record in results:
             _write_json(work / "eval" / f"{record['task']}.json", record)
         write_card(
-            work, model, name=name, recipe_text=recipe_text, results=results, data_note=data_note, licence=licence,
-            left_out=left_out, parity=parity,
+            work, model, name=name, recipe_text=recipe_text, results=results, data_note=data_note, origins=origins,
+            licence=licence, left_out=left_out, parity=parity,
         )  # fmt: skip
         point_to(work, str(to.resolve()))
         write_checksums(work)

@@ -6,11 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from vlp.checkpoint import load_model_of_run
+from vlp.checkpoint import LOCK
 from vlp.config import load_card, lock_text
 from vlp.export import ExportReport, export_model
 from vlp.recipe import Recipe
+from vlp.trained import load_model_of_run
 from vlp.types import RecipeError
+from vlp.yaml import read_yaml
 
 
 def export_run(path: Path, to: Path, *, weights: str | None = None) -> ExportReport:
@@ -31,6 +33,7 @@ def export_run(path: Path, to: Path, *, weights: str | None = None) -> ExportRep
         recipe_text=lock_text(trained.recipe),
         results=find_results(run, trained.checkpoint.step, trained.weights),
         data_note=describe_data(trained.recipe),
+        origins=find_origins(run),
     )
 
 
@@ -39,6 +42,12 @@ def find_results(run: Path, step: int, weights: str) -> list[dict[str, Any]]:
     files = sorted((run / "evaluations" / f"step_{step:08d}").glob("*.json"))
     records = [json.loads(file.read_text(encoding="utf-8")) for file in files]
     return [record for record in records if record["weights"] == weights and "error" not in record]
+
+
+def find_origins(run: Path) -> list[str]:
+    """Return what the towers of a run started from, as its lock says."""
+    provenance = read_yaml(run / LOCK).get("provenance") or {}
+    return [str(line) for line in provenance.get("weights", ())]
 
 
 def describe_data(recipe: Recipe) -> str:

@@ -13,27 +13,13 @@ from timm.models import VisionTransformer
 from torch import Tensor, nn
 from transformers import SiglipConfig, SiglipModel, SiglipProcessor
 
-from vlp.export.clip import BLOCK, BLOCK_PLAIN, TEXT, TEXT_PLAIN
+from vlp.export.clip import BLOCK_PLAIN, TEXT_PLAIN
 from vlp.export.processor import write_processor
 from vlp.export.tokenizer import cleaning_tokenizer
 from vlp.towers.dual import DualEncoder
 from vlp.towers.tokenizers import TransformersTokenizer
+from vlp.towers.transformers_names import BLOCK, TEXT, TRUNK, TRUNK_BLOCK
 
-TRUNK = {
-    "patch_embed.proj": "embeddings.patch_embedding",
-    "norm": "post_layernorm",
-    "attn_pool.proj": "head.attention.out_proj",
-    "attn_pool.norm": "head.layernorm",
-    "attn_pool.mlp.fc1": "head.mlp.fc1",
-    "attn_pool.mlp.fc2": "head.mlp.fc2",
-}
-TRUNK_BLOCK = {
-    "norm1": "layer_norm1",
-    "norm2": "layer_norm2",
-    "attn.proj": "self_attn.out_proj",
-    "mlp.fc1": "mlp.fc1",
-    "mlp.fc2": "mlp.fc2",
-}
 HIDDEN_ACT = {"none": "gelu", "tanh": "gelu_pytorch_tanh"}
 
 

@@ -15,7 +15,6 @@ from jaxtyping import Float32, Int64
 from PIL.Image import Image, Resampling
 from torch import Tensor
 
-from vlp.checkpoint import load_model_of_run
 from vlp.config import load_task
 from vlp.evaluators.base import Task
 from vlp.evaluators.dataset import EvaluationSet, open_set
@@ -23,6 +22,7 @@ from vlp.evaluators.prompts import fill, templates_of
 from vlp.evaluators.retrieval import rank_positives
 from vlp.evaluators.shared import decode_ahead
 from vlp.towers.encoder import TowerEncoder
+from vlp.trained import load_model_of_run
 from vlp.types import Encoder, RecipeError
 
 SEED = 0

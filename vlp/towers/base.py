@@ -17,19 +17,25 @@ class Fragment:
         config: `vision_cfg` or `text_cfg`; holds nothing that only this machine knows, unless the user named it.
         building: Entries that replace those of `config` while the tower is built (weights of a backbone).
         embed_dim: Width that the tower was configured for, where its source says one.
-        quick_gelu: Activation of open_clip's own blocks; None for a tower that brings its own.
+        quick_gelu: Whether open_clip's own blocks compute with QuickGELU, where the user says so.
+        usual_quick_gelu: The same where neither the user nor the weights say; None for a tower that brings its own.
         init_bias: First value of the logit bias, where the source says one.
         preprocess: Entries of open_clip's `preprocess_cfg` that the tower's weights expect.
         weights: Where this tower's weights come from; read by `vlp.towers.weights`.
+        model_name: The open_clip model that it was configured for, where one is named.
+        pretrained: Where the backbone's own weights come from, which building it reads.
     """
 
     config: Mapping[str, Any]
     building: Mapping[str, Any] = field(default_factory=dict)
     embed_dim: int | None = None
     quick_gelu: bool | None = None
+    usual_quick_gelu: bool | None = None
     init_bias: float | None = None
     preprocess: Mapping[str, Any] = field(default_factory=dict)
     weights: str | None = None
+    model_name: str | None = None
+    pretrained: str | None = None
 
 
 class Tower(Protocol):

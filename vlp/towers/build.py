@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import timm
@@ -16,14 +18,26 @@ from transformers import AutoConfig
 
 from vlp.towers.base import Fragment
 from vlp.towers.encoders import OtherEncoder, is_known_to_open_clip
+from vlp.towers.pretrained import count_trunk, load_encoder, watching_gaps
 from vlp.towers.text import take_any_length
+from vlp.towers.weights import Loaded
 from vlp.types import RecipeError
 
+LONGEST = 500  # letters of another library's error
 PLACEHOLDER = {"layers": 1, "width": 8, "heads": 1, "vocab_size": 1, "context_length": 1}
 
 
-def join(image: Fragment, text: Fragment, embed_dim: int | None, init_bias: float | None) -> dict[str, Any]:
+def join(
+    image: Fragment,
+    text: Fragment,
+    embed_dim: int | None,
+    init_bias: float | None,
+    trained_with: Mapping[str, bool | None] = MappingProxyType({}),
+) -> dict[str, Any]:
     """Return open_clip's `model_cfg` of the two towers.
+
+    Args:
+        trained_with: Whether a tower's weights were trained with QuickGELU, by `image` and `text`.
 
     Raises:
         RecipeError: The towers disagree about the embedding's width or the activation.
@@ -31,12 +45,9 @@ def join(image: Fragment, text: Fragment, embed_dim: int | None, init_bias: floa
     widths = sorted({width for width in (image.embed_dim, text.embed_dim) if width is not None})
     if embed_dim is None and len(widths) != 1:
         raise RecipeError(f"model.embed_dim is needed: the towers suggest {widths or 'none'}")
-    opinions = {part.quick_gelu for part in (image, text)} - {None}
-    if len(opinions) > 1:
-        raise RecipeError("image.quick_gelu and text.quick_gelu differ; open_clip has one activation for both towers")
     model_cfg = {
         "embed_dim": widths[0] if embed_dim is None else embed_dim,
-        "quick_gelu": opinions == {True},
+        "quick_gelu": choose_activation(image, text, trained_with),
         "custom_text": True,
         "vision_cfg": dict(image.config),
         "text_cfg": dict(text.config),
@@ -48,33 +59,75 @@ def join(image: Fragment, text: Fragment, embed_dim: int | None, init_bias: floa
     return model_cfg
 
 
-def build_core(image: Fragment, text: Fragment, model_cfg: dict[str, Any], init_scale: float) -> CustomTextCLIP:
-    """Build the module; its scale is one-dimensional, which FSDP needs.
+def choose_activation(
+    image: Fragment, text: Fragment, trained_with: Mapping[str, bool | None] = MappingProxyType({})
+) -> bool:
+    """Return whether open_clip's blocks compute with QuickGELU: as the user says, the weights, or the configurations.
 
     Raises:
-        RecipeError: A source refuses a setting, or a setting would be ignored.
+        RecipeError: The user contradicts the weights, or one tower the other.
+    """
+    firm, usual = {}, {}
+    for side, part in (("image", image), ("text", text)):
+        if part.usual_quick_gelu is None:  # it brings an activation of its own
+            continue
+        trained = trained_with.get(side)
+        if part.quick_gelu is not None and trained not in (None, part.quick_gelu):
+            raise RecipeError(
+                f"{side}.quick_gelu: {str(part.quick_gelu).lower()} contradicts the weights, which were trained "
+                f"{'with' if trained else 'without'} it: leave it out"
+            )
+        usual[side] = part.usual_quick_gelu
+        said = trained if part.quick_gelu is None else part.quick_gelu
+        if said is not None:
+            firm[side] = said
+    opinions = set((firm or usual).values())
+    if len(opinions) > 1:
+        raise RecipeError(
+            "image.quick_gelu and text.quick_gelu differ, as set or as their weights were trained; open_clip has one "
+            "activation for both towers: take weights that agree, or a tower of another type"
+        )
+    return opinions == {True}
+
+
+def build_core(
+    image: Fragment, text: Fragment, model_cfg: dict[str, Any], init_scale: float
+) -> tuple[CustomTextCLIP, list[Loaded]]:
+    """Build the module, with weights that its backbones bring along; its scale is one-dimensional, which FSDP needs.
+
+    Returns:
+        The module, and what of it the backbones' weights are.
+
+    Raises:
+        RecipeError: A source refuses a setting, a setting would be ignored, or a backbone's weights are not whole.
     """
     text_cfg = {**model_cfg["text_cfg"], **text.building}
     try:
         other = _other_encoder(text_cfg, model_cfg["embed_dim"])
-        core = CustomTextCLIP(
-            model_cfg["embed_dim"],
-            vision_cfg={**model_cfg["vision_cfg"], **image.building},
-            text_cfg=text_cfg if other is None else PLACEHOLDER,
-            quick_gelu=model_cfg["quick_gelu"],
-            init_logit_scale=math.log(init_scale),
-            init_logit_bias=model_cfg.get("init_logit_bias"),
-            nonscalar_logit_scale=True,
-        )
+        with watching_gaps() as gaps:
+            core = CustomTextCLIP(
+                model_cfg["embed_dim"],
+                vision_cfg={**model_cfg["vision_cfg"], **image.building},
+                text_cfg=text_cfg if other is None else PLACEHOLDER,
+                quick_gelu=model_cfg["quick_gelu"],
+                init_logit_scale=math.log(init_scale),
+                init_logit_bias=model_cfg.get("init_logit_bias"),
+                nonscalar_logit_scale=True,
+            )
     except (TypeError, AssertionError, KeyError, RuntimeError, ValueError, OSError) as error:
         raise RecipeError(_reason(error)) from error
     if other is not None:
         core.text, core.context_length, core.vocab_size = other, other.context_length, other.vocab_size
+    loaded = []
+    if image.pretrained:
+        loaded.append(count_trunk(core.visual, gaps, image.pretrained))
+    if text.pretrained:
+        loaded.append(load_encoder(core.text, text.pretrained))
     _check_image(core.visual, model_cfg)
     _check_text(core.text, model_cfg)
     take_any_length(core.text)
     _drop_patches_on_device(core.visual, model_cfg["vision_cfg"].get("patch_dropout", 0.0))
-    return core
+    return core.float(), loaded
 
 
 def _other_encoder(text_cfg: dict[str, Any], embed_dim: int) -> OtherEncoder | None:
@@ -114,7 +167,8 @@ def _reason(error: Exception) -> str:
     for argument, key in (("patch_drop_rate", "patch_drop"), ("drop_path_rate", "drop_path")):
         if isinstance(error, TypeError) and argument in str(error):
             return f"image.{key} has no effect on this backbone, which does not know it: remove it ({error})"
-    return f"the towers cannot be built as set: {type(error).__name__}: {error}"
+    said = " ".join(str(error).split())
+    return f"the towers cannot be built as set: {type(error).__name__}: {said[:LONGEST]}{'...' * (len(said) > LONGEST)}"
 
 
 def _check_image(visual: nn.Module, model_cfg: dict[str, Any]) -> None:

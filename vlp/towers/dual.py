@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Float32, Int64
 from numpy.typing import NDArray
-from open_clip import CustomTextCLIP
 from open_clip.transform import PreprocessCfg
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -21,7 +20,8 @@ from vlp.towers.base import Tower
 from vlp.towers.build import build_core, join, set_grad_checkpointing
 from vlp.towers.freeze import freeze as freeze_parameters
 from vlp.towers.freeze import is_locked, rest_frozen_parts
-from vlp.towers.sources import PREPROCESS_KEYS, find_weights
+from vlp.towers.meaning import PREPROCESS_KEYS
+from vlp.towers.sources import find_sources, trained_with
 from vlp.towers.text import can_cut, embed_full, embed_in_buckets
 from vlp.towers.tokenizers import PaddingTokenizer, tokenizer_for
 from vlp.towers.weights import load_weights
@@ -43,12 +43,18 @@ class DualEncoder(nn.Module):
         freeze: Name patterns of what does not train, such as `visual` or `text.token_embedding`.
         grad_checkpointing: Keep few activations and recompute the others in the backward pass.
         text_buckets: Groups of similar length that captions are split into; 1 for a single group.
-        weights: Weights to start from: file, folder, `hf-hub:ORG/NAME` or `NAME:TAG` of open_clip.
+        weights: Weights to start from: file, folder, run (`RUN` or `RUN:LABEL`), `hf-hub:ORG/NAME` or `NAME:TAG` of
+            open_clip.
         mean: Mean of each colour, where the weights do not say.
         std: Standard deviation of each colour, where the weights do not say.
         interpolation: How evaluation resizes an image.
         resize_mode: Whether evaluation crops an image to its square centre (`shortest`), distorts it (`squash`) or
             pads it (`longest`).
+
+    Attributes:
+        model_cfg: open_clip's configuration of both towers.
+        preprocess_cfg: open_clip's description of how evaluation prepares an image.
+        loaded: How much of each tower came from which weights, in the order of reading.
     """
 
     def __init__(
@@ -72,18 +78,17 @@ class DualEncoder(nn.Module):
     ):
         super().__init__()
         image, text = image_tower.fragment(), text_tower.fragment()
-        self.model_cfg = join(image, text, embed_dim, init_bias)
-        self.core: CustomTextCLIP = build_core(image, text, self.model_cfg, init_scale)
+        sources = find_sources(image, text, weights)
+        self.model_cfg = join(image, text, embed_dim, init_bias, trained_with(sources))
+        self.core, self.loaded = build_core(image, text, self.model_cfg, init_scale)
         self.max_scale = max_scale
         self.text_buckets = text_buckets
         self.context_length: int = self.model_cfg["text_cfg"].get("context_length", 77)
         expected: dict[str, Any] = {**image.preprocess}
-        for source, part in ((weights, ""), (image.weights, "visual."), (text.weights, "text.")):
-            if source is not None:
-                file = find_weights(source)
-                load_weights(self.core, file.path, part=part)
-                if part != "text.":
-                    expected.update(file.preprocess)
+        for part, file in sources.items():
+            self.loaded += load_weights(self.core, file.path, part=part, source=file.name)
+            if part != "text.":
+                expected.update(file.meaning.preprocess)
         chosen = {"mean": mean, "std": std, "interpolation": interpolation, "resize_mode": resize_mode}
         expected.update({key: value for key, value in chosen.items() if value is not None})
         self.preprocess_cfg = _preprocess(self.core.visual.image_size, expected)

@@ -25,7 +25,7 @@ class OtherEncoder(HFTextEncoder):
     """Any encoder that AutoModel builds, behind the interface of open_clip's adapter.
 
     Args:
-        text_cfg: open_clip's `text_cfg` with `hf_model_name`, `hf_pooler_type`, `hf_proj_type`, `hf_model_pretrained`.
+        text_cfg: open_clip's `text_cfg` with `hf_model_name`, `hf_pooler_type`, `hf_proj_type`.
         embed_dim: Width of the embedding.
     """
 
@@ -35,9 +35,7 @@ class OtherEncoder(HFTextEncoder):
         self.output_tokens = False
         self.output_dim = embed_dim
         self.config = AutoConfig.from_pretrained(name)
-        self.transformer = (
-            AutoModel.from_pretrained(name) if text_cfg["hf_model_pretrained"] else AutoModel.from_config(self.config)
-        )
+        self.transformer = AutoModel.from_config(self.config)
         if self.config.is_encoder_decoder:
             self.transformer = self.transformer.encoder
         if pooler != "cls_pooler" and isinstance(getattr(self.transformer, "pooler", None), nn.Module):

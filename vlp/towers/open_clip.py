@@ -19,6 +19,8 @@ class OpenClipImage:
         name: Model name, path of a JSON configuration, folder with `open_clip_config.json`, or `hf-hub:ORG/NAME`.
         image_size: Replaces the configured input size.
         patch_dropout: Share of patches that a training step leaves out (arXiv:2212.00794).
+        quick_gelu: Whether the blocks compute with QuickGELU, the sigmoid approximation of the first CLIP models; by
+            default as the weights were trained, else as the model is configured.
         weights: Weights of this tower alone: file, folder, `hf-hub:ORG/NAME` or `NAME:TAG`.
     """
 
@@ -28,11 +30,13 @@ class OpenClipImage:
         name: str,
         image_size: ImageSize | None = None,
         patch_dropout: float | None = None,
+        quick_gelu: bool | None = None,
         weights: str | None = None,
     ):
         self.name = name
         self.image_size = image_size
         self.patch_dropout = patch_dropout
+        self.quick_gelu = quick_gelu
         self.weights = weights
 
     def fragment(self) -> Fragment:
@@ -53,10 +57,12 @@ class OpenClipImage:
         return Fragment(
             config,
             embed_dim=model["embed_dim"],
-            quick_gelu=None if is_timm else model.get("quick_gelu", False),
+            quick_gelu=self.quick_gelu,
+            usual_quick_gelu=None if is_timm else model.get("quick_gelu", False),
             init_bias=model.get("init_logit_bias"),
             preprocess=source["preprocess_cfg"],
             weights=self.weights,
+            model_name=self.name,
         )
 
 
@@ -68,6 +74,8 @@ class OpenClipText:
         name: Model name, path of a JSON configuration, folder with `open_clip_config.json`, or `hf-hub:ORG/NAME`.
         context_length: Replaces the configured number of tokens.
         tokenizer: Hub id or folder of the transformers tokenizer, for a configuration that needs one.
+        quick_gelu: Whether the blocks compute with QuickGELU, the sigmoid approximation of the first CLIP models; by
+            default as the weights were trained, else as the model is configured.
         weights: Weights of this tower alone: file, folder, `hf-hub:ORG/NAME` or `NAME:TAG`.
     """
 
@@ -77,11 +85,13 @@ class OpenClipText:
         name: str,
         context_length: int | None = None,
         tokenizer: str | None = None,
+        quick_gelu: bool | None = None,
         weights: str | None = None,
     ):
         self.name = name
         self.context_length = context_length
         self.tokenizer = tokenizer
+        self.quick_gelu = quick_gelu
         self.weights = weights
 
     def fragment(self) -> Fragment:
@@ -102,9 +112,11 @@ class OpenClipText:
         return Fragment(
             config,
             embed_dim=model["embed_dim"],
-            quick_gelu=None if is_transformers else model.get("quick_gelu", False),
+            quick_gelu=self.quick_gelu,
+            usual_quick_gelu=None if is_transformers else model.get("quick_gelu", False),
             init_bias=model.get("init_logit_bias"),
             weights=self.weights,
+            model_name=self.name,
         )
 
 
@@ -121,7 +133,8 @@ class VisionTransformer:
         mlp_ratio: Width of the hidden layer of a block relative to `width`.
         patch_dropout: Share of patches that a training step leaves out (arXiv:2212.00794).
         pool: `tok` reads the class token, `avg` the mean of the patches.
-        quick_gelu: Use the sigmoid approximation of the first CLIP models.
+        quick_gelu: Whether the blocks compute with QuickGELU, the sigmoid approximation of the first CLIP models; by
+            default as the weights were trained, else not.
         weights: Weights of this tower alone: file, folder, `hf-hub:ORG/NAME` or `NAME:TAG`.
     """
 
@@ -136,7 +149,7 @@ class VisionTransformer:
         mlp_ratio: float = 4.0,
         patch_dropout: float = 0.0,
         pool: Literal["tok", "avg"] = "tok",
-        quick_gelu: bool = False,
+        quick_gelu: bool | None = None,
         weights: str | None = None,
     ):
         if width % head_width:
@@ -155,7 +168,7 @@ class VisionTransformer:
         }
 
     def fragment(self) -> Fragment:
-        return Fragment(self.config, quick_gelu=self.quick_gelu, weights=self.weights)
+        return Fragment(self.config, quick_gelu=self.quick_gelu, usual_quick_gelu=False, weights=self.weights)
 
 
 @text_towers.register("transformer")
@@ -176,7 +189,8 @@ class TextTransformer:
         pad_id: Id that fills short captions.
         proj_bias: Give the last projection a bias, as SigLIP does.
         norm_eps: Added to the variance by layer norms.
-        quick_gelu: Use the sigmoid approximation of the first CLIP models.
+        quick_gelu: Whether the blocks compute with QuickGELU, the sigmoid approximation of the first CLIP models; by
+            default as the weights were trained, else not.
         tokenizer: Hub id or folder of a transformers tokenizer; CLIP's byte pairs without one.
         weights: Weights of this tower alone: file, folder, `hf-hub:ORG/NAME` or `NAME:TAG`.
     """
@@ -196,7 +210,7 @@ class TextTransformer:
         pad_id: int = 0,
         proj_bias: bool = False,
         norm_eps: float = 1e-5,
-        quick_gelu: bool = False,
+        quick_gelu: bool | None = None,
         tokenizer: str | None = None,
         weights: str | None = None,
     ):
@@ -224,4 +238,4 @@ class TextTransformer:
             self.config["hf_tokenizer_name"] = tokenizer
 
     def fragment(self) -> Fragment:
-        return Fragment(self.config, quick_gelu=self.quick_gelu, weights=self.weights)
+        return Fragment(self.config, quick_gelu=self.quick_gelu, usual_quick_gelu=False, weights=self.weights)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +13,34 @@ import open_clip
 from open_clip.pretrained import download_pretrained, download_pretrained_from_hf, get_pretrained_cfg
 
 from vlp.registry import nearest
+from vlp.towers import transformers_folders
+from vlp.towers.base import Fragment
+from vlp.towers.meaning import Meaning, meaning_of_config, meaning_of_file, meaning_of_tag
 from vlp.types import RecipeError
 
 CONFIG_FILE = "open_clip_config.json"
 WEIGHT_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
 HUB = "hf-hub:"
 LOCAL = "local-dir:"
-PREPROCESS_KEYS = ("mean", "std", "interpolation", "resize_mode", "fill_color")
 
 
 @dataclass(frozen=True)
 class WeightFile:
-    """A weight file on disk and the preprocessing that belongs to it."""
+    """A weight file on disk, what it means, and what to call it."""
 
     path: Path
-    preprocess: Mapping[str, Any] = field(default_factory=dict)
+    meaning: Meaning
+    name: str
+
+
+Finder = Callable[[str], WeightFile | None]
+finders: list[Finder] = []
+
+
+def finder(find: Finder) -> Finder:
+    """Add a kind of place that weights can come from, such as the folder of a run; it is asked before all others."""
+    finders.append(find)
+    return find
 
 
 def folder_of(name: str) -> Path | None:
@@ -45,7 +58,7 @@ def read_config(name: str) -> dict[str, Any]:
     if name.startswith(HUB):
         found = _read_json(_from_hub(name.removeprefix(HUB), CONFIG_FILE))
     elif folder := folder_of(name):
-        found = _read_json(folder / CONFIG_FILE)
+        found = _read_folder(folder)
     elif name.endswith(".json"):
         found = _read_json(Path(name).expanduser())
     else:
@@ -61,28 +74,71 @@ def read_config(name: str) -> dict[str, Any]:
     return {"model_cfg": model_cfg, "preprocess_cfg": found.get("preprocess_cfg", {})}
 
 
-def find_weights(source: str) -> WeightFile:
+def find_weights(source: str, beside: str | None = None) -> WeightFile:
     """Locate the weights that `source` names, downloading them where it names the hub or a tag.
+
+    Args:
+        beside: Name of the open_clip model that they are for; it tells what a bare file does not.
 
     Raises:
         RecipeError: There are no such weights.
     """
+    for find in finders:
+        if found := find(source):
+            return found
     if source.startswith(HUB):
         name = source.removeprefix(HUB)
         config = _read_json(_from_hub(name, CONFIG_FILE))
-        return WeightFile(_from_hub(name, None), _preprocess(config.get("preprocess_cfg", {})))
+        return WeightFile(_from_hub(name, None), meaning_of_config(config), source)
     if folder := folder_of(source):
-        return _weights_in(folder)
+        return _weights_in(folder, source)
     path = Path(source).expanduser()
     if path.is_file():
-        return WeightFile(path)
+        beside_it = path.with_name(CONFIG_FILE)
+        is_export = path.name in WEIGHT_FILES and beside_it.is_file()
+        meaning = meaning_of_config(_read_json(beside_it)) if is_export else meaning_of_file(path, beside)
+        return WeightFile(path, meaning, source)
     name, colon, tag = source.partition(":")
     if colon and name in open_clip.list_models():
         return _pretrained(name, tag)
     raise RecipeError(
-        f"no weights at '{source}': give a file, a folder, '{HUB}ORG/NAME' or 'NAME:TAG' with an open_clip model "
-        f"name{nearest(name, open_clip.list_models())}"
+        f"no weights at '{source}': give a file, a folder, a run, '{HUB}ORG/NAME' or 'NAME:TAG' with an open_clip "
+        f"model name{nearest(name, open_clip.list_models())}"
     )
+
+
+def find_sources(image: Fragment, text: Fragment, weights: str | None) -> dict[str, WeightFile]:
+    """Return the weights of the whole model and of single towers, by prefix and in the order of reading.
+
+    Raises:
+        RecipeError: Some are not there.
+    """
+    found = {}
+    for part, source, name in (
+        ("", weights, image.model_name),
+        ("visual.", image.weights, image.model_name),
+        ("text.", text.weights, text.model_name),
+    ):
+        if source is not None:
+            found[part] = find_weights(source, name)
+    return found
+
+
+def trained_with(sources: Mapping[str, WeightFile]) -> dict[str, bool | None]:
+    """Return whether each tower's weights were trained with QuickGELU: those of its own, or those of the whole."""
+    found = {}
+    for side, part in (("image", "visual."), ("text", "text.")):
+        file = sources.get(part) or sources.get("")
+        found[side] = file.meaning.quick_gelu if file else None
+    return found
+
+
+def holds_weights(name: str) -> bool:
+    """Whether the folder or hub page that an architecture is named by has weights too."""
+    folder = folder_of(name)
+    if folder is None:
+        return name.startswith(HUB)
+    return any((folder / file).is_file() for file in (*WEIGHT_FILES, *transformers_folders.WEIGHTS))
 
 
 def _pretrained(name: str, tag: str) -> WeightFile:
@@ -91,21 +147,31 @@ def _pretrained(name: str, tag: str) -> WeightFile:
         raise RecipeError(
             f"open_clip has no weights '{tag}' for '{name}'{nearest(tag, tags)} (known: {', '.join(tags)})"
         )
-    entry = get_pretrained_cfg(name, tag)
     try:
-        path = download_pretrained(entry)
+        path = download_pretrained(get_pretrained_cfg(name, tag))
     except Exception as error:  # the hub client raises its own, the network's and the disk's errors
         raise RecipeError(f"cannot fetch the weights '{name}:{tag}': {error}") from error
-    return WeightFile(Path(path), _preprocess(entry))
+    return WeightFile(Path(path), meaning_of_tag(name, tag), f"{name}:{tag}")
 
 
-def _weights_in(folder: Path) -> WeightFile:
-    for name in WEIGHT_FILES:
+def _weights_in(folder: Path, source: str) -> WeightFile:
+    is_theirs = transformers_folders.kind_of(folder) is not None
+    for name in (*WEIGHT_FILES, *(transformers_folders.WEIGHTS if is_theirs else ())):
         if (folder / name).is_file():
-            config = folder / CONFIG_FILE
-            preprocess = _read_json(config).get("preprocess_cfg", {}) if config.is_file() else {}
-            return WeightFile(folder / name, _preprocess(preprocess))
-    raise RecipeError(f"no weights in '{folder}': expected one of {', '.join(WEIGHT_FILES)}")
+            has_config = is_theirs or (folder / CONFIG_FILE).is_file()
+            return WeightFile(
+                folder / name, meaning_of_config(_read_folder(folder)) if has_config else Meaning(), source
+            )
+    raise RecipeError(
+        f"no weights in '{folder}': expected one of {', '.join(WEIGHT_FILES)}, a model of transformers (CLIP, SigLIP), "
+        "or a run; for another file name it whole"
+    )
+
+
+def _read_folder(folder: Path) -> dict[str, Any]:
+    if not (folder / CONFIG_FILE).is_file() and transformers_folders.kind_of(folder):
+        return transformers_folders.read_folder(folder)
+    return _read_json(folder / CONFIG_FILE)
 
 
 def _from_hub(name: str, file: str | None) -> Path:
@@ -119,13 +185,12 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise RecipeError(f"no open_clip configuration at '{path}'")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, RecursionError, ValueError) as error:
         raise RecipeError(f"'{path}' is not JSON: {error}") from error
-
-
-def _preprocess(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: config[key] for key in PREPROCESS_KEYS if config.get(key) is not None}
+    if not isinstance(found, dict):
+        raise RecipeError(f"'{path}' is no open_clip configuration: it holds no names and values")
+    return found
 
 
 def _check_dual_encoder(name: str, config: Mapping[str, Any]) -> None:

@@ -75,8 +75,9 @@ class TimmImage:
             preprocess = {"mean": tuple(self.cfg.mean), "std": tuple(self.cfg.std)}
             if self.cfg.interpolation in ("bicubic", "bilinear"):
                 preprocess["interpolation"] = self.cfg.interpolation
+        pretrained = f"timm's {self.source.removeprefix(LOCAL)}" if self.pretrained else None
         building = {"timm_model_name": self.source, "timm_model_pretrained": self.pretrained}
-        return Fragment(self.config, building, preprocess=preprocess, weights=self.weights)
+        return Fragment(self.config, building, preprocess=preprocess, weights=self.weights, pretrained=pretrained)
 
     def _size(self, wanted: int | tuple[int, int] | None) -> int | tuple[int, int]:
         height, width = self.cfg.input_size[1:]

@@ -57,9 +57,9 @@ class TransformersText:
     def fragment(self) -> Fragment:
         return Fragment(
             self.config,
-            building={"hf_model_pretrained": self.pretrained},
             embed_dim=None if self.has_projection else self.width,
             weights=self.weights,
+            pretrained=self.name if self.pretrained else None,
         )
 
 

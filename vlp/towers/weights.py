@@ -1,61 +1,224 @@
-"""Read weights into a model: all of it, or one tower."""
+"""Read weights into a model: all of it, or one tower, and count what was found."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from open_clip import CustomTextCLIP
 from open_clip.convert import convert_state_dict
-from open_clip.factory import load_state_dict
 from open_clip.model import convert_to_custom_text_state_dict, resize_pos_embed, resize_text_pos_embed
-from torch import Tensor
+from open_clip.timm_model import TimmModel
+from open_clip.transformer import TextTransformer
+from torch import Tensor, nn
 
+from vlp.towers.transformers_names import is_of_transformers, to_open_clip
+from vlp.towers.weight_files import read_tensors
 from vlp.types import RecipeError
 
+WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.", "_fsdp_wrapped_module.")  # of torch, anywhere in a name
+SIDES = {"visual.": "image tower", "text.": "text tower"}
 
-def load_weights(core: CustomTextCLIP, path: Path, *, part: str = "") -> None:
-    """Copy weights in any layout that open_clip reads; position embeddings are resized where the grid differs.
+
+@dataclass(frozen=True)
+class Loaded:
+    """How much of a tower came from a source of weights.
+
+    Args:
+        part: `visual.` or `text.`.
+        found: Tensors that the source had.
+        of: Tensors of the tower.
+        source: File, folder, tag, or name on the hub.
+        note: What was done to them.
+    """
+
+    part: str
+    found: int
+    of: int
+    source: str
+    note: str = ""
+
+    def __str__(self) -> str:
+        rest = "" if self.found == self.of else "; the others start at random"
+        note = f"; {self.note}" if self.note else ""
+        return f"{SIDES[self.part]}: {self.found} of {self.of} tensors from {self.source}{rest}{note}"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One way in which files name the tensors of a model.
+
+    Args:
+        names: What the file is looked through for.
+        translate: From these names to the model's.
+        scope: Prefix of what such a file holds; what else the part has stays as it is, and is trained from scratch.
+    """
+
+    names: Collection[str]
+    translate: Callable[[dict[str, Tensor]], dict[str, Tensor]]
+    scope: str
+
+
+def load_weights(core: CustomTextCLIP, path: Path, *, part: str = "", source: str = "") -> list[Loaded]:
+    """Copy weights in any layout of open_clip and transformers, or of a backbone alone, out of any container.
+
+    Position embeddings are resized where the grid differs; a causal text tower with a shorter context keeps the first.
 
     Args:
         part: Name prefix of what to copy, such as `visual.`; everything by default.
+        source: What to call the file; its path by default.
+
+    Returns:
+        What was found, tower by tower.
 
     Raises:
         RecipeError: The file lacks weights, has others, or of other shapes.
     """
-    try:
-        state = _fitted(core, load_state_dict(str(path)))
-    except AssertionError as error:  # open_clip's word for position embeddings of another width
-        raise RecipeError(f"the weights in '{path}' are not of this model: {error}") from error
     wanted = {name: value for name, value in core.state_dict().items() if name.startswith(part)}
+    tensors = {_unwrapped(name): value for name, value in read_tensors(path).items()}
+    layout, prefix = _recognise(core, part, tensors)
+    inside = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    try:
+        state = layout.translate(inside)
+        notes = _fit_positions(core, state)
+    except (AssertionError, KeyError, RuntimeError, ValueError) as error:  # such as positions of another width
+        raise RecipeError(f"the weights in '{path}' are not of this model: {error}") from error
     found = {name: value for name, value in state.items() if name.startswith(part)}
     # a model with a sigmoid bias may start from one without
     if "logit_bias" in wanted and "logit_bias" not in found:
         found["logit_bias"] = core.logit_bias.detach()
-    _check(path, wanted, found)
+    _check(path, {name: value for name, value in wanted.items() if name.startswith(layout.scope)}, found, tensors)
     core.load_state_dict(found, strict=False)
+    sides = [side for side in SIDES if side.startswith(part) or part.startswith(side)]
+    return [
+        Loaded(side, _count(found, side), _count(wanted, side), source or str(path), notes.get(side, ""))
+        for side in sides
+    ]
 
 
-def _fitted(core: CustomTextCLIP, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    state = {name.removeprefix("core."): value for name, value in state.items()}
-    state = convert_to_custom_text_state_dict(convert_state_dict(core, state))
+def _count(names: Iterable[str], prefix: str) -> int:
+    return sum(name.startswith(prefix) for name in names)
+
+
+def _unwrapped(name: str) -> str:
+    for wrapper in WRAPPERS:
+        name = name.replace(wrapper, "")
+    return name
+
+
+# ---------------------------------------- which layout, behind which prefix
+def _recognise(core: CustomTextCLIP, part: str, tensors: Mapping[str, Tensor]) -> tuple[Layout, str]:
+    """Return the layout, and the prefix in front of its names (`module.`, `model.`), that explain most of a file."""
+    best: tuple[int, Layout, str] | None = None
+    for layout in _layouts(core, part, tensors):
+        count, prefix = _best_prefix(tensors, layout.names)
+        if best is None or count > best[0]:
+            best = count, layout, prefix
+    assert best is not None
+    return best[1], best[2]
+
+
+def _layouts(core: CustomTextCLIP, part: str, tensors: Mapping[str, Tensor]) -> Iterable[Layout]:
+    names = set(core.state_dict())
+    yield Layout(names, lambda state: convert_state_dict(core, state), part)
+    plain = {name.removeprefix("text.") for name in names}
+    yield Layout(plain, lambda state: convert_to_custom_text_state_dict(convert_state_dict(core, state)), part)
+    theirs = {name[start:] for name in tensors for start in _places(name) if name[start:].startswith(_THEIR_TOWERS)}
+    if is_of_transformers(theirs):
+        yield Layout(theirs, to_open_clip, part)
+    if part:  # a tower alone, or its backbone alone
+        inner = [part, *(f"{part}{name}." for name in ("trunk", "transformer") if f"{part}{name}." in _groups(names))]
+        for scope in inner:
+            local = {name.removeprefix(scope) for name in names if name.startswith(scope)}
+            yield Layout(local, partial(_of_backbone, core, scope), scope)
+
+
+_THEIR_TOWERS = ("vision_model.", "text_model.", "visual_projection.", "text_projection.", "logit_")
+
+
+def _groups(names: Iterable[str]) -> set[str]:
+    return {name[:start] for name in names for start in _places(name)}
+
+
+def _places(name: str) -> list[int]:
+    """Return where the parts of a dotted name begin."""
+    return [0, *(place + 1 for place, letter in enumerate(name) if letter == ".")]
+
+
+def _best_prefix(names: Iterable[str], known: Collection[str]) -> tuple[int, str]:
+    """Return how many names are known behind one prefix, and the prefix; the shortest of several."""
+    counts = Counter(name[:start] for name in names for start in _places(name) if name[start:] in known)
+    if not counts:
+        return 0, ""
+    prefix = min(counts, key=lambda each: (-counts[each], len(each)))
+    return counts[prefix], prefix
+
+
+def _of_backbone(core: CustomTextCLIP, scope: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Name the tensors of a tower or backbone as the whole model does; timm's own filter and classifier apply."""
+    visual = core.visual
+    if scope == "visual.trunk." and isinstance(visual, TimmModel):
+        change = getattr(sys.modules[type(visual.trunk).__module__], "checkpoint_filter_fn", None)
+        state = dict(state if change is None else change(state, visual.trunk))
+        classifiers = getattr(visual.trunk, "pretrained_cfg", None) or {}
+        heads = classifiers.get("classifier") or ()
+        own = dict(visual.trunk.named_modules())
+        for head in (heads,) if isinstance(heads, str) else heads:
+            if not list(own.get(head, nn.Identity()).parameters()):
+                state = {name: value for name, value in state.items() if not name.startswith(f"{head}.")}
+    return {f"{scope}{name}": value for name, value in state.items()}
+
+
+# ---------------------------------------- shapes
+def _fit_positions(core: CustomTextCLIP, state: dict[str, Tensor]) -> dict[str, str]:
+    """Give both towers as many positions as they have; return what was done, tower by tower."""
     for name in ("logit_scale", "logit_bias"):
         if name in state:
             state[name] = state[name].reshape(1)
     state.pop("text.transformer.embeddings.position_ids", None)  # written by transformers before 4.31
-    resize_pos_embed(state, core)
-    if "text.positional_embedding" in state:
-        resize_text_pos_embed(state, core)
-    return state
+    notes = {}
+    for side, fit in (("visual.", resize_pos_embed), ("text.", _fit_text_positions)):
+        name = f"{side}positional_embedding"
+        if name not in state:
+            continue
+        state[name] = state[name].float()
+        before = len(state[name])
+        how = fit(state, core) or "interpolated"
+        if (after := len(state[name])) != before:
+            notes[side] = f"its {before} positions {how} to {after}"
+    return notes
 
 
-def _check(path: Path, wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+def _fit_text_positions(state: dict[str, Tensor], core: CustomTextCLIP) -> str | None:
+    name, text = "text.positional_embedding", core.text
+    is_causal = isinstance(text, TextTransformer) and text.attn_mask is not None
+    if is_causal and core.context_length < len(state[name]):
+        state[name] = state[name][: core.context_length].clone()  # a token never sees those behind it
+        return "cut"
+    resize_text_pos_embed(state, core)
+    return None
+
+
+def _check(
+    path: Path, wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
+) -> None:
     missing = sorted(set(wanted) - set(found))
     surplus = sorted(set(found) - set(wanted))
+    have = len(wanted) - len(missing)
+    if not have:
+        names = ", ".join(sorted(tensors)[:3])
+        raise RecipeError(
+            f"the weights in '{path}' are not of this model: 0 of its {len(wanted)} tensors are there (the file has "
+            f"{len(tensors)}, such as {names}; the model {', '.join(sorted(wanted)[:3])})"
+        )
     if missing or surplus:
         raise RecipeError(
-            f"the weights in '{path}' are not of this model: {len(missing)} missing {missing[:3]}, "
-            f"{len(surplus)} unknown {surplus[:3]}"
+            f"the weights in '{path}' are not of this model: {have} of {len(wanted)} tensors found, {len(missing)} "
+            f"missing {missing[:3]}, {len(surplus)} unknown {surplus[:3]}"
         )
     for name, value in wanted.items():
         if found[name].shape != value.shape:

@@ -89,9 +89,9 @@ class Cosine:
 @cache
 def _encoder(model: str) -> Any:
     # Imports every tower and recipe, which no other rule needs.
-    from vlp.checkpoint import is_run, load_model_of_run
     from vlp.towers.encoder import TowerEncoder
     from vlp.towers.load import load_model
+    from vlp.trained import is_run, load_model_of_run
 
     path, device = Path(model), PartialState().device
     loaded = load_model_of_run(path).model if is_run(path) else load_model(model)

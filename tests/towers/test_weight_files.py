@@ -1,0 +1,128 @@
+"""Tensors out of every container in which people find weights; code in a file never runs."""
+
+import argparse
+import json
+import os
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from vlp.towers.weight_files import read_tensors
+from vlp.types import RecipeError
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b = nn.Linear(3, 4), nn.BatchNorm1d(4)
+        self.inner = nn.Sequential(nn.Linear(4, 2).half())
+
+    def forward(self, x):
+        return self.b(self.a(x))
+
+
+class Evil:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+NET = Net()
+STATE = NET.state_dict()
+WRAPPED = {
+    "plain": lambda _: STATE,
+    "open_clip": lambda _: {"epoch": 3, "state_dict": STATE, "optimizer": {"state": {0: {"exp_avg": torch.ones(3)}}}},
+    "timm": lambda _: {"state_dict": STATE, "state_dict_ema": {"a.weight": torch.zeros(4, 3)}, "metric": 0.5},
+    "model": lambda _: {"model": STATE, "args": argparse.Namespace(lr=1e-3, betas=(0.9, 0.98))},
+    "deepspeed": lambda _: {"module": STATE, "ds_config": {"zero": 1}, "dp_world_size": 8},
+    "lightning": lambda _: {"state_dict": STATE, "hyper_parameters": {"net": Net}, "callbacks": {}, "epoch": 1},
+    "nested": lambda _: {"model": {"state_dict": STATE}},
+    "module": lambda _: NET,
+    "code": lambda path: {"state_dict": STATE, "x": Evil(path / "made")},
+}
+
+
+def check(path):
+    found = read_tensors(path)
+    assert found.keys() == STATE.keys()
+    for name, value in STATE.items():
+        assert found[name].dtype == value.dtype
+        assert torch.equal(found[name], value)
+
+
+@pytest.mark.parametrize("new", [True, False], ids=["archive", "before torch 1.6"])
+@pytest.mark.parametrize("how", WRAPPED)
+def test_every_wrapping_is_taken_off(tmp_path, how, new):
+    torch.save(WRAPPED[how](tmp_path), tmp_path / "file.pt", _use_new_zipfile_serialization=new)
+    check(tmp_path / "file.pt")
+    assert not (tmp_path / "made").exists()
+
+
+def test_torchscript_is_read_as_openais_archives_are(tmp_path):
+    net = Net().eval()
+    for name in ("input_resolution", "context_length", "vocab_size"):
+        net.register_buffer(name, torch.tensor(3))
+    torch.jit.trace(net, torch.ones(2, 3)).save(tmp_path / "net.pt")
+    check(tmp_path / "net.pt")
+
+
+def test_safetensors_are_known_by_their_content(tmp_path):
+    save_file(STATE, tmp_path / "weights.bin")
+    check(tmp_path / "weights.bin")
+
+
+def test_parts_of_transformers_are_put_together(tmp_path):
+    names = sorted(STATE)
+    for number, part in enumerate((names[:3], names[3:])):
+        save_file({name: STATE[name] for name in part}, tmp_path / f"model-{number}.safetensors")
+    places = {name: f"model-{int(name not in names[:3])}.safetensors" for name in names}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    check(tmp_path / "model.safetensors.index.json")
+
+
+def test_strides_sizes_and_young_formats(tmp_path):
+    values = {
+        "turned.x": torch.arange(12.0).view(3, 4).t(),
+        "part.x": torch.arange(10)[3:7],
+        "empty.x": torch.empty(0, 3),
+        "one.x": torch.tensor(2.5),
+        "small.x": torch.ones(3).to(torch.float8_e4m3fn),
+        "brain.x": nn.Parameter(torch.ones(3, dtype=torch.bfloat16)),
+    }
+    torch.save(values, tmp_path / "file.pt")
+    found = read_tensors(tmp_path / "file.pt")
+    assert found.keys() == values.keys()
+    for name, value in values.items():
+        assert torch.equal(found[name].float(), value.detach().float())
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"PK\x03\x04nothing", b"hello, these are no weights", b"\x80\x02}q\x00.", b"\x00" * 100]
+)
+def test_what_is_no_checkpoint_is_refused_in_one_line(tmp_path, content):
+    path = tmp_path / "file.pt"
+    path.write_bytes(content)
+    with pytest.raises(RecipeError, match=r"file\.pt") as found:
+        read_tensors(path)
+    assert "\n" not in str(found.value)
+
+
+def test_no_flipped_bit_gives_other_weights(tmp_path):
+    """An archive has checksums; what is read is what was written, or nothing."""
+    torch.save(STATE, tmp_path / "file.pt")
+    content = (tmp_path / "file.pt").read_bytes()
+    for bit in range(0, 8 * len(content), 97):
+        changed = bytearray(content)
+        changed[bit // 8] ^= 1 << bit % 8
+        (tmp_path / "changed.pt").write_bytes(changed)
+        try:
+            found = read_tensors(tmp_path / "changed.pt")
+        except RecipeError:
+            continue
+        assert found.keys() == STATE.keys()
+        assert all(torch.equal(found[name], value) for name, value in STATE.items())

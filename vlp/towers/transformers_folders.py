@@ -1,0 +1,159 @@
+"""Folders of transformers with CLIPModel or SiglipModel: architecture and preprocessing in open_clip's words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from PIL.Image import Resampling
+from transformers import CLIPConfig, SiglipConfig
+
+from vlp.types import RecipeError
+
+CONFIG = "config.json"
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+KINDS = ("clip", "siglip")
+ACTIVATIONS = {"quick_gelu": True, "gelu": False}
+CLIP_END = 49407
+INTERPOLATIONS = {int(Resampling.BICUBIC): "bicubic", int(Resampling.BILINEAR): "bilinear"}
+
+
+def kind_of(folder: Path) -> str | None:
+    """Return `clip` or `siglip` where a folder holds such a model, else None."""
+    try:
+        kind = json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("model_type")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return kind if kind in KINDS else None
+
+
+def read_folder(folder: Path) -> dict[str, Any]:
+    """Return {"model_cfg", "preprocess_cfg"} of a folder.
+
+    Raises:
+        RecipeError: The model has something that open_clip's towers cannot express.
+    """
+    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    describe = _clip if config["model_type"] == "clip" else _siglip
+    return {"model_cfg": describe(folder, config), "preprocess_cfg": _preprocessing(folder)}
+
+
+def _clip(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    settings: Any = CLIPConfig(**config)
+    vision, text = settings.vision_config, settings.text_config
+    pool = {"pool_type": "argmax"}
+    if text.eos_token_id not in (2, CLIP_END):  # with 2, transformers pools at the highest id, as open_clip does
+        pool = {"pool_type": "eos", "eos_id": text.eos_token_id}
+    return {
+        "embed_dim": settings.projection_dim,
+        "quick_gelu": _activation(folder, vision.hidden_act, text.hidden_act),
+        "vision_cfg": {
+            "image_size": vision.image_size,
+            "layers": vision.num_hidden_layers,
+            "width": vision.hidden_size,
+            "head_width": vision.hidden_size // vision.num_attention_heads,
+            "patch_size": vision.patch_size,
+            "mlp_ratio": vision.intermediate_size / vision.hidden_size,
+            "norm_kwargs": {"eps": vision.layer_norm_eps},
+        },
+        "text_cfg": {
+            "context_length": text.max_position_embeddings,
+            "vocab_size": text.vocab_size,
+            "width": text.hidden_size,
+            "heads": text.num_attention_heads,
+            "layers": text.num_hidden_layers,
+            "mlp_ratio": text.intermediate_size / text.hidden_size,
+            "norm_kwargs": {"eps": text.layer_norm_eps},
+            **pool,
+            **({} if text.vocab_size == CLIP_END + 1 else {"hf_tokenizer_name": str(folder)}),
+        },
+    }
+
+
+def _siglip(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    settings: Any = SiglipConfig(**config)
+    vision, text = settings.vision_config, settings.text_config
+    act = {"gelu_pytorch_tanh": {"act_kwargs": {"approximate": "tanh"}}, "gelu": {}, "quick_gelu": {}}
+    if text.hidden_act not in act:
+        raise RecipeError(f"'{folder}': open_clip's text tower has no activation '{text.hidden_act}'")
+    return {
+        "embed_dim": vision.hidden_size,
+        "quick_gelu": text.hidden_act == "quick_gelu",
+        "init_logit_bias": -10,
+        "vision_cfg": {
+            "image_size": vision.image_size,
+            "timm_model_name": _timm_name(folder, vision),
+            "timm_model_pretrained": False,
+            "timm_pool": "map",
+            "timm_proj": "none",
+        },
+        "text_cfg": {
+            "context_length": text.max_position_embeddings,
+            "vocab_size": text.vocab_size,
+            "hf_tokenizer_name": str(folder),
+            "tokenizer_kwargs": {"clean": "canonicalize"},
+            "width": text.hidden_size,
+            "heads": text.num_attention_heads,
+            "layers": text.num_hidden_layers,
+            "mlp_ratio": text.intermediate_size / text.hidden_size,
+            "no_causal_mask": True,
+            "proj_bias": True,
+            "pool_type": "last",
+            "norm_kwargs": {"eps": text.layer_norm_eps},
+            **act[text.hidden_act],
+        },
+    }
+
+
+def _activation(folder: Path, *names: str) -> bool:
+    if len(set(names)) > 1 or names[0] not in ACTIVATIONS:
+        raise RecipeError(f"'{folder}': open_clip has one activation for both towers, GELU or QuickGELU, not {names}")
+    return ACTIVATIONS[names[0]]
+
+
+def _timm_name(folder: Path, vision: Any) -> str:
+    """Return the SigLIP tower of timm that has these sizes."""
+    wanted = (vision.hidden_size, vision.num_hidden_layers, vision.patch_size, vision.image_size)
+    for name, sizes in _siglip_towers().items():
+        if sizes == wanted:
+            return name
+    raise RecipeError(
+        f"'{folder}': no image tower of timm has the sizes of this SigLIP model (width, layers, patch, image: {wanted})"
+    )
+
+
+@cache
+def _siglip_towers() -> dict[str, tuple[int, int, int, int]]:
+    found = {}
+    for name in timm.list_models("*siglip*"):
+        if "_gap_" in name:  # without the pooling by attention
+            continue
+        with torch.device("meta"):
+            trunk: Any = timm.create_model(name, pretrained=False)
+        sizes = (trunk.embed_dim, len(trunk.blocks), trunk.patch_embed.patch_size[0], trunk.patch_embed.img_size[0])
+        found[name] = sizes
+    return found
+
+
+def _preprocessing(folder: Path) -> dict[str, Any]:
+    """Return open_clip's `preprocess_cfg`, as far as a folder says how its images are prepared."""
+    try:
+        told = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    found: dict[str, Any] = {
+        "mean": told.get("image_mean"),
+        "std": told.get("image_std"),
+        "interpolation": INTERPOLATIONS.get(told.get("resample", -1)),
+    }
+    size = told.get("size")
+    if isinstance(size, dict):
+        found["resize_mode"] = "shortest" if "shortest_edge" in size else "squash"
+    elif size is not None:
+        found["resize_mode"] = "shortest" if told.get("do_center_crop", True) else "squash"
+    return {key: value for key, value in found.items() if value is not None}

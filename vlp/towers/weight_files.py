@@ -1,0 +1,260 @@
+"""Read the tensors of any file: safetensors, torch's archives old and new, TorchScript; no code in it runs."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import pickle
+import sys
+import warnings
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from vlp.types import RecipeError
+
+# Where the weights lie in what trainers save: open_clip, Lightning and timm; fairseq and others; DeepSpeed.
+CONTAINERS = ("state_dict", "model_state_dict", "model", "module", "net", "weights")
+INDEX = ".index.json"  # of weights that transformers spreads over several files
+DEPTH = 100  # of modules in modules
+STORAGES = {
+    "FloatStorage": torch.float32, "HalfStorage": torch.float16, "BFloat16Storage": torch.bfloat16,
+    "DoubleStorage": torch.float64, "LongStorage": torch.int64, "IntStorage": torch.int32, "ShortStorage": torch.int16,
+    "CharStorage": torch.int8, "ByteStorage": torch.uint8, "BoolStorage": torch.bool, "UntypedStorage": torch.uint8,
+    "ComplexFloatStorage": torch.complex64, "ComplexDoubleStorage": torch.complex128,
+}  # fmt: skip
+PLAIN = {("collections", "OrderedDict"): OrderedDict, ("builtins", "set"): set, ("builtins", "frozenset"): frozenset}
+OF_TORCHSCRIPT = ("input_resolution", "context_length", "vocab_size")  # numbers among the tensors of OpenAI's archives
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a file by name, on the CPU, out of whatever they are wrapped in.
+
+    Objects of unknown classes become empty shells, so that a checkpoint with settings or a whole module in it can be
+    read, and no code of the file is ever called.
+
+    Raises:
+        RecipeError: The file cannot be read, or holds no tensors.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(16)
+        found = _read(path, head)
+    except RecipeError:
+        raise
+    except Exception as error:  # of bytes that anybody may have written
+        said = (str(error).splitlines() or [""])[0]
+        raise RecipeError(f"'{path}' cannot be read as weights: {type(error).__name__}: {said}"[:400]) from error
+    if not found:
+        raise RecipeError(f"'{path}' holds no tensors with names")
+    return found
+
+
+def _read(path: Path, head: bytes) -> dict[str, Tensor]:
+    if path.name.endswith(INDEX):
+        return _read_parts(path)
+    if head[8:9] == b"{":
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            return {name: value.tensor(archive) for name, value in _named(_unpickle_archive(archive))}
+    return dict(_named(_load_old(path)))
+
+
+def _read_parts(path: Path) -> dict[str, Tensor]:
+    """Read the files that an index of transformers names."""
+    names = sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))
+    found: dict[str, Tensor] = {}
+    for name in names:
+        found |= read_tensors(path.parent / Path(name).name)
+    return found
+
+
+# ---------------------------------------- shells for what is not known
+class Shell:
+    """An object of a class that is not ours to make: it takes whatever is stored in it, and does nothing."""
+
+    dump_patches = False  # old files keep the source of modules, which torch would like to compare
+
+    def __new__(cls, *_: Any, **__: Any) -> Shell:
+        return super().__new__(cls)
+
+    def __init__(self, *_: Any, **__: Any):
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        if isinstance(state, dict):
+            self.__dict__.update({str(key): value for key, value in state.items()})
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.__dict__[str(key)] = value
+
+    def append(self, _: Any) -> None:
+        """Take an element of a list."""
+
+    def extend(self, _: Any) -> None:
+        """Take elements of a list."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor in an archive, not read yet: optimizers' states are larger than the weights."""
+
+    record: str
+    dtype: torch.dtype
+    count: int
+    offset: int
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+
+    def tensor(self, archive: zipfile.ZipFile) -> Tensor:
+        """Read it; the archive's checksum is verified on the way.
+
+        Raises:
+            ValueError: It reaches beyond what is stored.
+        """
+        last = self.offset + sum((n - 1) * step for n, step in zip(self.size, self.stride, strict=True))
+        width = self.dtype.itemsize
+        if not math.prod(self.size):
+            return torch.empty(self.size, dtype=self.dtype)
+        if min(self.offset, *self.stride, 0) < 0 or last >= self.count:
+            raise ValueError(f"{self.record}: a tensor reaches beyond its numbers")
+        raw = bytearray(archive.read(self.record))
+        if len(raw) < self.count * width:
+            raise ValueError(f"{self.record}: {len(raw)} bytes for {self.count} numbers of {width}")
+        flat = torch.frombuffer(raw, dtype=self.dtype, count=self.count)
+        return flat.as_strided(self.size, self.stride, self.offset).contiguous()
+
+
+# ---------------------------------------- archives: since torch 1.6, and TorchScript
+def _unpickle_archive(archive: zipfile.ZipFile) -> Any:
+    pickles = [name for name in archive.namelist() if name == "data.pkl" or name.endswith("/data.pkl")]
+    if not pickles:
+        raise RecipeError(f"'{archive.filename}' is a zip archive, but none of torch")
+    folder = pickles[0].removesuffix("data.pkl")
+    order = f"{folder}byteorder"
+    if order in archive.namelist() and archive.read(order).decode() != sys.byteorder:
+        raise RecipeError(f"'{archive.filename}' was written on a machine of another byte order")
+    return _ArchiveUnpickler(folder, io.BytesIO(archive.read(pickles[0]))).load()
+
+
+class _ArchiveUnpickler(pickle.Unpickler):
+    def __init__(self, folder: str, file: io.BytesIO):
+        super().__init__(file, encoding="utf-8", errors="replace")
+        self.folder = folder
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module in ("torch", "torch.storage") and name in STORAGES:
+            return STORAGES[name]
+        return _common_class(module, name, _ARCHIVE_BUILDERS)
+
+    def persistent_load(self, pid: Any) -> Any:
+        _, dtype, key, _, count = pid
+        if not isinstance(dtype, torch.dtype):
+            raise pickle.UnpicklingError(f"numbers of an unknown kind: {dtype}")
+        return f"{self.folder}data/{key}", dtype, int(count)
+
+
+def _rebuild(storage: Any, offset: int, size: Any, stride: Any, *_: Any) -> Stored:
+    record, dtype, count = storage
+    return Stored(record, dtype, count, int(offset), tuple(map(int, size)), tuple(map(int, stride)))
+
+
+def _rebuild_untyped(
+    storage: Any, offset: int, size: Any, stride: Any, _: Any, __: Any, dtype: Any, *___: Any
+) -> Stored:
+    record, _, count = storage
+    return _rebuild((record, dtype, count // dtype.itemsize), offset, size, stride)
+
+
+def _first(value: Any, *_: Any) -> Any:
+    return value
+
+
+def _rebuild_as(function: Any, _: Any, arguments: Any, *__: Any) -> Any:
+    return function(*arguments) if function in _ARCHIVE_BUILDERS.values() else Shell()
+
+
+_ARCHIVE_BUILDERS: dict[str, Callable[..., Any]] = {
+    "_rebuild_tensor": _rebuild,
+    "_rebuild_tensor_v2": _rebuild,
+    "_rebuild_tensor_v3": _rebuild_untyped,
+    "_rebuild_parameter": _first,
+    "_rebuild_parameter_with_state": _first,
+    "_rebuild_from_type_v2": _rebuild_as,
+}
+
+
+def _common_class(module: str, name: str, builders: Mapping[str, Any]) -> Any:
+    if module == "torch._utils" and name in builders:
+        return builders[name]
+    if module == "torch._tensor" and name in builders:
+        return builders[name]
+    if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
+        return getattr(torch, name)
+    if (module, name) == ("torch", "Size"):
+        return tuple
+    return PLAIN.get((module, name)) or type("Shell", (Shell,), {})
+
+
+# ---------------------------------------- files of torch before 1.6
+def _load_old(path: Path) -> Any:
+    module = SimpleNamespace(
+        Unpickler=_OldUnpickler,
+        load=lambda file, **settings: _OldUnpickler(file, **settings).load(),
+        UnpicklingError=pickle.UnpicklingError,
+        __name__="pickle",
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about the source of modules
+        return torch.load(path, map_location="cpu", pickle_module=module, weights_only=False)
+
+
+class _OldUnpickler(pickle.Unpickler):
+    """Makes tensors as torch does, and shells of everything else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module in ("torch", "torch.storage") and name in STORAGES:
+            return getattr(torch, name)
+        builders = {key: getattr(torch._utils, key) for key in ("_rebuild_tensor", "_rebuild_tensor_v2")}
+        return _common_class(module, name, builders | {"_rebuild_parameter": _first})
+
+
+# ---------------------------------------- tensors by name
+def _named(content: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the weights of what was stored: a mapping, one inside another, or a whole module."""
+    if isinstance(content, Shell):
+        yield from ((name, value) for name, value in _walk(content, "", DEPTH) if name not in OF_TORCHSCRIPT)
+        return
+    if not isinstance(content, Mapping):
+        return
+    tensors = [(str(name), value) for name, value in content.items() if isinstance(value, Stored | Tensor)]
+    inner = next((content[name] for name in CONTAINERS if isinstance(content.get(name), Mapping | Shell)), None)
+    if inner is not None and not any("." in name for name, _ in tensors):
+        yield from _named(inner)
+    else:
+        yield from tensors
+
+
+def _walk(thing: Any, prefix: str, depth: int) -> Iterator[tuple[str, Any]]:
+    """Yield the tensors of a module: attributes in TorchScript, three mappings in Python."""
+    if depth == 0:
+        return
+    values = vars(thing) if isinstance(thing, Shell) else thing
+    for name, value in values.items():
+        if isinstance(value, Stored | Tensor):
+            yield f"{prefix}{name}", value
+        elif name in ("_parameters", "_buffers", "_modules") and isinstance(value, Mapping):
+            yield from _walk(value, prefix, depth - 1)
+        elif isinstance(value, Shell):
+            yield from _walk(value, f"{prefix}{name}.", depth - 1)

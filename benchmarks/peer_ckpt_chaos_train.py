@@ -23,10 +23,17 @@ def main(recipe: str, folder: str) -> None:
         start(log, path, **words)
 
     Log.__init__ = begin  # type: ignore[method-assign]
-    run = train(load_recipe(recipe, [f"runs={folder}"]), resume=True)
+    settings = load_recipe(recipe, [f"runs={folder}"])
+    run = train(settings, resume=True)
     if dist.is_main():
         lines, _ = read_lines(run)
-        found = {"states": read_states(run), "lines": [computed(line) for line in lines]}
+        # not those that a signal asked for, which an undisturbed training does not have
+        states = {
+            step: state
+            for step, state in read_states(run).items()
+            if step % settings.checkpoint.every == 0 or step == settings.train.steps
+        }
+        found = {"states": states, "lines": [computed(line) for line in lines]}
         (Path(folder) / "result.json").write_text(json.dumps(found), encoding="utf-8")
 
 

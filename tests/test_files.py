@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from vlp import files
-from vlp.files import Records, read_records, remove_leftovers, write_text, write_whole
+from vlp.files import Records, read_records, remove_leftovers, seal, write_text, write_whole
 
 
 def test_a_file_is_replaced_whole_and_readable_by_others(tmp_path):
@@ -79,6 +79,28 @@ def test_torn_and_foreign_lines_are_counted_and_left_out(tmp_path, line, end):
     assert ([record["step"] for record in records.values()], others) == ([1, 2], 2)
 
 
+def test_every_flipped_bit_of_a_line_is_noticed(tmp_path):
+    path = tmp_path / "lines.jsonl"
+    for count in (1, 3):
+        content = b"".join(seal({"step": step, "loss": 0.25 * step}) + b"\n" for step in range(count))
+        for bit in range(8 * len(content)):
+            changed = bytearray(content)
+            changed[bit // 8] ^= 1 << bit % 8
+            path.write_bytes(changed)
+            records, others = read_records(path, lambda _: True)
+            at_the_end = bit // 8 == len(content) - 1  # the last end of a line may be missing
+            assert others or at_the_end, (bit, bytes(changed))
+            assert all(record == {"step": record["step"], "loss": 0.25 * record["step"]} for record in records.values())
+            assert len(records) >= count - 2
+
+
+def test_lines_of_older_versions_get_checksums(tmp_path):
+    path = tmp_path / "lines.jsonl"
+    path.write_bytes(b'{"step": 1}\n{"step": 2}\n')
+    records, others = read_records(path, lambda _: True)
+    assert (list(records), others) == ([seal({"step": 1}), seal({"step": 2})], 0)
+
+
 def test_a_last_line_without_an_end_is_a_line(tmp_path):
     (tmp_path / "lines.jsonl").write_bytes(b'{"step": 1}\n\n{"step": 2}')
     records, others = read_records(tmp_path / "lines.jsonl", lambda _: True)
@@ -121,9 +143,9 @@ def test_half_a_line_is_taken_back(tmp_path, monkeypatch):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
     assert records.num_waiting == 1
-    assert path.read_bytes() == b'{"step": 1}\n'
+    assert path.read_bytes() == seal({"step": 1}) + b"\n"
     records.add([])
-    assert path.read_bytes() == b'{"step": 1}\n{"step": 2}\n'
+    assert path.read_bytes() == seal({"step": 1}) + b"\n" + seal({"step": 2}) + b"\n"
 
 
 def test_every_temporary_name_is_one_that_is_cleaned_up(tmp_path):

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from vlp.files import seal
 from vlp.log import Log
 from vlp.types import RecipeError, VlpWarning
 
@@ -55,7 +56,7 @@ FOREIGN = [
 @pytest.mark.parametrize("line", FOREIGN)
 def test_a_foreign_line_is_dropped_with_a_warning(tmp_path, line):
     path = tmp_path / "metrics.jsonl"
-    good = b'{"step": 1, "seconds": 2.5, "loss": null}\n'
+    good = seal({"step": 1, "seconds": 2.5, "loss": None}) + b"\n"
     path.write_bytes(line + b"\n" + good + line + b"\n")
     with pytest.warns(VlpWarning, match="dropped 2 torn or foreign lines"):
         log = open_log(path, first_step=3)
@@ -66,7 +67,7 @@ def test_a_foreign_line_is_dropped_with_a_warning(tmp_path, line):
 
 def test_a_file_that_needs_no_cut_is_not_touched(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    path.write_bytes(b'{"seconds": 1, "step": 1}\n')
+    path.write_bytes(seal({"seconds": 1, "step": 1}) + b"\n")
     before = path.stat()
     open_log(path, first_step=1).close()
     assert path.stat() == before

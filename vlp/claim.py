@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import warnings
@@ -13,6 +14,7 @@ from typing import Any
 from vlp import checkpoint, dist, files
 from vlp.config import differences, lock_text
 from vlp.data import SampleSet
+from vlp.data.faults import tidy
 from vlp.data.fingerprint import Fingerprint, fingerprints
 from vlp.data.texts import word_lists
 from vlp.paths import find_file
@@ -78,6 +80,9 @@ class Claim:
                 raise RecipeError(
                     f"{self.folder}: cannot be written ({error}); make room, or set runs=FOLDER"
                 ) from error
+        for listed in self.folder.glob("quarantine*.jsonl"):
+            with contextlib.suppress(OSError):  # then nothing can be added to it either, which is said there
+                tidy(listed)
         for folder in (self.folder, self.folder / "checkpoints", *self.folder.glob("evaluations/*/")):
             files.remove_leftovers(folder)
 

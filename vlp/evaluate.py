@@ -60,6 +60,7 @@ def evaluate_model(name: str, task_names: Sequence[str] | None = None, folder: P
     device = join_evaluation()
     with dist.together():
         subject = find_subject(name)
+        _ = subject.model.tokenizer  # refused here, once, where it does not fit the tower
         tasks = [load_task(task) for task in dict.fromkeys(task_names or subject.tasks)]
     check_same("the model", f"{float(checksum(subject.model.state_dict().values()))} of {subject.name}")
     target = folder or subject.folder

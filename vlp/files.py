@@ -11,12 +11,15 @@ import re
 import secrets
 import shutil
 import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 PARTIAL = ".partial"
 LEFTOVER = re.compile(r"\..+\.partial")
+SEAL = re.compile(rb'(\{.+), "crc32": "([0-9a-f]{8})"\}')
+SEAL_NAME, SEAL_END = b'"crc32": "', re.compile(rb'"[0-9a-f]{8}"\}$')  # one flipped bit breaks one of them
 # What file systems answer that cannot sync folders.
 CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
 # What another process holds, in the words of different file systems.
@@ -128,7 +131,8 @@ def read_records(path: Path, fits: Callable[[Mapping[str, Any]], bool]) -> tuple
         fits: Whether a mapping is a record of this file.
 
     Returns:
-        The records by their line, and how many other lines there are; nothing of a file that is not there.
+        The records by their line, and how many other lines there are, those whose checksum is wrong among them;
+        nothing of a file that is not there.
     """
     return parse_records(path.read_bytes() if path.is_file() else b"", fits)
 
@@ -136,13 +140,31 @@ def read_records(path: Path, fits: Callable[[Mapping[str, Any]], bool]) -> tuple
 def parse_records(content: bytes, fits: Callable[[Mapping[str, Any]], bool]) -> tuple[dict[bytes, dict[str, Any]], int]:
     """As `read_records`, of lines that were read already."""
     lines = [line for line in content.split(b"\n") if line.strip()]
-    parsed = ((line, _record(line)) for line in lines)
-    records = {line: record for line, record in parsed if record is not None and fits(record)}
-    return records, sum(line not in records for line in lines)
+    is_old = not any(SEAL_NAME in line or SEAL_END.search(line) for line in lines)  # written before lines had checksums
+    records, others = {}, 0
+    for line in lines:
+        record = _record(line if is_old else _unsealed(line))
+        if record is not None and fits(record):
+            records[seal(record) if is_old else line] = record
+        else:
+            others += 1
+    return records, others
+
+
+def seal(record: Mapping[str, Any]) -> bytes:
+    """Return a record as a line of JSON that ends with its checksum, `"crc32"`, by which a flipped bit is noticed."""
+    line = json.dumps(record).encode()
+    return line[:-1] + b', "crc32": "%08x"}' % zlib.crc32(line)
+
+
+def _unsealed(line: bytes) -> bytes:
+    """Return a line without its checksum; nothing where that is not right."""
+    found = SEAL.fullmatch(line)
+    return b"" if found is None or int(found[2], 16) != zlib.crc32(found[1] + b"}") else found[1] + b"}"
 
 
 class Records:
-    """A file of JSON lines that goes on growing; where it cannot be written, lines wait until it can.
+    """A file of JSON lines with checksums that goes on growing; where it cannot be written, lines wait until it can.
 
     Args:
         path: The file; missing folders are not made.
@@ -162,7 +184,7 @@ class Records:
     def add(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Append records, and those that wait."""
         was_waiting = bool(self._waiting)
-        self._waiting += [json.dumps(record).encode() + b"\n" for record in records]
+        self._waiting += [seal(record) + b"\n" for record in records]
         if not self._waiting:
             return
         try:

@@ -180,13 +180,7 @@ class Quarantine:
     def _open(self, path: Path) -> Records:
         """Take torn and foreign lines out of this process's file, so that no line is written behind half of one."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        lines, others = read_records(path, _is_fault)
-        content = b"".join(line + b"\n" for line in lines)
-        if others:
-            _warn(f"{path}: dropped {others} torn or foreign lines")
-        if path.is_file() and path.read_bytes() != content:
-            with write_whole(path) as file:
-                file.write(content)
+        tidy(path)
         return Records(path, _warn)
 
     def _learn(self, path: Path) -> None:
@@ -198,6 +192,21 @@ class Quarantine:
         self._bytes_read[path] += len(whole)
         records, _ = parse_records(whole, _is_fault)
         self._listed.update((record["source"], record["shard"], record["id"]) for record in records.values())
+
+
+def tidy(path: Path) -> None:
+    """Take torn, foreign and damaged lines out of a list of faults, and say so.
+
+    Raises:
+        OSError: It cannot be read or written; it is as it was.
+    """
+    lines, others = read_records(path, _is_fault)
+    content = b"".join(line + b"\n" for line in lines)
+    if others:
+        _warn(f"{path}: dropped {others} torn or foreign lines")
+    if path.is_file() and path.read_bytes() != content:
+        with write_whole(path) as file:
+            file.write(content)
 
 
 def _is_fault(record: Mapping[str, Any]) -> bool:

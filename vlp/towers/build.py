@@ -167,8 +167,12 @@ def _reason(error: Exception) -> str:
     for argument, key in (("patch_drop_rate", "patch_drop"), ("drop_path_rate", "drop_path")):
         if isinstance(error, TypeError) and argument in str(error):
             return f"image.{key} has no effect on this backbone, which does not know it: remove it ({error})"
+    return f"the towers cannot be built as set: {type(error).__name__}: {_one_line(error)}"
+
+
+def _one_line(error: Exception) -> str:
     said = " ".join(str(error).split())
-    return f"the towers cannot be built as set: {type(error).__name__}: {said[:LONGEST]}{'...' * (len(said) > LONGEST)}"
+    return said if len(said) <= LONGEST else f"{said[:LONGEST]}..."
 
 
 def _check_image(visual: nn.Module, model_cfg: dict[str, Any]) -> None:
@@ -202,6 +206,23 @@ def _check_text(text: nn.Module, model_cfg: dict[str, Any]) -> None:
         raise RecipeError(
             f"text.proj 'none' needs an encoder as wide as model.embed_dim {model_cfg['embed_dim']}: use 'linear'"
         )
+    if isinstance(text, HFTextEncoder):
+        _try_one_text(text, model_cfg["text_cfg"])
+
+
+def _try_one_text(text: HFTextEncoder, config: dict[str, Any]) -> None:
+    # RoBERTa and its like count positions from behind the padding's id, and have fewer than they say
+    length, pad = config.get("context_length", 77), text.config.pad_token_id or 0
+    try:
+        with torch.inference_mode():
+            text.eval()(torch.full((1, length), (pad + 1) % text.config.vocab_size))
+    except (AssertionError, IndexError, RuntimeError, ValueError) as error:
+        most = getattr(text.config, "max_position_embeddings", None)
+        raise RecipeError(
+            f"text.context_length: '{config['hf_model_name']}' cannot read {length} tokens"
+            + (f" (it has {most} positions, of which its first {pad + 1} may be kept for padding)" if most else "")
+            + f": take fewer, such as text.context_length={(most or length) - pad - 1} ({_one_line(error)})"
+        ) from error
 
 
 def _drop_patches_on_device(visual: nn.Module, share: float) -> None:

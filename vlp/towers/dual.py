@@ -23,6 +23,7 @@ from vlp.towers.freeze import is_locked, rest_frozen_parts
 from vlp.towers.meaning import PREPROCESS_KEYS
 from vlp.towers.sources import find_sources, trained_with
 from vlp.towers.text import can_cut, embed_full, embed_in_buckets
+from vlp.towers.tokenizer_fit import check_tokenizer
 from vlp.towers.tokenizers import PaddingTokenizer, tokenizer_for
 from vlp.towers.weights import load_weights
 from vlp.types import Embeddings
@@ -185,9 +186,11 @@ class DualEncoder(nn.Module):
         """The tokenizer of the text tower, loaded when first asked for.
 
         Raises:
-            RecipeError: It cannot be loaded.
+            RecipeError: It cannot be loaded, or does not fit the tower.
         """
-        return tokenizer_for(self.model_cfg["text_cfg"])
+        tokenizer = tokenizer_for(self.model_cfg["text_cfg"])
+        check_tokenizer(self.core.text, self.model_cfg["text_cfg"], tokenizer)
+        return tokenizer
 
     def train(self, mode: bool = True) -> DualEncoder:
         """Switch the mode; what is locked stays in evaluation mode."""

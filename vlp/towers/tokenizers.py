@@ -29,9 +29,10 @@ LONGEST_KNOWN = 40
 
 
 class PaddingTokenizer(Tokenizer, Protocol):
-    """A tokenizer that says which id fills short texts."""
+    """A tokenizer that says which id fills short texts, and which is its highest."""
 
     pad_id: int
+    highest_id: int
 
     def clean(self, text: str) -> str: ...
 
@@ -53,6 +54,7 @@ class ClipTokenizer:
         self.context_length = context_length
         self.cleaning = clean
         self.words = _byte_pairs(clean)
+        self.highest_id = max(self.words.encoder.values())
         self._known: dict[str, tuple[int, ...]] = {}
 
     def __reduce__(self) -> tuple[Callable[[], ClipTokenizer], tuple[()]]:
@@ -131,6 +133,7 @@ class TransformersTokenizer:
                 f"the tokenizer '{name}' does not pad on the right: the towers read captions from the left"
             )
         self.pad_id = self.words.pad_token_id
+        self.highest_id = max(self.words.get_vocab().values())
 
     def clean(self, text: str) -> str:
         """Return what is left of a text before it is split into tokens."""

@@ -75,11 +75,16 @@ def _eval(parser: argparse.ArgumentParser) -> None:
         "--tasks", nargs="+", help="names under eval/ or YAML files; default: those of the run's recipe"
     )
     parser.add_argument("--to", type=Path, help="folder for the results (JSON); default: the run folder's evaluations")
+    parser.add_argument(
+        "--pixels",
+        choices=("training", "referee"),
+        help="decode images as in training, or as CLIP_benchmark does; default: as each task says (training)",
+    )
 
     def command(parsed: argparse.Namespace) -> None:
         from vlp.evaluate import evaluate_model
 
-        sys.exit(evaluate_model(parsed.model, parsed.tasks, parsed.to))
+        sys.exit(evaluate_model(parsed.model, parsed.tasks, parsed.to, pixels=parsed.pixels))
 
     parser.set_defaults(command=command)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from vlp import dist
 from vlp.config import load_task
+from vlp.evaluators.dataset import Pixels
 from vlp.evaluators.record import table
 from vlp.evaluators.tasks import run_tasks
 from vlp.launch import check_same, checksum, join_evaluation
@@ -40,7 +41,9 @@ class Subject:
     number_format: torch.dtype | None = None
 
 
-def evaluate_model(name: str, task_names: Sequence[str] | None = None, folder: Path | None = None) -> int:
+def evaluate_model(
+    name: str, task_names: Sequence[str] | None = None, folder: Path | None = None, *, pixels: Pixels | None = None
+) -> int:
     """Evaluate a model, print a table, write one JSON file per task.
 
     Started by torchrun or `accelerate launch`, the processes share the work.
@@ -49,6 +52,7 @@ def evaluate_model(name: str, task_names: Sequence[str] | None = None, folder: P
         name: Run or checkpoint folder (`RUN:LABEL` for other weights of it), exported folder, `hf-hub:ORG/NAME`, or
             `NAME:TAG` of open_clip.
         task_names: Names under `eval/` or YAML files; those of the run's recipe, or the shipped ones, when absent.
+        pixels: How images become RGB, for all tasks: as in training or as with referees; by default as each task says.
         folder: Where the files go; a run keeps its own by default, other models none.
 
     Returns:
@@ -62,6 +66,8 @@ def evaluate_model(name: str, task_names: Sequence[str] | None = None, folder: P
         subject = find_subject(name)
         _ = subject.model.tokenizer  # refused here, once, where it does not fit the tower
         tasks = [load_task(task) for task in dict.fromkeys(task_names or subject.tasks)]
+        if pixels is not None:
+            tasks = [replace(task, data=task.data.model_copy(update={"pixels": pixels})) for task in tasks]
     check_same("the model", f"{float(checksum(subject.model.state_dict().values()))} of {subject.name}")
     target = folder or subject.folder
     records = run_tasks(

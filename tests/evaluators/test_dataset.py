@@ -9,8 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.evaluators.sets import draw_image, opened, write_captions, write_classes, write_tar
+from tests.evaluators.sets import HashEncoder, draw_image, opened, write_captions, write_classes, write_tar
+from vlp.data.pixels.decode import decode_image
+from vlp.evaluators.base import Task
 from vlp.evaluators.dataset import DataSource, open_set
+from vlp.evaluators.record import table
+from vlp.evaluators.tasks import run_tasks
 from vlp.types import RecipeError
 
 SECOND = "test/1.tar"
@@ -185,12 +189,51 @@ def test_an_image_of_too_many_pixels_is_refused(tmp_path, monkeypatch):
         data.image(0)
 
 
-def test_transparent_images_become_rgb_before_anything_else(tmp_path):
+def odd_images():
+    """Images that training and Pillow make different pixels of, by name; one of each is the same."""
+    ramp = np.linspace(0, 65535, 16).astype(np.uint16).reshape(4, 4)
+    palette = Image.new("P", (4, 4), 0)
+    palette.putpalette([255, 0, 0, 0, 0, 255])
+    clear = {"transparency": 0}
+    return {
+        "clear": (Image.new("RGBA", (4, 4), (255, 0, 0, 0)), {}, True),
+        "opaque": (Image.new("RGBA", (4, 4), (255, 0, 0, 255)), {}, False),
+        "ramp": (Image.fromarray(ramp), {}, True),
+        "palette": (palette, clear, True),
+        "gray": (Image.new("LA", (4, 4), (10, 0)), {}, True),
+        "colour": (Image.new("RGB", (4, 4), (10, 20, 30)), {}, False),
+    }
+
+
+@pytest.mark.parametrize("name", odd_images())
+def test_images_are_decoded_as_in_training(tmp_path, name):
+    """16 bits scaled to 8, transparent parts white; the count says where a referee sees other pixels."""
+    image, info, differs = odd_images()[name]
+    root = write_classes(tmp_path / "set")
+    image.save(tmp_path / "odd.png", **info)
+    content = (tmp_path / "odd.png").read_bytes()
+    write_tar(root / SECOND, [("z.png", content), ("z.cls", b"1")])
+    data = opened(root)
+    found, is_different = data.decode(len(data) - 1)
+    assert np.array_equal(np.asarray(found), np.asarray(decode_image(content, 100)))
+    assert is_different is differs
+    referee = open_set(DataSource(root=str(root), pixels="referee"))
+    theirs, is_different = referee.decode(len(data) - 1)
+    assert np.array_equal(np.asarray(theirs), np.asarray(Image.open(tmp_path / "odd.png").convert("RGB")))
+    assert is_different is differs
+    assert np.array_equal(np.asarray(theirs), np.asarray(found)) is not differs
+
+
+def test_a_record_counts_the_images_that_differ(tmp_path):
     root = write_classes(tmp_path / "set")
     Image.new("RGBA", (4, 4), (255, 0, 0, 0)).save(tmp_path / "clear.png")
     write_tar(root / SECOND, [("z.png", (tmp_path / "clear.png").read_bytes()), ("z.cls", b"1")])
-    data = opened(root)
-    assert data.image(len(data) - 1).getpixel((0, 0)) == (255, 0, 0)
+    task = Task.from_mapping(
+        "odd", {"version": 1, "evaluator": "zero_shot", "main_metric": "acc1", "data": {"root": str(root)}}, "odd.yaml"
+    )
+    (record,) = run_tasks([task], HashEncoder(), model="hash")
+    assert record["pixels"] == {"as": "training", "images_that_differ": 1}
+    assert "--pixels referee" in table([record])
 
 
 def test_an_unset_environment_variable_is_named(tmp_path, monkeypatch):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import permutations
+
 import pytest
 import torch
 
 from tests.evaluators.sets import HashEncoder, opened, unit, write_captions
-from vlp.evaluators.retrieval import Retrieval, rank_positives, retrieve
+from vlp.evaluators.retrieval import Ranks, Retrieval, rank_positives, retrieve
 from vlp.evaluators.shared import SharedEncoder
 
 
@@ -64,19 +66,29 @@ def test_captions_may_stand_in_any_order():
     assert shuffled == pytest.approx(straight)
 
 
-def test_a_negative_of_equal_score_counts_against_the_model():
+def test_equal_scores_are_expected_over_all_their_orders():
     images = torch.eye(3)
     texts = torch.eye(3)[[0, 0, 2]]
     evaluation = retrieve(images, texts, torch.arange(3), (1, 2))
+    found, bounds = values_of(evaluation), evaluation.details["bounds"]
+    # the first image ties with one other caption, the second with two; the second caption's image with another one,
+    # behind one that scores more
+    assert found["image_to_text_recall@1"] == pytest.approx((1 / 2 + 1 / 3 + 1) / 3)
+    assert bounds["image_to_text_recall@1"] == [1 / 3, 1.0]
+    assert found["text_to_image_recall@2"] == pytest.approx((1 + 1 / 2 + 1) / 3)
+    assert bounds["text_to_image_recall@2"] == [2 / 3, 1.0]
+    assert found["text_to_image_median_rank"] == 1
     assert evaluation.details["ranks"]["image_to_text"] == [2, 3, 1]
     assert evaluation.details["ties"] == {"image_to_text": 3, "text_to_image": 1}
 
 
 def test_a_collapsed_model_finds_nothing():
     same = torch.eye(1, 8).repeat(20, 1)
-    found = values_of(retrieve(same, same, torch.arange(20)))
-    assert found["image_to_text_recall@10"] == 0
-    assert found["text_to_image_median_rank"] == 20
+    evaluation = retrieve(same, same, torch.arange(20))
+    found = values_of(evaluation)
+    assert found["image_to_text_recall@10"] == pytest.approx(0.5)
+    assert found["text_to_image_median_rank"] == 10.5
+    assert evaluation.details["bounds"]["mean_recall@10"] == [0.0, 1.0]
 
 
 def test_equal_captions_of_one_image_are_no_ties():
@@ -117,3 +129,34 @@ def test_runs_on_a_set(tmp_path):
     assert evaluator.texts[:3] == ("word0 number0", "word1 number0", "word1 number1")
     assert evaluation.details["captions"] == len(evaluator.texts) == 79
     assert values_of(evaluation)["text_to_image_recall@40"] == 1
+
+
+@pytest.mark.parametrize(("ahead", "tied", "positives"), [(0, 3, 1), (1, 2, 2), (0, 0, 1), (4, 1, 1), (2, 5, 3)])
+@pytest.mark.parametrize("k", [1, 2, 3, 5, 10])
+def test_chances_are_the_share_of_orders(ahead, tied, positives, k):
+    ranks = Ranks(*(torch.tensor([number]) for number in (ahead, tied, positives)))
+    orders = list(permutations([False] * tied + [True] * positives))
+    hits = [any(([False] * ahead + list(order))[:k]) for order in orders]
+    assert ranks.chances(k).item() == pytest.approx(sum(hits) / len(hits))
+    first = [ahead + 1 + order.index(True) for order in orders]
+    assert ranks.expected.item() == pytest.approx(sum(first) / len(first))
+    assert (ranks.best.item(), ranks.worst.item()) == (min(first), ahead + tied + 1)
+
+
+def test_what_a_program_that_sorts_would_say_lies_between_the_bounds():
+    """Captions that stand at several images, as in real sets: any order of sorting is one of those expected over."""
+    images, texts, image_of_text = draw(num_images=30)
+    texts = torch.cat([texts, texts[:20]])  # equal rows
+    image_of_text = torch.cat([image_of_text, (image_of_text[:20] + 7) % 30])
+    evaluation = retrieve(images, texts, image_of_text)
+    found, bounds = values_of(evaluation), evaluation.details["bounds"]
+    scores = images @ texts.T
+    for seed in range(5):
+        order = torch.randperm(len(texts), generator=torch.Generator().manual_seed(seed))
+        for k in (1, 5, 10):
+            top = order[scores[:, order].sort(dim=1, descending=True, stable=True).indices[:, :k]]
+            share = (image_of_text[top] == torch.arange(30)[:, None]).any(dim=1).double().mean().item()
+            low, high = bounds[f"image_to_text_recall@{k}"]
+            assert low - 1e-9 <= share <= high + 1e-9
+            assert low <= found[f"image_to_text_recall@{k}"] <= high
+    assert bounds["image_to_text_recall@1"][0] < bounds["image_to_text_recall@1"][1]

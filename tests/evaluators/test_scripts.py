@@ -38,7 +38,7 @@ def tasks(tmp_path):
 
 def answer(referee, monkeypatch, ours, shift):
     def theirs(model, task, python):
-        return {referee.THEIR_NAME[name]: value + shift for name, value in ours[task.name].items()}
+        return {referee.THEIR_NAME[name]: value + shift for name, (value, _, _) in ours[task.name].items()}
 
     monkeypatch.setattr(referee, "their_numbers", theirs)
 

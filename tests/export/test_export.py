@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import re
+import shutil
 
 import open_clip
 import pytest
@@ -167,6 +169,25 @@ def test_a_transformers_text_tower_travels_with_the_folder(tmp_path):
         torch.testing.assert_close(core.encode_text(tokenizer(CAPTIONS), normalize=True), ours, atol=1e-5, rtol=0)
     moved = report.folder.rename(tmp_path / "moved")
     assert torch.equal(TowerEncoder(load_model(str(moved))).embed_texts(CAPTIONS), ours)
+
+
+def test_an_export_with_a_transformers_text_tower_can_be_moved(tmp_path):
+    """By the words of its card for open_clip, and for this project without any."""
+    text = {"type": "transformers", "name": tiny_bert(tmp_path / "bert"), "context_length": 24}
+    model = tiny_model(text=text)
+    folder = export(model, tmp_path).folder
+    shutil.rmtree(tmp_path / "bert")
+    moved = folder.rename(tmp_path / "elsewhere")
+    card = (moved / "README.md").read_text()
+    (code,) = re.findall(r"```python\n(import json.*?)```", card, flags=re.DOTALL)
+    found: dict = {}
+    exec(code.replace("PATH", str(moved)), found)
+    texts = ["a cat", "two dogs"]
+    expected = TowerEncoder(model).embed_texts(texts)
+    with torch.inference_mode():
+        theirs = found["model"].encode_text(found["tokenizer"](texts), normalize=True)
+    assert (theirs - expected).abs().max() < 1e-6
+    assert torch.equal(TowerEncoder(load_model(str(moved))).embed_texts(texts), expected)
 
 
 def test_the_bias_survives_and_the_card_tells_transformers_users(tmp_path):

@@ -15,12 +15,14 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
 from vlp import dist
+from vlp.data.pixels.decode import to_rgb
 from vlp.evaluators.shards import Sample, read_shard, sha256_of
 from vlp.paths import find_file, folders
 from vlp.types import RecipeError
@@ -31,12 +33,17 @@ TEMPLATES = "zeroshot_classification_templates.txt"
 MAX_PIXELS = 100_000_000
 
 
+Pixels = Literal["training", "referee"]
+
+
 class DataSource(BaseModel):
     """Where an evaluation set lies and what must be in it.
 
     Args:
         root: Folder of the set; environment variables are expanded, and `data/...` is also looked up in the package.
         split: Folder of the shards.
+        pixels: How images become RGB: as in training (16 bits are scaled to 8, transparent parts become white), or as
+            with the referees, which leave it to Pillow (16 bits are clipped, transparency is dropped).
         samples: Number of images.
         captions: Number of captions, in a retrieval set.
         classes: Number of classes.
@@ -49,6 +56,7 @@ class DataSource(BaseModel):
 
     root: str
     split: str = "test"
+    pixels: Pixels = "training"
     samples: int | None = None
     captions: int | None = None
     classes: int | None = None
@@ -65,6 +73,7 @@ class EvaluationSet:
         labels: Class of each image (classification only).
         captions: Captions of each image (retrieval only).
         label_matrix: Classes of each image as zeros and ones (multilabel only).
+        pixels: How images become RGB.
         sha256: One checksum over the checksums of all files.
     """
 
@@ -76,6 +85,7 @@ class EvaluationSet:
     label_matrix: np.ndarray | None
     class_names: tuple[str, ...]
     templates: tuple[str, ...]
+    pixels: Pixels
     sha256: str
 
     def __len__(self) -> int:
@@ -87,12 +97,24 @@ class EvaluationSet:
         Raises:
             RecipeError: The image is broken or larger than 100 million pixels.
         """
+        return self.decode(index)[0]
+
+    def decode(self, index: int) -> tuple[Image.Image, bool]:
+        """Decode one image to RGB, and say whether training and referees would see different pixels.
+
+        Raises:
+            RecipeError: The image is broken or larger than 100 million pixels.
+        """
         sample = self.samples[index]
         try:
             with Image.open(io.BytesIO(sample.image_bytes())) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise RecipeError(f"{sample.shard}: '{sample.key}' has {image.width}x{image.height} pixels")
-                return image.convert("RGB")
+                ours = to_rgb(image)
+                if image.mode in ("RGB", "L") and ours is image:
+                    return ours, False
+                theirs = image.convert("RGB")
+                return (ours if self.pixels == "training" else theirs), ours.tobytes() != theirs.tobytes()
         except (OSError, SyntaxError, Image.DecompressionBombError) as error:
             raise RecipeError(f"{sample.shard}: image of sample '{sample.key}' does not decode: {error}") from error
 
@@ -124,6 +146,7 @@ def open_set(source: DataSource) -> EvaluationSet:
             label_matrix=_label_matrix(samples) if kind == "multilabel" else None,
             class_names=read_lines(names_file) if names_file else (),
             templates=read_lines(root / TEMPLATES) if (root / TEMPLATES).is_file() else (),
+            pixels=source.pixels,
             sha256=_digest_of(digests),
         )
         _check_counts(found, source)

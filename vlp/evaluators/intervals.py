@@ -12,8 +12,8 @@ Z = 1.959963984540054
 NUM_RESAMPLES = 1000
 
 
-def proportion(name: str, hits: int, count: int) -> Metric:
-    """Share of hits with Wilson's score interval (Wilson 1927)."""
+def proportion(name: str, hits: float, count: int) -> Metric:
+    """Share of hits, which ties may split, with Wilson's score interval (Wilson 1927)."""
     share = hits / count
     centre = share + Z * Z / (2 * count)
     spread = Z * math.sqrt(share * (1 - share) / count + Z * Z / (4 * count * count))

@@ -90,8 +90,27 @@ def table(records: Sequence[Record]) -> str:
         )
         for row in rows
     ]
+    lines += _notes(records)
     failures = [headline(record) for record in records if "error" in record or "unwritten" in record]
     return "\n".join([*(lines if len(rows) > 1 else []), *failures])
+
+
+def _notes(records: Sequence[Record]) -> list[str]:
+    """Say where a number depends on how ties fall, or on who decodes the images."""
+    said = []
+    for record in records:
+        low, high = record.get("details", {}).get("bounds", {}).get(record.get("main_metric"), (0, 0))
+        if low != high:
+            said.append(
+                f"{record['task']}: equal scores: {record['main_metric']} is expected over their orders; it lies "
+                f"between {_number(low)} (all against the model) and {_number(high)}"
+            )
+        if different := record.get("pixels", {}).get("images_that_differ"):
+            said.append(
+                f"{record['task']}: {different} images are decoded as in training, where others would clip 16 bits or "
+                "keep what lies under transparency (--pixels referee)"
+            )
+    return said
 
 
 def _number(value: float) -> str:

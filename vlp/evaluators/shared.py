@@ -38,7 +38,8 @@ class SharedEncoder:
         self.scale = encoder.scale
         self.progress = progress
         self._sets: dict[str, EvaluationSet] = {}
-        self._images: dict[tuple[Path, str], Tensor] = {}
+        self._images: dict[tuple[Path, str, str], Tensor] = {}
+        self._different: dict[tuple[Path, str, str], int] = {}
         self._texts: dict[str, Tensor] = {}
 
     def open(self, source: DataSource) -> EvaluationSet:
@@ -50,14 +51,26 @@ class SharedEncoder:
 
     def images(self, data: EvaluationSet) -> Float32[Tensor, "n d"]:
         """Embed all images of a set, in its order."""
-        key = (data.root, data.sha256)
+        key = (data.root, data.sha256, data.pixels)
         if key not in self._images:
+            different: set[int] = set()
+
+            def decode(index: int) -> Image:
+                image, is_different = data.decode(index)
+                if is_different:
+                    different.add(index)
+                return image
 
             def embed(indices: range) -> Tensor:
-                return self.encoder.embed_images(decode_ahead(data.image, indices))
+                return self.encoder.embed_images(decode_ahead(decode, indices))
 
             self._images[key] = self._split(embed, len(data), f"{data.root.name}: images")
+            self._different[key] = len(set().union(*dist.gather_objects(different)))
         return self._images[key]
+
+    def num_different(self, data: EvaluationSet) -> int | None:
+        """Return how many images of a set have other pixels for training than for referees, once it is embedded."""
+        return self._different.get((data.root, data.sha256, data.pixels))
 
     def texts(self, texts: Sequence[str]) -> Float32[Tensor, "n d"]:
         """Embed texts; equal texts get the same row, bit for bit."""

@@ -54,6 +54,10 @@ def run_task(
                 "metrics": lay_out(evaluation, task.main_metric),
                 "details": evaluation.details,
                 "data_sha256": shared.open(task.data).sha256,
+                "pixels": {
+                    "as": task.data.pixels,
+                    "images_that_differ": shared.num_different(shared.open(task.data)),
+                },
                 "preprocess": None if preprocess is None else dict(preprocess),
             },
             texts=evaluator.texts,

@@ -18,6 +18,18 @@ tokenizer = open_clip.get_tokenizer("local-dir:PATH")
 image = model.encode_image(preprocess(picture)[None], normalize=True)
 text = model.encode_text(tokenizer(["a photo of a cat"]), normalize=True)
 ```"""
+# open_clip stores the address of a transformers text tower: this finds it wherever the folder has gone
+OPEN_CLIP_MOVED = """```python
+import json
+import open_clip
+
+place = "PATH"
+with open(f"{place}/open_clip_config.json") as file:
+    text_cfg = json.load(file)["model_cfg"]["text_cfg"] | {"hf_model_name": place}
+model, preprocess = open_clip.create_model_from_pretrained(f"local-dir:{place}", text_cfg=text_cfg)
+model.eval()
+tokenizer = open_clip.get_tokenizer(f"local-dir:{place}")
+```"""
 TRANSFORMERS = """```python
 import torch
 from transformers import AutoModel, AutoProcessor
@@ -79,10 +91,8 @@ def _loading(model: DualEncoder, left_out: Mapping[str, str], parity: Mapping[st
     if "open_clip" in parity:
         parts.append(OPEN_CLIP)
         if "hf_model_name" in model.model_cfg["text_cfg"]:
-            parts.append(
-                "open_clip stores the address of a transformers text tower: after moving this folder, set "
-                "`hf_model_name` and `hf_tokenizer_name` in `open_clip_config.json` to its new place."
-            )
+            parts.append("Where this folder has been moved, open_clip must be told where its text tower lies now:")
+            parts.append(OPEN_CLIP_MOVED)
     if "transformers" in parity:
         is_clip = parity["transformers"]["class"] == "CLIPModel"
         parts.append(TRANSFORMERS.replace("PADDING", "True" if is_clip else '"max_length"'))

@@ -104,7 +104,7 @@ def build_gallery(task: Task, data: EvaluationSet, encoder: Encoder, *, step: in
     indices = tuple(np.linspace(0, len(data) - 1, min(len(data), MAX_IMAGES)).round().astype(int).tolist())
     by_caption = data.kind == "retrieval"
     search = _by_caption(data, encoder, indices) if by_caption else _by_class(task, data, encoder, indices)
-    ranks, _ = rank_positives(search.query_rows, search.image_rows, search.positives)
+    ranks = rank_positives(search.query_rows, search.image_rows, search.positives).worst
     noun = "queries" if by_caption else "classes"
     groups = tuple(
         (rule, tuple(_answer(search, data, query, int(ranks[query])) for query in chosen))

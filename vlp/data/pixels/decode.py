@@ -103,7 +103,7 @@ class PillowPicture:
     def pixels(self, factor: int = 1, *, fast: bool = False) -> NDArray[np.uint8]:  # noqa: ARG002
         """Decode at full size."""
         assert factor == 1
-        return np.asarray(_to_rgb(self.image))
+        return np.asarray(to_rgb(self.image))
 
 
 @net("corrupt_image")
@@ -165,7 +165,8 @@ def _check_chunks(data: bytes) -> None:
         position += 12 + int.from_bytes(data[position : position + 4])
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Convert an image of any mode: 16 bits become 8, transparent parts become white."""
     if image.mode == "RGB" and "transparency" not in image.info:
         image.load()
         return image

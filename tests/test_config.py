@@ -48,6 +48,43 @@ def test_overrides_win_and_null_removes(recipe):
     assert (loaded.train.steps, loaded.train.epochs) == (None, 1.5)
 
 
+@pytest.mark.parametrize("override", ["train.epochs=1.5", "train={epochs: 1.5}"])
+def test_a_length_on_the_command_line_replaces_that_of_the_files(recipe, override):
+    path = recipe()
+    loaded = load_recipe(path, [override])
+    assert (loaded.train.steps, loaded.train.samples, loaded.train.epochs) == (None, None, 1.5)
+    assert not any(line.startswith("train.steps") for line in explain_sources(recipe_layers(path, [override])))
+    with pytest.raises(RecipeError, match="exactly one"):
+        load_recipe(path, ["train.epochs=1", "train.samples=5"])
+
+
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{new}: &{new} [{', '.join(['*' + old] * 10)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
+)
+HOSTILE = {
+    "an alias bomb": (BOMB, "1,000,000 entries"),
+    "an endless alias": ("name: &a [*a]", "levels deep"),
+    "deep nesting": ("name: " + "[" * 200 + "]" * 200, "levels deep"),
+    "deeper nesting": ("name: " + "[" * 20_000 + "]" * 20_000, "not valid YAML"),
+    "NUL": ('name: "a\\0b"', "no text may have"),
+    "half a surrogate": ('name: "a\\ud800b"', "no text may have"),
+    "a raw NUL": ("name: a\0b", "child.yaml"),
+    "an object": ("name: !!python/object/apply:os.system [ls]", "child.yaml"),
+    "dots": ("name: ..", "name"),
+    "a way out": ("name: ../elsewhere", "name"),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_hostile_recipe_gets_one_line(recipe, kind):
+    text, expected = HOSTILE[kind]
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(recipe(text))
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 600
+
+
 def test_two_terms_of_one_type_need_two_labels(recipe):
     loaded = load_recipe(recipe("name: child\nobjective: {hard: {type: clip, text_share: 1.0}}"))
     assert [(label, entry.type) for label, entry in loaded.objective.items()] == [("clip", "clip"), ("hard", "clip")]
@@ -129,7 +166,7 @@ def test_mistakes_are_explained(recipe, mistake):
 
 
 def test_a_missing_recipe_names_the_nearest():
-    with pytest.raises(RecipeError, match=r"no card 'quickstrat'.*did you mean 'quickstart'"):
+    with pytest.raises(RecipeError, match=r"no recipe 'quickstrat'.*did you mean 'quickstart'"):
         load_recipe("quickstrat")
 
 

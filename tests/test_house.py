@@ -23,6 +23,7 @@ FLOORS = [
         "dist",
         "pairs",
         "yaml",
+        "patterns",
         "explain",
         "provenance",
         "undo",

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.towers.tiny import tiny_model
 from vlp.optim import GroupSettings, SafeStep, build_optimizer, learning_rate_factor, set_learning_rate
 from vlp.types import RecipeError
 
@@ -42,7 +43,7 @@ def test_a_group_has_its_own_rate_and_decay():
 
 
 def test_a_pattern_that_matches_nothing_is_refused():
-    with pytest.raises(RecipeError, match=r"'hat\.\*' matches no trained parameter"):
+    with pytest.raises(RecipeError, match=r"optimizer\.groups\.hat\.match: no parameter matches 'hat\.\*'"):
         build_optimizer(small_model(), groups={"hat": GroupSettings(match=("hat.*",))})
 
 
@@ -153,3 +154,27 @@ def test_loss_scaling_changes_nothing_but_the_range():
 def test_the_loss_scale_halves_on_overflow():
     _, safe_step, _ = step_once(small_model(), loss_scale=1024.0, poison=math.inf)
     assert float(safe_step.loss_scale) == 512
+
+
+def test_the_optimizer_and_freeze_share_their_names():
+    model = tiny_model()
+    groups = {
+        "image": GroupSettings(match=("visual",), learning_rate_factor=0.5),
+        "scale": GroupSettings(match=("logit_scale",), weight_decay=0.0),
+        "attention": GroupSettings(match=("text.*.attn.*",), learning_rate_factor=0.25),
+    }
+    optimizer = build_optimizer(model, learning_rate=1.0, groups=groups, no_decay=("text.token_embedding",))
+    rate = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    assert {rate[id(parameter)] for parameter in model.core.visual.parameters()} == {0.5}
+    block = model.core.text.transformer.resblocks[0]
+    assert {rate[id(parameter)] for parameter in block.attn.parameters()} == {0.25}
+    assert {rate[id(parameter)] for parameter in block.mlp.parameters()} == {1.0}
+    assert decay[id(model.core.text.token_embedding.weight)] == 0.0
+    for pattern in ("visual", "logit_scale", "text.*.attn.*", "text.token_embedding", "visual.*.attn.*"):
+        tiny_model(freeze=(pattern,))
+
+
+def test_nothing_left_to_train_is_said():
+    with pytest.raises(RecipeError, match="nothing is left to train"):
+        build_optimizer(tiny_model(freeze=("visual", "text"), learn_scale=False))

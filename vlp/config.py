@@ -12,7 +12,7 @@ from vlp import paths
 from vlp.data.shards.cards import Card
 from vlp.evaluators.base import Task
 from vlp.explain import explain
-from vlp.layers import Layer, leaves, merge, override_layer, read_layers
+from vlp.layers import LENGTHS, Layer, leaves, merge_layers, override_layer, read_layers
 from vlp.recipe import Recipe, settings
 from vlp.towers.base import Fragment, Tower, image_towers, text_towers
 from vlp.towers.dual import DualEncoder
@@ -43,9 +43,7 @@ def recipe_layers(name: str, overrides: Sequence[str] = ()) -> list[Layer]:
 
 def check_recipe(layers: Sequence[Layer]) -> Recipe:
     """Merge layers and turn them into a Recipe, or explain the first mistakes."""
-    merged: dict[str, Any] = {}
-    for layer in layers:
-        merged = merge(merged, layer.settings)
+    merged = merge_layers(layers)
     try:
         recipe = Recipe.model_validate(with_types(merged))
     except ValidationError as error:
@@ -145,7 +143,7 @@ def _label(entries: Any, key: str) -> Any:
 
 
 def _check_length(recipe: Recipe, layers: Sequence[Layer]) -> None:
-    given = [key for key in ("steps", "samples", "epochs") if getattr(recipe.train, key) is not None]
+    given = [key for key in LENGTHS if getattr(recipe.train, key) is not None]
     if len(given) != 1:
         said = "none is given" if not given else f"given: {', '.join(given)}; remove one with train.{given[0]}=null"
         raise RecipeError(f"{layers[-1].name}: train: give exactly one of steps, samples, epochs ({said})")

@@ -11,6 +11,9 @@ from vlp import paths
 from vlp.types import RecipeError
 from vlp.yaml import parse_yaml, read_yaml
 
+COMMAND_LINE = "command line"  # the name of the last layer
+LENGTHS = ("steps", "samples", "epochs")  # of the training
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -48,7 +51,22 @@ def override_layer(overrides: Sequence[str]) -> Layer:
         for part in reversed(key.split(".")):
             nested = {part: nested}
         settings = merge(settings, nested)
-    return Layer("command line", settings)
+    return Layer(COMMAND_LINE, settings)
+
+
+def merge_layers(layers: Sequence[Layer]) -> dict[str, Any]:
+    """Merge layers, oldest first; a length of the training on the command line takes back those of files."""
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        if layer.name == COMMAND_LINE and any(_train(layer.settings).get(key) is not None for key in LENGTHS):
+            merged = merge(merged, {"train": dict.fromkeys(LENGTHS)})
+        merged = merge(merged, layer.settings)
+    return merged
+
+
+def _train(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    train = settings.get("train")
+    return train if isinstance(train, Mapping) else {}
 
 
 def merge(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
@@ -66,6 +84,8 @@ def merge(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
 def explain_sources(layers: Sequence[Layer]) -> list[str]:
     """List every setting that a layer gives, as `key = value  (where)` lines; the last layer wins."""
     origin = {key: (value, layer.name) for layer in layers for key, value in leaves(layer.settings).items()}
+    kept = leaves(merge_layers(layers))
+    origin = {key: given for key, given in origin.items() if key not in kept or kept[key] == given[0]}
     return [f"{key} = {value}  ({where})" for key, (value, where) in sorted(origin.items())]
 
 

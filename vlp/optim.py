@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from fnmatch import fnmatch
 from typing import Literal
 
 import torch
@@ -12,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from vlp.registry import nearest
+from vlp.patterns import check_matches, matches
 from vlp.types import RecipeError
 
 Norm = Tensor
@@ -23,7 +22,8 @@ class GroupSettings(BaseModel):
     """Settings of the parameters whose names match.
 
     Args:
-        match: Patterns in the manner of the shell, such as `image.*` or `*.log_scale`.
+        match: Names as for `model.freeze`: parameters or groups above them, such as `visual`, `text.token_embedding`,
+            `visual.*.attn.*` or `logit_scale`.
         learning_rate_factor: Multiplies the learning rate.
         weight_decay: Replaces the weight decay.
     """
@@ -53,19 +53,22 @@ def build_optimizer(
         betas: Decay of the two moments; CLIP lowers the second to 0.98.
         epsilon: Added to the root of the second moment.
         weight_decay: Decoupled decay of matrices.
-        no_decay: Patterns of further parameters that do not decay.
+        no_decay: Names of further parameters that do not decay, such as `text.token_embedding`.
         groups: Parameters that need other settings, by label; the first match counts.
 
     Raises:
-        RecipeError: A pattern matches no parameter.
+        RecipeError: A pattern matches no parameter, or none is left to train.
     """
     named = {name: value for name, value in model.named_parameters() if value.requires_grad}
-    _check_patterns([pattern for group in groups.values() for pattern in group.match], named)
-    _check_patterns(list(no_decay), named)
+    if not named:
+        raise RecipeError("model.freeze: nothing is left to train: lock fewer parameters, or learn the scale")
+    for label, group in groups.items():
+        check_matches(group.match, named, f"optimizer.groups.{label}.match")
+    check_matches(no_decay, named, "optimizer.no_decay")
     collected: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, value in named.items():
-        group = next((group for group in groups.values() if matches(name, group.match)), None)
-        decays = value.ndim > 1 and not matches(name, no_decay)
+        group = next((group for group in groups.values() if _matches_one(name, group.match)), None)
+        decays = value.ndim > 1 and not _matches_one(name, no_decay)
         decay = weight_decay if decays else 0.0
         if group is not None and group.weight_decay is not None:
             decay = group.weight_decay
@@ -82,16 +85,8 @@ def build_optimizer(
     )
 
 
-def matches(name: str, patterns: Iterable[str]) -> bool:
-    """Whether a parameter name matches one of the patterns."""
-    return any(fnmatch(name, pattern) for pattern in patterns)
-
-
-def _check_patterns(patterns: list[str], named: Mapping[str, object]) -> None:
-    for pattern in patterns:
-        if not any(fnmatch(name, pattern) for name in named):
-            hint = nearest(pattern, named) or f" (for example '{next(iter(named), '')}')"
-            raise RecipeError(f"optimizer: the pattern '{pattern}' matches no trained parameter{hint}")
+def _matches_one(name: str, patterns: Iterable[str]) -> bool:
+    return any(matches(name, pattern) for pattern in patterns)
 
 
 def learning_rate_factor(

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from vlp.registry import nearest
 from vlp.types import RecipeError
 
+NOUNS = {"recipes": "recipe", "data": "card", "eval": "task"}
+PLURALS = {"recipes": "recipes", "data": "cards", "eval": "tasks"}
+BASE = "base"  # what other recipes extend, and nobody trains
+MOST_SHOWN = 12
 PACKAGE = Path(__file__).resolve().parent
 
 
@@ -41,9 +45,15 @@ def find_card(noun: str, name: str) -> Path:
         return find_file(noun, name)
     known = cards(noun)
     if name not in known:
-        where = ", ".join(str(folder) for folder in folders(noun)) or "no folder"
-        raise RecipeError(f"no card '{name}' in {where}{nearest(name, known)}")
+        raise RecipeError(f"there is no {NOUNS[noun]} '{name}'{nearest(name, known)} ({_what_there_is(noun, known)})")
     return known[name]
+
+
+def _what_there_is(noun: str, known: Iterable[str]) -> str:
+    names = sorted(name for name in known if name != BASE)
+    more = f" and {len(names) - MOST_SHOWN} more" if len(names) > MOST_SHOWN else ""
+    where = f"a path to a YAML file works too; vlp list {PLURALS[noun]}"
+    return f"there {'are' if len(names) != 1 else 'is'}: {', '.join(names[:MOST_SHOWN]) or 'none'}{more}; {where}"
 
 
 def find_file(noun: str, name: str) -> Path:
@@ -57,5 +67,6 @@ def find_file(noun: str, name: str) -> Path:
     for candidate in [path, *beside]:
         if candidate.is_file():
             return candidate
-    known = [str(file.relative_to(folder.parent)) for folder in folders(noun) for file in folder.rglob("*.yaml")]
-    raise RecipeError(f"no file '{name}'{nearest(name, known)}")
+    every = [(file, folder) for folder in folders(noun) for file in folder.rglob("*.yaml") if file.stem != BASE]
+    known = [str(file.relative_to(folder.parent)) for file, folder in every]
+    raise RecipeError(f"there is no file '{name}'{nearest(name, known)}")

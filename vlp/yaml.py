@@ -12,6 +12,9 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from vlp.types import RecipeError
 
+DEEPEST = 50  # levels of settings in settings
+MOST_ENTRIES = 1_000_000
+
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """Return the mapping in a YAML file.
@@ -23,6 +26,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise RecipeError(f"{path}: not text in UTF-8 ({error})") from error
+    except OSError as error:
+        raise RecipeError(f"{path}: cannot be read ({error})") from error
     mapping = parse_yaml(text, str(path))
     if mapping is None:
         return {}
@@ -32,9 +37,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def parse_yaml(text: str, where: str) -> Any:
-    """Return the value of a YAML text; `where` names its source in errors."""
+    """Return the value of a YAML text; `where` names its source in errors.
+
+    Raises:
+        RecipeError: Not YAML, or nothing that settings could be: endless, of millions of entries, or too deep.
+    """
     try:
-        return YAML(typ="safe", pure=True).load(text)
+        value = YAML(typ="safe", pure=True).load(text)
+        _count(value, where, 0, {})
+        return value
     except DuplicateKeyError as error:
         raise RecipeError(f"{where}: line {_line(error)}: {str(error.problem).split(' with value')[0]}") from error
     except MarkedYAMLError as error:
@@ -52,6 +63,28 @@ def write_yaml(value: Any) -> str:
     buffer = io.StringIO()
     writer.dump(value, buffer)
     return buffer.getvalue()
+
+
+def _count(value: Any, where: str, depth: int, known: dict[int, int]) -> int:
+    """Return how many entries a value has once its aliases are written out.
+
+    Raises:
+        RecipeError: There are too many, too deep ones, or text that no file can hold.
+    """
+    if isinstance(value, str):
+        if "\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value):
+            raise RecipeError(f"{where}: {value[:20]!r} holds a character that no text may have")
+        return 1
+    if not isinstance(value, dict | list | set):
+        return 1
+    if depth > DEEPEST:
+        raise RecipeError(f"{where}: more than {DEEPEST} levels deep, or an alias inside of what it stands for")
+    if id(value) not in known:
+        parts = [*value, *value.values()] if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_count(part, where, depth + 1, known) for part in parts)
+    if known[id(value)] > MOST_ENTRIES:
+        raise RecipeError(f"{where}: more than {MOST_ENTRIES:,} entries once its aliases are written out")
+    return known[id(value)]
 
 
 def _line(error: MarkedYAMLError) -> int:

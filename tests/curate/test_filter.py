@@ -331,7 +331,7 @@ def test_the_new_card_keeps_comments_and_finds_its_shards_from_elsewhere(tmp_pat
         ("a: {type: score, model: x}", r"rules\.yaml: a: give one of least"),
         ("a: {type: score}", r"a: model: is required"),
         ("evaluation_images: {tasks: []}", r"tasks: none is named"),
-        ("evaluation_images: {tasks: [emoji25]}", r"no card 'emoji25'.*did you mean 'emoji24'"),
+        ("evaluation_images: {tasks: [emoji25]}", r"no task 'emoji25'.*did you mean 'emoji24'"),
         ("duplicate_images: {distance: 9}", r"distance: 9 is not between 0 and 8"),
         ("", r"no rule in it \(known: caption_cap, captions_per_image"),
         ("length: {fewest: 50}", r"nothing is left of card 'pairs'"),

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from fnmatch import fnmatchcase
+from collections.abc import Sequence
 
 from torch import nn
 
-from vlp.registry import nearest
-from vlp.types import RecipeError
+from vlp.patterns import check_matches, matches
 
 
 def freeze(core: nn.Module, patterns: Sequence[str]) -> None:
@@ -23,16 +21,10 @@ def freeze(core: nn.Module, patterns: Sequence[str]) -> None:
         RecipeError: A pattern matches nothing; names the nearest group.
     """
     named = dict(core.named_parameters())
-    for pattern in patterns:
-        found = [name for name in named if any(fnmatchcase(group, pattern) for group in _groups(name))]
-        if not found:
-            groups = dict.fromkeys(group for name in named for group in _groups(name))
-            top = ", ".join(dict.fromkeys(name.split(".")[0] for name in named))
-            raise RecipeError(
-                f"model.freeze: no parameter matches '{pattern}'{nearest(pattern, groups)} (parts: {top})"
-            )
-        for name in found:
-            named[name].requires_grad_(False)
+    check_matches(patterns, named, "model.freeze")
+    for name, parameter in named.items():
+        if any(matches(name, pattern) for pattern in patterns):
+            parameter.requires_grad_(False)
 
 
 def rest_frozen_parts(core: nn.Module) -> None:
@@ -46,8 +38,3 @@ def is_locked(module: nn.Module) -> bool:
     """Whether a module has parameters and none of them trains."""
     flags = [parameter.requires_grad for parameter in module.parameters()]
     return bool(flags) and not any(flags)
-
-
-def _groups(name: str) -> Iterable[str]:
-    parts = name.split(".")
-    return (".".join(parts[:depth]) for depth in range(1, len(parts) + 1))

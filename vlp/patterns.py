@@ -1,0 +1,41 @@
+"""Names of parameters as recipes write them: one way for what is locked and for what the optimizer treats apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+
+from vlp.registry import nearest
+from vlp.types import RecipeError
+
+WRAPPER = "core."  # the two towers inside the model that trains
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Whether a parameter's name, or a group above it, matches a pattern; `*` also crosses dots.
+
+    Args:
+        name: Such as `visual.conv1.weight`; the towers' wrapper in front is optional on both sides.
+        pattern: Such as `visual`, `text.token_embedding`, `visual.*.attn.*` or `logit_scale`.
+    """
+    plain = name.removeprefix(WRAPPER)
+    return any(fnmatchcase(group, pattern.removeprefix(WRAPPER)) for group in _groups(plain))
+
+
+def check_matches(patterns: Iterable[str], names: Iterable[str], key: str) -> None:
+    """Refuse a pattern that matches none of the names.
+
+    Raises:
+        RecipeError: Names the key, the nearest group, and the parts there are.
+    """
+    plain = [name.removeprefix(WRAPPER) for name in names]
+    for pattern in patterns:
+        if not any(matches(name, pattern) for name in plain):
+            groups = dict.fromkeys(group for name in plain for group in _groups(name))
+            top = ", ".join(dict.fromkeys(name.split(".")[0] for name in plain))
+            raise RecipeError(f"{key}: no parameter matches '{pattern}'{nearest(pattern, groups)} (parts: {top})")
+
+
+def _groups(name: str) -> Iterable[str]:
+    parts = name.split(".")
+    return (".".join(parts[:depth]) for depth in range(1, len(parts) + 1))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
 import sys
+import time
 
 import pytest
 
@@ -161,3 +163,37 @@ def test_other_processes_are_silent(tmp_path, capsys):
     assert not (tmp_path / "metrics.jsonl").exists()
     assert capsys.readouterr().err == ""
     assert log.seconds == pytest.approx(0, abs=5)
+
+
+def test_a_file_gets_plain_lines_now_and_then(tmp_path, capsys, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    log = open_log(tmp_path / "metrics.jsonl")
+    for step in range(1, 11):
+        now[0] += 12.0
+        log.step()
+        log.show({"loss": 1 / step, "samples_per_second": 80.0}, "waits" if step == 4 else "")
+    log.close()
+    assert capsys.readouterr().err.splitlines() == [
+        "step 1/10, 01:48 left: loss 1 pairs/s 80",
+        "step 4/10, 01:12 left: loss 0.25 pairs/s 80 (waits)",
+        "step 7/10, 00:36 left: loss 0.1429 pairs/s 80",
+        "step 10/10: loss 0.1 pairs/s 80",
+    ]
+
+
+def test_a_terminal_gets_a_bar(tmp_path, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    log = open_log(tmp_path / "metrics.jsonl")
+    log.step()
+    log.show({"loss": 0.5})
+    log.say("hello")
+    log.close()
+    assert "\r" in terminal.getvalue()
+    assert "hello\n" in terminal.getvalue()
+    assert "step/s" in terminal.getvalue()

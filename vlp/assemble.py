@@ -29,11 +29,13 @@ from vlp.log import Log
 from vlp.objectives.base import Objective, Term, terms
 from vlp.objectives.schedule import Schedule
 from vlp.optim import SafeStep, build_optimizer, learning_rate_factor
+from vlp.ready import check_ready, check_room
 from vlp.recipe import Recipe, settings
 from vlp.strategies.base import Strategy, strategies
 from vlp.towers.compiling import compile_towers
 from vlp.towers.dual import DualEncoder
 from vlp.towers.sharding import shard
+from vlp.trackers import start_trackers
 from vlp.types import RecipeError
 
 FIRST_LOSS_SCALE = 65536.0
@@ -117,7 +119,7 @@ class Parts:
                 num_steps=self.num_steps,
                 first_step=first_step,
                 is_main=dist.is_main(),
-                track=_start_trackers(self.accelerator, self.recipe),
+                track=start_trackers(self.accelerator, self.recipe, self.claim.run_id),
             )
         for found in self.towers.loaded if first_step == 0 else ():
             log.say(str(found))
@@ -131,6 +133,7 @@ def assemble(recipe: Recipe, *, resume: bool, allow_changes: bool) -> Parts:
         RecipeError: A combination that cannot work; names the keys and a way out.
     """
     accelerator = _start_processes(recipe)
+    check_ready(recipe)
     with dist.together():
         towers = build_model(recipe.model)
     recipe = settled(recipe, towers)
@@ -156,6 +159,7 @@ def assemble(recipe: Recipe, *, resume: bool, allow_changes: bool) -> Parts:
     term_optimizer = build_term_optimizer(objective.to(accelerator.device), recipe)
     for strategy in used.values():
         strategy.start(towers)
+    dist.on_main(lambda: check_room(recipe, towers, objective, used.values()))
     return Parts(
         recipe=recipe,
         claim=claim,
@@ -266,14 +270,3 @@ def _build_objective(recipe: Recipe) -> Objective:
         except ValueError as error:
             raise RecipeError(f"objective.{label}: {error}") from error
     return Objective(parts)
-
-
-def _start_trackers(accelerator: Accelerator, recipe: Recipe) -> Callable[[dict[str, float], int], None] | None:
-    if not recipe.log.trackers:
-        return None
-    accelerator.init_trackers(recipe.log.project, config={"name": recipe.name, "seed": recipe.seed})
-
-    def track(metrics: dict[str, float], step: int) -> None:
-        accelerator.log(metrics, step=step)
-
-    return track

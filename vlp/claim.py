@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import secrets
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -39,12 +40,14 @@ class Claim:
         lock: Content of `recipe.lock.yaml`.
         data: Content of `data.lock.json`.
         is_told: Whether both stand in the folder as they are.
+        run_id: What trackers call the run, drawn when it began and the same after every resume.
     """
 
     folder: Path
     lock: str
     data: str
     is_told: bool
+    run_id: str
 
     def hold(self) -> None:
         """Keep others from training in the folder until this process ends.
@@ -123,8 +126,8 @@ def _claim(
     folder, path = recipe.folder, recipe.folder / checkpoint.LOCK
     if not path.exists():
         _check_free(folder)
-        data = _describe_data(recipe, samples, {})
-        return Claim(folder, _lock(recipe, data, weights), _lay_out(data), is_told=False)
+        data, run_id = _describe_data(recipe, samples, {}), secrets.token_hex(4)
+        return Claim(folder, _lock(recipe, data, weights, run_id), _lay_out(data), is_told=False, run_id=run_id)
     if not resume:
         raise RecipeError(f"{folder}: holds a run already: continue it with --resume, or set name=...")
     before = checkpoint.read_lock(folder)
@@ -141,9 +144,10 @@ def _claim(
             + "\n  ".join(changed)
             + "\ntake the changes back, or accept them with --allow-changes"
         )
+    run_id = str(_told_provenance(folder).get("run", "")) or hashlib.sha256(path.read_bytes()).hexdigest()[:8]
     if changed:
-        return Claim(folder, _lock(recipe, data, weights), _lay_out(data), is_told=False)
-    return Claim(folder, path.read_text(encoding="utf-8"), _lay_out(data | told), is_told=True)
+        return Claim(folder, _lock(recipe, data, weights, run_id), _lay_out(data), is_told=False, run_id=run_id)
+    return Claim(folder, path.read_text(encoding="utf-8"), _lay_out(data | told), is_told=True, run_id=run_id)
 
 
 def _check_free(folder: Path) -> None:
@@ -159,8 +163,9 @@ def _check_free(folder: Path) -> None:
         raise RecipeError(f"runs, name: {folder} cannot be made ({error}); set runs=FOLDER") from error
 
 
-def _lock(recipe: Recipe, data: Mapping[str, Any], weights: Sequence[Loaded]) -> str:
-    provenance = {"commit": commit(), "machine": machine(), "versions": versions(), "data": _sums(data)}
+def _lock(recipe: Recipe, data: Mapping[str, Any], weights: Sequence[Loaded], run_id: str) -> str:
+    provenance: dict[str, Any] = {"run": run_id, "commit": commit(), "machine": machine(), "versions": versions()}
+    provenance["data"] = _sums(data)
     if weights:
         provenance["weights"] = [str(found) for found in weights]
     return checkpoint.seal(lock_text(recipe) + write_yaml({"provenance": provenance}))
@@ -208,9 +213,13 @@ def _data_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str
 
 def _told_sums(folder: Path) -> dict[str, str]:
     """Return the checksum of what was known of each source when the run started."""
-    provenance = read_yaml(folder / checkpoint.LOCK).get("provenance")
-    sums = provenance.get("data") if isinstance(provenance, dict) else None
+    sums = _told_provenance(folder).get("data")
     return dict(sums) if isinstance(sums, dict) else {}
+
+
+def _told_provenance(folder: Path) -> dict[str, Any]:
+    told = read_yaml(folder / checkpoint.LOCK).get("provenance")
+    return told if isinstance(told, dict) else {}
 
 
 def _told_data(folder: Path, sums: Mapping[str, str]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a run says: a progress line for people, `metrics.jsonl` for programs, trackers where asked for."""
+"""What a run says: progress for people, `metrics.jsonl` for programs, trackers where asked for."""
 
 from __future__ import annotations
 
@@ -16,11 +16,14 @@ from tqdm import tqdm
 from vlp.files import Records, read_records, write_whole
 from vlp.types import RecipeError, VlpWarning
 
+SECONDS_BETWEEN_LINES = 30.0  # where no terminal shows a bar
 Track = Callable[[dict[str, float], int], None]
 
 
 class Log:
-    """Write metrics and draw the progress; on processes other than the first it does nothing.
+    """Write metrics and show the progress; on processes other than the first it does nothing.
+
+    A terminal shows a bar; a file gets a plain line now and then, with the same words.
 
     Args:
         path: `metrics.jsonl`; continued when it exists.
@@ -38,9 +41,12 @@ class Log:
         if not is_main:
             return
         self.earlier_seconds = _keep_until(path, first_step)
+        self.first_step, self.done, self.num_steps = first_step, first_step, num_steps
         self.records = Records(path, self.say)
         self.stderr = _Patient()
+        self.shown_at = -math.inf
         self.bar = tqdm(
+            disable=not _is_terminal(),
             total=num_steps,
             initial=first_step,
             unit="step",
@@ -58,6 +64,7 @@ class Log:
     def step(self) -> None:
         """Move the progress by one step."""
         if self.is_main:
+            self.done += 1
             self.bar.update()
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -69,10 +76,23 @@ class Log:
         self._tell_trackers(step, {key: value for key, value in metrics.items() if _plain(value) is not None})
 
     def show(self, metrics: Mapping[str, float], note: str = "") -> None:
-        """Show metrics, and a note, behind the progress bar."""
-        if self.is_main:
-            shown = " ".join(f"{_short(key)} {value:.4g}" for key, value in metrics.items())
-            self.bar.set_postfix_str(f"{shown} ({note})" if note else shown)
+        """Show metrics, and a note, behind the progress bar or in a line of their own."""
+        if not self.is_main:
+            return
+        shown = " ".join(f"{_short(key)} {value:.4g}" for key, value in metrics.items())
+        shown = f"{shown} ({note})" if note else shown
+        if not self.bar.disable:
+            self.bar.set_postfix_str(shown)
+        elif time.monotonic() - self.shown_at >= SECONDS_BETWEEN_LINES or self.done == self.num_steps:
+            self.shown_at = time.monotonic()
+            self.say(f"step {self.done}/{self.num_steps}{self._time_left()}: {shown}")
+
+    def _time_left(self) -> str:
+        steps, left = self.done - self.first_step, self.num_steps - self.done
+        if not steps or not left:
+            return ""
+        seconds = left * (time.monotonic() - self.started) / steps
+        return f", {tqdm.format_interval(seconds)} left"
 
     def say(self, text: str) -> None:
         """Print a line above the progress bar."""
@@ -110,6 +130,13 @@ class _Patient:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(sys.stderr, name)
+
+
+def _is_terminal() -> bool:
+    try:
+        return sys.stderr.isatty()
+    except (AttributeError, OSError, ValueError):  # somebody else's, or closed
+        return False
 
 
 def _keep_until(path: Path, step: int) -> float:

@@ -62,6 +62,7 @@ class Clock:
 
     def __init__(self, first_step: int) -> None:
         self.step = first_step
+        self.laps = 0
         self.lap_started = time.monotonic()
         self.waited = 0.0
 
@@ -78,13 +79,16 @@ class Clock:
             yield thing
 
     def lap(self, step: int, batch_size: int) -> dict[str, float]:
-        """Return speed and waiting share since the last lap, and start a new one."""
+        """Return speed and waiting share since the last lap, and start a new one.
+
+        The first one also holds what happens once: processes that start, shards that are opened, kernels chosen.
+        """
         seconds = max(time.monotonic() - self.lap_started, 1e-9)
         measured = {
             "samples_per_second": (step - self.step) * batch_size / seconds,
             "data_wait": min(1.0, self.waited / seconds),
         }
-        self.step, self.lap_started, self.waited = step, time.monotonic(), 0.0
+        self.step, self.laps, self.lap_started, self.waited = step, self.laps + 1, time.monotonic(), 0.0
         return measured
 
     @contextmanager
@@ -113,4 +117,5 @@ def diagnose(measured: Mapping[str, float], workers: int) -> str:
     if 0 < rate < taken:
         enough = math.ceil(workers * taken / rate)
         return f"decode-bound: {given}, the model takes {taken:,.0f}: try data.workers={enough}"
-    return f"read-bound: {given} once they have their bytes, the model takes {taken:,.0f}: the storage is too slow"
+    arriving = measured["samples_per_second"]
+    return f"read-bound: {given} once they have their bytes, {arriving:,.0f} arrive, the model takes {taken:,.0f}"

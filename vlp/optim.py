@@ -62,8 +62,8 @@ def build_optimizer(
     named = {name: value for name, value in model.named_parameters() if value.requires_grad}
     if not named:
         raise RecipeError("model.freeze: nothing is left to train: lock fewer parameters, or learn the scale")
-    for label, group in groups.items():
-        check_matches(group.match, named, f"optimizer.groups.{label}.match")
+    for label, wanted in groups.items():
+        check_matches(wanted.match, named, f"optimizer.groups.{label}.match")
     check_matches(no_decay, named, "optimizer.no_decay")
     collected: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, value in named.items():

@@ -171,7 +171,8 @@ def write_metrics(
     log.write(step, metrics)
     shown = ("loss", "scale", "gradient_norm/image", "gradient_norm/text", "samples_per_second", "data_wait")
     terms = [name for name in report if name.startswith("loss/")] if len(parts.objective.terms) > 1 else []
-    log.show({name: metrics[name] for name in (*shown[:1], *terms, *shown[1:])}, diagnose(metrics, recipe.data.workers))
+    note = diagnose(metrics, recipe.data.workers) if clock.laps > 1 else ""
+    log.show({name: metrics[name] for name in (*shown[:1], *terms, *shown[1:])}, note)
     parts.stream.check_budget([faults])
     if float(guard["streak"]) >= recipe.train.max_bad_steps:
         raise RecipeError(

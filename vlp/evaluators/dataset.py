@@ -156,6 +156,19 @@ def open_set(source: DataSource) -> EvaluationSet:
     return found
 
 
+def look(source: DataSource) -> Path:
+    """Return the folder of a set whose shards are all there; what is in them is not read.
+
+    Raises:
+        RecipeError: Something is missing or too much; names the file.
+    """
+    root = find_root(source.root)
+    _kind(root)
+    _shards(root / source.split)
+    _names_file(root, source)
+    return root
+
+
 def find_root(root: str) -> Path:
     """Return the folder of a set.
 

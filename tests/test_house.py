@@ -47,7 +47,8 @@ FLOORS = [
         "ready",
         "trackers",
     },
-    {"train", "evaluate", "export", "report", "describe", "curate"},
+    {"train", "evaluate", "export", "report", "describe", "curate", "listing"},
+    {"doctor", "cli_data"},
     {"cli"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

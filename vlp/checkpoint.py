@@ -189,7 +189,8 @@ def read_lock(run: Path) -> Recipe:
     """Return the recipe that a run folder was made from."""
     path = run / LOCK
     if not path.is_file():
-        raise RecipeError(f"{run}: is no run folder ({LOCK} is missing)")
+        said = f"{LOCK} is missing" if run.is_dir() else "there is no such folder; see vlp list runs"
+        raise RecipeError(f"{run}: is no run folder ({said})")
     above, sealed, told = path.read_bytes().rpartition(SEAL)
     if sealed and told.strip() != hashlib.sha256(above).hexdigest().encode():
         raise RecipeError(f"{path}: changed since it was written; bring it back, or delete its last line to trust it")

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
+from http.client import HTTPException
 from pathlib import Path
+from typing import Any
+
+from vlp.cli_data import add_data_commands
+
+TRACEBACK = "VLP_TRACEBACK"  # variable that lets errors of the outside show where they were raised
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -17,6 +24,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parsed.command(parsed)
     except RecipeError as error:
         sys.exit(f"vlp: {error}")
+    except BrokenPipeError:  # whoever reads the output has enough of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit("vlp: interrupted")
+    except Exception as error:
+        if os.environ.get(TRACEBACK) or not is_of_the_outside(error):
+            raise
+        sys.exit(f"vlp: {one_line(error)} ({TRACEBACK}=1 shows where)")
+
+
+def is_of_the_outside(error: BaseException) -> bool:
+    """Whether a disk, a network, a permission or too little memory raised an error, and no mistake of this program."""
+    kinds = (OSError, EOFError, MemoryError, HTTPException)
+    if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):  # pathlib, before Python 3.13
+        return True
+    return isinstance(error, kinds) or type(error).__name__ in ("SafetensorError", "HfHubHTTPError", "OutOfMemoryError")
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error's kind and words in one line."""
+    said = " ".join(str(error).split())
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -35,15 +65,19 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="vlp", description="Vision-language pretraining, from shards to the hub.", allow_abbrev=False
     )
+    parser.add_argument("--version", action=_Version, help="show the version, the commit and the libraries, and leave")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, add in (
         ("train", _train),
         ("eval", _eval),
         ("report", _report),
         ("export", _export),
-        ("data", _data),
+        ("push", _push),
+        ("data", add_data_commands),
+        ("list", _list),
         ("config", _config),
         ("describe", _describe),
+        ("doctor", _doctor),
     ):
         _, help_text = add.__doc__.split(": ", 1)  # type: ignore[union-attr]
         add(commands.add_parser(name, help=help_text, description=help_text, allow_abbrev=False))
@@ -120,144 +154,61 @@ def _export(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=command)
 
 
-def _data(parser: argparse.ArgumentParser) -> None:
-    """data: write shards from images and tables, and check, index, filter, split and look at those of a card."""
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, add in (
-        ("pack", _data_pack),
-        ("verify", _data_verify),
-        ("inspect", _data_inspect),
-        ("index", _data_index),
-        ("bench", _data_bench),
-        ("filter", _data_filter),
-        ("split", _data_split),
-    ):
-        _, help_text = add.__doc__.split(": ", 1)  # type: ignore[union-attr]
-        command = commands.add_parser(name, help=help_text, description=help_text, allow_abbrev=False)
-        add(command)
-        command.add_argument("--workers", type=int, metavar="N", help="processes; default: one per core")
-
-
-def _data_pack(parser: argparse.ArgumentParser) -> None:
-    """pack: write images and captions as shards with a card; the same command continues an interrupted pack."""
-    parser.add_argument(
-        "source", type=Path, help="folder of images; CSV, TSV, JSON, JSONL or parquet; or saved dataset of Hugging Face"
-    )
-    parser.add_argument("--to", type=Path, required=True, help="folder to write; its name becomes the card's")
-    parser.add_argument("--split", default="", help="which split of a dataset with several, such as train")
-    parser.add_argument(
-        "--columns", default="", metavar="image=NAME,caption=NAME", help="columns; default: the usual names"
-    )
-    parser.add_argument(
-        "--limits",
-        default="",
-        metavar="samples=N,megabytes=N,bad=SHARE",
-        help="size of a shard, share of unusable rows; default: samples=10000,megabytes=1000,bad=0.01",
-    )
+def _push(parser: argparse.ArgumentParser) -> None:
+    """push: upload an exported folder to the hub; the same command again completes an upload that broke off."""
+    parser.add_argument("folder", type=Path, help="exported folder")
+    parser.add_argument("name", metavar="NAME", help="repository on the hub: ORG/NAME")
+    parser.add_argument("--private", action="store_true", help="create it for members alone")
+    parser.add_argument("--revision", metavar="BRANCH", help="branch to upload to, made if it is not there")
 
     def command(parsed: argparse.Namespace) -> None:
-        from vlp.curate.pack import pack
+        from vlp.export.hub import push
 
-        settings = {name: getattr(parsed, name) for name in ("columns", "limits", "workers", "split")}
-        print(pack(parsed.source, parsed.to, **settings))
+        print(f"pushed to {push(parsed.folder, parsed.name, private=parsed.private, revision=parsed.revision)}")
 
     parser.set_defaults(command=command)
 
 
-def _data_verify(parser: argparse.ArgumentParser) -> None:
-    """verify: check counts and checksums of a card, and decode every image and caption; a fault gives status 1."""
-    parser.add_argument("card", help="name under data/, or a YAML file")
+def _list(parser: argparse.ArgumentParser) -> None:
+    """list: what there is: recipes, tasks, cards, models with their weights, runs."""
+    parser.add_argument("what", choices=("recipes", "tasks", "cards", "models", "runs"))
+    parser.add_argument("part", nargs="?", default="", help="only names that contain this")
 
     def command(parsed: argparse.Namespace) -> None:
-        from vlp.curate.verify import verify_card
+        from vlp.listing import list_things
 
-        verdict = verify_card(parsed.card, workers=parsed.workers)
-        print(verdict)
-        sys.exit(1 if verdict.findings else 0)
+        print("\n".join(list_things(parsed.what, parsed.part)))
 
     parser.set_defaults(command=command)
 
 
-def _data_inspect(parser: argparse.ArgumentParser) -> None:
-    """inspect: write one HTML page of a card: images, captions, sizes, duplicates."""
-    parser.add_argument("card", help="name under data/, or a YAML file")
-    parser.add_argument("--to", type=Path, help="HTML file; default: NAME.html")
-    parser.add_argument("--seed", type=int, default=0, help="which images are shown; default: 0")
+def _doctor(parser: argparse.ArgumentParser) -> None:
+    """doctor: check this machine: devices, processes, versions, hub, disk; and a recipe, if one is named."""
+    parser.add_argument("recipe", nargs="?", help="a recipe whose needs are checked too")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace those of the recipe")
 
     def command(parsed: argparse.Namespace) -> None:
-        from vlp.curate.inspect import inspect_card
+        from vlp.doctor import examine
 
-        print(inspect_card(parsed.card, parsed.to, seed=parsed.seed, workers=parsed.workers))
+        findings = examine(parsed.recipe, parsed.overrides)
+        sys.exit(int(any(finding.is_wrong for finding in findings)))
 
     parser.set_defaults(command=command)
 
 
-def _data_index(parser: argparse.ArgumentParser) -> None:
-    """index: write indices beside a card's shards and a summary beside the card, so that runs start at once."""
-    parser.add_argument("card", help="name under data/, or a YAML file")
+class _Version(argparse.Action):
+    """Print the versions, which takes imports that other commands do without."""
 
-    def command(parsed: argparse.Namespace) -> None:
-        from vlp.curate.index import index_card
+    def __init__(self, option_strings: Sequence[str], dest: str, **settings: Any):
+        super().__init__(option_strings, dest, nargs=0, **settings)
 
-        print(index_card(parsed.card, workers=parsed.workers))
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from vlp.provenance import commit, versions
 
-    parser.set_defaults(command=command)
-
-
-def _data_bench(parser: argparse.ArgumentParser) -> None:
-    """bench: measure a card's loader alone, and say how many processes a model needs."""
-    parser.add_argument("card", help="name under data/, or a YAML file")
-    parser.add_argument("--size", type=int, default=224, metavar="PIXELS", help="side of the crops; default: 224")
-    parser.add_argument("--seconds", type=float, default=5.0, help="how long each setting is measured; default: 5")
-    parser.add_argument("--needed", type=float, metavar="RATE", help="samples a second that the model takes")
-
-    def command(parsed: argparse.Namespace) -> None:
-        from vlp.curate.bench import bench_card
-
-        speeds = bench_card(parsed.card, image_size=parsed.size, seconds=parsed.seconds, workers=parsed.workers)
-        print(speeds)
-        if parsed.needed:
-            print(speeds.advice(parsed.needed))
-
-    parser.set_defaults(command=command)
-
-
-def _data_filter(parser: argparse.ArgumentParser) -> None:
-    """filter: leave samples out by rules; copies nothing, writes a card that names the samples kept."""
-    parser.add_argument("card", help="name under data/, or a YAML file")
-    parser.add_argument("--to", type=Path, required=True, help="card to write (YAML)")
-    parser.add_argument("--rules", type=Path, required=True, help="YAML file of rules, such as filters/align.yaml")
-
-    def command(parsed: argparse.Namespace) -> None:
-        from vlp.curate.filter import filter_card
-
-        print(filter_card(parsed.card, parsed.to, parsed.rules, workers=parsed.workers))
-
-    parser.set_defaults(command=command)
-
-
-def _data_split(parser: argparse.ArgumentParser) -> None:
-    """split: divide a card into parts by a hash of each sample; copies nothing, writes a card per part."""
-    parser.add_argument("card", help="name under data/, or a YAML file")
-    parser.add_argument("--to", type=Path, required=True, help="folder for the cards")
-    parser.add_argument("--shares", required=True, metavar="train=SHARE,val=SHARE", help="parts; their sum is 1")
-    parser.add_argument("--seed", type=int, default=0, help="another seed, another split; default: 0")
-    parser.add_argument(
-        "--by",
-        choices=("key", "image", "caption"),
-        default="key",
-        help="what stays in one part: samples of one key, images that look the same, or one caption; default: key",
-    )
-
-    def command(parsed: argparse.Namespace) -> None:
-        from vlp.curate.split import split_card
-
-        split = split_card(
-            parsed.card, parsed.to, parsed.shares, seed=parsed.seed, by=parsed.by, workers=parsed.workers
-        )
-        print(split)
-
-    parser.set_defaults(command=command)
+        found = dict(versions())
+        print(f"vlp {found.pop('vlp')} ({commit()})")
+        print("\n".join(f"{name} {version}" for name, version in found.items()))
+        parser.exit()
 
 
 def _config(parser: argparse.ArgumentParser) -> None:

@@ -63,9 +63,10 @@ def evaluate_model(
     """
     device = join_evaluation()
     with dist.together():
+        wanted = [load_task(task) for task in dict.fromkeys(task_names or ())]  # before gigabytes are read
         subject = find_subject(name)
         _ = subject.model.tokenizer  # refused here, once, where it does not fit the tower
-        tasks = [load_task(task) for task in dict.fromkeys(task_names or subject.tasks)]
+        tasks = wanted or [load_task(task) for task in dict.fromkeys(subject.tasks)]
         if pixels is not None:
             tasks = [replace(task, data=task.data.model_copy(update={"pixels": pixels})) for task in tasks]
     check_same("the model", f"{float(checksum(subject.model.state_dict().values()))} of {subject.name}")

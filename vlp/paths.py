@@ -52,7 +52,7 @@ def find_card(noun: str, name: str) -> Path:
 def _what_there_is(noun: str, known: Iterable[str]) -> str:
     names = sorted(name for name in known if name != BASE)
     more = f" and {len(names) - MOST_SHOWN} more" if len(names) > MOST_SHOWN else ""
-    where = f"a path to a YAML file works too; vlp list {PLURALS[noun]}"
+    where = f"a path to a YAML file works too; see vlp list {PLURALS[noun]}"
     return f"there {'are' if len(names) != 1 else 'is'}: {', '.join(names[:MOST_SHOWN]) or 'none'}{more}; {where}"
 
 

@@ -10,6 +10,7 @@ import pytest
 from tests.hub_double import hub_double
 from tests.towers.tiny import tiny_bert, tiny_model
 from vlp.export import export_model
+from vlp.export.checksums import changed_files
 from vlp.export.hub import push
 from vlp.types import RecipeError
 
@@ -22,6 +23,7 @@ from pathlib import Path
 import open_clip, torch
 from transformers import AutoModel, AutoProcessor
 from tests.towers.tiny import CAPTIONS, tiny_images
+from vlp.export.checksums import changed_files
 from vlp.export.hub import push
 from vlp.towers.encoder import TowerEncoder
 from vlp.towers.load import load_model
@@ -102,3 +104,41 @@ def test_pushed_models_load_from_the_hub(tmp_path):
 def test_an_unfinished_export_is_not_pushed(tmp_path):
     with pytest.raises(RecipeError, match="no finished export"):
         push(tmp_path, "me/tiny")
+
+
+PUSH_TWICE = """
+import json, sys
+from vlp.cli import main
+
+said = []
+for _ in range(2):
+    try:
+        main(["push", sys.argv[1], "me/tiny"])
+        said.append("")
+    except SystemExit as ended:
+        said.append(str(ended.code))
+print(json.dumps(said))
+"""
+
+
+def test_a_push_that_broke_off_is_completed_by_the_same_command(tmp_path):
+    tiny = export_model(tiny_model(), tmp_path / "tiny", **WORDS).folder
+    with hub_double(**{"/commit/": 20}) as hub:
+        first = run(PUSH_TWICE.replace("range(2)", "range(1)"), hub, tmp_path / "home", tiny)
+        assert first[0].startswith("vlp: the hub did not take 'me/tiny'")
+        assert not hub.repositories.get("me/tiny")
+        hub.failures.clear()
+        assert run(PUSH_TWICE, hub, tmp_path / "home", tiny) == ["", ""]
+        assert hub.repositories["me/tiny"] == files_of(tiny)
+
+
+@pytest.mark.parametrize("name", ["open_clip_model.safetensors", "open_clip_config.json", "README.md"])
+def test_what_changed_since_the_export_is_not_pushed_but_for_the_card(tmp_path, name):
+    tiny = export_model(tiny_model(), tmp_path / "tiny", **WORDS).folder
+    content = bytearray((tiny / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (tiny / name).write_bytes(content)
+    assert changed_files(tiny) == ([] if name == "README.md" else [name])
+    if name != "README.md":
+        with pytest.raises(RecipeError, match=rf"{name} is not as exported"):
+            push(tiny, "me/tiny")

@@ -6,12 +6,26 @@ import hashlib
 from pathlib import Path
 
 CHECKSUMS = "SHA256SUMS"
+CARD = "README.md"
 
 
 def write_checksums(folder: Path) -> None:
     """Write the SHA-256 of every file, as `sha256sum --check` reads it."""
-    lines = []
-    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != CHECKSUMS):
-        with path.open("rb") as file:
-            lines.append(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {path.relative_to(folder).as_posix()}\n")
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != CHECKSUMS)
+    lines = [f"{_digest(path)}  {path.relative_to(folder).as_posix()}\n" for path in paths]
     (folder / CHECKSUMS).write_text("".join(lines), encoding="ascii")
+
+
+def changed_files(folder: Path) -> list[str]:
+    """Return which files are missing, or not those whose checksums were written; the card may be edited."""
+    path = folder / CHECKSUMS
+    lines = path.read_text(encoding="ascii", errors="replace").splitlines() if path.is_file() else []
+    told = {name: digest for digest, _, name in (line.partition("  ") for line in lines) if name != CARD}
+    return [name for name, digest in sorted(told.items()) if _digest(folder / name) != digest]
+
+
+def _digest(path: Path) -> str:
+    if not path.is_file():
+        return ""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

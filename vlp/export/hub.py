@@ -9,23 +9,35 @@ from pathlib import Path
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-from vlp.export.checksums import write_checksums
+from vlp.export.checksums import changed_files, write_checksums
 from vlp.export.open_clip import point_to
 from vlp.types import RecipeError
 
 
-def push(folder: Path, repo: str, *, private: bool = False) -> str:
+def push(folder: Path, repo: str, *, private: bool = False, revision: str | None = None) -> str:
     """Create the repository if needed, upload the folder in one commit, and return the repository's address.
+
+    Files that are there already are not sent again, so the same call completes an upload that broke off.
 
     Args:
         repo: ORG/NAME on the hub.
         private: Create it for members alone.
+        revision: Branch to upload to; made if it is not there.
 
     Raises:
-        RecipeError: The folder is no finished export, or the hub refuses.
+        RecipeError: The folder is no finished export, its files are not those that were exported, or the hub refuses.
     """
+    if not folder.is_dir():
+        raise RecipeError(f"'{folder}' is no folder: vlp export RUN --to FOLDER makes one")
     if not (folder / "parity.json").is_file():
-        raise RecipeError(f"'{folder}' is no finished export: it has no parity.json")
+        raise RecipeError(
+            f"'{folder}' is no finished export: it has no parity.json; vlp export RUN --to FOLDER makes one"
+        )
+    if changed := changed_files(folder):
+        raise RecipeError(
+            f"'{folder}': {', '.join(changed[:3])} {'is' if len(changed) == 1 else 'are'} not as exported (checksums): "
+            "export again, or write the checksums anew once you have looked"
+        )
     api = HfApi()
     try:
         address = api.create_repo(repo, private=private, exist_ok=True)
@@ -34,7 +46,9 @@ def push(folder: Path, repo: str, *, private: bool = False) -> str:
             shutil.copytree(folder, copy, copy_function=_link)
             point_to(copy, repo)
             write_checksums(copy)
-            api.upload_folder(repo_id=repo, folder_path=copy, commit_message="Upload model")
+            if revision is not None:
+                api.create_branch(repo, branch=revision, exist_ok=True)
+            api.upload_folder(repo_id=repo, folder_path=copy, commit_message="Upload model", revision=revision)
     except HFValidationError as error:
         raise RecipeError(f"'{repo}' is no name for a repository: use ORG/NAME ({error})") from error
     except (HfHubHTTPError, OSError) as error:

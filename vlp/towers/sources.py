@@ -63,6 +63,11 @@ def read_config(name: str) -> dict[str, Any]:
         found = _read_json(Path(name).expanduser())
     else:
         known = open_clip.list_models()
+        if name not in known and ("/" in name or name.startswith((".", "~"))):
+            raise RecipeError(
+                f"there is no run, export or model folder at '{name}' (see vlp list runs, vlp list models, or name "
+                f"{HUB}ORG/NAME)"
+            )
         if name not in known:
             raise RecipeError(
                 f"open_clip has no model '{name}'{nearest(name, known)}; a path to its JSON configuration, a folder "
@@ -171,6 +176,11 @@ def _weights_in(folder: Path, source: str) -> WeightFile:
 def _read_folder(folder: Path) -> dict[str, Any]:
     if not (folder / CONFIG_FILE).is_file() and transformers_folders.kind_of(folder):
         return transformers_folders.read_folder(folder)
+    if not (folder / CONFIG_FILE).is_file():
+        raise RecipeError(
+            f"no configuration of a model in '{folder}': it is no run (recipe.lock.yaml), no export ({CONFIG_FILE}) "
+            "and no CLIP or SigLIP of transformers (config.json)"
+        )
     return _read_json(folder / CONFIG_FILE)
 
 

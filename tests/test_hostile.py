@@ -161,3 +161,12 @@ def test_a_hub_that_answers_nonsense_gives_one_line(tmp_path, answer):
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert "hf-hub:me/nothing" in done.stderr.splitlines()[-1]
+
+
+def test_what_strangers_write_is_quoted_without_its_tricks(tmp_path, monkeypatch):
+    path = tmp_path / "table.csv"
+    path.write_bytes(b"a\x1b[2Jb,c\x00d\n1,2\n")
+    with pytest.raises(SystemExit) as ended:
+        main(["data", "pack", str(path), "--to", str(tmp_path / "out")])
+    assert "\\x1b[2Jb" in str(ended.value.code)
+    assert "\x1b" not in str(ended.value.code)

@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         parsed.command(parsed)
     except RecipeError as error:
-        sys.exit(f"vlp: {error}")
+        sys.exit(f"vlp: {printable(str(error))}")
     except BrokenPipeError:  # whoever reads the output has enough of it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except Exception as error:
         if os.environ.get(TRACEBACK) or not is_of_the_outside(error):
             raise
-        sys.exit(f"vlp: {one_line(error)} ({TRACEBACK}=1 shows where)")
+        sys.exit(f"vlp: {printable(one_line(error))} ({TRACEBACK}=1 shows where)")
 
 
 def is_of_the_outside(error: BaseException) -> bool:
@@ -41,6 +41,11 @@ def is_of_the_outside(error: BaseException) -> bool:
     if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):  # pathlib, before Python 3.13
         return True
     return isinstance(error, kinds) or type(error).__name__ in ("SafetensorError", "HfHubHTTPError", "OutOfMemoryError")
+
+
+def printable(text: str) -> str:
+    """Return a text in which no letter moves the cursor or rings: files of strangers are quoted in errors."""
+    return "".join(letter if letter.isprintable() or letter in "\n\t" else f"\\x{ord(letter):02x}" for letter in text)
 
 
 def one_line(error: BaseException) -> str:

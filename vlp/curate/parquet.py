@@ -62,9 +62,11 @@ class ParquetRows:
 
     def __iter__(self) -> Iterator[Row]:
         for place, record in enumerate(self._records()):
-            number, value = self.number + place, record[self.image]
-            where = f"{self.path.name}: row {self.start + place + 1}"
-            data, name = encoded(value)
+            number, where = self.number + place, f"{self.path.name}: row {self.start + place + 1}"
+            if isinstance(record, str):
+                yield Row(number, where, fault=("bad_row", f"{where}: {record}"))
+                continue
+            data, name = encoded(record[self.image])
             yield row_of(number, self.path.parent, name, self._caption(record[self.caption]), where, data=data)
 
     def _caption(self, value: Any) -> Any:
@@ -78,23 +80,28 @@ class ParquetRows:
         identity = repr((self, status.st_size, status.st_mtime_ns))
         return hashlib.sha256(identity.encode(errors="surrogateescape")).hexdigest()
 
-    def _records(self) -> Iterator[dict[str, Any]]:
-        file = _open(self.path)
-        groups, before = [], 0
-        skipped = 0
+    def _records(self) -> Iterator[dict[str, Any] | str]:
+        """Yield the rows, and why one cannot be read: a damaged group of rows costs those behind the damage in it."""
+        file, end = _open(self.path), 0
         for group in range(file.num_row_groups):
-            size = file.metadata.row_group(group).num_rows
-            if before + size <= self.start:
-                skipped += size
-            elif before < self.stop:
-                groups.append(group)
-            before += size
-        place = skipped
-        for batch in file.iter_batches(BATCH, groups, sorted({self.image, self.caption}), use_threads=False):
-            low, high = max(self.start - place, 0), min(self.stop - place, len(batch))
+            begin, end = end, end + file.metadata.row_group(group).num_rows
+            low, high = max(self.start, begin), min(self.stop, end)
             if low < high:
-                yield from batch.slice(low, high - low).to_pylist()
-            place += len(batch)
+                yield from self._read_group(file, group, low - begin, high - begin)
+
+    def _read_group(self, file: Any, group: int, low: int, high: int) -> Iterator[dict[str, Any] | str]:
+        place = given = 0
+        why = "the file ends before it"
+        try:
+            for batch in file.iter_batches(BATCH, [group], sorted({self.image, self.caption}), use_threads=False):
+                first, last = max(low - place, 0), min(high - place, len(batch))
+                rows = batch.slice(first, last - first).to_pylist() if first < last else []
+                given += len(rows)
+                yield from rows
+                place += len(batch)
+        except Exception as error:  # pyarrow raises its own, OSError and ValueError over damaged bytes
+            why = (str(error).splitlines() or [type(error).__name__])[0]
+        yield from [f"the parquet file is damaged ({why})"] * (high - low - given)
 
 
 def _class_names(metadata: Mapping[bytes, bytes], column: str) -> tuple[str, ...]:

@@ -115,10 +115,10 @@ class Table:
         """Return what paths are relative to: the folder of the table, or the one within that has the first images."""
         beside = self.path.parent
         names = [name for name in map(self._name, heads) if _is_name(name) and "://" not in name]
-        if not names or any((beside / name).is_file() for name in names):
+        if not names or any(is_file(beside / name) for name in names):
             return beside
         folders = sorted(entry for entry in beside.iterdir() if entry.is_dir())
-        return next((folder for folder in folders if all((folder / name).is_file() for name in names)), beside)
+        return next((folder for folder in folders if all(is_file(folder / name) for name in names)), beside)
 
     def _check_images(self, heads: Sequence[Record]) -> None:
         """Refuse a column as a whole whose first rows hold no paths."""
@@ -229,6 +229,14 @@ def _merged(captions: Sequence[Any]) -> list[Any]:
     return [text for text in listed if text is not None and text != ""]
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is a file; no name is too odd or too long to ask for."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def row_of(
     number: int, folder: Path, name: Any, caption: Any, where: str, *, data: bytes | None = None, num_rows: int = 1
 ) -> Row:
@@ -256,6 +264,6 @@ def local_path(folder: Path, name: Any, where: str) -> Path:
     if "://" in name:
         raise RecipeError(f"{where}: '{name}' is an address; nothing is downloaded here: fetch the images first")
     path = folder / name
-    if "\\" in name and not path.exists():  # from a table that was written on Windows
+    if "\\" in name and not is_file(path):  # from a table that was written on Windows
         path = folder / name.replace("\\", "/")
     return path

@@ -97,7 +97,7 @@ class Card(BaseModel):
             RecipeError: A mistake; names the file, the key and the nearest valid name.
         """
         try:
-            return cls(**{**mapping, "folder": path.parent.resolve()})
+            return cls.model_validate({**mapping, "folder": path.parent.resolve()})
         except ValidationError as error:
             raise RecipeError(explain(error, cls, [(str(path), mapping)])) from error
 

@@ -153,6 +153,11 @@ def try_part(name: str, ranks: int, parsed: argparse.Namespace) -> Iterator[Outc
     reference = make_reference(folder / "reference", ranks=ranks, steps=STEPS)
     before = make_beginning(scene, part)
     events, litter = list_events(scene, part, before)
+    # a damaged checkpoint that no save takes the place of stays where it is: it is not the run's to remove
+    begun = before / scene.run.name
+    litter |= {name for name in files_of(begun) if name.startswith("checkpoints/")} - {
+        str(path) for path in in_whole_checkpoints(begun)
+    }
     record = parsed.work / "outcomes.jsonl"
     known = {(o.scene, o.ranks, o.mode, o.event.number): o for o in read_outcomes(record)}
     plan = [

@@ -17,6 +17,7 @@ from PIL import Image
 
 from tests.forks import forked
 from tests.shards import image_bytes, sample_members, write_shards, write_tar
+from vlp import files
 from vlp.data import Card, Faults, SampleSet
 from vlp.data.faults import Fault, Quarantine
 from vlp.types import RecipeError, VlpWarning
@@ -317,3 +318,33 @@ def test_a_quarantine_that_cannot_be_written_is_told_once_and_written_later(tmp_
     with pytest.warns(VlpWarning, match="no line is lost"):
         own.add(FAULTS[3:4])
     assert listed(path) == [1, 2, 3]
+
+
+def test_a_fault_that_could_not_be_listed_is_listed_by_the_next_batch(tmp_path, monkeypatch):
+    """Though nothing else goes wrong in it: a disk that was full for a moment loses no line."""
+    path = tmp_path / "run" / "quarantine.jsonl"
+    own, is_full, whole = Quarantine(path, 0), [True], files._append
+
+    def refuse(*arguments):
+        if is_full:
+            raise OSError(28, "No space left on device")
+        whole(*arguments)
+
+    monkeypatch.setattr(files, "_append", refuse)
+    with pytest.warns(VlpWarning, match="cannot be written"):
+        own.add(FAULTS[:1])
+    is_full.clear()
+    with pytest.warns(VlpWarning, match="no line is lost"):
+        own.add([])
+    assert listed(path) == [0]
+
+
+def test_a_list_that_cannot_be_opened_is_opened_by_the_next_batch(tmp_path):
+    path = tmp_path / "run" / "quarantine.jsonl"
+    path.parent.write_text("a file")
+    own = Quarantine(path, 0)
+    with pytest.warns(VlpWarning, match="cannot be read"):
+        own.add(FAULTS[:1])
+    path.parent.unlink()
+    own.add([])
+    assert listed(path) == [0]

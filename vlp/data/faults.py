@@ -159,12 +159,15 @@ class Quarantine:
         self._family = f"{path.stem}*{path.suffix}" if path else ""
         self._records: Records | None = None
         self._listed: set[tuple[str, str, int]] = set()
+        self._pending: dict[tuple[str, str, int], Fault] = {}
         self._bytes_read: Counter[Path] = Counter()
 
     def add(self, faults: Iterable[Fault]) -> None:
-        """Append the faults that are not listed yet."""
+        """Append the faults that are not listed yet, and those that could not be written when they were met."""
         named = {(fault.source, fault.shard, fault.id): fault for fault in faults}
-        if self.path is None or not named.keys() - self._listed:
+        self._pending.update({name: fault for name, fault in named.items() if name not in self._listed})
+        waits = self._records is not None and self._records.num_waiting
+        if self.path is None or not (self._pending or waits):
             return
         try:
             self._records = self._records or self._open(self.path)
@@ -172,9 +175,10 @@ class Quarantine:
                 self._learn(path)
         except OSError as error:
             _warn(f"{self.path} cannot be read ({error}); the run goes on")
-        fresh = {name: fault for name, fault in named.items() if name not in self._listed}
-        self._listed.update(fresh)
         if self._records is not None:
+            fresh = {name: fault for name, fault in self._pending.items() if name not in self._listed}
+            self._listed.update(fresh)
+            self._pending.clear()
             self._records.add(fault.as_dict() for fault in fresh.values())
 
     def _open(self, path: Path) -> Records:

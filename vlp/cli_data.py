@@ -32,6 +32,7 @@ def _data_pack(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--to", type=Path, required=True, help="folder to write; its name becomes the card's")
     parser.add_argument("--split", default="", help="which split of a dataset with several, such as train")
+    parser.add_argument("--encoding", default="", help="of a CSV or TSV that is not UTF-8 or UTF-16, such as cp1252")
     parser.add_argument(
         "--columns", default="", metavar="image=NAME,caption=NAME", help="columns; default: the usual names"
     )
@@ -45,7 +46,7 @@ def _data_pack(parser: argparse.ArgumentParser) -> None:
     def command(parsed: argparse.Namespace) -> None:
         from vlp.curate.pack import pack
 
-        settings = {name: getattr(parsed, name) for name in ("columns", "limits", "workers", "split")}
+        settings = {name: getattr(parsed, name) for name in ("columns", "limits", "workers", "split", "encoding")}
         print(pack(parsed.source, parsed.to, **settings))
 
     parser.set_defaults(command=command)

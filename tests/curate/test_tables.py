@@ -146,3 +146,21 @@ def test_a_bad_line_of_json_costs_its_own_row(pictures, line, reason):
     found = packed(pictures, "t.jsonl", good + line + b"\n" + good.replace(b"blue", b"pink"))
     assert captions_of(found.card) == ["blue", "pink"]
     assert [fault["reason"] for fault in listed(pictures)] == [reason]
+
+
+def test_an_encoding_can_be_said(pictures):
+    """A table from a Windows machine: rows with accents are refused, with the way out, until their encoding is said."""
+    rows = "".join(f"pics/{colour}.jpg,caf\xe9 {number}\n" for number, colour in enumerate(COLOURS))
+    path = pictures / "windows.csv"
+    path.write_bytes(f"path,caption\n{rows}".encode("cp1252"))
+    with pytest.raises(RecipeError, match=r"--encoding cp1252"):
+        pack(path, pictures / "first", workers=1)
+    done = pack(path, pictures / "second", workers=1, encoding="cp1252")
+    assert done.samples == len(COLOURS)
+    assert captions_of(done.card)[0] == "caf\xe9 0"
+    with pytest.raises(RecipeError, match="no such encoding"):
+        pack(path, pictures / "third", workers=1, encoding="cp12525")
+    with pytest.raises(RecipeError, match="line ends of its own"):
+        pack(path, pictures / "third", workers=1, encoding="utf-32")
+    with pytest.raises(RecipeError, match="no table of lines"):
+        pack(pictures, pictures / "third", workers=1, encoding="cp1252")

@@ -44,7 +44,7 @@ class _OpenQuoteError(Exception):
     """A quote that does not close."""
 
 
-def separator_of(path: Path) -> str:
+def separator_of(path: Path, encoding: str = "") -> str:
     """Return what separates the fields of a table: tabs in a TSV, else the first of SEPARATORS in its first line.
 
     Raises:
@@ -52,7 +52,7 @@ def separator_of(path: Path) -> str:
     """
     if path.suffix.lower() == ".tsv":
         return "\t"
-    head = next((line.text for line in _lines(path)), "")
+    head = next((line.text for line in _lines(path, encoding)), "")
     return next((separator for separator in SEPARATORS if separator in head), ",")
 
 
@@ -62,18 +62,21 @@ def has_columns(path: Path) -> bool:
     return any(separator in head for separator in SEPARATORS)
 
 
-def read_delimited(path: Path, separator: str) -> Iterator[Line]:
+def read_delimited(path: Path, separator: str, encoding: str = "") -> Iterator[Line]:
     """Yield the records of a table, the header first; what cannot be read is a record with a fault.
 
     A TSV has no quotes. Elsewhere a field in quotes may hold separators, doubled quotes and line ends; a quote that
     never closes, or closes within a field, costs its own line and no other.
+
+    Args:
+        encoding: As Python names it; empty for UTF-8, or UTF-16 where the file begins as such.
 
     Raises:
         RecipeError: The file cannot be read.
     """
     quoting: Literal[0, 3] = csv.QUOTE_NONE if path.suffix.lower() == ".tsv" else csv.QUOTE_MINIMAL
     csv.field_size_limit(sys.maxsize)
-    lines = _lines(path)
+    lines = _lines(path, encoding)
     waiting: deque[_Text] = deque()
     width = 0
     while line := (waiting.popleft() if waiting else next(lines, None)):
@@ -122,19 +125,34 @@ def _wrong_number(fields: Sequence[str], width: int) -> str:
     return f"{len(fields)} fields under {width} names{way}"
 
 
-def _lines(path: Path) -> Iterator[_Text]:
+def _lines(path: Path, encoding: str = "") -> Iterator[_Text]:
     try:
         with path.open("rb") as file:
             is_utf16 = file.read(2) in UTF16
-        if is_utf16:
+        if is_utf16 and not encoding:
             with path.open(encoding="utf-16", newline="", errors="replace") as file:
                 yield from (_Text(number, line) for number, line in enumerate(file, 1))
             return
         with path.open("rb") as file:
             for number, data in enumerate(file, 1):
                 try:
-                    yield _Text(number, data.decode("utf-8-sig" if number == 1 else "utf-8"))
+                    yield _Text(number, data.decode(encoding or ("utf-8-sig" if number == 1 else "utf-8")))
                 except UnicodeDecodeError as error:
-                    yield _Text(number, "", f"not UTF-8 ({error.reason} at byte {error.start})")
+                    why = f"not {encoding or 'UTF-8'} ({error.reason} at byte {error.start})"
+                    yield _Text(number, "", why if encoding else f"{why}; say --encoding cp1252 if it is from Windows")
     except OSError as error:
         raise RecipeError(f"{path}: {error.strerror}") from error
+
+
+def check_encoding(name: str) -> str:
+    """Return the name of an encoding that marks line ends as ASCII does.
+
+    Raises:
+        RecipeError: There is none of that name.
+    """
+    try:
+        if not name or "\n".encode(name) == b"\n":
+            return name
+    except (LookupError, UnicodeError) as error:
+        raise RecipeError(f"--encoding {name}: there is no such encoding; there are cp1252, latin-1, gbk...") from error
+    raise RecipeError(f"--encoding {name}: has line ends of its own; save the table as UTF-8")

@@ -98,7 +98,14 @@ class Packed:
 
 
 def pack(
-    source: Path, to: Path, *, columns: str = "", limits: str = "", workers: int | None = None, split: str = ""
+    source: Path,
+    to: Path,
+    *,
+    columns: str = "",
+    limits: str = "",
+    workers: int | None = None,
+    split: str = "",
+    encoding: str = "",
 ) -> Packed:
     """Write a source as shards with a card; what an earlier, interrupted pack finished is kept.
 
@@ -109,14 +116,15 @@ def pack(
         limits: Sizes and budget, as `Limits.parse` reads them.
         workers: Processes; all cores when absent.
         split: Which split of a dataset with several.
+        encoding: Of a CSV or TSV, where it is neither UTF-8 nor UTF-16.
 
     Raises:
         RecipeError: A mistake in the arguments or the source, too many bad rows, or an interruption.
     """
     given, bounds = Columns.parse(columns), Limits.parse(limits)
-    opened = open_source(source, given, split)
+    opened = open_source(source, given, split, encoding)
     to = to.expanduser().resolve()
-    with _claimed(to, _settings(source, given, bounds, split)):
+    with _claimed(to, _settings(source, given, bounds, split, encoding)):
         try:
             records, faults = _pack_units(opened, to, bounds, num_cpus() if workers is None else workers)
         except KeyboardInterrupt as error:
@@ -158,7 +166,7 @@ def _check_budget(to: Path, records: list[Record], faults: Faults, budget: float
         ) from error
 
 
-def _settings(source: Path, columns: Columns, limits: Limits, split: str) -> dict[str, Any]:
+def _settings(source: Path, columns: Columns, limits: Limits, split: str, encoding: str) -> dict[str, Any]:
     """Return what shapes the shards: two packs that differ in it do not share a folder."""
     return {
         "source": str(source.expanduser().resolve()),
@@ -166,6 +174,7 @@ def _settings(source: Path, columns: Columns, limits: Limits, split: str) -> dic
         "samples": limits.samples,
         "megabytes": limits.megabytes,
         "split": split,
+        **({"encoding": encoding} if encoding else {}),
     }
 
 

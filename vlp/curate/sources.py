@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vlp.curate.columns import Columns
+from vlp.curate.delimited import check_encoding
 from vlp.curate.folders import Folder, walk
 from vlp.curate.hub import MARK, MARK_OF_SPLITS, HubDataset
 from vlp.curate.parquet import Parquet
@@ -18,16 +19,19 @@ TABLES = (*DELIMITED, *LINES, JSON, ".parquet")
 SPLIT = re.compile(r"(.+?)(-\d+-of-\d+)?\.parquet")
 
 
-def open_source(path: Path, columns: Columns, split: str = "") -> Source:
+def open_source(path: Path, columns: Columns, split: str = "", encoding: str = "") -> Source:
     """Return the reader of a folder, a table or a saved dataset.
 
     Args:
         split: Which split of a dataset with several.
+        encoding: Of a CSV or TSV, where it is neither UTF-8 nor UTF-16.
 
     Raises:
         RecipeError: No such source, or none that can be packed; says what can.
     """
-    path = path.expanduser()
+    path, encoding = path.expanduser(), check_encoding(encoding)
+    if encoding and (path.is_dir() or path.suffix.lower() not in (*DELIMITED, ".txt")):
+        raise RecipeError(f"--encoding {encoding}: {path} is no table of lines ({', '.join(DELIMITED)})")
     source = _open_folder(path, columns, split) if path.is_dir() else None
     if split and not isinstance(source, Parquet):
         raise RecipeError(f"--split {split}: {path} has no splits; name a folder of parquet files")
@@ -41,7 +45,7 @@ def open_source(path: Path, columns: Columns, split: str = "") -> Source:
     if suffix == ".parquet":
         return Parquet([path], columns)
     if is_table(path):
-        return Table(path, columns)
+        return Table(path, columns, encoding)
     if suffix == ".tar" or path.name.endswith((".tar.gz", ".tgz")):
         raise RecipeError(f"{path}: a shard already; write a card for it (docs/add-a-dataset.md)")
     raise RecipeError(f"{path}: expected a folder of images or a table ({', '.join(TABLES)})")

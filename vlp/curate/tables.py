@@ -47,6 +47,7 @@ class Table:
     Args:
         path: The file.
         columns: Names of the columns, where they are not the usual ones.
+        encoding: Of a CSV or TSV, where it is neither UTF-8 nor UTF-16.
 
     Raises:
         RecipeError: Not such a file, no rows, or no column for images or captions.
@@ -54,8 +55,9 @@ class Table:
 
     caption_keys = {"txt": 1.0, f"json.{JSON_KEY}": 1.0}
 
-    def __init__(self, path: Path, columns: Columns):
+    def __init__(self, path: Path, columns: Columns, encoding: str = ""):
         self.path = path
+        self.encoding = encoding
         heads = list(islice((record for record in self._records() if not record.fault), FIRST_ROWS))
         if not heads:
             why = next((f" (line {record.line}: {record.fault})" for record in self._records()), "")
@@ -140,7 +142,7 @@ class Table:
             yield from self._list
             return
         names: tuple[str, ...] = ()
-        for line in read_delimited(self.path, separator_of(self.path)):
+        for line in read_delimited(self.path, separator_of(self.path, self.encoding), self.encoding):
             if not names:
                 if line.fault:
                     raise RecipeError(f"{self.path}: line {line.number}: {line.fault}; save the table as UTF-8")

@@ -171,7 +171,15 @@ def test_the_optimizer_and_freeze_share_their_names():
     assert {rate[id(parameter)] for parameter in block.attn.parameters()} == {0.25}
     assert {rate[id(parameter)] for parameter in block.mlp.parameters()} == {1.0}
     assert decay[id(model.core.text.token_embedding.weight)] == 0.0
-    for pattern in ("visual", "logit_scale", "text.*.attn.*", "text.token_embedding", "visual.*.attn.*"):
+    for pattern in (
+        "core.visual",
+        "*.logit_scale",
+        "visual",
+        "logit_scale",
+        "text.*.attn.*",
+        "text.token_embedding",
+        "visual.*.attn.*",
+    ):
         tiny_model(freeze=(pattern,))
 
 

@@ -19,7 +19,8 @@ def matches(name: str, pattern: str) -> bool:
         pattern: Such as `visual`, `text.token_embedding`, `visual.*.attn.*` or `logit_scale`.
     """
     plain = name.removeprefix(WRAPPER)
-    return any(fnmatchcase(group, pattern.removeprefix(WRAPPER)) for group in _groups(plain))
+    groups = (*_groups(plain), *(f"{WRAPPER}{group}" for group in _groups(plain)))
+    return any(fnmatchcase(group, pattern) for group in groups)
 
 
 def check_matches(patterns: Iterable[str], names: Iterable[str], key: str) -> None:

@@ -36,7 +36,7 @@ def test_sound_inputs_are_taken(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", TARGETS)
-@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow], database=None)
+@settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow], database=None)
 @given(pick=st.integers(0, 100), edits=EDITS)
 @example(pick=0, edits=[Edit("cut", 0.0, 1, b"")])
 @example(pick=0, edits=[Edit("cut", 0.5, 1, b"")])

@@ -164,18 +164,20 @@ def take_turn(name: str, seed: str, work: Path) -> Turn:
             feed_for_a_while(name, seed, work, out)
         os._exit(0)
     os.close(writer)
-    inputs, taken, last = 0, 0, ""
+    inputs, taken = 0, 0
     findings: list[tuple[str, str]] = []
     with os.fdopen(reader) as told:
         for line in told:
             said = json.loads(line)
-            last = said["file"]
             inputs += said["inputs"]
             taken += said["taken"]
             findings += [(said["finding"], said["file"])] if said["finding"] else []
     _, status = os.waitpid(child, 0)
     if status:
-        findings.append((f"the process ended with {os.waitstatus_to_exitcode(status)}", str(work / f"{last}.last")))
+        last = _last(name, work)
+        kept = _kept(name, work, last.read_bytes() if last.exists() else b"")
+        findings.append((f"the process ended with {os.waitstatus_to_exitcode(status)}", kept))
+    _last(name, work).unlink(missing_ok=True)
     return Turn(name, inputs, taken, tuple(findings))
 
 
@@ -192,6 +194,7 @@ def feed_for_a_while(name: str, seed: str, work: Path, out: object) -> None:
             content = change(dice.choice(seeds), draw_edits(dice))
             place = Path(folder) / str(inputs)
             place.mkdir()
+            _last(name, work).write_bytes(content)  # for whoever asks what the process died of
             finding = ""
             signal.alarm(LIMIT)
             try:
@@ -204,10 +207,20 @@ def feed_for_a_while(name: str, seed: str, work: Path, out: object) -> None:
             inputs += 1
             shutil.rmtree(place, ignore_errors=True)
             if finding:
-                file = work / f"{name.replace(' ', '_')}_{hashlib.sha256(content).hexdigest()[:12]}.bin"
-                file.write_bytes(content)
-                _tell(out, finding=finding, file=str(file))
+                _tell(out, finding=finding, file=_kept(name, work, content))
     _tell(out, inputs=inputs, taken=taken)
+
+
+def _last(name: str, work: Path) -> Path:
+    """Return where the input that is being fed lies."""
+    return work / f"{name.replace(' ', '_')}.last"
+
+
+def _kept(name: str, work: Path, content: bytes) -> str:
+    """Keep an input that found something; return its file."""
+    file = work / f"{name.replace(' ', '_')}_{hashlib.sha256(content).hexdigest()[:12]}.bin"
+    file.write_bytes(content)
+    return str(file)
 
 
 class _TooLongError(BaseException):

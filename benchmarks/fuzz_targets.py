@@ -17,7 +17,7 @@ import tarfile
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -42,7 +42,7 @@ from vlp.data.shards.index import SUFFIX, build_index
 from vlp.data.shards.kept import read_kept, write_kept
 from vlp.data.shards.remote import Remote, TransferError, version
 from vlp.evaluators.dataset import DataSource, open_set
-from vlp.files import seal
+from vlp.files import read_records, seal
 from vlp.log import Log
 from vlp.towers.sources import read_config
 from vlp.towers.weight_files import read_tensors
@@ -87,6 +87,31 @@ def try_one(target: Target, folder: Path, content: bytes) -> bool:
         return True
 
 
+def of_file(name: str, read: Callable[[str], object], seeds: list[bytes]) -> Target:
+    """Return a target that reads one file.
+
+    Args:
+        read: Takes its path.
+    """
+
+    def feed(folder: Path, content: bytes) -> None:
+        (folder / name).write_bytes(content)
+        read(str(folder / name))
+
+    return Target(lambda: seeds, feed)
+
+
+def tar_of(members: Iterable[tuple[str, bytes]], style: int = tarfile.USTAR_FORMAT) -> bytes:
+    """Return a tar."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w", format=style) as tar:
+        for name, data in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return file.getvalue()
+
+
 # ---------------------------------------- shards
 @cache
 def picture(number: int = 0, kind: str = "PNG") -> bytes:
@@ -100,16 +125,13 @@ def picture(number: int = 0, kind: str = "PNG") -> bytes:
 @cache
 def shard(style: int = tarfile.USTAR_FORMAT, num_samples: int = 3) -> bytes:
     """Return a tar of a few samples."""
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w", format=style) as tar:
-        for number in range(num_samples):
-            record = json.dumps({"caption": f"record {number}", "alt": ["a", "b"], "meta": {"deep": "c"}}).encode()
-            name = f"{number:04d}" if style == tarfile.USTAR_FORMAT else f"{'long' * 40}/{number:04d}"
-            for suffix, data in (("png", picture(number)), ("txt", b"caption %d" % number), ("json", record)):
-                member = tarfile.TarInfo(f"{name}.{suffix}")
-                member.size = len(data)
-                tar.addfile(member, io.BytesIO(data))
-    return file.getvalue()
+    members = []
+    for number in range(num_samples):
+        record = json.dumps({"caption": f"record {number}", "alt": ["a", "b"], "meta": {"deep": "c"}}).encode()
+        name = f"{number:04d}" if style == tarfile.USTAR_FORMAT else f"{'long' * 40}/{number:04d}"
+        parts = (("png", picture(number)), ("txt", b"caption %d" % number), ("json", record))
+        members += [(f"{name}.{suffix}", data) for suffix, data in parts]
+    return tar_of(members, style)
 
 
 def tars() -> list[bytes]:
@@ -187,13 +209,8 @@ def feed_kept(folder: Path, content: bytes) -> None:
 
 def feed_caption_json(folder: Path, content: bytes) -> None:
     """Read captions of a JSON member, by plain, nested and missing keys."""
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w") as tar:
-        for name, data in (("a.png", picture()), ("a.json", content), ("a.txt", content)):
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
-    (folder / "00000.tar").write_bytes(file.getvalue())
+    members = [("a.png", picture()), ("a.json", content), ("a.txt", content)]
+    (folder / "00000.tar").write_bytes(tar_of(members))
     for key in ("json.caption", "json.meta.deep", "json.alt", "json.nothing", "txt"):
         for _, caption, _ in read_all(folder / "00000.tar", {key: 1.0}):
             caption.encode()
@@ -221,23 +238,11 @@ CARDS = [
 ]
 
 
-def feed_recipe(folder: Path, content: bytes) -> None:
-    """Read a recipe."""
-    (folder / "recipe.yaml").write_bytes(content)
-    load_recipe(str(folder / "recipe.yaml"))
-
-
 RECIPES = [
     b"extends: smoke\nname: mine\ntrain: {steps: 3, samples: null, batch_size: 8}\nmodel: {freeze: [visual]}\n",
     b"extends: base\nname: a\nseed: 1\nobjective: {clip: {weight: {start: 1.0, end: 0.5}}, siglip: null}\n"
     b"data: {train: {embedded: {repeat: 2}}, views: {small: {count: 2}}}\noptimizer: {groups: {a: {match: [text]}}}\n",
 ]
-
-
-def feed_task(folder: Path, content: bytes) -> None:
-    """Read a task."""
-    (folder / "task.yaml").write_bytes(content)
-    load_task(str(folder / "task.yaml"))
 
 
 TASKS = [
@@ -248,14 +253,8 @@ TASKS = [
 
 def evaluation_tars() -> list[bytes]:
     """Return a shard of an evaluation set."""
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w") as tar:
-        for number in range(2):
-            for suffix, data in (("png", picture(number)), ("cls", b"%d" % number)):
-                member = tarfile.TarInfo(f"{number}.{suffix}")
-                member.size = len(data)
-                tar.addfile(member, io.BytesIO(data))
-    return [file.getvalue()]
+    kinds = (("png", picture), ("cls", lambda number: b"%d" % number))
+    return [tar_of((f"{number}.{suffix}", make(number)) for number in range(2) for suffix, make in kinds)]
 
 
 def feed_evaluation_set(folder: Path, content: bytes) -> None:
@@ -366,15 +365,13 @@ FAULTS: list[dict[str, object]] = [
 
 
 def feed_metrics(folder: Path, content: bytes) -> None:
-    """Go on behind lines of metrics: those that stay are among those that were written, if they had checksums."""
+    """Go on behind lines of metrics: those that stay have right checksums."""
     path = folder / "metrics.jsonl"
     path.write_bytes(content)
     Log(path, num_steps=10, first_step=3, is_main=True, track=None).close()
-    kept = [line for line in path.read_bytes().split(b"\n") if line]
-    written = {seal(record) for record in METRICS}
-    if b'"crc32"' in content and (strange := [line for line in kept if line not in written and b"loss" in line]):
-        for line in strange:
-            json.loads(line)  # somebody wrote it with its checksum
+    _, others = read_records(path, lambda _: True)
+    if others:
+        raise WrongError(f"{others} lines stay that have no right checksum")
 
 
 def feed_quarantine(folder: Path, content: bytes) -> None:
@@ -438,12 +435,6 @@ def weight_files() -> list[bytes]:
     return found
 
 
-def feed_weights(folder: Path, content: bytes) -> None:
-    """Read tensors."""
-    (folder / "weights").write_bytes(content)
-    read_tensors(folder / "weights")
-
-
 def feed_configuration(folder: Path, content: bytes) -> None:
     """Read the configuration of an export."""
     (folder / "open_clip_config.json").write_bytes(content)
@@ -486,8 +477,8 @@ TARGETS: dict[str, Target] = {
     "kept list": Target(kept_lists, feed_kept),
     "caption json": Target(lambda: RECORDS, feed_caption_json),
     "card": Target(lambda: CARDS, feed_card),
-    "recipe": Target(lambda: RECIPES, feed_recipe),
-    "task": Target(lambda: TASKS, feed_task),
+    "recipe": of_file("recipe.yaml", load_recipe, RECIPES),
+    "task": of_file("task.yaml", load_task, TASKS),
     "evaluation set": Target(evaluation_tars, feed_evaluation_set),
     "csv": table(".csv", [CSV, CSV.decode().encode("utf-16"), CSV.replace(b",", b";")]),
     "tsv": table(".tsv", [CSV.replace(b",", b"\t")]),
@@ -501,7 +492,7 @@ TARGETS: dict[str, Target] = {
     "checkpoint weights": checkpoint_file("model.safetensors"),
     "checkpoint state": checkpoint_file(checkpoint.TRAINING),
     "lock": Target(locks, feed_lock),
-    "weights": Target(weight_files, feed_weights),
+    "weights": Target(weight_files, of_file("weights", lambda path: read_tensors(Path(path)), []).feed),
     "configuration": Target(lambda: CONFIGURATIONS, feed_configuration),
     "image": Target(images, feed_image),
 }

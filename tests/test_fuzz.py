@@ -79,6 +79,10 @@ def test_findings_are_told_kept_and_reported(tmp_path, monkeypatch):
     assert "the process ended with 9" in page.read_text()
     found = json.loads(page.with_suffix(".json").read_text())["found"]
     assert {turn["target"] for turn in found} == {"broken", "dying"}
+    dead = {file for turn in found if turn["target"] == "dying" for _, file in turn["findings"]}
+    assert dead
+    assert all(Path(file).is_file() for file in dead)
+    assert not list((tmp_path / "w").glob("*.last"))
     kept = next((tmp_path / "w").glob("broken_*.bin"))
     with pytest.raises((KeyError, WrongError)):
         fuzz.main(["--again", str(kept), "broken"])

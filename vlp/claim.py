@@ -131,7 +131,9 @@ def _claim(
     if not resume:
         raise RecipeError(f"{folder}: holds a run already: continue it with --resume, or set name=...")
     before = checkpoint.read_lock(folder)
-    sums = _told_sums(folder)
+    provenance = read_yaml(path).get("provenance")
+    provenance = provenance if isinstance(provenance, dict) else {}
+    sums = _told_sums(provenance)
     told = _told_data(folder, sums)
     data = _describe_data(recipe, samples, told)
     known = {
@@ -144,7 +146,7 @@ def _claim(
             + "\n  ".join(changed)
             + "\ntake the changes back, or accept them with --allow-changes"
         )
-    run_id = str(_told_provenance(folder).get("run", "")) or hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+    run_id = str(provenance.get("run", "")) or hashlib.sha256(path.read_bytes()).hexdigest()[:8]
     if changed:
         return Claim(folder, _lock(recipe, data, weights, run_id), _lay_out(data), is_told=False, run_id=run_id)
     return Claim(folder, path.read_text(encoding="utf-8"), _lay_out(data | told), is_told=True, run_id=run_id)
@@ -211,15 +213,10 @@ def _data_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str
     return said
 
 
-def _told_sums(folder: Path) -> dict[str, str]:
+def _told_sums(provenance: Mapping[str, Any]) -> dict[str, str]:
     """Return the checksum of what was known of each source when the run started."""
-    sums = _told_provenance(folder).get("data")
+    sums = provenance.get("data")
     return dict(sums) if isinstance(sums, dict) else {}
-
-
-def _told_provenance(folder: Path) -> dict[str, Any]:
-    told = read_yaml(folder / checkpoint.LOCK).get("provenance")
-    return told if isinstance(told, dict) else {}
 
 
 def _told_data(folder: Path, sums: Mapping[str, str]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ import torch
 
 from vlp import files
 from vlp.config import build_model, load_recipe
+from vlp.curate.parallel import num_cpus
 from vlp.evaluate import DEFAULT_TASKS
 from vlp.provenance import commit, machine, versions
 from vlp.ready import check_ready
@@ -100,8 +101,7 @@ def look_at_versions() -> Iterator[Finding]:
 
 def look_at_devices() -> Iterator[Finding]:
     """Processor and GPUs, and what they can do."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    yield Finding("processor", f"{machine()}, {usable} usable by this process{_quota()}")
+    yield Finding("processor", f"{machine()}, {num_cpus()} usable by this process{_quota()}")
     if not torch.cuda.is_available():
         built = torch.version.cuda or torch.version.hip
         has_driver = shutil.which("nvidia-smi") is not None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -67,8 +67,8 @@ def build_optimizer(
     check_matches(no_decay, named, "optimizer.no_decay")
     collected: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, value in named.items():
-        group = next((group for group in groups.values() if _matches_one(name, group.match)), None)
-        decays = value.ndim > 1 and not _matches_one(name, no_decay)
+        group = next((group for group in groups.values() if matches(name, group.match)), None)
+        decays = value.ndim > 1 and not matches(name, no_decay)
         decay = weight_decay if decays else 0.0
         if group is not None and group.weight_decay is not None:
             decay = group.weight_decay
@@ -83,10 +83,6 @@ def build_optimizer(
         eps=epsilon,
         fused=True,
     )
-
-
-def _matches_one(name: str, patterns: Iterable[str]) -> bool:
-    return any(matches(name, pattern) for pattern in patterns)
 
 
 def learning_rate_factor(

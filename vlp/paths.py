@@ -67,6 +67,10 @@ def find_file(noun: str, name: str) -> Path:
     for candidate in [path, *beside]:
         if candidate.is_file():
             return candidate
-    every = [(file, folder) for folder in folders(noun) for file in folder.rglob("*.yaml") if file.stem != BASE]
-    known = [str(file.relative_to(folder.parent)) for file, folder in every]
+    known = [
+        str(file.relative_to(folder.parent))
+        for folder in folders(noun)
+        for file in folder.rglob("*.yaml")
+        if file.stem != BASE
+    ]
     raise RecipeError(f"there is no file '{name}'{nearest(name, known)}")

@@ -11,16 +11,16 @@ from vlp.types import RecipeError
 WRAPPER = "core."  # the two towers inside the model that trains
 
 
-def matches(name: str, pattern: str) -> bool:
-    """Whether a parameter's name, or a group above it, matches a pattern; `*` also crosses dots.
+def matches(name: str, patterns: Iterable[str]) -> bool:
+    """Whether a parameter's name, or a group above it, matches one of the patterns; `*` also crosses dots.
 
     Args:
         name: Such as `visual.conv1.weight`; the towers' wrapper in front is optional on both sides.
-        pattern: Such as `visual`, `text.token_embedding`, `visual.*.attn.*` or `logit_scale`.
+        patterns: Such as `visual`, `text.token_embedding`, `visual.*.attn.*` or `logit_scale`.
     """
     plain = name.removeprefix(WRAPPER)
     groups = (*_groups(plain), *(f"{WRAPPER}{group}" for group in _groups(plain)))
-    return any(fnmatchcase(group, pattern) for group in groups)
+    return any(fnmatchcase(group, pattern) for pattern in patterns for group in groups)
 
 
 def check_matches(patterns: Iterable[str], names: Iterable[str], key: str) -> None:
@@ -31,7 +31,7 @@ def check_matches(patterns: Iterable[str], names: Iterable[str], key: str) -> No
     """
     plain = [name.removeprefix(WRAPPER) for name in names]
     for pattern in patterns:
-        if not any(matches(name, pattern) for name in plain):
+        if not any(matches(name, [pattern]) for name in plain):
             groups = dict.fromkeys(group for name in plain for group in _groups(name))
             top = ", ".join(dict.fromkeys(name.split(".")[0] for name in plain))
             raise RecipeError(f"{key}: no parameter matches '{pattern}'{nearest(pattern, groups)} (parts: {top})")

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 from accelerate import Accelerator
 
 from vlp.layers import leaves
+from vlp.log import Track
 from vlp.recipe import Recipe
 from vlp.types import RecipeError, VlpWarning
 
 PACKAGES = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",), "trackio": ("trackio",)}
-Track = Callable[[dict[str, float], int], None]
 
 
 def check_trackers(recipe: Recipe) -> None:

@@ -111,7 +111,7 @@ class EvaluationSet:
                 if image.width * image.height > MAX_PIXELS:
                     raise RecipeError(f"{sample.shard}: '{sample.key}' has {image.width}x{image.height} pixels")
                 ours = to_rgb(image)
-                if image.mode in ("RGB", "L") and ours is image:
+                if not (image.mode.startswith("I") or image.has_transparency_data):
                     return ours, False
                 theirs = image.convert("RGB")
                 return (ours if self.pixels == "training" else theirs), ours.tobytes() != theirs.tobytes()

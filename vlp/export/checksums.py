@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
+
+from vlp.manifest import sha256_of
 
 CHECKSUMS = "SHA256SUMS"
 CARD = "README.md"
@@ -12,7 +13,7 @@ CARD = "README.md"
 def write_checksums(folder: Path) -> None:
     """Write the SHA-256 of every file, as `sha256sum --check` reads it."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != CHECKSUMS)
-    lines = [f"{_digest(path)}  {path.relative_to(folder).as_posix()}\n" for path in paths]
+    lines = [f"{sha256_of(path)}  {path.relative_to(folder).as_posix()}\n" for path in paths]
     (folder / CHECKSUMS).write_text("".join(lines), encoding="ascii")
 
 
@@ -21,11 +22,4 @@ def changed_files(folder: Path) -> list[str]:
     path = folder / CHECKSUMS
     lines = path.read_text(encoding="ascii", errors="replace").splitlines() if path.is_file() else []
     told = {name: digest for digest, _, name in (line.partition("  ") for line in lines) if name != CARD}
-    return [name for name, digest in sorted(told.items()) if _digest(folder / name) != digest]
-
-
-def _digest(path: Path) -> str:
-    if not path.is_file():
-        return ""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return [name for name in sorted(told) if not (folder / name).is_file() or sha256_of(folder / name) != told[name]]

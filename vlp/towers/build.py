@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from types import MappingProxyType
 from typing import Any
 
@@ -18,7 +19,7 @@ from transformers import AutoConfig
 
 from vlp.towers.base import Fragment
 from vlp.towers.encoders import OtherEncoder, is_known_to_open_clip
-from vlp.towers.pretrained import count_trunk, load_encoder, watching_gaps
+from vlp.towers.pretrained import Gaps, count_trunk, load_encoder, watching_gaps
 from vlp.towers.text import take_any_length
 from vlp.towers.weights import Loaded
 from vlp.types import RecipeError
@@ -104,7 +105,8 @@ def build_core(
     text_cfg = {**model_cfg["text_cfg"], **text.building}
     try:
         other = _other_encoder(text_cfg, model_cfg["embed_dim"])
-        with watching_gaps() as gaps:
+        watch: AbstractContextManager[Gaps] = watching_gaps() if image.pretrained else nullcontext([])
+        with watch as gaps:
             core = CustomTextCLIP(
                 model_cfg["embed_dim"],
                 vision_cfg={**model_cfg["vision_cfg"], **image.building},

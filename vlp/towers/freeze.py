@@ -23,7 +23,7 @@ def freeze(core: nn.Module, patterns: Sequence[str]) -> None:
     named = dict(core.named_parameters())
     check_matches(patterns, named, "model.freeze")
     for name, parameter in named.items():
-        if any(matches(name, pattern) for pattern in patterns):
+        if matches(name, patterns):
             parameter.requires_grad_(False)
 
 

@@ -43,8 +43,8 @@ def count_trunk(visual: nn.Module, gaps: Gaps, source: str) -> Loaded:
         RecipeError: Not all of it.
     """
     trunk: nn.Module = visual.trunk  # type: ignore[assignment]
-    names = [f"visual.trunk.{name}" for name in trunk.state_dict()]
-    missing = next((found for module, found in reversed(gaps) if module is trunk), [*trunk.state_dict()])
+    names = list(trunk.state_dict())
+    missing = next((found for module, found in reversed(gaps) if module is trunk), names)
     _refuse_gaps("image", source, missing, len(names))
     return Loaded("visual.", len(names), len(visual.state_dict()), source)
 

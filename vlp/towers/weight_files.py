@@ -196,9 +196,7 @@ _ARCHIVE_BUILDERS: dict[str, Callable[..., Any]] = {
 
 
 def _common_class(module: str, name: str, builders: Mapping[str, Any]) -> Any:
-    if module == "torch._utils" and name in builders:
-        return builders[name]
-    if module == "torch._tensor" and name in builders:
+    if module in ("torch._utils", "torch._tensor") and name in builders:
         return builders[name]
     if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
         return getattr(torch, name)

@@ -32,3 +32,9 @@ def build(name: str, settings: Settings) -> Term:
     torch.manual_seed(0)
     term.create(DIM)
     return term.double() if any(True for _ in term.parameters()) else term
+
+
+def chosen_places(items: list[Any], module: str) -> list[int]:
+    """Return the places in `CASES` of those that the chosen tests of a module ask for: one term's, mostly, or all."""
+    asked = [item.callspec.params for item in items if item.module.__name__ == module and hasattr(item, "callspec")]
+    return sorted({CASES.index((case["name"], case["settings"])) for case in asked if "settings" in case})

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.objectives.batches import assert_same_state, draw_leaves, extras, one, pairs_of, rows_of, state_of, unit
-from tests.objectives.cases import CASES, SIZE, build
+from tests.objectives.cases import CASES, SIZE, build, chosen_places
 from tests.objectives.test_contract import each_term
 from tests.processes import run_processes
 from vlp.objectives.alignment import AlignmentTerm
@@ -75,19 +75,9 @@ def both_on(rank, world_size, places):
     return train_on(rank, world_size, places), uneven_on(rank, world_size)
 
 
-def chosen_places(items):
-    """Return the places of the cases that the chosen tests of this file ask for: those of one term, mostly, or all."""
-    asked = [item.callspec.params for item in items if _asks_for_a_case(item)]
-    return sorted({CASES.index((params["name"], params["settings"])) for params in asked})
-
-
-def _asks_for_a_case(item):
-    return item.module.__name__ == __name__ and hasattr(item, "callspec") and "settings" in item.callspec.params
-
-
 @pytest.fixture(scope="module", params=[2, 3])
 def parts(request):
-    return run_processes(both_on, request.param, chosen_places(request.session.items))
+    return run_processes(both_on, request.param, chosen_places(request.session.items, __name__))
 
 
 @each_term

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 
 from tests.objectives.batches import DIM, draw_leaves, extras, one, pairs_of, rows_of, share_of
-from tests.objectives.cases import CASES, build
+from tests.objectives.cases import CASES, build, chosen_places
 from tests.objectives.twins import IDS, NO_NEGATIVES, READINGS, SIZE, WITH_TERM, Whole, draw_twins
 from tests.processes import run_processes
 from vlp.objectives.base import Objective, terms
@@ -174,14 +174,14 @@ def numbers_of(case, rows):
     return report["term"].item(), loss.item(), [g.numpy() for g in cut], [g.numpy() for g in whole], state
 
 
-def train_on(rank, world_size):
+def train_on(rank, world_size, places):
     rows = slice(rank * SIZE // world_size, (rank + 1) * SIZE // world_size)
-    return [numbers_of(case, rows) for case in CASES]
+    return {place: numbers_of(CASES[place], rows) for place in places}
 
 
 @pytest.fixture(scope="module", params=[2, 3])
 def parts(request):
-    return run_processes(train_on, request.param)
+    return run_processes(train_on, request.param, chosen_places(request.session.items, __name__))
 
 
 @each_term

@@ -69,9 +69,10 @@ def test_shards_ahead_come_before_their_samples(samples, settings):
     ends = np.cumsum(samples.sizes)
     for start in (0, 7, 30):
         _, ids = order.samples_at(np.arange(start, start + 18))
-        uses = list(islice(samples.shards_ahead(order, start), 40))
+        needs = list(islice(samples.shards_ahead(order, start), 40))
         for position, place in enumerate(np.searchsorted(ends, ids, side="right"), start):
-            assert samples.parts[place].shard in {shard for first, shard in uses if first <= position}
+            here = {need.shard for need in needs if need.first <= position < need.end}
+            assert samples.parts[place].shard in here
 
 
 def test_batches_of_one_source(samples):

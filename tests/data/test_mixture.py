@@ -180,10 +180,10 @@ def test_shards_are_told_by_the_position_from_which_they_are_needed(run, start):
     for number, ingredient in enumerate(ingredients):
         positions = np.flatnonzero(sources == number)
         begun = int((positions < start).sum())
-        for first, shard in ingredient.order.shards_from(begun):
-            if first >= len(positions):
+        for first, end, shard in ingredient.order.shards_from(begun):
+            if end >= len(positions):
                 break
-            expected.append((int(positions[first]), ingredient.first_shard + shard))
+            expected.append((int(positions[first]), int(positions[end]), ingredient.first_shard + shard))
     assert list(islice(order.shards_from(start), len(expected))) == sorted(expected)
 
 
@@ -193,5 +193,5 @@ def test_a_source_that_ran_dry_needs_no_more_shards():
         Timetable([Ramp(start=1, end=0, last_step=2), Ramp(start=1)], BATCH),
         seed=0,
     )
-    first = next(order.ingredients[0].order.shards_from(0))[1]
-    assert {shard for _, shard in order.shards_from(0)} == {first, 2}
+    first = next(order.ingredients[0].order.shards_from(0)).shard
+    assert {use.shard for use in order.shards_from(0)} == {first, 2}

@@ -8,6 +8,8 @@ import gzip
 import importlib.util
 import json
 import os
+import subprocess
+import sys
 import threading
 import time
 from datetime import UTC, datetime, timedelta
@@ -27,8 +29,9 @@ from vlp.data.shards.cache import cache_folder
 from vlp.data.shards.copies import make_copy
 from vlp.data.shards.download import Expected, RemoteStats
 from vlp.data.shards.download import download as fetch
-from vlp.data.shards.prefetch import Prefetcher
-from vlp.data.shards.shard import check_room, open_shards
+from vlp.data.shards.prefetch import Needed, Prefetcher
+from vlp.data.shards.room import check_cache
+from vlp.data.shards.shard import open_shards
 from vlp.types import RecipeError
 
 SHARD = "/tiny/00000.tar"
@@ -442,29 +445,111 @@ def test_the_copy_used_longest_ago_leaves_first_and_comes_back(server, tmp_path)
     assert len(server.ranges("/tiny/00001.tar")) == 1 + 2
 
 
-def test_a_copy_in_use_stays_although_the_cache_is_full(server, tmp_path):
+def test_what_is_wanted_now_takes_the_room_of_what_was_used_longest_ago_even_if_in_use(server, tmp_path):
     card = put(server, tmp_path, 2, counts={"00000.tar": 4, "00001.tar": 4}, cache_gb=1e-9)
     first, second = open_shards(card)
+    assert len(texts(first)) == len(texts(second)) == 4
+    assert copied() == [second.open()[0]]
+
+
+def test_what_is_wanted_soon_takes_no_room_of_what_is_in_use(server, tmp_path):
+    card = put(server, tmp_path, 3, counts={f"{k:05d}.tar": 4 for k in range(3)})
+    size = max(map(len, server.files.values()))
+    first, second, third = open_shards(card.model_copy(update={"cache_gb": 2.5 * size / 1e9}))
     texts(first), texts(second)
-    assert len(copied()) == 2
+    num_requests = len(server.requests)
+    assert not third.fetch(soon=True)
+    assert len(server.requests) == num_requests
+    first.release()
+    assert third.fetch(soon=True)
+    assert copied() == sorted([second.open()[0], third.open()[0]])
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_what_is_being_made_counts_as_long_as_its_process_lives(server, tmp_path, dies):
+    card = put(server, tmp_path, 1, counts={"00000.tar": 4})
+    (shard,) = open_shards(card.model_copy(update={"cache_gb": 2.5 * len(server.files[SHARD]) / 1e9}))
+    copies.copy_path("ab").parent.mkdir(parents=True)
+    script = f"""
+import os, sys, time
+from pathlib import Path
+from vlp.data.shards import copies
+
+def fill(target):
+    print("reserved", flush=True)
+    os._exit(1) if {dies} else sys.stdin.read()
+    raise OSError
+
+copies.make_copy(copies.copy_path("{"ab" * 16}"), fill, 1e9, {2 * len(server.files[SHARD])})
+"""
+    other = subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    try:
+        assert other.stdout.readline() == b"reserved\n"
+        if dies:
+            other.wait()
+        assert shard.fetch(soon=True) == dies
+    finally:
+        other.communicate()
+    assert shard.fetch(soon=True)
+
+
+@pytest.fixture
+def fullest():
+    """Watch the cache; yields the sums of bytes seen in it."""
+    seen, is_over = [0], threading.Event()
+
+    def watch():
+        while not is_over.is_set():
+            # Nothing leaves while the sum is taken.
+            with contextlib.suppress(FileNotFoundError), copies._lock("room"):
+                seen.append(sum(path.stat().st_size for path in cache_folder("copies").iterdir()))
+            time.sleep(0.001)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    yield seen
+    is_over.set()
+    thread.join()
+
+
+@pytest.mark.parametrize("counts", [{}, {f"{k:05d}.tar": 4 for k in range(12)}])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_cache_never_holds_more_than_it_may(server, tmp_path, fullest, workers, counts):
+    """Neither while shards are counted at the first start, nor while a stream reads and fetches ahead."""
+    card = put(server, tmp_path, 12, counts=counts)
+    limit = 3.5 * max(map(len, server.files.values()))
+    samples = SampleSet({"tiny": card.model_copy(update={"cache_gb": limit / 1e9})})
+    order = arrange(samples, seed=0, batch_size=4, shuffle_shards=1)
+    views = Views((Crop(8),), Captions())
+    stream = Stream(samples, views, LetterTokenizer(), batch_size=4, seed=0, order=order, workers=workers)
+    with contextlib.closing(stream.batches(0)) as batches:
+        for batch in islice(batches, 24):
+            assert len(batch) == 4
+    assert not stream.faults.total
+    assert limit / 4 < max(fullest) <= limit
 
 
 def test_a_window_larger_than_the_cache_is_refused_with_a_number_that_fits(server, tmp_path):
     card = put(server, tmp_path, 4)
     shards = open_shards(card)
     small = card.model_copy(update={"cache_gb": 2.5 * max(map(len, server.files.values())) / 1e9})
-    check_room(card, shards, None)
-    check_room(small, shards, 2)
+    check_cache([card], [shards], None)
+    check_cache([small], [shards], 2)
+    check_cache([small], [shards[:2], shards[2:]], 1)
     for window in (None, 3):
         with pytest.raises(RecipeError, match=r"set data\.shuffle_shards=1, or raise the card's cache_gb"):
-            check_room(small, shards, window)
+            check_cache([small], [shards], window)
+    with pytest.raises(RecipeError, match=r"reads 2 shards of each source at a time"):
+        check_cache([card, small], [shards[:2], shards[2:]], 2)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_are_the_same_from_afar_even_while_copies_come_and_go(
     server, tmp_path, open_stream, monkeypatch, workers
 ):
-    monkeypatch.setattr(copies, "IN_USE_SECONDS", 0.0)
+    monkeypatch.setattr(copies, "ARRIVED_SECONDS", 0.0)
     card = put(server, tmp_path, 4, cache_gb=1.5 * 30_000 / 1e9)
     server.troubles["/tiny/00002.tar"] = ["503", "reset"]
     local = Card(name="tiny", shards=f"{tmp_path}/tiny/*.tar", folder=tmp_path)
@@ -480,8 +565,8 @@ def test_batches_are_the_same_from_afar_even_while_copies_come_and_go(
 def test_the_prefetcher_fetches_what_comes_next_and_no_more(server, tmp_path):
     card = put(server, tmp_path, 6, counts={f"{k:05d}.tar": 4 for k in range(6)})
     shards = open_shards(card)
-    uses = iter([(4 * number, shard) for number, shard in enumerate(shards)])
-    with Prefetcher(uses, position=0, ahead=2, connections=2) as prefetcher:
+    needs = (Needed(4 * number, 4 * number + 4, shard) for number, shard in enumerate(shards))
+    with Prefetcher(needs, position=0, ahead=2, connections=2) as prefetcher:
         wait_for(lambda: len(copied()) == 3)
         assert len({path for path, _ in server.requests if path.endswith(".tar")}) == 6  # asked for their versions
         prefetcher.advance(8)
@@ -519,7 +604,7 @@ def test_a_prefetcher_survives_what_cannot_be_fetched(server, tmp_path):
     card = put(server, tmp_path, 2, counts={"00000.tar": 4, "00001.tar": 4})
     shards = open_shards(card)
     server.troubles[SHARD] = ["503"] * 3
-    with Prefetcher(iter([(0, shard) for shard in shards]), position=0) as prefetcher:
+    with Prefetcher((Needed(0, 8, shard) for shard in shards), position=0) as prefetcher:
         prefetcher.wait()
     assert shards[0].stats.counts == {"busy": 3}
     assert all(len(texts(shard)) == 4 for shard in shards)  # the reader has tries of its own

@@ -92,9 +92,9 @@ def test_windows_go_through_all_that_is_kept(tmp_path_factory, kept, window):
     order = arrange(samples, seed=0, batch_size=2, shuffle_shards=window)
     _, ids = order.samples_at(np.arange(len(kept)))
     assert sorted(caption(samples, number) for number in ids) == sorted(f"caption {place}" for place in kept)
-    uses = samples.shards_ahead(order, 0)
+    needs = samples.shards_ahead(order, 0)
     used = {number // 3 for number in kept}
-    assert {int(next(uses)[1].name[:5]) for _ in used} == used
+    assert {int(next(needs).shard.name[:5]) for _ in used} == used
 
 
 def test_a_list_for_another_number_of_samples_is_refused(card):

@@ -47,8 +47,8 @@ def test_a_block_equals_its_place_in_a_longer_one(sizes, window, start, length):
 def test_a_shard_is_told_with_the_first_position_of_its_window_and_used_up_in_it(sizes, window):
     order = Windows(sizes, window, 2)
     shards = shard_of(order.samples_at(np.arange(order.num_samples))[1], sizes)
-    uses = takewhile(lambda use: use[0] < order.num_samples, order.shards_from(0))
-    told = {first: [shard for _, shard in group] for first, group in groupby(uses, key=lambda use: use[0])}
+    uses = takewhile(lambda use: use.first < order.num_samples, order.shards_from(0))
+    told = {first: [use.shard for use in group] for first, group in groupby(uses, key=lambda use: use.first)}
     assert sorted(chain.from_iterable(told.values())) == np.flatnonzero(sizes).tolist()
     ends = [*list(told)[1:], order.num_samples]
     for (first, members), end in zip(told.items(), ends, strict=True):
@@ -61,8 +61,8 @@ def test_a_shard_is_told_with_the_first_position_of_its_window_and_used_up_in_it
 def test_shards_from_the_middle_are_those_from_the_start_of_its_window(sizes, window, position):
     order = Windows(sizes, window, 2)
     expected = list(islice(order.shards_from(0), 200))
-    begun = max(first for first, _ in expected if first <= position)
-    expected = [(max(first, position), shard) for first, shard in expected if first >= begun]
+    begun = max(use.first for use in expected if use.first <= position)
+    expected = [use._replace(first=max(use.first, position)) for use in expected if use.first >= begun]
     assert list(islice(order.shards_from(position), 20)) == expected[:20]
 
 

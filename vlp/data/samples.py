@@ -16,6 +16,7 @@ from vlp.data.shards.cards import Card
 from vlp.data.shards.files import OpenFiles
 from vlp.data.shards.index import Entry
 from vlp.data.shards.kept import read_kept
+from vlp.data.shards.prefetch import Needed
 from vlp.data.shards.shard import Shard, open_shards
 from vlp.types import RecipeError
 
@@ -177,10 +178,10 @@ class SampleSet:
         counts = np.bincount(np.searchsorted(self._ends, ids, side="right"), minlength=len(self.parts))
         return {source: float(counts[places].sum()) / max(len(ids), 1) for source, places in self.places.items()}
 
-    def shards_ahead(self, order: Order, position: int) -> Iterator[tuple[int, Shard]]:
-        """Yield (first position, shard) of what a run reads from a position on, in the order of use."""
-        for first, number in order.shards_from(position):
-            yield first, self.parts[number].shard
+    def shards_ahead(self, order: Order, position: int) -> Iterator[Needed]:
+        """Yield what a run reads from a position on, and when, in the order of use."""
+        for first, end, number in order.shards_from(position):
+            yield Needed(first, end, self.parts[number].shard)
 
     def _lost(self, part: Part) -> int:
         """Return how many samples a broken shard lacks.

@@ -14,8 +14,7 @@ from vlp.data.faults import Fault, Faults, Quarantine
 from vlp.data.order.shuffle import Order, Shuffle
 from vlp.data.pixels.decode import MOST_BYTES, MOST_PIXELS
 from vlp.data.samples import SampleSet
-from vlp.data.shards.prefetch import Prefetcher
-from vlp.data.shards.shard import Shard
+from vlp.data.shards.prefetch import Needed, Prefetcher
 from vlp.data.views import Views
 from vlp.data.workers import Health, Pool
 from vlp.types import Batch, RecipeError, Tokenizer
@@ -169,13 +168,13 @@ class Stream:
                 prefetcher.advance(number * self._batch_size)
                 yield packet
 
-    def _remote_shards(self, position: int) -> Iterator[tuple[int, Shard]]:
-        """Yield what must be fetched from a position on: (first position, shard); nothing where all is at hand."""
+    def _remote_shards(self, position: int) -> Iterator[Needed]:
+        """Yield what must be fetched from a position on, and when; nothing where all is at hand."""
         if not any(part.shard.is_remote for part in self.samples.parts):
             return
-        for first, shard in self.samples.shards_ahead(self._batches.order, position):
-            if shard.is_remote:
-                yield first, shard
+        for need in self.samples.shards_ahead(self._batches.order, position):
+            if need.shard.is_remote:
+                yield need
 
     def _deliver(self, packet: Packet) -> Batch:
         self._record(packet.faults)

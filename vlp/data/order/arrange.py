@@ -14,7 +14,7 @@ from vlp.data.order.timetable import Ramp, Timetable
 from vlp.data.order.windows import Windows
 from vlp.data.randomness import SOURCE, fold
 from vlp.data.samples import SampleSet
-from vlp.data.shards.shard import check_room
+from vlp.data.shards.room import check_cache
 from vlp.types import RecipeError
 
 Mixing = Literal["sample", "batch", "shard"]
@@ -42,8 +42,8 @@ def arrange(
     Raises:
         RecipeError: Settings that contradict each other, or a cache too small for what is shuffled together.
     """
-    for source, card in samples.cards.items():
-        check_room(card, [part.shard for part in samples.parts[samples.places[source]]], shuffle_shards)
+    groups = [samples.parts[places] for places in samples.places.values()] if weights else [samples.parts]
+    check_cache(samples.cards.values(), ([part.shard for part in parts] for parts in groups), shuffle_shards)
     if not weights:
         if mixing != "sample":
             raise RecipeError(f"data.mixing={mixing} takes turns by weight: give every source of data.train a weight")

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vlp.data.order.shuffle import Order, Ranges
+from vlp.data.order.shuffle import NEVER, Order, Ranges, Use
 from vlp.data.order.timetable import Timetable
 
 
@@ -85,20 +85,20 @@ class Mixture:
         ingredient = self.ingredients[sources[0]]
         return ingredient.order.peers(int(places[0])).moved(ingredient.first_id)
 
-    def shards_from(self, position: int) -> Iterator[tuple[int, int]]:
-        """Yield (first position, number) of each shard in the order of use from a position on."""
+    def shards_from(self, position: int) -> Iterator[Use]:
+        """Yield when each shard is used, in the order of use from a position on."""
         runs = self._runs(position, position + 1)
         given = np.clip(position - runs.starts, 0, self._lengths[runs.sources])
         places = runs.before + np.bincount(runs.sources, given, len(self.ingredients)).astype(np.int64)
         yield from heapq.merge(*(self._shards_of(source, int(place)) for source, place in enumerate(places)))
 
-    def _shards_of(self, source: int, place: int) -> Iterator[tuple[int, int]]:
+    def _shards_of(self, source: int, place: int) -> Iterator[Use]:
         ingredient = self.ingredients[source]
-        for first, shard in ingredient.order.shards_from(place):
+        for first, end, shard in ingredient.order.shards_from(place):
             position = self._position_of(source, first)
-            if position is None:
+            if position == NEVER:
                 return
-            yield position, ingredient.first_shard + shard
+            yield Use(position, self._position_of(source, end), ingredient.first_shard + shard)
 
     def _places_at(self, positions: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the source of each position, and which of the source's samples comes there."""
@@ -113,12 +113,14 @@ class Mixture:
         sources = runs.sources[which]
         return sources, runs.numbers[which] * self._lengths[sources] + block - runs.starts[which]
 
-    def _position_of(self, source: int, place: int) -> int | None:
-        """Return where a source's sample comes; None where the source has run dry before."""
+    def _position_of(self, source: int, place: int) -> int:
+        """Return where a source's sample comes; `NEVER` where the source has run dry before."""
+        if place == NEVER:
+            return NEVER
         number, inside = divmod(place, int(self._lengths[source]))
         (due,) = self.timetable.times_of(np.array([source]), self._amounts(np.array([source]), np.array([number])))
         if due == np.inf:
-            return None
+            return NEVER
         slack = int(self._lengths.sum())
         runs = self._runs(max(int(due) - slack, 0), int(due) + slack)
         (which,) = np.flatnonzero((runs.sources == source) & (runs.numbers == number))

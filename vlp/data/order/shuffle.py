@@ -7,10 +7,11 @@ a list of the data: 10^10 samples cost as little memory as ten, and any position
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,21 @@ from numpy.typing import NDArray
 from vlp.data.randomness import GOLDEN, ORDER, SUBSTITUTE, Draws, fold, mix_array
 
 ROUNDS = 6
+NEVER = sys.maxsize
+
+
+class Use(NamedTuple):
+    """From when on and how long samples of a shard may come.
+
+    Args:
+        first: The first position at which one may come.
+        end: The first position from which on none comes any more; `NEVER` where there is none.
+        shard: Its number.
+    """
+
+    first: int
+    end: int
+    shard: int
 
 
 class Order(Protocol):
@@ -39,8 +55,8 @@ class Order(Protocol):
         """Return the ids that may stand in for the sample at a position."""
         ...
 
-    def shards_from(self, position: int) -> Iterator[tuple[int, int]]:
-        """Yield (first position, number) of each shard in the order of use from a position on."""
+    def shards_from(self, position: int) -> Iterator[Use]:
+        """Yield when each shard is used, in the order of use from a position on."""
         ...
 
 
@@ -71,9 +87,9 @@ class Shuffle:
         """Return all ids."""
         return Ranges(np.array([0]), np.array([self.num_samples]))
 
-    def shards_from(self, position: int) -> Iterator[tuple[int, int]]:
-        """Yield every shard once: any of them may be needed at once."""
-        yield from ((position, shard) for shard in range(self.num_shards))
+    def shards_from(self, position: int) -> Iterator[Use]:
+        """Yield every shard once: any of them may be needed at once, and for ever."""
+        yield from (Use(position, NEVER, shard) for shard in range(self.num_shards))
 
 
 @dataclass(frozen=True)

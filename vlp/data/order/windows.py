@@ -9,7 +9,7 @@ from itertools import count
 import numpy as np
 from numpy.typing import NDArray
 
-from vlp.data.order.shuffle import Ranges, permute
+from vlp.data.order.shuffle import Ranges, Use, permute
 from vlp.data.randomness import SHARDS, WINDOW, fold
 
 
@@ -70,10 +70,10 @@ class Windows:
         ranges = epoch.ranges
         return Ranges(ranges.firsts[first : first + self.window], ranges.sizes[first : first + self.window])
 
-    def shards_from(self, position: int) -> Iterator[tuple[int, int]]:
-        """Yield (first position, number) of each shard, window after window, without end.
+    def shards_from(self, position: int) -> Iterator[Use]:
+        """Yield when each shard is used, window after window, without end.
 
-        Any shard of a window may be needed from the window's first position on. Empty shards never are.
+        Any shard of a window may be needed from the window's first position to its last. Empty shards never are.
         """
         number, place = divmod(position, self.num_samples)
         for later in count(number):
@@ -81,8 +81,9 @@ class Windows:
             first = epoch.window_of(place) if later == number else 0
             for rank in range(first * self.window, len(self.sizes)):
                 if epoch.ranges.sizes[rank]:
-                    start = later * self.num_samples + int(epoch.starts[rank // self.window])
-                    yield max(position, start), int(epoch.shards[rank])
+                    window = rank // self.window
+                    start, end = (later * self.num_samples + epoch.starts[window : window + 2]).tolist()
+                    yield Use(max(position, start), end, int(epoch.shards[rank]))
 
     def _epoch(self, number: int) -> Epoch:
         """Return an epoch; the last two are remembered, as a batch may touch both."""

@@ -45,7 +45,8 @@ class Card(BaseModel):
             whenever a remote shard is fetched.
         counts: Samples per remote shard, named in the same way; spares the first start from fetching all shards.
         options: What the back end of remote shards is told, such as `{anon: true}`.
-        cache_gb: Largest sum of the copies of remote shards on this machine, in 10^9 bytes; 100 when absent.
+        cache_gb: Largest sum of the copies of remote shards on this machine, in 10^9 bytes; 100 when absent. Room for
+            twice `data.shuffle_shards` shards lets the next ones come while the present ones are read.
         tries: Tries in a row to fetch a remote shard that bring next to nothing.
         timeout: Longest time without a byte of a remote shard, in seconds.
         allow_pipe: Whether a `pipe:` address may run its command.

@@ -14,7 +14,7 @@ from typing import Protocol
 from vlp.data.faults import BadSampleError
 from vlp.data.shards.cache import cache_name, cache_path
 from vlp.data.shards.cards import Card
-from vlp.data.shards.copies import copy_path, index_path, make_copy, touch
+from vlp.data.shards.copies import copy_path, index_path, make_copy, release, touch
 from vlp.data.shards.download import Expected, RemoteStats, download
 from vlp.data.shards.files import OpenFiles
 from vlp.data.shards.index import SUFFIX, Footer, Index, build_index, index_in_memory, open_index
@@ -42,8 +42,11 @@ class Home(Protocol):
         """
         ...
 
-    def fetch(self) -> None:
-        """Make sure that `open` need not wait.
+    def fetch(self, *, soon: bool = False) -> bool:
+        """Make sure that `open` need not wait; return whether that is so.
+
+        Args:
+            soon: Whether it may be left undone while other copies need the room.
 
         Raises:
             TransferError: It cannot be fetched.
@@ -52,6 +55,10 @@ class Home(Protocol):
 
     def touch(self) -> None:
         """Say that the shard is in use."""
+        ...
+
+    def release(self) -> None:
+        """Say that the shard is used no more."""
         ...
 
     def index_places(self) -> tuple[Path, ...]:
@@ -90,10 +97,14 @@ class InPlace:
             file.write(content)
         return self.path, open_index(path, files) or index_in_memory(content)
 
-    def fetch(self) -> None:
-        """Do nothing."""
+    def fetch(self, *, soon: bool = False) -> bool:  # noqa: ARG002
+        """Return True: it is here."""
+        return True
 
     def touch(self) -> None:
+        """Do nothing."""
+
+    def release(self) -> None:
         """Do nothing."""
 
     def index_places(self) -> tuple[Path, ...]:
@@ -109,13 +120,17 @@ class Copied:
         fill: Writes a plain tar to the path it is given, and returns what cut it short.
         name: Another one for every content.
         limit_bytes: Largest sum of all copies of this machine.
+        num_bytes: How large the copy will be, as far as that is known.
     """
 
-    def __init__(self, location: str, fill: Callable[[Path], str], name: str, limit_bytes: float | None):
+    def __init__(
+        self, location: str, fill: Callable[[Path], str], name: str, limit_bytes: float | None, num_bytes: int
+    ):
         self._location = location
         self._fill = fill
         self._copy = copy_path(name)
         self._limit_bytes = limit_bytes
+        self._num_bytes = num_bytes
         self._given_up: tuple[float, str] | None = None
 
     def open(self, files: OpenFiles) -> tuple[Path, Index]:
@@ -135,14 +150,14 @@ class Copied:
             self._copy.unlink(missing_ok=True)  # somebody else's eviction, or a damaged file
         raise FileNotFoundError(2, "the copy in the cache is damaged", str(self._copy))
 
-    def fetch(self) -> None:
+    def fetch(self, *, soon: bool = False) -> bool:
         """Make the copy unless it is there."""
         if self._copy.exists():
             touch(self._copy)
-            return
+            return True
         try:
             with waiting():
-                make_copy(self._copy, self._fill, self._limit_bytes)
+                return make_copy(self._copy, self._fill, self._limit_bytes, self._num_bytes, soon=soon)
         except FileNotFoundError:
             raise
         except OSError as error:
@@ -165,6 +180,10 @@ class Copied:
     def touch(self) -> None:
         """Keep the copy from being deleted for a while."""
         touch(self._copy)
+
+    def release(self) -> None:
+        """Let the copy leave before others."""
+        release(self._copy)
 
     def index_places(self) -> tuple[Path, ...]:
         """Return the place beside the copy."""
@@ -190,15 +209,16 @@ def local_home(path: Path, tag: str, limit_bytes: float | None, *, is_packed: bo
     """Return the home of a tar on a disk, plain or compressed."""
     if not is_packed:
         return InPlace(path, tag)
-    name = cache_name(str(path.resolve()), tag_of(path.stat()))
-    return Copied(str(path), partial(unpack, path), name, limit_bytes)
+    status = path.stat()
+    name = cache_name(str(path.resolve()), tag_of(status))
+    return Copied(str(path), partial(unpack, path), name, limit_bytes, status.st_size)
 
 
 def remote_home(card: Card, location: str, known: Known, stats: RemoteStats) -> Copied:
     """Return the home of a shard that lies on another machine."""
     identity = f"{known.bytes}-{known.tag}" if known.tag else known.sha256
     fill = _Download(card, location, Expected(known.bytes, known.tag, known.sha256), stats)
-    return Copied(location, fill, cache_name(location, identity), card.limit_bytes)
+    return Copied(location, fill, cache_name(location, identity), card.limit_bytes, max(known.bytes, 0))
 
 
 @dataclass(frozen=True)

@@ -6,31 +6,47 @@ import contextlib
 import threading
 from collections.abc import Iterator
 from types import TracebackType
+from typing import NamedTuple
 
 from vlp.data.shards.remote import TransferError
 from vlp.data.shards.shard import Shard
 from vlp.types import RecipeError
 
+LOOK_AGAIN_SECONDS = 1.0
+
+
+class Needed(NamedTuple):
+    """A shard, and when it is read.
+
+    Args:
+        first: Position from which on it may be.
+        end: Position from which on it is not, until it comes again.
+    """
+
+    first: int
+    end: int
+    shard: Shard
+
 
 class Prefetcher:
-    """Some threads that make copies of shards in the order of their first use.
+    """Some threads that make copies of shards in the order of their first use, and let go of those used no more.
 
     It never fails: whoever reads a shard that could not be fetched tries once more, and says what is wrong. Start it
     after processes were forked, which would inherit what its threads have open.
 
     Args:
-        uses: Position at which each shard is needed first, and the shard; ascending.
+        needs: What is read when, by first positions.
         position: Where reading begins.
         ahead: Positions ahead of reading whose shards are fetched; all shards of a window share one.
         connections: Shards that are fetched at the same time.
     """
 
-    def __init__(self, uses: Iterator[tuple[int, Shard]], *, position: int, ahead: int = 2, connections: int = 4):
-        self._uses = uses
+    def __init__(self, needs: Iterator[Needed], *, position: int, ahead: int = 2, connections: int = 4):
+        self._needs = needs
         self._position = position
         self._ahead = ahead
-        self._next = next(uses, None)
-        self._taken: set[int] = set()
+        self._next = next(needs, None)
+        self._taken: list[Needed] = []
         self._closed = False
         self._changed = threading.Condition()
         needed = connections if self._next else 0
@@ -50,6 +66,10 @@ class Prefetcher:
         """Tell how far reading has come."""
         with self._changed:
             self._position = position
+            over = [need for need in self._taken if need.end <= position]
+            self._taken = [need for need in self._taken if need.end > position]
+            for need in over:
+                self._let_go(need)
             self._changed.notify_all()
 
     def close(self) -> None:
@@ -64,18 +84,33 @@ class Prefetcher:
             thread.join()
 
     def _work(self) -> None:
-        while shard := self._take():
+        while need := self._take():
             with contextlib.suppress(TransferError, RecipeError, OSError):
-                shard.fetch()
+                self._fetch(need)
 
-    def _take(self) -> Shard | None:
+    def _take(self) -> Needed | None:
         with self._changed:
-            while not self._closed and self._next is not None:
-                first, shard = self._next
-                self._taken = {taken for taken in self._taken if taken > self._position}
-                if first in self._taken or len(self._taken) < self._ahead:
-                    self._taken.add(first)
-                    self._next = next(self._uses, None)
-                    return shard
+            while not self._closed and (need := self._next) is not None:
+                ahead = {taken.first for taken in self._taken if taken.first > self._position}
+                if need.first in ahead or len(ahead) < self._ahead:
+                    self._taken.append(need)
+                    self._next = next(self._needs, None)
+                    return need
                 self._changed.wait()
         return None
+
+    def _fetch(self, need: Needed) -> None:
+        """Fetch a shard as soon as there is room for it, unless reading is past it by then."""
+        while not need.shard.fetch(soon=True):
+            with self._changed:
+                if self._closed or need.end <= self._position:
+                    return
+                self._changed.wait(LOOK_AGAIN_SECONDS)
+        with self._changed:
+            if need.end <= self._position:
+                self._let_go(need)
+
+    def _let_go(self, need: Needed) -> None:
+        """Release a shard that does not come again soon."""
+        if all(taken.shard is not need.shard for taken in self._taken):
+            need.shard.release()

@@ -144,13 +144,21 @@ class Shard:
         """
         return self._use(lambda tar, index: (tar, index))
 
-    def fetch(self) -> None:
-        """Make sure that the next read need not wait for a line.
+    def fetch(self, *, soon: bool = False) -> bool:
+        """Make sure that the next read need not wait for a line; return whether that is so.
+
+        Args:
+            soon: Whether it may be left undone while other shards need the room in the cache.
 
         Raises:
             TransferError: It cannot be fetched.
         """
-        self.home.fetch()
+        return self.home.fetch(soon=soon)
+
+    def release(self) -> None:
+        """Say that nothing of it is read for a while."""
+        self._touched = 0.0
+        self.home.release()
 
     def _use(self, action: Callable[[Path, Index], Answer]) -> Answer:
         """Do something with the tar and its index; open them again where they were deleted meanwhile."""
@@ -198,28 +206,6 @@ def open_shards(card: Card, files: OpenFiles | None = None) -> list[Shard]:
         sound = {shard.location: shard.known for shard in shards if not (shard.is_remote and shard.fault)}
         keep_in_cache(card, sound)
     return shards
-
-
-def check_room(card: Card, shards: Sequence[Shard], shuffle_shards: int | None) -> None:
-    """Refuse a cache that cannot hold the copies that are read at the same time.
-
-    Args:
-        shuffle_shards: Shards that are shuffled together; None stands for all.
-
-    Raises:
-        RecipeError: They would be deleted and fetched over and over again.
-    """
-    sizes = sorted((shard.known.bytes for shard in dict.fromkeys(shards) if shard.is_remote), reverse=True)
-    needed = sum(sizes[:shuffle_shards])
-    limit = card.limit_bytes
-    if limit is None or needed <= limit:
-        return
-    window = "all shards" if shuffle_shards is None else f"{shuffle_shards} shards"
-    raise RecipeError(
-        f"card '{card.name}': data.shuffle_shards={'null' if shuffle_shards is None else shuffle_shards} reads "
-        f"{window} at a time, {needed / 1e9:.1f} GB, and cache_gb is {limit / 1e9:g}; "
-        f"set data.shuffle_shards={max(1, int(limit // max(sizes[0], 1)) // 2)}, or raise the card's cache_gb"
-    )
 
 
 class _Opener:
@@ -301,6 +287,7 @@ class _Opener:
         home = self._home(location, known)
         home.forget_fault()
         footer = home.open(OpenFiles())[1].footer
+        home.release()
         return Known(footer.samples, footer.fault, found.bytes, found.tag, known.sha256, footer.lost)
 
     def _version(self, location: str) -> Any:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Float, Int64
@@ -72,16 +72,21 @@ def _kernels() -> ModuleType:
     return triton_kernels
 
 
+MASKS: tuple[Mask, ...] = get_args(Mask)
+
+
 class Entry(NamedTuple):
     """What a kernel is compiled for, per statistic.
 
     Args:
+        is_softplus: Whether it is a sum of softplus, not a log-sum-exp.
+        mask: Place of its mask among all.
         row: Place of its vector among those of rows, -1 if it has none; `column` likewise.
         learned: Whether the model's scale takes part.
     """
 
-    kind: Literal["lse", "softplus"]
-    mask: Mask
+    is_softplus: bool
+    mask: int
     row: int
     column: int
     learned: bool
@@ -96,9 +101,8 @@ def _plan(statistics: Sequence[Statistic], axes: Iterable[Iterable[Axis]]) -> Pl
     entries = []
     for statistic, own in zip(statistics, axes, strict=True):
         request = next(iter(statistic.requests.values()))
-        kind: Literal["lse", "softplus"] = "softplus" if isinstance(request, MAP) else "lse"
         row, column = (next(places[axis]) if axis in own else -1 for axis in AXES)
-        entries.append(Entry(kind, mask_of(request), row, column, statistic.learned))
+        entries.append(Entry(isinstance(request, MAP), MASKS.index(mask_of(request)), row, column, statistic.learned))
     return tuple(entries)
 
 
@@ -158,7 +162,7 @@ class Panel:
         sides = (self._rows, self._columns, *self._names)
         sizes = (*self._sizes.values(), self._rows.shape[1], self._offset)
         with torch.cuda.device_of(self._rows):
-            kernel[self._grid](*sides, *tensors, *sizes, plan, **self._blocks._asdict())
+            kernel[self._grid](*sides, *tensors, *sizes, tuple(map(tuple, plan)), **self._blocks._asdict())
 
 
 def _place(entry: Entry, axis: Axis) -> int:
@@ -203,7 +207,7 @@ class FusedWalk:
             parts = panel.forward(plan, self.scales, self.bias)
             for entry, statistic in zip(plan, self.statistics, strict=True):
                 for axis, sums in statistic.results().items():
-                    _add(sums[panel.places[axis]], parts[axis][_place(entry, axis)], entry.kind)
+                    _add(sums[panel.places[axis]], parts[axis][_place(entry, axis)], is_softplus=entry.is_softplus)
 
     def backward(
         self, memories: Sequence[Vectors], weights: Sequence[Vectors], wants_rows: bool, wants_columns: bool
@@ -254,8 +258,8 @@ class FusedWalk:
                 yield Panel(rows, columns, at, self.whole)
 
 
-def _add(sums: Tensor, parts: Float[Tensor, "tiles size"], kind: str) -> None:
-    if kind == "lse":
-        torch.logaddexp(sums, parts.logsumexp(0), out=sums)
-    else:
+def _add(sums: Tensor, parts: Float[Tensor, "tiles size"], *, is_softplus: bool) -> None:
+    if is_softplus:
         sums.add_(parts.sum(0))
+    else:
+        torch.logaddexp(sums, parts.logsumexp(0), out=sums)

@@ -5,10 +5,17 @@ No number has two writers, and each is added up in one order: results repeat bit
 
 from __future__ import annotations
 
+from typing import get_args
+
 import triton
 import triton.language as tl
 
-# Triton reads annotations too, and knows no names but its own. Its 3.4 says that fields of constants are none.
+from vlp.pairs.requests import Mask
+
+# Triton reads annotations too, and knows no names but its own. Of a plan it takes numbers, and by their places: its 3.4
+# says that fields of constants are none, its 3.6 loses the names of fields and takes no words out of a tuple.
+IS_SOFTPLUS, MASK, ROW, COLUMN, LEARNED = map(tl.constexpr, range(5))  # of an `Entry`
+NONE, PAIR, LABEL, TWIN = (tl.constexpr(get_args(Mask).index(mask)) for mask in ("none", "pair", "label", "twin"))
 
 
 @triton.jit(do_not_specialize=["offset"])
@@ -47,17 +54,17 @@ def forward(
             column_labels,
             row_ids,
             column_ids,
-            tl.constexpr(plan[k].mask),
+            tl.constexpr(plan[k][MASK]),
         )
         logits = tl.where(seen, cosines * tl.load(scales + k), float("-inf"))
-        to_rows = row_parts + (plan[k].row * tl.num_programs(1) + tl.program_id(1)) * height + i
-        to_columns = column_parts + (plan[k].column * tl.num_programs(0) + tl.program_id(0)) * width + j
-        if plan[k].kind == "softplus":
+        to_rows = row_parts + (plan[k][ROW] * tl.num_programs(1) + tl.program_id(1)) * height + i
+        to_columns = column_parts + (plan[k][COLUMN] * tl.num_programs(0) + tl.program_id(0)) * width + j
+        if plan[k][IS_SOFTPLUS]:
             tl.store(to_rows, tl.sum(_softplus(logits + tl.load(bias)), 1), mask=i < height)
         else:
-            if plan[k].row >= 0:
+            if plan[k][ROW] >= 0:
                 tl.store(to_rows, _log_sum_exp(logits, 1), mask=i < height)
-            if plan[k].column >= 0:
+            if plan[k][COLUMN] >= 0:
                 tl.store(to_columns, _log_sum_exp(logits, 0), mask=j < width)
 
 
@@ -106,21 +113,21 @@ def backward(
             column_labels,
             row_ids,
             column_ids,
-            tl.constexpr(plan[k].mask),
+            tl.constexpr(plan[k][MASK]),
         )
         logits = tl.where(seen, cosines * scale, float("-inf"))
         slope = tl.zeros((block_rows, block_columns), tl.float32)
-        if plan[k].row >= 0:
-            level, weight = _vectors(row_vectors, tl.constexpr(plan[k].row), i, height)
-            slope += _share(logits, level[:, None], tl.constexpr(plan[k].kind)) * weight[:, None]
-        if plan[k].column >= 0:
-            level, weight = _vectors(column_vectors, tl.constexpr(plan[k].column), j, width)
-            slope += _share(logits, level[None, :], tl.constexpr(plan[k].kind)) * weight[None, :]
-        if plan[k].kind == "softplus":
+        if plan[k][ROW] >= 0:
+            level, weight = _vectors(row_vectors, tl.constexpr(plan[k][ROW]), i, height)
+            slope += _share(logits, level[:, None], tl.constexpr(plan[k][IS_SOFTPLUS])) * weight[:, None]
+        if plan[k][COLUMN] >= 0:
+            level, weight = _vectors(column_vectors, tl.constexpr(plan[k][COLUMN]), j, width)
+            slope += _share(logits, level[None, :], tl.constexpr(plan[k][IS_SOFTPLUS])) * weight[None, :]
+        if plan[k][IS_SOFTPLUS]:
             slope *= tl.sigmoid(logits + tl.load(bias))
             biased += slope
         total += slope * scale
-        if plan[k].learned:
+        if plan[k][LEARNED]:
             learned += slope * scale
     inside = (i < height)[:, None] & (j < width)[None, :]
     tl.store(derivative + i[:, None] * width + j[None, :], total, mask=inside)
@@ -169,13 +176,13 @@ def _seen(
     """Return which entries exist and are not masked; row `i` is the pair of column `i + offset`."""
     seen = (i < height)[:, None] & (j < width)[None, :]
     own = i[:, None] + offset == j[None, :]
-    if mask == "pair":
+    if mask == PAIR:
         seen = seen & ~own
-    if mask == "label":
+    if mask == LABEL:
         seen = seen & _differ(row_labels, column_labels, i, j, height, width)
-    if mask != "none" and row_ids is not None:
+    if mask != NONE and row_ids is not None:
         differ = _differ(row_ids, column_ids, i, j, height, width)
-        seen = seen & ((differ | own) if mask == "twin" else differ)
+        seen = seen & ((differ | own) if mask == TWIN else differ)
     return seen
 
 
@@ -226,8 +233,8 @@ def _vectors(vectors: tl.tensor, slot: tl.constexpr, at: tl.tensor, size: tl.ten
 
 
 @triton.jit
-def _share(logits: tl.tensor, level: tl.tensor, kind: tl.constexpr) -> tl.tensor:
+def _share(logits: tl.tensor, level: tl.tensor, is_softplus: tl.constexpr) -> tl.tensor:
     """Return each entry's share of a sum of exponentials; 1 for a plain sum."""
-    if kind == "lse":
-        return tl.exp(logits - level)
-    return tl.full(logits.shape, 1.0, tl.float32)
+    if is_softplus:
+        return tl.full(logits.shape, 1.0, tl.float32)
+    return tl.exp(logits - level)

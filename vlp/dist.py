@@ -103,6 +103,15 @@ def average_gradients(parameters: Iterable[Tensor], group: Group = None) -> None
             parameter.grad /= world_size(group)
 
 
+def own_part(tensor: Tensor) -> Tensor:
+    """Return what this process holds of a tensor that may be sharded (a `DTensor`); all of it where it is not.
+
+    Not every kernel of every torch knows sharded tensors; what works element by element need not.
+    """
+    to_local: Callable[[], Tensor] | None = getattr(tensor, "to_local", None)
+    return tensor if to_local is None else to_local()
+
+
 def any_process(flag: bool) -> bool:
     """Whether the flag is set on at least one process; the same answer everywhere, without waiting for a device."""
     return bool(all_reduce_max(torch.tensor(float(flag)), _host_group()).item()) if is_on() else flag

@@ -95,8 +95,7 @@ def checksum(tensors: Iterable[Tensor]) -> Tensor:
     """
     sums = []
     for tensor in tensors:
-        local = tensor.detach()
-        local = local.to_local() if isinstance(local, DTensor) else local
+        local = dist.own_part(tensor.detach())
         words = local.contiguous().view(torch.uint8 if local.element_size() == 1 else _WORDS[local.element_size()])
         sums.append(words.sum(dtype=torch.int64) % MODULUS)
     if not sums:

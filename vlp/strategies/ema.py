@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Float64
 from torch import Tensor
 
+from vlp import dist
 from vlp.strategies.base import Strategy, strategies
 from vlp.towers.dual import DualEncoder
 
@@ -36,8 +37,8 @@ class Ema(Strategy):
         current = model.state_dict()
         floats = [name for name, value in self.average.items() if value.is_floating_point()]
         torch._foreach_lerp_(
-            [self.average[name] for name in floats],
-            [current[name].detach() for name in floats],
+            [dist.own_part(self.average[name]) for name in floats],
+            [dist.own_part(current[name].detach()) for name in floats],
             [newest.to(self.average[name].dtype) for name in floats],
         )
         for name in self.average.keys() - set(floats):

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import timm
 import torch
@@ -81,6 +81,8 @@ def _siglip(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     act = {"gelu_pytorch_tanh": {"act_kwargs": {"approximate": "tanh"}}, "gelu": {}, "quick_gelu": {}}
     if text.hidden_act not in act:
         raise RecipeError(f"'{folder}': open_clip's text tower has no activation '{text.hidden_act}'")
+    if vision.hidden_act not in ("gelu", "gelu_pytorch_tanh"):  # timm's has either, which differ by 1e-3 at most
+        raise RecipeError(f"'{folder}': timm's SigLIP towers have GELU, not '{vision.hidden_act}'")
     return {
         "embed_dim": vision.hidden_size,
         "quick_gelu": text.hidden_act == "quick_gelu",
@@ -118,25 +120,49 @@ def _activation(folder: Path, *names: str) -> bool:
 
 def _timm_name(folder: Path, vision: Any) -> str:
     """Return the SigLIP tower of timm that has these sizes."""
-    wanted = (vision.hidden_size, vision.num_hidden_layers, vision.patch_size, vision.image_size)
+    wanted = _Sizes(
+        vision.hidden_size,
+        vision.num_hidden_layers,
+        vision.num_attention_heads,
+        vision.intermediate_size,
+        vision.patch_size,
+        vision.image_size,
+    )
     for name, sizes in _siglip_towers().items():
         if sizes == wanted:
             return name
-    raise RecipeError(
-        f"'{folder}': no image tower of timm has the sizes of this SigLIP model (width, layers, patch, image: {wanted})"
-    )
+    raise RecipeError(f"'{folder}': no SigLIP tower of timm has the sizes of this one ({wanted})")
+
+
+class _Sizes(NamedTuple):
+    width: int
+    layers: int
+    heads: int
+    inner_width: int
+    patch: int
+    image: int
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {size}" for name, size in self._asdict().items())
 
 
 @cache
-def _siglip_towers() -> dict[str, tuple[int, int, int, int]]:
+def _siglip_towers() -> dict[str, _Sizes]:
     found = {}
-    for name in timm.list_models("*siglip*"):
+    for name in timm.list_models("vit_*siglip*"):
         if "_gap_" in name:  # without the pooling by attention
             continue
         with torch.device("meta"):
             trunk: Any = timm.create_model(name, pretrained=False)
-        sizes = (trunk.embed_dim, len(trunk.blocks), trunk.patch_embed.patch_size[0], trunk.patch_embed.img_size[0])
-        found[name] = sizes
+        block, patches = trunk.blocks[0], trunk.patch_embed
+        found[name] = _Sizes(
+            trunk.embed_dim,
+            len(trunk.blocks),
+            block.attn.num_heads,
+            block.mlp.fc1.out_features,
+            patches.patch_size[0],
+            patches.img_size[0],
+        )
     return found
 
 

@@ -1,0 +1,99 @@
+"""Folders of transformers' SigLIP, written by transformers itself: the same numbers, or a refusal that says why."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from torch.nn import functional
+from transformers import PreTrainedTokenizerFast, SiglipConfig, SiglipImageProcessor, SiglipModel
+
+from tests.towers.tiny import tiny_images
+from vlp.towers.encoder import TowerEncoder
+from vlp.towers.load import load_model
+from vlp.types import RecipeError
+
+LENGTH = 16
+WORDS = ["pad", "</s>", "unk", "a", "cat", "dog", "that", "sleeps"]
+TEXTS = ["a cat", "a dog that sleeps"]
+# The smallest image tower of this kind that timm has, and a small text tower.
+VISION = {
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "patch_size": 16,
+    "image_size": 224,
+}
+TEXT = {
+    "hidden_size": 48,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "vocab_size": len(WORDS),
+    "max_position_embeddings": LENGTH,
+    "projection_size": VISION["hidden_size"],
+    "bos_token_id": 1,
+    "eos_token_id": 1,
+}
+
+
+def words() -> PreTrainedTokenizerFast:
+    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="unk"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="</s>", eos_token="</s>", unk_token="unk", model_max_length=LENGTH
+    )
+
+
+@pytest.fixture(scope="module")
+def theirs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("siglip")
+    torch.manual_seed(0)
+    model = SiglipModel(SiglipConfig(text_config=TEXT, vision_config=VISION)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():  # what begins as zeros and ones too
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    model.save_pretrained(folder)
+    words().save_pretrained(folder)
+    SiglipImageProcessor(size={"height": 224, "width": 224}).save_pretrained(folder)
+    return folder, model
+
+
+@torch.no_grad()
+def test_a_siglip_of_transformers_is_the_same_model(theirs):
+    folder, model = theirs
+    found = load_model(str(folder))
+    images = [image.resize((224, 224)) for image in tiny_images()]
+    pixels = SiglipImageProcessor.from_pretrained(folder)(images=images, return_tensors="pt")["pixel_values"]
+    ids = words()(TEXTS, padding="max_length", max_length=LENGTH, return_tensors="pt")["input_ids"]
+    seen, read = model.vision_model(pixel_values=pixels), model.text_model(input_ids=ids)
+    ours = TowerEncoder(found)
+    # timm's GELU is exact where that of transformers is the approximation with tanh.
+    assert (ours.embed_images(images) - functional.normalize(seen.pooler_output, dim=-1)).abs().max() < 1e-4
+    assert (ours.embed_texts(TEXTS) - functional.normalize(read.pooler_output, dim=-1)).abs().max() < 1e-6
+    assert found.core.logit_scale.item() == model.logit_scale.item()
+    assert found.core.logit_bias.item() == model.logit_bias.item()
+    assert all(part.found == part.of for part in found.loaded)
+    assert found.preprocess_cfg["mean"] == (0.5, 0.5, 0.5)
+    assert found.preprocess_cfg["resize_mode"] == "squash"
+
+
+@pytest.mark.parametrize(
+    ("change", "words_of_refusal"),
+    [
+        ({"num_attention_heads": 8}, "no SigLIP tower of timm has the sizes of this one .*heads 8"),
+        ({"hidden_act": "quick_gelu"}, "timm's SigLIP towers have GELU, not 'quick_gelu'"),
+    ],
+)
+def test_what_timm_has_not_is_refused(theirs, tmp_path, change, words_of_refusal):
+    shutil.copytree(theirs[0], tmp_path, dirs_exist_ok=True)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["vision_config"] |= change
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(RecipeError, match=words_of_refusal):
+        load_model(str(tmp_path))

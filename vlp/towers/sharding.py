@@ -6,7 +6,7 @@ import warnings
 
 import torch
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.utils import _pytree as pytree
 
 from vlp.towers.blocks import blocks_of
@@ -37,5 +37,9 @@ def shard(
         for block in blocks_of(tower):
             fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard_after_forward)
     fully_shard(towers, mesh=mesh, reshard_after_forward=False)
+    if mesh.device_type == "cpu":  # gloo of torch 2.8 takes a mean for a sum, without a word
+        for module in towers.modules():
+            if isinstance(module, FSDPModule):
+                module.set_force_sum_reduction_for_comms(True)
     for method in ("embed_images", "embed_tokens"):
         register_fsdp_forward_method(towers, method)

@@ -43,7 +43,7 @@ mutants: .venv/ready  ## put small faults into the source: which of them does no
 open-clip: .venv/ready  ## the tests that meet open_clip, with its main branch or OPEN_CLIP=open_clip_torch==3.3.0
 	rm -rf .venv-open-clip
 	$(BIN)/pip install --quiet --no-deps --target .venv-open-clip '$(OPEN_CLIP)'
-	PYTHONPATH=.venv-open-clip $(BIN)/python -c 'from vlp.provenance import versions; print(versions()["open_clip_torch"])'
+	PYTHONPATH=.venv-open-clip $(BIN)/python -c 'from vlp.ground.provenance import versions; print(versions()["open_clip_torch"])'
 	PYTHONPATH=.venv-open-clip $(BIN)/pytest -n 2 --dist worksteal tests/towers tests/export tests/evaluators \
 	  tests/strategies tests/test_benchmarks.py tests/test_train.py tests/test_golden.py
 

@@ -25,7 +25,7 @@ from benchmarks.jpeg_sets import SETS
 from benchmarks.loader_cases import BATCH_SIZE, SCALE, SIZE, Case, card_of, fidelity, measure
 from benchmarks.loader_report import PEER, WORKERS, Row, write_report
 from vlp.data import SampleSet
-from vlp.provenance import commit, machine, versions
+from vlp.ground.provenance import commit, machine, versions
 
 ROOT = peer.ROOT
 

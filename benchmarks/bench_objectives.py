@@ -29,10 +29,10 @@ import torch
 from benchmarks.objective_cases import NOT_INSTALLED, OURS, OUT_OF_MEMORY, PEERS, PRODUCTS, Case, Cost, measure
 from benchmarks.objective_numerics import gradient_errors
 from benchmarks.objective_report import BOUNDED, Row, peak_of, tenths, write_report
+from vlp.ground.provenance import commit, machine, versions
+from vlp.ground.registry import nearest
 from vlp.objectives.base import terms
-from vlp.pairs.tiles import TILE_SIZE
-from vlp.provenance import commit, machine, versions
-from vlp.registry import nearest
+from vlp.pairs.engine.tiles import TILE_SIZE
 
 ROOT = Path(__file__).resolve().parent.parent
 PAIRS = (1024, 4096, 16384)

@@ -41,7 +41,7 @@ from benchmarks.forked_runs import (
     whole_checkpoints,
 )
 from benchmarks.instruments import Instruments
-from vlp.provenance import commit
+from vlp.ground.provenance import commit
 
 STEPS, EVERY = 10, 3
 MARGIN = 4  # events behind the one that ends a part, so that what follows it is part of it

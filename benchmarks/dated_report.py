@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.tables import listed, slug
-from vlp.provenance import commit, machine, versions
+from vlp.ground.provenance import commit, machine, versions
 
 
 def write_page(folder: Path, theme: str, title: str, command: str, sections: Sequence[str], found: Any) -> Path:

@@ -41,13 +41,13 @@ from benchmarks.forked_runs import (
 )
 from benchmarks.instruments import Instruments
 from benchmarks.tables import markdown
-from vlp import checkpoint
-from vlp.claim import claim_folder
-from vlp.config import load_card, load_recipe
 from vlp.data import SampleSet
-from vlp.log import Log
-from vlp.provenance import commit
-from vlp.types import RecipeError
+from vlp.ground.provenance import commit
+from vlp.ground.types import RecipeError
+from vlp.recipe.load import load_card, load_recipe
+from vlp.run import checkpoint
+from vlp.run.folder import claim_folder
+from vlp.run.log import Log
 
 STEPS, EVERY, DIES_AT = 6, 2, 6
 SMALL = 20_000  # bytes

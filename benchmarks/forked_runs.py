@@ -25,13 +25,14 @@ import torch
 from torch import Tensor
 
 from benchmarks.soak_loader import read_samples, spoil, write_samples
-from vlp import checkpoint, paths
-from vlp.config import build_model, load_recipe
 from vlp.data import Card
-from vlp.provenance import commit, machine, versions
+from vlp.ground import paths
+from vlp.ground.provenance import commit, machine, versions
+from vlp.ground.types import RecipeError
+from vlp.ground.yaml import read_yaml
+from vlp.recipe.load import build_model, load_recipe
+from vlp.run import checkpoint
 from vlp.train import PREEMPTED, train
-from vlp.types import RecipeError
-from vlp.yaml import read_yaml
 
 REFUSED, CRASHED = 1, 70  # exit codes: ended with a line for the user, ended with a traceback
 PATIENCE = 120.0  # a training takes a few seconds; one that needs longer hangs

@@ -30,10 +30,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save
 
-from vlp import checkpoint
-from vlp.config import load_card, load_recipe, load_task
-from vlp.curate.columns import Columns
-from vlp.curate.sources import open_source
+from vlp.curate.sources.columns import Columns
+from vlp.curate.sources.open_source import open_source
 from vlp.data import Captions, Card, SampleSet
 from vlp.data.faults import BadSampleError, tidy
 from vlp.data.pixels.decode import decode_image
@@ -42,11 +40,13 @@ from vlp.data.shards.index import SUFFIX, build_index
 from vlp.data.shards.kept import read_kept, write_kept
 from vlp.data.shards.remote import Remote, TransferError, version
 from vlp.evaluators.dataset import DataSource, open_set
-from vlp.files import read_records, seal
-from vlp.log import Log
+from vlp.ground.files import read_records, seal
+from vlp.ground.types import RecipeError
+from vlp.recipe.load import load_card, load_recipe, load_task
+from vlp.run import checkpoint
+from vlp.run.log import Log
 from vlp.towers.sources import read_config
 from vlp.towers.weight_files import read_tensors
-from vlp.types import RecipeError
 
 REFUSALS = (RecipeError, BadSampleError, TransferError)
 MOST_PIXELS = 1 << 20

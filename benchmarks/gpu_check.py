@@ -27,7 +27,7 @@ from typing import IO, Any
 from benchmarks.gpu.cases import CUT, SKIPPED, UNREACHED, Row, read
 from benchmarks.gpu.report import has_failed, missed, short_table, verdict, write_report
 from benchmarks.gpu.wheels import unpack
-from vlp.provenance import commit, machine, versions
+from vlp.ground.provenance import commit, machine, versions
 
 ROOT = Path(__file__).resolve().parent.parent
 TOTAL_SECONDS = 470.0

@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.file_events import FileEvents
 from benchmarks.forked_runs import Scene, newest_step
-from vlp.log import Log
+from vlp.run.log import Log
 
 
 class Instruments:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vlp.data import Card
-from vlp.data.randomness import Draws
+from vlp.ground.randomness import Draws
 
 SAMPLES_PER_SHARD = 1024
 SHARDS = 2  # at least: each worker of the peer needs one of its own

@@ -45,7 +45,7 @@ from benchmarks.forked_runs import (
 )
 from benchmarks.instruments import Instruments
 from benchmarks.kills_report import write_report
-from vlp.provenance import commit
+from vlp.ground.provenance import commit
 
 STEPS, EVERY, KEEP = 16, 4, 2
 WORKERS = (0, 1, 2)

@@ -23,7 +23,7 @@ from benchmarks.jpeg_sets import SETS, make
 from benchmarks.measure import tree_seconds
 from vlp.data import Captions, Card, Crop, SampleSet, Stream, Views
 from vlp.data.pixels.decode import open_picture
-from vlp.data.randomness import CAPTION, CROP, Draws
+from vlp.ground.randomness import CAPTION, CROP, Draws
 from vlp.towers.tokenizers import ClipTokenizer
 
 BATCH_SIZE = 256

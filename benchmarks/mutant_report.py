@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.tables import listed, markdown, percent, slug
-from vlp.provenance import commit, machine, versions
-from vlp.yaml import read_yaml
+from vlp.ground.provenance import commit, machine, versions
+from vlp.ground.yaml import read_yaml
 
 EXPLAINED = Path(__file__).with_name("mutants.yaml")
 KILLED, SURVIVED, HUNG, UNCLEAR = "killed", "survived", "hung", "unclear"

@@ -7,12 +7,19 @@ from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 
-STEP = ("vlp/accumulate.py", "vlp/optim.py", "vlp/moments.py", "vlp/train.py", "vlp/assemble.py", "vlp/strategies/*.py")
+STEP = (
+    "vlp/step/micro_batches.py",
+    "vlp/step/optimizer.py",
+    "vlp/run/clock.py",
+    "vlp/train.py",
+    "vlp/run/assemble.py",
+    "vlp/strategies/*.py",
+)
 ROOMS: dict[str, tuple[str, ...]] = {
     "pairs": ("vlp/pairs/*.py",),
     "objectives": ("vlp/objectives/*.py",),
     "step": STEP,
-    "checkpoints": ("vlp/checkpoint.py", "vlp/state.py", "vlp/claim.py", "vlp/log.py"),
+    "checkpoints": ("vlp/run/checkpoint.py", "vlp/run/state.py", "vlp/run/folder.py", "vlp/run/log.py"),
     "data": ("vlp/data/*.py",),
 }
 PAIRS = (
@@ -31,23 +38,23 @@ TEXTS = ("tests/data/test_captions.py tests/data/test_negatives.py tests/data/te
 TERMS = "tests/objectives/test_contract.py tests/objectives/test_behaviour.py"
 # What a file is tested by beside the tests of its name; each text is one call of pytest, the quickest first.
 ROWS: dict[str, tuple[str, ...]] = {
-    "vlp/pairs/triton_kernels.py": ("tests/pairs/test_triton.py",),
-    "vlp/pairs/fused.py": ("tests/pairs/test_triton.py",),
+    "vlp/pairs/engine/triton_kernels.py": ("tests/pairs/test_triton.py",),
+    "vlp/pairs/engine/fused.py": ("tests/pairs/test_triton.py",),
     "vlp/pairs/*.py": PAIRS,
     "vlp/objectives/base.py": (f"{TERMS} -k 'clip or siglip'", "tests/objectives/test_behaviour.py"),
     "vlp/objectives/schedule.py": ("tests/test_golden.py",),
-    "vlp/accumulate.py": RUNS,
-    "vlp/optim.py": RUNS,
-    "vlp/moments.py": RUNS,
+    "vlp/step/micro_batches.py": RUNS,
+    "vlp/step/optimizer.py": RUNS,
+    "vlp/run/clock.py": RUNS,
     "vlp/train.py": (*RUNS, "tests/test_train.py -m processes", "tests/test_mixture_run.py"),
-    "vlp/assemble.py": (*RUNS, "tests/test_recipes.py"),
+    "vlp/run/assemble.py": (*RUNS, "tests/test_recipes.py"),
     "vlp/strategies/*.py": ("tests/strategies -m 'not processes'", "tests/test_golden.py"),
-    "vlp/checkpoint.py": RUNS,
-    "vlp/state.py": RUNS,
-    "vlp/claim.py": RUNS,
+    "vlp/run/checkpoint.py": RUNS,
+    "vlp/run/state.py": RUNS,
+    "vlp/run/folder.py": RUNS,
     "vlp/data/*.py": ("tests/data/test_stream.py tests/data/test_samples.py",),
-    "vlp/data/workers.py": ("tests/data/test_workers.py",),
-    "vlp/data/decoding.py": ("tests/data/test_workers.py",),
+    "vlp/data/processes/pool.py": ("tests/data/test_workers.py",),
+    "vlp/data/processes/worker.py": ("tests/data/test_workers.py",),
     "vlp/data/batches.py": ("tests/data/test_workers.py",),
     "vlp/data/order/*.py": ("tests/data/test_order.py", "tests/data/test_windows.py tests/data/test_mixture.py"),
     "vlp/data/shards/*.py": SHARDS,

@@ -2,7 +2,7 @@
 
     python -m benchmarks.mutants                                  # 40 of each room
     python -m benchmarks.mutants --rooms pairs --limit 200
-    python -m benchmarks.mutants --files vlp/optim.py --limit 1000 --minutes 5
+    python -m benchmarks.mutants --files vlp/step/optimizer.py --limit 1000 --minutes 5
 
 Only the tests that belong to a file run (benchmarks/mutant_tests.py), in a process that is forked from one that has
 torch imported, in a copy of the project: the working tree is never touched. What was found before is kept under `--to`

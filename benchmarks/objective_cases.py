@@ -16,11 +16,11 @@ import torch.distributed as torch_dist
 from torch import Tensor
 from torch.nn import functional
 
-from vlp import dist
+from vlp.ground import dist
+from vlp.ground.types import Embeddings, Teacher
 from vlp.objectives.base import Objective, terms
 from vlp.pairs import Pairs
-from vlp.pairs.tiles import TILE_SIZE
-from vlp.types import Embeddings, Teacher
+from vlp.pairs.engine.tiles import TILE_SIZE
 
 DIM = 512
 SCALE, BIAS = 1 / 0.07, -10.0

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks.objective_cases import DIM, PEERS, build
+from vlp.ground.types import Embeddings
 from vlp.pairs import Pairs
-from vlp.types import Embeddings
 
 PAIRS = 2048
 SCALE = 100.0

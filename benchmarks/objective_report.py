@@ -13,8 +13,8 @@ from typing import Any
 from benchmarks.objective_cases import DIM
 from benchmarks.objective_numerics import BFLOAT16, FLOAT32, GradientError
 from benchmarks.tables import Table, beside, listed, markdown, percent, slug
-from vlp.pairs.engine import KEPT_BYTES
-from vlp.pairs.tiles import TILE_SIZE
+from vlp.pairs.engine.tiles import TILE_SIZE
+from vlp.pairs.engine.walk import KEPT_BYTES
 
 PEER_OF = {
     "clip": "open_clip.ClipLoss",
@@ -208,9 +208,9 @@ however many an implementation performs, against the peak of the matrix units in
 NUMERICS_NOTES = """\
 Relative error of the gradients of images and texts (the larger one) against the dense formula with autograd in float64
 on the same inputs: 2048 pairs, 512 wide, scale 100, bias -30, images in tight clusters, texts at a cosine near 0.32.
-Towers hand over float32 (`vlp.types.Embeddings`) even where they compute in bfloat16: `bfloat16 inputs` have bfloat16
-values, become float32 before the first product, and get a float32 gradient. Storing it in bfloat16 costs what the last
-row says, whatever computed it. `kept in bfloat16` skips the cast, which the trainer never does."""
+Towers hand over float32 (`vlp.ground.types.Embeddings`) even where they compute in bfloat16: `bfloat16 inputs` have
+bfloat16 values, become float32 before the first product, and get a float32 gradient. Storing it in bfloat16 costs what
+the last row says, whatever computed it. `kept in bfloat16` skips the cast, which the trainer never does."""
 
 
 def write_report(folder: Path, about: dict[str, Any], rows: Sequence[Row], errors: Sequence[GradientError]) -> Path:

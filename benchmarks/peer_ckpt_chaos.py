@@ -19,7 +19,7 @@ from pathlib import Path
 
 from benchmarks.dated_report import write_page
 from benchmarks.forked_runs import set_up
-from vlp.provenance import commit
+from vlp.ground.provenance import commit
 
 PACKAGE = "ckpt-chaos==0.1.8"
 MODES = ("before", "torn", "term", "unsynced")

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.forked_runs import read_states
-from vlp import dist
-from vlp.config import load_recipe
-from vlp.log import Log
+from vlp.ground import dist
+from vlp.recipe.load import load_recipe
+from vlp.run.log import Log
 from vlp.train import train
 
 

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from vlp.assemble import count_steps
-from vlp.config import Recipe, build_model, load_card, without_weights
-from vlp.types import RecipeError
+from vlp.ground.types import RecipeError
+from vlp.recipe.load import Recipe, build_model, load_card, without_weights
+from vlp.run.assemble import count_steps
 
 ROOT = Path(__file__).resolve().parent.parent
 STARTER = Path("benchmarks") / "peer_open_clip_train.py"

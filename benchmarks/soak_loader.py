@@ -34,13 +34,13 @@ from tqdm import tqdm
 
 from benchmarks.measure import PROC, tree_bytes
 from benchmarks.tables import listed, markdown, percent, slug
-from vlp import paths
 from vlp.data import Captions, Card, Crop, SampleSet, Stream, Views
 from vlp.data.order.shuffle import Shuffle
-from vlp.data.randomness import Draws
-from vlp.provenance import commit, machine, versions
+from vlp.ground import paths
+from vlp.ground.provenance import commit, machine, versions
+from vlp.ground.randomness import Draws
+from vlp.ground.yaml import read_yaml
 from vlp.towers.tokenizers import ClipTokenizer
-from vlp.yaml import read_yaml
 
 IMAGE_SIZE = 96
 BATCH_SIZE = 128

@@ -21,13 +21,13 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
-from vlp.config import load_task
 from vlp.evaluators.base import Task
 from vlp.evaluators.dataset import find_root
 from vlp.evaluators.tasks import run_tasks
+from vlp.ground.types import RecipeError
+from vlp.recipe.load import load_task
 from vlp.towers.encoder import TowerEncoder
 from vlp.towers.load import load_model
-from vlp.types import RecipeError
 
 TASKS = ("emoji24", "clipart-folders", "photos-cc0", "emoji-retrieval", "clipart-retrieval")
 KIND = {"zero_shot": "zeroshot_classification", "retrieval": "zeroshot_retrieval"}

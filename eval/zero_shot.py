@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from vlp.evaluate import DEFAULT_TASKS, evaluate_model
-from vlp.types import RecipeError
+from vlp.ground.types import RecipeError
 
 
 def main() -> None:

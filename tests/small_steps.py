@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from vlp import assemble
-from vlp.assemble import Parts
-from vlp.config import load_recipe
 from vlp.data.pixels.augment import NUM_DRAWS
-from vlp.recipe import Recipe
-from vlp.types import Batch
+from vlp.ground.types import Batch
+from vlp.recipe.load import load_recipe
+from vlp.recipe.schema import Recipe
+from vlp.run import assemble
+from vlp.run.assemble import Parts
 
 Settings = dict[str, Any]
 ROOT = Path(__file__).resolve().parent.parent

@@ -12,13 +12,13 @@ from jaxtyping import Float32
 from PIL import Image
 from torch import Tensor
 
-from vlp.config import load_recipe, lock_text
 from vlp.evaluators.geometry import measure
 from vlp.evaluators.record import finish, lay_out, write_record
 from vlp.evaluators.retrieval import retrieve
 from vlp.evaluators.zero_shot import classify
-from vlp.types import Evaluation
-from vlp.yaml import write_yaml
+from vlp.ground.types import Evaluation
+from vlp.ground.yaml import write_yaml
+from vlp.recipe.load import load_recipe, lock_text
 
 CLASSES = ("cat", "dog", "flower", "house", "ship", "tree", "star & moon", "<b>bold</b>")
 PROVENANCE = {"commit": "0123456789ab", "versions": {"vlp": "0.1.0", "torch": "2.8.0"}, "data": {"embedded": "f00d"}}

@@ -7,15 +7,15 @@ import torch
 from torch import nn
 
 from tests.processes import run_processes
-from vlp import dist
-from vlp.accumulate import Seeds, backward
+from vlp.ground import dist
+from vlp.ground.types import Batch, Embeddings
 from vlp.objectives.base import Objective
 from vlp.objectives.clip import ClipTerm
 from vlp.objectives.schedule import Schedule
 from vlp.objectives.siglip import SigLipTerm
 from vlp.objectives.uniformity import UniformityTerm
 from vlp.pairs import Pairs
-from vlp.types import Batch, Embeddings
+from vlp.step.micro_batches import Seeds, backward
 
 
 class Towers(nn.Module):

@@ -16,7 +16,7 @@ from benchmarks.jpeg_sets import NUM_WORDS, SETS, JpegSet, cut, members
 from benchmarks.loader_cases import Case, compare, crop, decibels, measure
 from benchmarks.loader_report import OURS, PEER, STAGES, WORKERS, Results, Row, micros, speedup, targets, write_report
 from benchmarks.measure import tree_seconds
-from vlp.data.randomness import Draws
+from vlp.ground.randomness import Draws
 
 PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8))
 ABOUT = {

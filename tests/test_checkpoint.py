@@ -14,10 +14,11 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from vlp import checkpoint, files
-from vlp.checkpoint import find, latest, open_checkpoint
-from vlp.manifest import MANIFEST
-from vlp.types import RecipeError, VlpWarning
+from vlp.ground import files
+from vlp.ground.manifest import MANIFEST
+from vlp.ground.types import RecipeError, VlpWarning
+from vlp.run import checkpoint
+from vlp.run.checkpoint import find, latest, open_checkpoint
 
 
 def save(run: Path, step: int, *, keep: int = 9) -> Path:
@@ -331,7 +332,7 @@ def test_an_old_checkpoint_that_cannot_be_removed_does_not_fail_the_save(tmp_pat
 
 def test_a_lock_with_a_flipped_bit_is_the_same_or_is_refused(tmp_path):
     from tests.tiny import tiny_recipe
-    from vlp.config import lock_text
+    from vlp.recipe.load import lock_text
 
     recipe = tiny_recipe(tmp_path, "shards/*.tar")
     path = tmp_path / checkpoint.LOCK

@@ -17,10 +17,10 @@ from tests.processes import run_processes
 from tests.shards import write_shards
 from tests.test_checkpoint import content, damage
 from tests.tiny import tiny_recipe
-from vlp import checkpoint, state
-from vlp.checkpoint import LOCK, latest
+from vlp.ground.types import RecipeError, VlpWarning
+from vlp.run import checkpoint, state
+from vlp.run.checkpoint import LOCK, latest
 from vlp.train import train
-from vlp.types import RecipeError, VlpWarning
 
 FULL_DISK = SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
@@ -258,7 +258,7 @@ def test_a_run_folder_that_vanishes_is_written_anew_with_its_lock(tmp_path, shar
 
 
 def test_a_full_disk_loses_no_line_and_ends_no_run(tmp_path, shards, monkeypatch, capfd):
-    from vlp import files
+    from vlp.ground import files
 
     recipe, full, append = tiny_recipe(tmp_path, shards), [True], files._append
 

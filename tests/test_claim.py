@@ -16,15 +16,15 @@ import pytest
 from tests.shards import write_shards, write_tar
 from tests.test_checkpoint import content
 from tests.tiny import tiny_recipe
-from vlp import checkpoint
-from vlp.claim import DATA_LOCK, IN_USE, claim_folder
-from vlp.config import load_card
 from vlp.curate.index import index_card
 from vlp.data import SampleSet
 from vlp.data.shards.kept import write_kept
-from vlp.files import hold
+from vlp.ground.files import hold
+from vlp.ground.types import RecipeError, VlpWarning
+from vlp.recipe.load import load_card
+from vlp.run import checkpoint
+from vlp.run.folder import DATA_LOCK, IN_USE, claim_folder
 from vlp.train import train
-from vlp.types import RecipeError, VlpWarning
 
 
 @pytest.fixture
@@ -276,11 +276,11 @@ def test_a_folder_that_another_process_trains_in_is_refused_until_that_ends(tmp_
     other = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         assert other.stdout.readline() == "True\n"
-        monkeypatch.setattr("vlp.claim.PATIENCE", 0.3)
+        monkeypatch.setattr("vlp.run.folder.PATIENCE", 0.3)
         with pytest.raises(RecipeError, match="another process trains in it"):
             train(recipe)
         assert sorted(content(recipe.folder)) == [IN_USE]
-        monkeypatch.setattr("vlp.claim.PATIENCE", 60.0)
+        monkeypatch.setattr("vlp.run.folder.PATIENCE", 60.0)
         threading.Timer(1.0, other.kill).start()  # the system frees what a killed process held
         train(recipe)
         assert subprocess.run(command, input="", capture_output=True, text=True).stdout == "False\n"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from vlp.cli import parse
+from vlp.cli import build_parser
+from vlp.recipe.arguments import parse
 
 
 @pytest.mark.parametrize(
@@ -19,13 +20,13 @@ from vlp.cli import parse
     ],
 )
 def test_settings_may_stand_before_between_and_behind_flags(words):
-    parsed = parse(words.split())
+    parsed = parse(build_parser(), words.split())
     assert (parsed.config, parsed.overrides) == ("X", ["a=1", "b.c=2"])
     assert parsed.resume and parsed.allow_changes
 
 
 def test_settings_of_config_too():
-    parsed = parse(["config", "X", "--sources", "a=1"])
+    parsed = parse(build_parser(), ["config", "X", "--sources", "a=1"])
     assert (parsed.overrides, parsed.sources) == (["a=1"], True)
 
 
@@ -45,6 +46,6 @@ def test_settings_of_config_too():
 )
 def test_what_no_command_knows_is_refused(words, capsys):
     with pytest.raises(SystemExit) as stopped:
-        parse(words.split())
+        parse(build_parser(), words.split())
     assert stopped.value.code == 2
     assert "usage" in capsys.readouterr().err

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from vlp.config import differences, load_recipe, lock_text, recipe_layers
-from vlp.layers import explain_sources
-from vlp.types import RecipeError
-from vlp.yaml import parse_yaml
+from vlp.ground.types import RecipeError
+from vlp.ground.yaml import parse_yaml
+from vlp.recipe.layers import explain_sources
+from vlp.recipe.load import differences, load_recipe, lock_text, recipe_layers
 
 PARENT = """
 data: {train: {embedded: {}}}

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from vlp.cli import main
-from vlp.describe import describe_page
 from vlp.objectives.base import terms
+from vlp.recipe.reference import describe_page
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "terms.md"
 

@@ -9,15 +9,15 @@ from safetensors.torch import save_file
 
 from tests.evaluators.sets import write_captions, write_classes
 from tests.towers.tiny import tiny_model
-from vlp.checkpoint import LOCK, save
-from vlp.config import build_model, load_recipe, load_task, lock_text
 from vlp.evaluate import DEFAULT_TASKS, evaluate_model, find_subject
 from vlp.evaluators.base import evaluators
 from vlp.evaluators.dataset import open_set, read_lines
 from vlp.evaluators.tasks import run_tasks
-from vlp.paths import folders
+from vlp.ground.paths import folders
+from vlp.ground.types import RecipeError
+from vlp.recipe.load import build_model, load_recipe, load_task, lock_text
+from vlp.run.checkpoint import LOCK, save
 from vlp.towers.encoder import TowerEncoder
-from vlp.types import RecipeError
 
 EVAL = next(folders("eval"))
 TASK_FILES = sorted(EVAL.rglob("*.yaml"))

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 from tests.small_steps import RECIPES, batch_for, small_parts, small_recipe
 from vlp import train
-from vlp.pairs import engine
+from vlp.pairs.engine import walk
 
 CUDA = torch.device("cuda", 0)
 SIZE = 16
@@ -72,7 +72,7 @@ def cuda(monkeypatch):
     monkeypatch.setattr(torch.utils, "swap_tensors", _move)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_: True)
     monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
-    monkeypatch.setattr(engine, "is_chosen", lambda *_: False)  # Triton asks which GPU it is
+    monkeypatch.setattr(walk, "is_chosen", lambda *_: False)  # Triton asks which GPU it is
     with FakeTensorMode(allow_non_fake_inputs=True), Answers():
         yield
 

@@ -12,11 +12,11 @@ from tests.processes import run_processes
 from tests.shards import write_shards
 from tests.tiny import tiny_recipe
 from vlp.data import SampleSet
-from vlp.data.order.arrange import arrange
+from vlp.data.arrange import arrange
 from vlp.data.order.timetable import Ramp
-from vlp.feed import count_copies
+from vlp.ground.types import RecipeError, VlpWarning
+from vlp.run.build_stream import count_copies
 from vlp.train import train
-from vlp.types import RecipeError, VlpWarning
 
 
 @pytest.fixture

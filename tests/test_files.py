@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from vlp import files
-from vlp.files import Records, read_records, remove_leftovers, seal, write_text, write_whole
+from vlp.ground import files
+from vlp.ground.files import Records, read_records, remove_leftovers, seal, write_text, write_whole
 
 
 def test_a_file_is_replaced_whole_and_readable_by_others(tmp_path):

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from tests.shards import write_shards
-from vlp.cli import build_parser, main, one_line
+from vlp.cli import build_parser, main
+from vlp.ground.errors import one_line
 
 PLACES = [
     *("missing", "missing.yaml", "missing/deep.yaml", "folder", "folder.yaml", "empty", "empty.yaml", "bytes"),
@@ -108,7 +109,7 @@ def test_errors_of_the_outside_are_one_line(monkeypatch, error):
     def fail(*_):
         raise error
 
-    monkeypatch.setattr("vlp.listing.list_things", fail)
+    monkeypatch.setattr("vlp.commands.listing.list_things", fail)
     with pytest.raises(SystemExit, match=type(error).__name__) as ended:
         main(["list", "tasks"])
     assert "\n" not in str(ended.value.code)
@@ -118,7 +119,7 @@ def test_errors_of_the_outside_are_one_line(monkeypatch, error):
 
 
 def test_mistakes_of_the_program_keep_their_traceback(monkeypatch):
-    monkeypatch.setattr("vlp.listing.list_things", lambda *_: 1 / 0)
+    monkeypatch.setattr("vlp.commands.listing.list_things", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main(["list", "tasks"])
 

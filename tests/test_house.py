@@ -5,90 +5,93 @@ from __future__ import annotations
 import ast
 import re
 import warnings
+from collections.abc import Mapping
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
-from vlp.types import VlpWarning
+from vlp.ground.types import VlpWarning
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "vlp"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-FLOORS = [
-    {
-        "types",
-        "registry",
-        "paths",
-        "dist",
-        "pairs",
-        "yaml",
-        "patterns",
-        "explain",
-        "provenance",
-        "undo",
-        "files",
-        "manifest",
-        "rendezvous",
-    },
-    {"objectives", "towers", "data", "optim", "log", "accumulate", "moments", "launch", "watchdog"},
-    {"evaluators", "strategies"},
-    {
-        "recipe",
-        "layers",
-        "config",
-        "checkpoint",
-        "claim",
-        "fit",
-        "feed",
-        "assemble",
-        "state",
-        "trained",
-        "ready",
-        "trackers",
-    },
-    {"train", "evaluate", "export", "report", "describe", "curate", "listing"},
-    {"doctor", "cli_data"},
-    {"cli"},
-]
+FLOORS = (
+    ("ground",),
+    ("html", "pairs", "towers", "data", "step"),
+    ("evaluators", "objectives", "strategies"),
+    ("recipe",),
+    ("run",),
+    ("train", "evaluate", "export", "report", "curate"),
+    ("commands",),
+    ("cli",),
+)
+"""Rooms of `vlp/`, from the ground up; `docs/concepts.md` shows the same."""
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
-SHARED_FLOORS = {0, 3}  # rooms of these floors may use each other; elsewhere siblings do not
 
 
-def room_of(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def name_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
-def imports_of(path: Path) -> set[str]:
-    """Return the rooms that a file imports at its top level."""
-    rooms = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        names = []
+MODULES = {name_of(path): path for path in FILES}
+
+
+def room_of(module: str) -> str:
+    return module.split(".")[1]
+
+
+def imported_by(tree: ast.AST) -> set[str]:
+    """Return the modules of this package that code imports, at its top or within a function."""
+    names = set()
+    for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module:
-            names = [f"vlp.{name.name}" for name in node.names] if node.module == "vlp" else [node.module]
+            names |= {
+                whole if (whole := f"{node.module}.{alias.name}") in MODULES else node.module for alias in node.names
+            }
         elif isinstance(node, ast.Import):
-            names = [name.name for name in node.names]
-        rooms |= {name.split(".")[1] for name in names if name.startswith("vlp.")}
-    return rooms
+            names |= {alias.name for alias in node.names}
+    return {name for name in names if name.startswith("vlp.")}
+
+
+IMPORTS = {module: imported_by(ast.parse(path.read_text(encoding="utf-8"))) for module, path in MODULES.items()}
+
+
+def circle_in(arrows: Mapping[str, set[str]]) -> list[str]:
+    """Return modules that import each other in a circle; none where there is no such."""
+    sorter = TopologicalSorter(arrows)
+    try:
+        sorter.prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
 
 
 def test_there_are_files_to_check():
     assert len(FILES) > 30
-    assert all(room_of(path) in FLOOR for path in FILES if room_of(path) != "__init__")
+    assert {room_of(module) for module in MODULES if module != "vlp"} == set(FLOOR)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_imports_point_downwards(path):
-    room = room_of(path)
-    if room in ("__init__", "cli"):
-        return
-    launcher = {"cli"} if path.name == "train.py" else set()  # `python -m vlp.train` hands over to the command line
-    for other in imports_of(path) - {room} - launcher:
-        assert other in FLOOR, f"{room} imports vlp.{other}, which is no room"
-        if FLOOR[room] in SHARED_FLOORS:
-            assert FLOOR[other] <= FLOOR[room], f"{room} imports {other} from a higher floor"
-        else:
-            assert FLOOR[other] < FLOOR[room], f"{room} imports {other} from its own floor or a higher one"
+@pytest.mark.parametrize("module", [module for module in MODULES if module != "vlp"])
+def test_imports_point_downwards(module):
+    room = room_of(module)
+    for other in IMPORTS[module]:
+        assert other in MODULES, f"{module} imports {other}, which is no module"
+        if room_of(other) != room:
+            assert FLOOR[room_of(other)] < FLOOR[room], f"{module} imports {other}, which lies no floor below"
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    assert circle_in({"a": {"b"}, "b": {"c"}, "c": {"a"}}) != []
+    assert circle_in(IMPORTS) == []
+
+
+def test_the_map_shows_the_floors():
+    """`docs/concepts.md` has the floors, the highest first: change the one when the other changes."""
+    page = (ROOT / "docs" / "concepts.md").read_text(encoding="utf-8")
+    drawing = "\n".join(" · ".join(rooms) for rooms in reversed(FLOORS))
+    assert drawing in page, drawing
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -11,9 +11,9 @@ import time
 
 import pytest
 
-from vlp.files import seal
-from vlp.log import Log
-from vlp.types import RecipeError, VlpWarning
+from vlp.ground.files import seal
+from vlp.ground.types import RecipeError, VlpWarning
+from vlp.run.log import Log
 
 
 def open_log(path, *, first_step=0, track=None):

@@ -10,9 +10,9 @@ import pytest
 from tests.processes import run_processes
 from tests.shards import write_shards
 from tests.tiny import tiny_recipe
-from vlp.config import load_recipe, lock_text
+from vlp.ground.types import RecipeError
+from vlp.recipe.load import load_recipe, lock_text
 from vlp.train import train
-from vlp.types import RecipeError
 
 
 @pytest.fixture

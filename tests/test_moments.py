@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from vlp import moments
-from vlp.moments import Clock, StopSignal, diagnose, due
+from vlp.run import clock
+from vlp.run.clock import Clock, StopSignal, diagnose, due
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ class Time:
 @pytest.fixture
 def timer(monkeypatch):
     timer = Time()
-    monkeypatch.setattr(moments, "time", timer)
+    monkeypatch.setattr(clock, "time", timer)
     assert time.monotonic() != timer.monotonic()
     return timer
 

@@ -123,7 +123,7 @@ def test_faults_are_these(source, expected):
 
 
 def test_every_fault_of_the_package_can_be_read_and_has_a_name_of_its_own():
-    path = "vlp/optim.py"
+    path = "vlp/step/optimizer.py"
     source = (ROOT / path).read_text()
     mutants = mutants_of(path, source)
     assert len(mutants) > 100

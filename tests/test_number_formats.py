@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 from tests.small_steps import batch_for, small_parts, small_recipe
-from vlp import assemble, train
-from vlp.accumulate import whole_float32
+from vlp import train
 from vlp.objectives.captioning import Decoder
-from vlp.objectives.parts.heads import Perceptron
+from vlp.objectives.shared.heads import Perceptron
+from vlp.run import assemble
+from vlp.step.micro_batches import whole_float32
 
 SIZE = 16
 HALF = "train.precision=bfloat16"

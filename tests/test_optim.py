@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from tests.towers.tiny import tiny_model
-from vlp.optim import GroupSettings, SafeStep, build_optimizer, learning_rate_factor, set_learning_rate
-from vlp.types import RecipeError
+from vlp.ground.types import RecipeError
+from vlp.step.optimizer import GroupSettings, SafeStep, build_optimizer, learning_rate_factor, set_learning_rate
 
 
 def small_model() -> nn.Module:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from vlp.cli import build_parser, main
-from vlp.config import load_recipe
-from vlp.yaml import parse_yaml
+from vlp.ground.yaml import parse_yaml
+from vlp.recipe.load import load_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -69,10 +69,10 @@ def test_the_loss_of_the_readme_works():
     from jaxtyping import Float
     from torch import Tensor
 
+    from vlp.ground.registry import Registry
+    from vlp.ground.types import Embeddings
     from vlp.objectives.base import Term
     from vlp.pairs import Pairs, Stats
-    from vlp.registry import Registry
-    from vlp.types import Embeddings
 
     (source,) = [block for language, block in BLOCKS if language == "python"]
     terms: Registry[Term] = Registry("term", "vlp.objectives")

@@ -8,12 +8,12 @@ import pytest
 
 from tests.shards import write_shards
 from tests.tiny import tiny_recipe
-from vlp import ready, trackers
-from vlp.checkpoint import latest
-from vlp.ready import check_writable
-from vlp.trackers import plain_settings
+from vlp.ground.types import RecipeError, VlpWarning
+from vlp.run import ready, trackers
+from vlp.run.checkpoint import latest
+from vlp.run.ready import check_writable
+from vlp.run.trackers import plain_settings
 from vlp.train import train
-from vlp.types import RecipeError, VlpWarning
 
 Usage = namedtuple("Usage", "total used free")
 

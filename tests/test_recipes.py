@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from vlp.config import load_recipe, lock_text
+from vlp.ground.yaml import read_yaml
 from vlp.objectives.base import terms
+from vlp.recipe.load import load_recipe, lock_text
 from vlp.train import train
-from vlp.yaml import read_yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))

@@ -11,7 +11,7 @@ from datetime import timedelta
 import pytest
 from torch.distributed import TCPStore
 
-from vlp.rendezvous import agree
+from vlp.run.rendezvous import agree
 
 pytestmark = pytest.mark.processes
 

@@ -12,18 +12,18 @@ import pytest
 import torch
 
 from tests.synthetic_run import KnowingEncoder, write_run
-from vlp.checkpoint import save
-from vlp.config import build_model, load_recipe, load_task, lock_text
 from vlp.evaluators.dataset import open_set
 from vlp.evaluators.retrieval import retrieve
+from vlp.ground.types import RecipeError
+from vlp.html.axes import Axis, smooth, thin
+from vlp.html.words import number, quantity, ticks
+from vlp.recipe.load import build_model, load_recipe, load_task, lock_text
 from vlp.report import write_report
-from vlp.report.axes import Axis, smooth, thin
 from vlp.report.charts import Series, line_chart, push_apart
 from vlp.report.gallery import SHOWN, Answer, Gallery, Hit, build_gallery, draw
 from vlp.report.page import page
 from vlp.report.reading import read_run
-from vlp.report.words import number, quantity, ticks
-from vlp.types import RecipeError
+from vlp.run.checkpoint import save
 
 VOID = {"meta", "img", "br", "circle", "line", "path", "rect"}
 HOSTILE = "</q><script>alert('caption')</script>\" onerror=\"alert(1)"

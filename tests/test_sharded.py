@@ -20,11 +20,11 @@ from tests.small_steps import WORDS, batch_for, small_parts, small_recipe
 from tests.tiny import tiny_recipe
 from tests.towers.tiny import WORDS as BERT_WORDS
 from tests.towers.tiny import tiny_bert
-from vlp import dist
-from vlp.assemble import is_sharded
-from vlp.state import full
+from vlp.ground import dist
+from vlp.ground.types import RecipeError
+from vlp.run.assemble import is_sharded
+from vlp.run.state import full
 from vlp.train import one_step, train
-from vlp.types import RecipeError
 
 LAUNCH = Path(__file__).resolve().parent.parent / "recipes" / "launch" / "fsdp2.yaml"
 

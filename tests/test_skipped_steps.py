@@ -10,7 +10,7 @@ import torch
 
 from tests.processes import run_processes
 from tests.strategies.runs import recipe_of
-from vlp.assemble import assemble
+from vlp.run.assemble import assemble
 from vlp.strategies.base import strategies
 from vlp.train import one_step
 

@@ -19,14 +19,14 @@ from safetensors.torch import load_file
 from tests.processes import run_processes
 from tests.shards import write_shards
 from tests.tiny import tiny_recipe
-from vlp import dist
-from vlp.config import build_model, lock_text
 from vlp.export.run import export_run
-from vlp.moments import PREEMPTED
-from vlp.optim import learning_rate_factor
+from vlp.ground import dist
+from vlp.ground.types import RecipeError, VlpWarning
+from vlp.recipe.load import build_model, lock_text
+from vlp.run.clock import PREEMPTED
+from vlp.run.trained_model import load_model_of_run
+from vlp.step.optimizer import learning_rate_factor
 from vlp.train import train
-from vlp.trained import load_model_of_run
-from vlp.types import RecipeError, VlpWarning
 
 
 @pytest.fixture

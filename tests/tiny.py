@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vlp.config import load_recipe
-from vlp.recipe import Recipe
+from vlp.recipe.load import load_recipe
+from vlp.recipe.schema import Recipe
 
 TOWERS = """
 model:

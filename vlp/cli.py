@@ -3,66 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
-from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
-from vlp.cli_data import add_data_commands
-
-TRACEBACK = "VLP_TRACEBACK"  # variable that lets errors of the outside show where they were raised
+from vlp.commands.data import add_data_commands
+from vlp.ground.errors import said_in_one_line
+from vlp.recipe.arguments import add_train_arguments, parse
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; mistakes of the user end in one line, not in a traceback."""
-    parsed = parse(arguments)
-    from vlp.types import RecipeError
-
-    try:
+    parsed = parse(build_parser(), arguments)
+    with said_in_one_line():
         parsed.command(parsed)
-    except RecipeError as error:
-        sys.exit(f"vlp: {printable(str(error))}")
-    except BrokenPipeError:  # whoever reads the output has enough of it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit("vlp: interrupted")
-    except Exception as error:
-        if os.environ.get(TRACEBACK) or not is_of_the_outside(error):
-            raise
-        sys.exit(f"vlp: {printable(one_line(error))} ({TRACEBACK}=1 shows where)")
-
-
-def is_of_the_outside(error: BaseException) -> bool:
-    """Whether a disk, a network, a permission or too little memory raised an error, and no mistake of this program."""
-    kinds = (OSError, EOFError, MemoryError, HTTPException)
-    if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):  # pathlib, before Python 3.13
-        return True
-    return isinstance(error, kinds) or type(error).__name__ in ("SafetensorError", "HfHubHTTPError", "OutOfMemoryError")
-
-
-def printable(text: str) -> str:
-    """Return a text in which no letter moves the cursor or rings: files of strangers are quoted in errors."""
-    return "".join(letter if letter.isprintable() or letter in "\n\t" else f"\\x{ord(letter):02x}" for letter in text)
-
-
-def one_line(error: BaseException) -> str:
-    """Return an error's kind and words in one line."""
-    said = " ".join(str(error).split())
-    return f"{type(error).__name__}: {said}" if said else type(error).__name__
-
-
-def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse a command line, in which settings may stand before, between and behind flags."""
-    parser = build_parser()
-    parsed, rest = parser.parse_known_args(arguments)
-    if rest and (not hasattr(parsed, "overrides") or any(word.startswith("-") for word in rest)):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    if rest:
-        parsed.overrides += rest
-    return parsed
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -91,16 +46,12 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _train(parser: argparse.ArgumentParser) -> None:
     """train: pretrain a dual encoder from a recipe."""
-    parser.add_argument("config", help="recipe: a YAML file, or a name under recipes/")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace those of the recipe")
-    parser.add_argument("--resume", action="store_true", help="continue the run from its newest whole checkpoint")
-    parser.add_argument("--allow-changes", action="store_true", help="resume although settings or data changed")
+    add_train_arguments(parser)
 
     def command(parsed: argparse.Namespace) -> None:
-        from vlp.config import load_recipe
-        from vlp.train import train
+        from vlp.train import train_as_told
 
-        train(load_recipe(parsed.config, parsed.overrides), resume=parsed.resume, allow_changes=parsed.allow_changes)
+        train_as_told(parsed)
 
     parser.set_defaults(command=command)
 
@@ -180,7 +131,7 @@ def _list(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("part", nargs="?", default="", help="only names that contain this")
 
     def command(parsed: argparse.Namespace) -> None:
-        from vlp.listing import list_things
+        from vlp.commands.listing import list_things
 
         print("\n".join(list_things(parsed.what, parsed.part)))
 
@@ -193,7 +144,7 @@ def _doctor(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace those of the recipe")
 
     def command(parsed: argparse.Namespace) -> None:
-        from vlp.doctor import examine
+        from vlp.commands.doctor import examine
 
         findings = examine(parsed.recipe, parsed.overrides)
         sys.exit(int(any(finding.is_wrong for finding in findings)))
@@ -208,7 +159,7 @@ class _Version(argparse.Action):
         super().__init__(option_strings, dest, nargs=0, **settings)
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        from vlp.provenance import commit, versions
+        from vlp.ground.provenance import commit, versions
 
         found = dict(versions())
         print(f"vlp {found.pop('vlp')} ({commit()})")
@@ -223,8 +174,8 @@ def _config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sources", action="store_true", help="list the settings given, and the file that gives each")
 
     def command(parsed: argparse.Namespace) -> None:
-        from vlp.config import load_recipe, lock_text, recipe_layers
-        from vlp.layers import explain_sources
+        from vlp.recipe.layers import explain_sources
+        from vlp.recipe.load import load_recipe, lock_text, recipe_layers
 
         recipe = load_recipe(parsed.recipe, parsed.overrides)
         if parsed.sources:
@@ -241,7 +192,7 @@ def _describe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--page", action="store_true", help="print all terms as a page of Markdown")
 
     def command(parsed: argparse.Namespace) -> None:
-        from vlp.describe import describe, describe_all, describe_page
+        from vlp.recipe.reference import describe, describe_all, describe_page
 
         if parsed.page:
             print(describe_page(), end="")

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import torch
 
-from vlp import dist
-from vlp.config import load_task
 from vlp.evaluators.dataset import Pixels
 from vlp.evaluators.record import table
 from vlp.evaluators.tasks import run_tasks
-from vlp.launch import check_same, checksum, join_evaluation
+from vlp.ground import dist
+from vlp.recipe.load import load_task
+from vlp.run.launch import check_same, checksum, join_evaluation
+from vlp.run.trained_model import is_run, load_model_of_run, split_label
 from vlp.towers.dual import DualEncoder
 from vlp.towers.encoder import TowerEncoder
 from vlp.towers.load import load_model
-from vlp.trained import is_run, load_model_of_run, split_label
 
 DEFAULT_TASKS = ("emoji24", "clipart-folders", "photos-cc0", "emoji-retrieval", "clipart-retrieval", "geometry")
 

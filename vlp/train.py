@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -10,24 +11,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vlp import dist
-from vlp.accumulate import Seeds, backward
-from vlp.assemble import Parts, assemble
-from vlp.config import build_model, load_task, without_weights
 from vlp.data import Faults
 from vlp.evaluators.record import flatten, headline
 from vlp.evaluators.tasks import run_tasks
-from vlp.launch import agreed_checksum, was_launched
-from vlp.log import Log
-from vlp.moments import PREEMPTED, Clock, StopSignal, diagnose, due
-from vlp.optim import set_learning_rate
+from vlp.ground import dist
+from vlp.ground.errors import said_in_one_line
+from vlp.ground.types import Batch, Embeddings, RecipeError
+from vlp.ground.undo import Undo
 from vlp.pairs import Pairs
-from vlp.recipe import Recipe
-from vlp.state import restore, save, weights_to_evaluate
+from vlp.recipe.arguments import parse_train
+from vlp.recipe.load import build_model, load_recipe, load_task, without_weights
+from vlp.recipe.schema import Recipe
+from vlp.run.assemble import Parts, assemble
+from vlp.run.clock import PREEMPTED, Clock, StopSignal, diagnose, due
+from vlp.run.launch import agreed_checksum, was_launched
+from vlp.run.log import Log
+from vlp.run.state import restore, save, weights_to_evaluate
+from vlp.run.watchdog import Watchdog, WatchedEncoder
+from vlp.step.micro_batches import Seeds, backward
+from vlp.step.optimizer import set_learning_rate
 from vlp.towers.encoder import TowerEncoder
-from vlp.types import Batch, Embeddings, RecipeError
-from vlp.undo import Undo
-from vlp.watchdog import Watchdog, WatchedEncoder
 
 
 def train(recipe: Recipe, *, resume: bool = False, allow_changes: bool = False) -> Path:
@@ -212,8 +215,11 @@ def evaluate(parts: Parts, log: Log, step: int, position: int, watchdog: Watchdo
     log.say(f"step {step}: " + "  ".join(headline(record) for record in records))
 
 
-if __name__ == "__main__":
-    from vlp.cli import main  # the one command line of the project, on a higher floor
+def train_as_told(parsed: argparse.Namespace) -> None:
+    """Train as a command line says."""
+    train(load_recipe(parsed.config, parsed.overrides), resume=parsed.resume, allow_changes=parsed.allow_changes)
 
-    words = [word.removeprefix("--config=") for word in sys.argv[1:] if word != "--config"]
-    main(["train", *words])
+
+if __name__ == "__main__":
+    with said_in_one_line():
+        train_as_told(parse_train(sys.argv[1:]))

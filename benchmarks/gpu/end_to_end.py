@@ -19,7 +19,7 @@ from benchmarks.gpu.jpegs import CARD, READY
 from benchmarks.gpu.steps import TINY, drawn_on, synthetic_recipe
 from benchmarks.gpu.timing import wait
 from vlp import train
-from vlp.recipe import Recipe
+from vlp.recipe.schema import Recipe
 
 WORKERS, TOY_WORKERS = (14, 8, 4), (2, 1)
 BATCH, TOY_BATCH = 1024, 8

@@ -15,7 +15,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from benchmarks.jpeg_sets import SETS, make, photographs
-from vlp.yaml import write_yaml
+from vlp.ground.yaml import write_yaml
 
 KIND = SETS[0]
 CARD, READY = "jpegs.yaml", "ready.json"

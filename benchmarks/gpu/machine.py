@@ -11,7 +11,7 @@ from types import ModuleType
 
 from benchmarks.gpu.cases import Case, Finding, Setting
 from benchmarks.gpu.timing import H100, MILLI, median, seconds_of
-from vlp.provenance import LIBRARIES, machine, versions
+from vlp.ground.provenance import LIBRARIES, machine, versions
 
 # what the trainer imports, by the names under which it is installed
 NEEDED = ("open_clip", "pydantic", "ruamel.yaml", "simplejpeg", "webdataset", "ftfy", "jaxtyping", "timm", "accelerate")

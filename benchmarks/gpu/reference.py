@@ -34,7 +34,7 @@ def main() -> None:
     """Train on the CPU and write the losses."""
     os.environ.update(ACCELERATE_USE_CPU="true", CUDA_VISIBLE_DEVICES="")
     from benchmarks.gpu.runs import SIZES, losses_of, smoke, strategy_recipe
-    from vlp.provenance import commit, machine, versions
+    from vlp.ground.provenance import commit, machine, versions
     from vlp.strategies.base import strategies
     from vlp.train import train
 

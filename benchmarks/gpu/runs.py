@@ -16,9 +16,9 @@ import torch
 from benchmarks.gpu.steps import TINY, synthetic_recipe
 from benchmarks.gpu.waits import ROOT, Waits
 from vlp import train
-from vlp.config import load_recipe
-from vlp.recipe import Recipe
-from vlp.yaml import read_yaml
+from vlp.ground.yaml import read_yaml
+from vlp.recipe.load import load_recipe
+from vlp.recipe.schema import Recipe
 
 STEPS, TOY_STEPS = 24, 8
 FIRST_WATCHED = 3  # steps before it load kernels and make room

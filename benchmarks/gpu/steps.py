@@ -12,13 +12,13 @@ from unittest.mock import patch
 
 import torch
 
-from vlp import assemble
-from vlp.assemble import Parts
-from vlp.config import build_model, load_recipe
 from vlp.data import Augment
-from vlp.recipe import Recipe
+from vlp.ground.types import Batch
+from vlp.recipe.load import build_model, load_recipe
+from vlp.recipe.schema import Recipe
+from vlp.run import assemble
+from vlp.run.assemble import Parts
 from vlp.towers.dual import DualEncoder
-from vlp.types import Batch
 
 # lengths of captions in tokens: those of web pairs are about lognormal
 MEAN_LENGTH, SPREAD = 17.0, 0.5

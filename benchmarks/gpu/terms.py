@@ -19,7 +19,8 @@ from benchmarks.gpu.runs import losses_of, strategy_recipe, watched_run
 from benchmarks.gpu.waits import Waits, in_words
 from benchmarks.objective_cases import BIAS, SCALE, build, embeddings_of, unit
 from vlp.objectives.base import terms
-from vlp.pairs import Pairs, engine
+from vlp.pairs import Pairs
+from vlp.pairs.engine import walk
 from vlp.strategies.base import strategies
 
 PAIRS, DIM, SEED = 96, 64, 0
@@ -94,8 +95,8 @@ def answer(name: str, device: str, dtype: torch.dtype, *, tiles: bool) -> Answer
         fused.append(not tiles and original(*args))
         return fused[-1]
 
-    original, waits = engine.is_chosen, Waits(device)
-    with patch.object(engine, "is_chosen", chosen):
+    original, waits = walk.is_chosen, Waits(device)
+    with patch.object(walk, "is_chosen", chosen):
         for step in range(2):
             with waits.watched() if step else nullcontext():
                 loss, _ = objective(Pairs(embeddings, ids, ids, step=0), 0)

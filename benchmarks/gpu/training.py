@@ -23,8 +23,8 @@ from benchmarks.gpu.reference import losses as reference_losses
 from benchmarks.gpu.runs import SIZES, losses_of, smoke, watched_run
 from benchmarks.gpu.steps import compiling
 from benchmarks.gpu.waits import in_words
-from vlp import assemble
-from vlp.recipe import Recipe
+from vlp.recipe.schema import Recipe
+from vlp.run import assemble
 from vlp.towers.dual import DualEncoder
 
 ALONE = "float32"

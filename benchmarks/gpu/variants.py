@@ -13,7 +13,7 @@ from benchmarks.gpu.cases import Case, Finding, Setting
 from benchmarks.gpu.timing import H100, MILLI, median, seconds_of
 from benchmarks.objective_cases import Case as Loss
 from benchmarks.objective_cases import make_step
-from vlp.pairs import engine, fused
+from vlp.pairs.engine import fused, walk
 
 PAIRS, TOY_PAIRS = 16_384, 48
 SHAPES = ((64, 64, 32, 4), (128, 64, 32, 4), (128, 64, 32, 8), (128, 128, 32, 8), (64, 128, 64, 8), (128, 128, 16, 8))
@@ -45,12 +45,10 @@ def tile(setting: Setting, shape: tuple[int, int, int, int]) -> Finding:
     if setting.device == "cpu":
         small = fused.Blocks(16, 16, 16, 1)
         replaced = patch.object(fused, "INTERPRETED", small)
-        chosen = patch.object(
-            engine, "is_chosen", lambda _, block, requests: fused.is_chosen("triton", block, requests)
-        )
+        chosen = patch.object(walk, "is_chosen", lambda _, block, requests: fused.is_chosen("triton", block, requests))
     else:
         replaced = patch.object(fused, "SINGLE", fused.Blocks(*shape))
-        chosen = patch.object(engine, "is_chosen", fused.is_chosen)
+        chosen = patch.object(walk, "is_chosen", fused.is_chosen)
     step, _ = make_step(Loss("clip", TOY_PAIRS if setting.is_toy else PAIRS, device=setting.device), 0)
     try:
         with replaced, chosen:

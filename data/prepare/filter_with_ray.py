@@ -18,13 +18,13 @@ from typing import Any
 import ray
 import ray.data
 
-from vlp import paths
 from vlp.curate.cards import open_card
-from vlp.curate.facts import Fact
+from vlp.curate.facts.facts import Fact
+from vlp.curate.facts.gather import FOLDER, Task, keep, measured_files, missing
 from vlp.curate.filter import Filtered, filter_card
-from vlp.curate.gather import FOLDER, Task, keep, measured_files, missing
 from vlp.curate.rules.base import read_rules
 from vlp.data.shards.shard import open_shards
+from vlp.ground import paths
 
 
 def filter_on_cluster(name: str, to: Path, rules: Path, *, gpus: float = 0.0) -> Filtered:

@@ -49,10 +49,10 @@ from renders import Renders
 from selection import Selection
 from shards import hash_file, shard_images, write_shard
 from vlp.curate.parallel import num_cpus
-from vlp.curate.writer import ShardWriter, Written
-from vlp.registry import nearest
-from vlp.types import RecipeError
-from vlp.yaml import write_yaml
+from vlp.curate.sources.writer import ShardWriter, Written
+from vlp.ground.registry import nearest
+from vlp.ground.types import RecipeError
+from vlp.ground.yaml import write_yaml
 
 WORK = ".work"
 SHIPPED = Path(__file__).parents[1] / "embedded" / "eval"

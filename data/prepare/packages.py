@@ -8,7 +8,7 @@ import subprocess
 import tarfile
 from pathlib import Path
 
-from vlp.types import RecipeError
+from vlp.ground.types import RecipeError
 
 NPM = {"@iconify/json": "2.2.535", "emojibase-data": "17.0.0", "emojilib": "4.0.3"}
 DEBIAN = "openclipart-svg"

@@ -12,7 +12,7 @@ from PIL import Image
 from tests.shards import write_tar
 from vlp.curate.cards import open_card
 from vlp.data import Captions, SampleSet
-from vlp.yaml import write_yaml
+from vlp.ground.yaml import write_yaml
 
 
 def photo(number: int, size: int = 64, quality: int = 90, width: int | None = None) -> bytes:

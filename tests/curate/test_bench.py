@@ -7,8 +7,8 @@ import pytest
 from tests.shards import write_shards
 from vlp.cli import main
 from vlp.curate.bench import Speed, Speeds, bench_card
-from vlp.types import RecipeError
-from vlp.yaml import write_yaml
+from vlp.ground.types import RecipeError
+from vlp.ground.yaml import write_yaml
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from vlp.curate.cards import open_card
 from vlp.curate.filter import filter_card
 from vlp.curate.rules.base import rules
 from vlp.evaluators.dataset import DataSource, open_set
-from vlp.types import RecipeError
+from vlp.ground.types import RecipeError
 
 WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight"]
 
@@ -264,7 +264,7 @@ def test_a_filtered_card_can_be_filtered(tmp_path):
 
 
 def test_a_filtered_card_is_inspected_as_training_sees_it(tmp_path):
-    from vlp.curate.measure import measure
+    from vlp.curate.facts.measure import measure
 
     pairs = [(photo(number), " ".join(WORDS[:number])) for number in (4, 1, 3, 2)]
     found = filter_by(tmp_path, write_pairs(tmp_path, pairs), "length: {fewest: 2, most: 3}")

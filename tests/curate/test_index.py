@@ -19,8 +19,8 @@ from vlp.data.shards import index as index_module
 from vlp.data.shards.cache import cache_folder
 from vlp.data.shards.shard import open_shards
 from vlp.data.shards.summary import summary_beside
-from vlp.types import RecipeError
-from vlp.yaml import write_yaml
+from vlp.ground.types import RecipeError
+from vlp.ground.yaml import write_yaml
 
 
 @pytest.fixture

@@ -9,11 +9,11 @@ import pytest
 
 from tests.shards import image_bytes, write_shards
 from vlp.curate.cards import open_card
-from vlp.curate.charts import histogram
+from vlp.curate.facts.measure import measure
 from vlp.curate.inspect import inspect_card
-from vlp.curate.measure import measure
-from vlp.types import RecipeError
-from vlp.yaml import write_yaml
+from vlp.ground.types import RecipeError
+from vlp.ground.yaml import write_yaml
+from vlp.html.histogram import histogram
 
 
 @pytest.fixture

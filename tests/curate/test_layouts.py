@@ -10,11 +10,11 @@ import pytest
 from tests.curate.test_pack import captions_of
 from tests.curate.test_tables import BOATS, COLOURS
 from tests.shards import image_bytes
-from vlp.config import load_card
 from vlp.curate.pack import pack
 from vlp.curate.split import split_card
 from vlp.data import SampleSet
-from vlp.types import RecipeError
+from vlp.ground.types import RecipeError
+from vlp.recipe.load import load_card
 
 COCO = {
     "images": [{"id": number, "file_name": f"{colour}.jpg"} for number, colour in enumerate(COLOURS)],

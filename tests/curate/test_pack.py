@@ -16,11 +16,11 @@ from tests.curate.conftest import write_images
 from tests.shards import LetterTokenizer, image_bytes
 from vlp.curate.cards import open_card
 from vlp.curate.pack import Limits, pack
-from vlp.curate.rows import read_file
+from vlp.curate.sources.rows import read_file
 from vlp.curate.verify import verify_card
 from vlp.data import Captions, Crop, SampleSet, Stream, Views
-from vlp.types import RecipeError
-from vlp.yaml import read_yaml
+from vlp.ground.types import RecipeError
+from vlp.ground.yaml import read_yaml
 
 SMALL = "samples=4"
 
@@ -113,7 +113,7 @@ def test_a_killed_pack_goes_on_where_it_stopped(photos, tmp_path, workers, monke
     def wait_for_ever(path, reason):
         return time.sleep(1000) if path == fourth else read_file(path, reason)
 
-    monkeypatch.setattr("vlp.curate.rows.read_file", wait_for_ever)
+    monkeypatch.setattr("vlp.curate.sources.rows.read_file", wait_for_ever)
     arguments = {"limits": "samples=2", "workers": workers}
     process = multiprocessing.get_context("fork").Process(target=pack, args=(photos, to), kwargs=arguments)
     process.start()

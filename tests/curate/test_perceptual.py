@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vlp.curate.perceptual import matches, nearest, twins
-from vlp.curate.sketch import Sketch
+from vlp.curate.facts.count_sketch import Sketch
+from vlp.curate.facts.perceptual import matches, nearest, twins
 
 
 def draw_codes(seed, size=400):

@@ -9,10 +9,10 @@ import pytest
 from tests.curate.conftest import write_images
 from tests.curate.test_pack import captions_of
 from tests.shards import image_bytes, write_tar
-from vlp.curate.columns import Columns
 from vlp.curate.pack import pack
-from vlp.curate.sources import open_source
-from vlp.types import RecipeError
+from vlp.curate.sources.columns import Columns
+from vlp.curate.sources.open_source import open_source
+from vlp.ground.types import RecipeError
 
 
 def refused(path, message, columns=""):

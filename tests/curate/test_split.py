@@ -10,7 +10,7 @@ from tests.shards import write_tar
 from vlp.cli import main
 from vlp.curate.filter import filter_card
 from vlp.curate.split import split_card
-from vlp.types import RecipeError
+from vlp.ground.types import RecipeError
 
 SHARES = "train=0.7,val=0.2,test=0.1"
 

@@ -9,11 +9,11 @@ import pytest
 
 from tests.curate.test_pack import captions_of
 from tests.shards import image_bytes
-from vlp.config import load_card
-from vlp.curate.delimited import read_delimited, separator_of
 from vlp.curate.pack import pack
+from vlp.curate.sources.delimited import read_delimited, separator_of
 from vlp.data import SampleSet
-from vlp.types import RecipeError
+from vlp.ground.types import RecipeError
+from vlp.recipe.load import load_card
 
 COLOURS = ("red", "green", "blue", "gray", "black", "white", "pink", "cyan")
 

@@ -9,7 +9,7 @@ import pytest
 from tests.shards import image_bytes, sample_members, write_shards
 from vlp.cli import main
 from vlp.curate.verify import verify_card
-from vlp.yaml import write_yaml
+from vlp.ground.yaml import write_yaml
 
 
 @pytest.fixture

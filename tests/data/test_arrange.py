@@ -10,9 +10,9 @@ import pytest
 
 from tests.shards import write_shards
 from vlp.data import SampleSet
-from vlp.data.order.arrange import arrange
+from vlp.data.arrange import arrange
 from vlp.data.order.timetable import Ramp
-from vlp.types import RecipeError
+from vlp.ground.types import RecipeError
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import torch
 from torchvision.transforms.v2.functional import gaussian_blur
 
 from vlp.data.pixels.augment import NUM_DRAWS, SLOTS, Augment
-from vlp.types import RecipeError
+from vlp.ground.types import RecipeError
 
 MEAN, STD = (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)
 EVERYTHING = {

@@ -13,10 +13,10 @@ from tests.shards import image_bytes, write_tar
 from vlp.data import Captions, Card, SampleSet
 from vlp.data.faults import BadSampleError
 from vlp.data.pixels.decode import decode_image, open_picture
-from vlp.data.randomness import Draws
 from vlp.data.samples import Sample
 from vlp.data.texts.captions import LARGEST_CAPTION, LARGEST_JSON
-from vlp.types import RecipeError
+from vlp.ground.randomness import Draws
+from vlp.ground.types import RecipeError
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import pytest
 from tests.shards import write_shards, write_tar
 from vlp.data import Captions, Card, SampleSet
 from vlp.data.faults import BadSampleError
-from vlp.types import RecipeError
-from vlp.yaml import read_yaml
+from vlp.ground.types import RecipeError
+from vlp.ground.yaml import read_yaml
 
 DATA = Path(__file__).parents[2] / "data"
 CARDS = sorted(path for path in DATA.rglob("*.yaml"))

@@ -13,8 +13,8 @@ from sklearn.datasets import load_sample_images
 
 from vlp.data.pixels.crop import Crop, crop_views
 from vlp.data.pixels.decode import JPEG_FACTORS, open_picture
-from vlp.data.randomness import Draws
-from vlp.types import RecipeError
+from vlp.ground.randomness import Draws
+from vlp.ground.types import RecipeError
 
 WHOLE = {"scale": (1.0, 1.0), "ratio": (1.0, 1.0)}
 

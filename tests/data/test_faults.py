@@ -17,10 +17,10 @@ from PIL import Image
 
 from tests.forks import forked
 from tests.shards import image_bytes, sample_members, write_shards, write_tar
-from vlp import files
 from vlp.data import Card, Faults, SampleSet
 from vlp.data.faults import Fault, Quarantine
-from vlp.types import RecipeError, VlpWarning
+from vlp.ground import files
+from vlp.ground.types import RecipeError, VlpWarning
 
 GOOD = dict(sample_members(0))
 TEXT = b"a caption"

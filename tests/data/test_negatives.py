@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vlp.data import HardNegatives
-from vlp.data.randomness import Draws
 from vlp.data.texts.negatives import KINDS, TABLES, plural
-from vlp.types import RecipeError
+from vlp.ground.randomness import Draws
+from vlp.ground.types import RecipeError
 
 TEXT = "A brown dog chases two cats on the left of an orange car."
 WORDS = TEXT.split()

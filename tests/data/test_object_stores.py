@@ -15,7 +15,7 @@ from vlp.data.faults import BadSampleError
 from vlp.data.shards import download
 from vlp.data.shards.cache import cache_folder
 from vlp.data.shards.shard import open_shards
-from vlp.types import RecipeError
+from vlp.ground.types import RecipeError
 
 moto = pytest.importorskip("moto.server")
 s3fs = pytest.importorskip("s3fs")

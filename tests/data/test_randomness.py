@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.pairs.test_draws import unmixed
-from vlp.data.randomness import GOLDEN, Draws, fold, mix, mix_array, uniform_rows
+from vlp.ground.randomness import GOLDEN, Draws, fold, mix, mix_array, uniform_rows
 
 
 def test_first_numbers_are_those_of_splitmix64():

@@ -22,8 +22,8 @@ from tests.flaky_server import FlakyServer, serving
 from tests.forks import forked
 from tests.shards import LetterTokenizer, sample_members, write_shards, write_tar
 from vlp.data import Captions, Card, Crop, SampleSet, Stream, Views
+from vlp.data.arrange import arrange
 from vlp.data.faults import BadSampleError
-from vlp.data.order.arrange import arrange
 from vlp.data.shards import copies, download, homes, remote
 from vlp.data.shards.cache import cache_folder
 from vlp.data.shards.copies import make_copy
@@ -32,7 +32,7 @@ from vlp.data.shards.download import download as fetch
 from vlp.data.shards.prefetch import Needed, Prefetcher
 from vlp.data.shards.room import check_cache
 from vlp.data.shards.shard import open_shards
-from vlp.types import RecipeError
+from vlp.ground.types import RecipeError
 
 SHARD = "/tiny/00000.tar"
 

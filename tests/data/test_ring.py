@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from vlp.data import ring as ring_file
-from vlp.data.ring import Board, Ring
-from vlp.types import RecipeError
+from vlp.data.processes import ring as ring_file
+from vlp.data.processes.ring import Board, Ring
+from vlp.ground.types import RecipeError
 
 SHAPE = (1, 2, 3)
 

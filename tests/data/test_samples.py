@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from tests.shards import sample_members, write_shards, write_tar
 from vlp.data import Card, SampleSet
-from vlp.data.order.arrange import arrange
+from vlp.data.arrange import arrange
 from vlp.data.shards.kept import read_kept, write_kept
-from vlp.types import RecipeError
+from vlp.ground.types import RecipeError
 
 unhurried = settings(max_examples=20, deadline=None, derandomize=True)
 

@@ -10,7 +10,7 @@ import torch
 
 from tests.shards import LetterTokenizer, write_shards
 from vlp.data import Augment, Captions, Crop, SampleSet, Stream, Views
-from vlp.types import ON_DEVICE, RecipeError
+from vlp.ground.types import ON_DEVICE, RecipeError
 
 FIELDS = (*ON_DEVICE, "lengths")
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from vlp.data import TextAugment
-from vlp.data.randomness import Draws
 from vlp.data.texts.text_augment import SYNONYMS, read_synonyms
 from vlp.data.texts.word_lists import STOP_WORDS
-from vlp.paths import find_file
-from vlp.types import RecipeError
+from vlp.ground.paths import find_file
+from vlp.ground.randomness import Draws
+from vlp.ground.types import RecipeError
 
 TEXT = "A brown dog is chasing the cat on the left of an orange car."
 WORDS = TEXT.split()

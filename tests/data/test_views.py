@@ -12,8 +12,8 @@ import torch
 from tests.shards import LetterTokenizer, write_shards
 from vlp.data import Captions, Crop, HardNegatives, SampleSet, Stream, TextAugment, Views
 from vlp.data.pixels.policies import AugMix, RandAugment, policies
-from vlp.data.randomness import NEGATIVE, REWORD, Draws
-from vlp.types import ON_DEVICE, RecipeError
+from vlp.ground.randomness import NEGATIVE, REWORD, Draws
+from vlp.ground.types import ON_DEVICE, RecipeError
 
 FIELDS = (*ON_DEVICE, "lengths")
 EXACT = Crop(8, decoding="exact")  # a scaled decoding follows the most demanding view

@@ -20,10 +20,11 @@ import torch
 from tests.data.test_stream import same, take
 from tests.processes import run_processes
 from tests.shards import LetterTokenizer, write_shards
-from vlp.data import Captions, Card, Crop, SampleSet, Stream, Views, workers
+from vlp.data import Captions, Card, Crop, SampleSet, Stream, Views
 from vlp.data.faults import BadSampleError
-from vlp.data.workers import Health, Pool
-from vlp.types import RecipeError
+from vlp.data.processes import pool
+from vlp.data.processes.pool import Health, Pool
+from vlp.ground.types import RecipeError
 
 # Restarts are told as warnings; tests that want one say so.
 pytestmark = pytest.mark.filterwarnings("ignore:a decoding process ended:RuntimeWarning")
@@ -85,7 +86,7 @@ def card(tmp_path):
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
-    monkeypatch.setattr(workers, "CHUNK", 2)
+    monkeypatch.setattr(pool, "CHUNK", 2)
 
 
 @pytest.fixture(autouse=True)
@@ -139,7 +140,7 @@ def test_spawned_processes_give_the_same_batches(open_stream, card):
 # ---------------------------------------- lending
 def test_batches_that_are_let_go_share_a_few_places_in_memory(open_stream, card):
     places = {batch.images.data_ptr() for batch in islice(open_stream(card, workers=2).batches(0), 12)}
-    assert len(places) <= workers.AHEAD + workers.MOST_LENT
+    assert len(places) <= pool.AHEAD + pool.MOST_LENT
 
 
 def test_batches_that_are_kept_stay_as_they_are(open_stream, card):
@@ -198,7 +199,7 @@ def test_a_sample_that_always_kills_is_replaced_and_counted(open_stream, card, n
 
 
 def test_two_lethal_samples_in_one_chunk_are_both_found(open_stream, card, monkeypatch):
-    monkeypatch.setattr(workers, "CHUNK", 18)
+    monkeypatch.setattr(pool, "CHUNK", 18)
     settings = {"captions": Cursed(be_killed, 3, 11), "batch_size": 18}
     stream = open_stream(card, workers=1, **settings)
     assert equal(take(stream, 2), take(open_stream(card, **settings), 2))
@@ -213,7 +214,7 @@ def test_a_set_of_nothing_but_lethal_samples_is_an_error_after_bounded_work(open
 
 
 def test_a_chunk_that_kills_for_no_reason_ends_the_run(open_stream, tmp_path, card, monkeypatch):
-    monkeypatch.setattr(workers, "CHUNK", 18)
+    monkeypatch.setattr(pool, "CHUNK", 18)
     stream = open_stream(card, captions=Cursed(be_killed, 1, 2, 12, once=tmp_path), workers=1, batch_size=18)
     with pytest.raises(
         RecipeError, match=r"data\.workers: 3 .*SIGKILL.*over.* 12 \(00001\.tar: 000012\).*train\.batch_size"
@@ -266,7 +267,7 @@ class SlowlyCursed(Cursed):
 
 def test_who_answered_while_another_was_replaced_is_left_alone(open_stream, tmp_path, card, monkeypatch):
     """To replace a deaf process takes as long as it is given to print its stack, longer than one may be silent."""
-    monkeypatch.setattr(workers, "GRACE_SECONDS", 2.5)
+    monkeypatch.setattr(pool, "GRACE_SECONDS", 2.5)
     first = int(take(open_stream(card), 1)[0].ids[0])
     captions = SlowlyCursed(hang_deafly, first, once=tmp_path)
     stream = open_stream(card, captions=captions, workers=2, worker_timeout=0.5)

@@ -15,7 +15,7 @@ from vlp.evaluators.base import Task
 from vlp.evaluators.dataset import DataSource, open_set
 from vlp.evaluators.record import table
 from vlp.evaluators.tasks import run_tasks
-from vlp.types import RecipeError
+from vlp.ground.types import RecipeError
 
 SECOND = "test/1.tar"
 

@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from tests.evaluators.sets import HashEncoder, task_on, write_captions, write_classes
-from vlp.paths import folders
-from vlp.types import RecipeError
+from vlp.ground.paths import folders
+from vlp.ground.types import RecipeError
 
 
 def load_script(name):

@@ -8,7 +8,7 @@ import torch
 from tests.evaluators.sets import HashEncoder, task_on, write_captions
 from vlp.evaluators.shared import SharedEncoder, chunk_size, decode_ahead
 from vlp.evaluators.tasks import run_tasks
-from vlp.types import RecipeError
+from vlp.ground.types import RecipeError
 
 
 class Broken(HashEncoder):

@@ -11,7 +11,7 @@ from tests.evaluators.sets import HashEncoder, task_on, write_captions, write_cl
 from vlp.evaluators.base import Task, evaluators
 from vlp.evaluators.record import flatten, headline, table, to_json
 from vlp.evaluators.tasks import run_task, run_tasks
-from vlp.types import RecipeError
+from vlp.ground.types import RecipeError
 
 MAIN = {"zero_shot": "acc1", "retrieval": "mean_recall@1", "geometry": "modality_gap"}
 

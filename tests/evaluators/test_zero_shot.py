@@ -10,7 +10,7 @@ from sklearn.metrics import balanced_accuracy_score, top_k_accuracy_score
 from tests.evaluators.sets import HashEncoder, opened, unit, write_captions, write_classes
 from vlp.evaluators.shared import SharedEncoder
 from vlp.evaluators.zero_shot import ZeroShot, classify
-from vlp.types import RecipeError
+from vlp.ground.types import RecipeError
 
 
 def values_of(evaluation):

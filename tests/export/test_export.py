@@ -12,9 +12,9 @@ from transformers import AutoImageProcessor, AutoModel, AutoProcessor, AutoToken
 
 from tests.towers.tiny import CAPTIONS, SIGLIP_TEXT, TEXT, VIT, tiny_bert, tiny_images, tiny_model
 from vlp.export import export_model
+from vlp.ground.types import RecipeError
 from vlp.towers.encoder import TowerEncoder
 from vlp.towers.load import load_model
-from vlp.types import RecipeError
 
 RESULT = {
     "task": "toys",

@@ -12,7 +12,7 @@ from tests.towers.tiny import tiny_bert, tiny_model
 from vlp.export import export_model
 from vlp.export.checksums import changed_files
 from vlp.export.hub import push
-from vlp.types import RecipeError
+from vlp.ground.types import RecipeError
 
 WORDS = {"name": "tiny", "recipe_text": "name: tiny", "results": [], "data_note": "none"}
 

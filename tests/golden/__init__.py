@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from vlp.config import load_recipe
-from vlp.provenance import commit, machine, versions
+from vlp.ground.provenance import commit, machine, versions
+from vlp.recipe.load import load_recipe
 from vlp.train import train
 
 HERE = Path(__file__).resolve().parent

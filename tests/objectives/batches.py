@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from vlp import dist
+from vlp.ground import dist
+from vlp.ground.types import Embeddings, Teacher
 from vlp.objectives.base import Objective, Term
 from vlp.pairs import Pairs
-from vlp.types import Embeddings, Teacher
 
 DIM = 6
 

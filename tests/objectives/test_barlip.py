@@ -9,7 +9,7 @@ import torch
 
 from tests.objectives.batches import DIM, pairs_of, share_of, unit
 from vlp.objectives.barlip import BarlipTerm
-from vlp.objectives.parts.heads import EPSILON, Perceptron, standardize
+from vlp.objectives.shared.heads import EPSILON, Perceptron, standardize
 
 VARIANTS = [{"hidden_width": 8, "width": 5, "redundancy": 0.3, "factor": 1.0}]
 

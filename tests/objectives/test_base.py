@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from tests.objectives.batches import draw_leaves, one, pairs_of, value_of
+from vlp.ground.types import RecipeError
 from vlp.objectives.base import Objective, terms
 from vlp.objectives.clip import ClipTerm
 from vlp.objectives.cwcl import CwclTerm
 from vlp.objectives.dcl import DclTerm
 from vlp.objectives.siglip import SigLipTerm
-from vlp.pairs.tiles import Tile
-from vlp.types import RecipeError
+from vlp.pairs.engine.tiles import Tile
 
 
 def test_loss_is_the_weighted_sum_of_reported_values():

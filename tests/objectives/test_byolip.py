@@ -7,9 +7,9 @@ import torch
 
 from tests.objectives.batches import DIM, draw_leaves, extras, gradients_of, pairs_of, share_of, unit
 from tests.objectives.test_siamlip import two_minus_two_cosines
+from vlp.ground.types import Teacher
 from vlp.objectives.byolip import ByolipTerm
-from vlp.objectives.parts.heads import direct_map
-from vlp.types import Teacher
+from vlp.objectives.shared.heads import direct_map
 
 VARIANTS = [{"hidden_width": 8}, {"predictor": "direct", "memory": 0.6}]
 

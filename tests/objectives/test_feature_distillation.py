@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.objectives.batches import draw_leaves, gradients_of, unit, value_of
+from vlp.ground.types import Teacher
 from vlp.objectives.feature_distillation import FeatureDistillationTerm
-from vlp.types import Teacher
 
 
 def test_matches_paper():

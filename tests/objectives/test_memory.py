@@ -9,13 +9,13 @@ import torch
 
 from tests.objectives.batches import DIM, draw_leaves, one, pairs_of, share_of, unit
 from tests.processes import run_processes
+from vlp.ground.types import RecipeError
 from vlp.objectives.base import Objective, terms
 from vlp.objectives.cluster_proxies import ClusterProxyTerm
 from vlp.objectives.isogclr import IndividualTemperatureTerm
-from vlp.objectives.parts.memory import NEVER_SEEN, SampleMemory, Visits, moving_log_mean
-from vlp.objectives.parts.order import hashed_order
+from vlp.objectives.shared.memory import NEVER_SEEN, SampleMemory, Visits, moving_log_mean
+from vlp.objectives.shared.order import hashed_order
 from vlp.objectives.sogclr import GlobalContrastTerm
-from vlp.types import RecipeError
 
 SIZE = 6
 

@@ -9,11 +9,11 @@ from tests.objectives.batches import assert_same_state, draw_leaves, extras, one
 from tests.objectives.cases import CASES, SIZE, build, chosen_places
 from tests.objectives.test_contract import each_term
 from tests.processes import run_processes
+from vlp.ground.types import Embeddings
 from vlp.objectives.alignment import AlignmentTerm
 from vlp.objectives.base import Objective
 from vlp.objectives.clip import ClipTerm
 from vlp.pairs import Pairs
-from vlp.types import Embeddings
 
 pytestmark = pytest.mark.filterwarnings("ignore:isogclr")  # small batches are meant here
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from tests.objectives.batches import draw_leaves, gradients_of, unit, value_of
+from vlp.ground.types import Teacher
 from vlp.objectives.clip import ClipTerm
 from vlp.objectives.ranker_distillation import RankerDistillationTerm
-from vlp.types import Teacher
 
 VARIANTS = [{"num_negatives": 3, "teacher_scale": 7.0, "adversarial": 0.5}]
 

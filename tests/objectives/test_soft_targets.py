@@ -9,9 +9,9 @@ import torch
 
 from tests.objectives.batches import draw_leaves, gradients_of, unit, value_of
 from tests.objectives.test_ranker_distillation import softmax_by_hand
+from vlp.ground.types import Teacher
 from vlp.objectives.clip import ClipTerm
 from vlp.objectives.soft_targets import SoftTargetsTerm
-from vlp.types import Teacher
 
 VARIANTS = [{"teacher_scale": 7.0}]
 

@@ -9,11 +9,11 @@ import torch
 
 from tests.objectives.batches import DIM, draw_leaves, gradients_of, pairs_of, share_of, unit, value_of
 from tests.processes import run_processes
+from vlp.ground.types import Teacher
 from vlp.objectives.base import terms
 from vlp.objectives.clip import ClipTerm
-from vlp.objectives.parts.soft import frozen_block
+from vlp.objectives.shared.soft import frozen_block
 from vlp.objectives.swalip import SwalipTerm, sinkhorn
-from vlp.types import Teacher
 
 VARIANTS = [{"sharpness": 0.3, "num_iterations": 5}]
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from tests.objectives.batches import draw_leaves, gradients_of, unit, value_of
+from vlp.ground.types import Teacher
 from vlp.objectives.clip import ClipTerm
 from vlp.objectives.teacher_contrast import TeacherContrastTerm
-from vlp.types import Teacher
 
 
 @pytest.mark.parametrize("size", [1, 2, 7])

@@ -9,8 +9,8 @@ import torch
 
 from tests.objectives.batches import draw_leaves, extras, gradients_of, unit, value_of
 from tests.objectives.test_image_grounded import wrong_captions
+from vlp.ground.types import Teacher
 from vlp.objectives.text_grounded import TextGroundedTerm
-from vlp.types import Teacher
 
 VARIANTS = [{"scale": 3.0}]
 ONE_TOWER = [{}, *VARIANTS]

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from tests.pairs.dense import COLUMNS, REQUESTS, ROWS, blocks_of, dense_stat, leaves, mix, unit
 from vlp.pairs import HIST, KMEAN, LSE, MAP, SOFTPLUS, TOPK, WMEAN, Block, Memory, Side, nearness, pair_stats
-from vlp.pairs.tiles import Rectangle
+from vlp.pairs.engine.tiles import Rectangle
 
 NEGATIVES = [LSE("row", mask="pair"), LSE("column", mask="pair")]
 
@@ -44,7 +44,7 @@ def test_equals_dense(name, size, tile_size):
 @pytest.mark.parametrize("name", REQUESTS)
 def test_without_a_bound_equals_dense(name, monkeypatch):
     """The way an accelerator goes, where reading the bound would wait."""
-    monkeypatch.setattr("vlp.pairs.engine._Walker._bound_logits", lambda self: [None] * len(self.statistics))
+    monkeypatch.setattr("vlp.pairs.engine.walk._Walker._bound_logits", lambda self: [None] * len(self.statistics))
     test_equals_dense(name, 13, 4)
 
 

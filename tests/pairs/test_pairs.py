@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
+from vlp.ground.types import Embeddings
 from vlp.pairs import Pairs
-from vlp.types import Embeddings
 
 IMAGE = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
 TEXT = torch.tensor([[0.6, 0.8], [0.0, 1.0]])

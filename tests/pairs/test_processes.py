@@ -9,9 +9,9 @@ import torch
 
 from tests.pairs.dense import REQUESTS, blocks_of, leaves, mix, unit
 from tests.processes import run_processes
-from vlp import dist
+from vlp.ground import dist
+from vlp.ground.types import Embeddings
 from vlp.pairs import HIST, TOPK, Block, Pairs, pair_stats
-from vlp.types import Embeddings
 
 SIZE = 12
 

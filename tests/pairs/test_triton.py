@@ -19,7 +19,8 @@ from tests.pairs.dense import COLUMNS, REQUESTS, ROWS, blocks_of, leaves, mix
 from tests.pairs.test_engine import EXTREMES, NEGATIVES, dense_stats, gradients
 from tests.pairs.test_processes import SIZE, local_blocks, weighted
 from tests.processes import run_processes
-from vlp.pairs import LSE, MAP, SOFTPLUS, WMEAN, Block, fused, pair_stats
+from vlp.pairs import LSE, MAP, SOFTPLUS, WMEAN, Block, pair_stats
+from vlp.pairs.engine import fused
 
 NAMES = ("rows", "columns", "both", "negatives", "duplicates", "factor", "fixed", "sigmoid", "within", "within_fixed")
 MIXED = [ROWS, NEGATIVES[1], LSE("row", factor=2.0, mask="label"), LSE("row", fixed_scale=4.0), MAP(SOFTPLUS, "pair")]
@@ -213,7 +214,7 @@ def compile_for(capability):
     import triton
     from triton.backends.compiler import GPUTarget
 
-    from vlp.pairs import triton_kernels
+    from vlp.pairs.engine import triton_kernels
 
     target = GPUTarget("cuda", capability, 32)
     driver = SimpleNamespace(

@@ -12,8 +12,8 @@ from tests.pairs.test_engine import gradients
 from tests.pairs.test_processes import SIZE, local_blocks, weighted
 from tests.pairs.test_triton import FUSED, interpreter
 from tests.processes import run_processes
+from vlp.ground.types import Embeddings
 from vlp.pairs import Pairs, pair_stats
-from vlp.types import Embeddings
 
 __all__ = ["interpreter"]  # a fixture
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.shards import write_shards
 from tests.tiny import tiny_recipe
-from vlp.recipe import Recipe
+from vlp.recipe.schema import Recipe
 from vlp.train import train
 
 STEADY = "model.image.patch_dropout=0.0"

@@ -7,10 +7,10 @@ import torch
 
 from tests.strategies.runs import STEADY, assert_resumes, losses_of, recipe_of
 from tests.towers.tiny import tiny_batch, tiny_model
-from vlp.fit import PROVIDERS
+from vlp.ground.types import Batch, RecipeError
+from vlp.run.compatibility import PROVIDERS
 from vlp.strategies.dual_teacher import DualTeacher
 from vlp.train import train
-from vlp.types import Batch, RecipeError
 
 TERMS = "objective={feature_distillation: {}, byolip: {predictor: direct}, soft_targets: {}, clip: {}}"
 

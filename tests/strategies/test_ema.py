@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from tests.towers.tiny import tiny_batch, tiny_model
+from vlp.ground.types import Batch
 from vlp.strategies.ema import Ema
 from vlp.strategies.ema_teacher import EmaTeacher
-from vlp.types import Batch
 
 SCALE = "core.logit_scale"
 

@@ -9,9 +9,9 @@ import torch
 
 from tests.strategies.runs import STEADY, assert_resumes, losses_of, recipe_of
 from tests.towers.tiny import tiny_batch, tiny_model
+from vlp.ground.types import Batch, RecipeError
 from vlp.strategies.hard_negatives import HardNegatives
 from vlp.train import train
-from vlp.types import Batch, RecipeError
 
 MADE = "data.captions.negatives={count: 2}"
 USED = "strategies={hard_negatives: {}}"

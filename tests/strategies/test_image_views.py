@@ -7,9 +7,9 @@ import torch
 
 from tests.strategies.runs import STEADY, losses_of, recipe_of
 from vlp.data import Augment
+from vlp.ground.types import Batch
 from vlp.strategies.image_views import ImageViews
 from vlp.train import train
-from vlp.types import Batch
 
 
 def batch_of(size: int = 6, side: int = 8) -> Batch:

@@ -7,8 +7,8 @@ import torch
 
 from tests.strategies.runs import assert_resumes, recipe_of
 from tests.towers.tiny import tiny_batch, tiny_model
+from vlp.ground.types import Batch
 from vlp.strategies.shuffled_captions import ShuffledCaptions, shuffle
-from vlp.types import Batch
 
 LENGTHS = torch.tensor([12, 9, 4, 3, 2])
 

@@ -10,9 +10,9 @@ import torch
 
 from tests.shards import write_shards
 from tests.tiny import tiny_recipe
+from vlp.ground.types import Batch, RecipeError
 from vlp.strategies.small_first import SmallFirst
 from vlp.train import train
-from vlp.types import Batch, RecipeError
 
 CONVOLUTIONAL = "model.image={type: timm, name: resnet10t, image_size: 64}"
 

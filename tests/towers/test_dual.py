@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 
 from tests.towers.tiny import SIGLIP_TEXT, TEXT, VIT, tiny_batch, tiny_model
-from vlp.registry import settings_of
+from vlp.ground.registry import settings_of
+from vlp.ground.types import RecipeError
 from vlp.towers.dual import DualEncoder
-from vlp.types import RecipeError
 
 
 def test_embeddings_are_float32_of_unit_norm_under_autocast():

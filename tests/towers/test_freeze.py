@@ -3,7 +3,7 @@
 import pytest
 
 from tests.towers.tiny import tiny_model
-from vlp.types import RecipeError
+from vlp.ground.types import RecipeError
 
 
 def trained(model):

@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import save_file
 
 from tests.towers.tiny import CAPTIONS, tiny_images, tiny_model
+from vlp.ground.types import RecipeError
 from vlp.towers.encoder import TowerEncoder
 from vlp.towers.load import load_model
-from vlp.types import RecipeError
 
 
 def write_folder(model, folder):

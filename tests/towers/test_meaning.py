@@ -10,13 +10,13 @@ from safetensors.torch import save_file
 
 from tests.towers.tiny import TEXT, VIT, tiny_images, tiny_model
 from vlp.export import export_model
+from vlp.ground.types import RecipeError
 from vlp.towers.base import image_towers, text_towers
 from vlp.towers.build import join
 from vlp.towers.encoder import TowerEncoder
 from vlp.towers.load import load_model
 from vlp.towers.meaning import PREPROCESS_KEYS, meaning_of_file, meaning_of_tag
 from vlp.towers.sources import WeightFile, trained_with
-from vlp.types import RecipeError
 
 REGISTRY = [(name, tag) for name, tag in open_clip.list_pretrained() if "CoCa" not in name and "coca" not in name]
 # open_clip's own configuration of this model is right where its registry is silent

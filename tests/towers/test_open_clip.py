@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from tests.towers.tiny import TEXT, VIT, tiny_batch, tiny_model
+from vlp.ground.types import RecipeError
 from vlp.towers.base import image_towers, text_towers
 from vlp.towers.build import build_core, join
-from vlp.types import RecipeError
 
 
 @pytest.mark.parametrize("name", ["RN50-quickgelu", "ViT-S-32-alt"])

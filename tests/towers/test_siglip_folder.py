@@ -12,9 +12,9 @@ from torch.nn import functional
 from transformers import PreTrainedTokenizerFast, SiglipConfig, SiglipImageProcessor, SiglipModel
 
 from tests.towers.tiny import tiny_images
+from vlp.ground.types import RecipeError
 from vlp.towers.encoder import TowerEncoder
 from vlp.towers.load import load_model
-from vlp.types import RecipeError
 
 LENGTH = 16
 WORDS = ["pad", "</s>", "unk", "a", "cat", "dog", "that", "sleeps"]

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from tests.towers.tiny import tiny_batch, tiny_model
-from vlp.types import RecipeError
+from vlp.ground.types import RecipeError
 
 TIMM = {"type": "timm"}
 

@@ -6,8 +6,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast, RobertaConfig, RobertaModel, XLMRobertaConfig, XLMRobertaModel
 
 from tests.towers.tiny import TEXT, tiny_model
+from vlp.ground.types import RecipeError
 from vlp.towers.tokenizer_fit import WORDS
-from vlp.types import RecipeError
 
 LETTERS = [*"abcdefghijklmnopqrstuvwxyz.0123456789"]
 

@@ -16,12 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.towers.tiny import CAPTIONS, tiny_bert
-from vlp.config import load_card
 from vlp.data import Captions, SampleSet
+from vlp.ground.types import RecipeError
+from vlp.recipe.load import load_card
 from vlp.towers import tokenizers
 from vlp.towers.byte_pairs import merge
 from vlp.towers.tokenizers import ClipTokenizer, TransformersTokenizer, is_plain, tokenizer_for
-from vlp.types import RecipeError
 
 NASTY = [
     *CAPTIONS,

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, BertModel, DistilBertConfig, ElectraConfig, MPNetConfig
 
 from tests.towers.tiny import tiny_batch, tiny_bert, tiny_model
-from vlp.types import RecipeError
+from vlp.ground.types import RecipeError
 
 
 @pytest.fixture(scope="module")

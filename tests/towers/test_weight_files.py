@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from vlp.ground.types import RecipeError
 from vlp.towers.weight_files import read_tensors
-from vlp.types import RecipeError
 
 
 class Net(nn.Module):

@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 from transformers import BertModel
 
 from tests.towers.tiny import TEXT, VIT, tiny_bert, tiny_model
-from vlp.types import RecipeError
+from vlp.ground.types import RecipeError
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from vlp.curate.cards import open_card
 from vlp.curate.parallel import num_cpus, progress
 from vlp.data import Captions, Card, Crop, SampleSet, Stream, Views
+from vlp.ground.types import RecipeError
 from vlp.towers.tokenizers import ClipTokenizer
-from vlp.types import RecipeError
 
 LARGEST_BATCH = 256
 CONTEXT_LENGTH = 77

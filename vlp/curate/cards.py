@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from vlp import paths
 from vlp.data import Card
-from vlp.yaml import read_yaml
+from vlp.ground import paths
+from vlp.ground.yaml import read_yaml
 
 
 def num_shards(number: int) -> str:

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vlp import paths
 from vlp.curate.cards import open_card
-from vlp.curate.gather import FOLDER, Table, gather
+from vlp.curate.facts.gather import FOLDER, Table, gather
 from vlp.curate.rules.base import Rule, read_rules
 from vlp.curate.subset import check_target, kept_before, write_subset
-from vlp.files import write_text
-from vlp.types import RecipeError
+from vlp.ground import paths
+from vlp.ground.files import write_text
+from vlp.ground.types import RecipeError
 
 EXAMPLES = 10
 

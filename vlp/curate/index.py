@@ -11,8 +11,8 @@ from vlp.data.faults import BadSampleError
 from vlp.data.shards.index import build_index, index_in_memory
 from vlp.data.shards.shard import Shard, open_shards
 from vlp.data.shards.summary import Known, summary_beside, summary_in_cache, write_summary
-from vlp.files import write_whole
-from vlp.types import RecipeError
+from vlp.ground.files import write_whole
+from vlp.ground.types import RecipeError
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import random
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,58 +14,19 @@ from numpy.typing import NDArray
 from PIL.Image import Resampling
 
 from vlp.curate.cards import open_card
-from vlp.curate.measure import Columns, Measured, measure
-from vlp.curate.page import page
+from vlp.curate.facts.measure import Columns, Measured, measure
+from vlp.curate.page import Findings, Group, Picture, page
 from vlp.curate.parallel import num_cpus
 from vlp.data import Captions, SampleSet
 from vlp.data.faults import BadSampleError
 from vlp.data.pixels.decode import FORMATS, MOST_PIXELS, decode_image
-from vlp.files import write_text
-from vlp.types import RecipeError
+from vlp.ground.files import write_text
+from vlp.ground.types import RecipeError
 
 SHOWN = 60
 COMMON_CAPTIONS, COMMON_WORDS, GROUPS = 20, 60, 12
 CAPTIONS_OF_GROUP = 4
 PIXELS = 144
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A sample to show; the thumbnail is empty where the image cannot be decoded."""
-
-    key: str
-    thumbnail: str
-    caption: str
-
-
-@dataclass(frozen=True)
-class Group:
-    """An image that occurs several times, byte by byte, and some of its captions."""
-
-    times: int
-    thumbnail: str
-    captions: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Findings:
-    """Everything that the page shows.
-
-    Args:
-        repeated_captions: Samples whose caption, in small letters, another sample has too.
-        repeated_images: Images that equal an earlier one.
-    """
-
-    measured: Measured
-    seed: int
-    pictures: tuple[Picture, ...]
-    captions: tuple[tuple[str, int], ...]
-    words: tuple[tuple[str, int], ...]
-    distinct_captions: int
-    repeated_captions: int
-    repeated_images: int
-    groups: tuple[Group, ...]
-    kinds: Mapping[str, int]
 
 
 def inspect_card(name: str, to: Path | None = None, *, seed: int = 0, workers: int | None = None) -> Path:

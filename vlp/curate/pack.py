@@ -15,16 +15,16 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from vlp.curate.cards import num_shards
-from vlp.curate.columns import Columns
 from vlp.curate.parallel import map_in_order, num_cpus, progress
-from vlp.curate.rows import Source
-from vlp.curate.sources import open_source
-from vlp.curate.unit import RECORDS, Record, Unit, pack_unit
-from vlp.curate.writer import PARTIAL
+from vlp.curate.sources.columns import Columns
+from vlp.curate.sources.open_source import open_source
+from vlp.curate.sources.rows import Source
+from vlp.curate.sources.unit import RECORDS, Record, Unit, pack_unit
+from vlp.curate.sources.writer import PARTIAL
 from vlp.data.faults import Faults
-from vlp.files import write_text
-from vlp.registry import nearest
-from vlp.types import RecipeError
+from vlp.ground.files import write_text
+from vlp.ground.registry import nearest
+from vlp.ground.types import RecipeError
 
 QUARANTINE = "quarantine.jsonl"
 SETTINGS, LOCK = "settings.json", "lock"

@@ -2,23 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 import vlp
 from vlp.curate.cards import num_shards
-from vlp.curate.charts import histogram
+from vlp.curate.facts.measure import Measured
 from vlp.data import Card
-from vlp.paths import PACKAGE
+from vlp.html import style_sheet
+from vlp.html.histogram import histogram
 
-if TYPE_CHECKING:
-    from vlp.curate.inspect import Findings
 
-# The run report's sheet; floors keep its code out of reach, and a second set of colours would drift from it.
-STYLE = PACKAGE / "report" / "page.css"
+@dataclass(frozen=True)
+class Picture:
+    """A sample to show; the thumbnail is empty where the image cannot be decoded."""
+
+    key: str
+    thumbnail: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Group:
+    """An image that occurs several times, byte by byte, and some of its captions."""
+
+    times: int
+    thumbnail: str
+    captions: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Everything that the page shows.
+
+    Args:
+        repeated_captions: Samples whose caption, in small letters, another sample has too.
+        repeated_images: Images that equal an earlier one.
+    """
+
+    measured: Measured
+    seed: int
+    pictures: tuple[Picture, ...]
+    captions: tuple[tuple[str, int], ...]
+    words: tuple[tuple[str, int], ...]
+    distinct_captions: int
+    repeated_captions: int
+    repeated_images: int
+    groups: tuple[Group, ...]
+    kinds: Mapping[str, int]
+
+
 OWN_STYLE = """
 .sheet { display: grid; grid-template-columns: repeat(auto-fill, minmax(96px, 1fr)); gap: 18px 14px; }
 .sheet figure { min-width: 0; }
@@ -42,7 +78,7 @@ td:first-child { overflow-wrap: anywhere; }
 def page(card: Card, found: Findings) -> str:
     """Return the whole page."""
     parts = [_head(card, found), _sheet(found), _captions(found), _images(found), _twins(found), _left_out(found)]
-    style = STYLE.read_text(encoding="utf-8") + OWN_STYLE
+    style = style_sheet() + OWN_STYLE
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'

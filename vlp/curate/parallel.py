@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-from vlp.types import RecipeError
+from vlp.ground.types import RecipeError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlp.curate.cards import open_card
-from vlp.curate.facts import CAPTION, KEY, LOOK
-from vlp.curate.gather import FOLDER, Column, Table, gather
+from vlp.curate.facts.facts import CAPTION, KEY, LOOK
+from vlp.curate.facts.gather import FOLDER, Column, Table, gather
 from vlp.curate.subset import check_target, kept_before, write_subset
-from vlp.data.randomness import fold, mix_array
-from vlp.types import RecipeError
+from vlp.ground.randomness import fold, mix_array
+from vlp.ground.types import RecipeError
 
 By = Literal["key", "image", "caption"]
 FACTS = {"key": KEY, "image": LOOK, "caption": CAPTION}

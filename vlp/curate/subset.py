@@ -10,15 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 from ruamel.yaml import YAML
 
-from vlp import paths
 from vlp.curate.cards import open_card
-from vlp.curate.writer import PARTIAL
+from vlp.curate.sources.writer import PARTIAL
 from vlp.data import Card
 from vlp.data.shards.kept import read_kept, read_note, write_kept
 from vlp.data.shards.shard import Shard
 from vlp.data.shards.summary import summary_beside, write_summary
-from vlp.types import RecipeError
-from vlp.yaml import read_yaml
+from vlp.ground import paths
+from vlp.ground.types import RecipeError
+from vlp.ground.yaml import read_yaml
 
 
 def check_target(source: str, to: Path, note: str | None = None) -> Path:

@@ -17,7 +17,7 @@ from vlp.data.samples import Sample
 from vlp.data.shards.remote import is_remote
 from vlp.data.shards.shard import Shard, open_shards
 from vlp.data.shards.tar import scan_tar
-from vlp.types import RecipeError
+from vlp.ground.types import RecipeError
 
 SHOWN = 20
 

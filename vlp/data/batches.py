@@ -16,11 +16,11 @@ from vlp.data.faults import BadSampleError, Fault
 from vlp.data.order.shuffle import Order, Substitutes
 from vlp.data.pixels.augment import NUM_DRAWS
 from vlp.data.pixels.decode import open_picture
-from vlp.data.randomness import DEVICE, fold, uniform_rows
 from vlp.data.samples import SampleSet
 from vlp.data.texts.captions import Caption
 from vlp.data.views import Views
-from vlp.types import Batch, Tokenizer
+from vlp.ground.randomness import DEVICE, fold, uniform_rows
+from vlp.ground.types import Batch, Tokenizer
 
 # With half of all samples bad, one place in 10^30 stays empty.
 MOST_SUBSTITUTES = 100

@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from vlp.files import Records, parse_records, read_records, write_whole
-from vlp.types import RecipeError, VlpWarning
+from vlp.ground.files import Records, parse_records, read_records, write_whole
+from vlp.ground.types import RecipeError, VlpWarning
 
 Reason = Literal[
     "corrupt_image",

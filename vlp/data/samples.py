@@ -18,7 +18,7 @@ from vlp.data.shards.index import Entry
 from vlp.data.shards.kept import read_kept
 from vlp.data.shards.prefetch import Needed
 from vlp.data.shards.shard import Shard, open_shards
-from vlp.types import RecipeError
+from vlp.ground.types import RecipeError
 
 
 @dataclass(frozen=True)

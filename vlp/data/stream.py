@@ -13,11 +13,11 @@ from vlp.data.batches import MOST_SUBSTITUTES, Decoder, LocalBatches, Packet
 from vlp.data.faults import Fault, Faults, Quarantine
 from vlp.data.order.shuffle import Order, Shuffle
 from vlp.data.pixels.decode import MOST_BYTES, MOST_PIXELS
+from vlp.data.processes.pool import Health, Pool
 from vlp.data.samples import SampleSet
 from vlp.data.shards.prefetch import Needed, Prefetcher
 from vlp.data.views import Views
-from vlp.data.workers import Health, Pool
-from vlp.types import Batch, RecipeError, Tokenizer
+from vlp.ground.types import Batch, RecipeError, Tokenizer
 
 
 class Stream:

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from vlp.data.faults import net
 from vlp.data.pixels.crop import Crop, crop_views
 from vlp.data.pixels.decode import Picture
-from vlp.data.randomness import CAPTION, CROP, NEGATIVE, POLICY, REWORD, Draws, fold
 from vlp.data.samples import Sample
 from vlp.data.texts.captions import Caption, Captions
 from vlp.data.texts.negatives import HardNegatives
 from vlp.data.texts.text_augment import TextAugment
+from vlp.ground.randomness import CAPTION, CROP, NEGATIVE, POLICY, REWORD, Draws, fold
 
 if TYPE_CHECKING:  # torchvision takes a second to import, and most runs have no policy
     from vlp.data.pixels.policies import Policy

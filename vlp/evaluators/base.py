@@ -8,12 +8,12 @@ from typing import Any, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from vlp import dist
 from vlp.evaluators.dataset import DataSource, EvaluationSet
 from vlp.evaluators.shared import SharedEncoder
-from vlp.explain import explain
-from vlp.registry import Registry, settings_of
-from vlp.types import Evaluation, RecipeError
+from vlp.ground import dist
+from vlp.ground.explain import explain
+from vlp.ground.registry import Registry, settings_of
+from vlp.ground.types import Evaluation, RecipeError
 
 Model = TypeVar("Model", bound=BaseModel)
 

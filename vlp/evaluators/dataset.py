@@ -21,11 +21,11 @@ import numpy as np
 from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
-from vlp import dist
 from vlp.data.pixels.decode import to_rgb
 from vlp.evaluators.shards import Sample, read_shard, sha256_of
-from vlp.paths import find_file, folders
-from vlp.types import RecipeError
+from vlp.ground import dist
+from vlp.ground.paths import find_file, folders
+from vlp.ground.types import RecipeError
 
 LABEL_SUFFIX = {"classification": "cls", "retrieval": "txt", "multilabel": "npy"}
 CLASS_NAMES = "classnames.txt"

@@ -16,7 +16,7 @@ from vlp.evaluators.base import check_kind, evaluators
 from vlp.evaluators.dataset import EvaluationSet
 from vlp.evaluators.intervals import mean, proportion
 from vlp.evaluators.shared import SharedEncoder
-from vlp.types import Evaluation, Metric
+from vlp.ground.types import Evaluation, Metric
 
 CHUNK = 512
 BINS = 64

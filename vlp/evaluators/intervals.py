@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from vlp.types import Metric
+from vlp.ground.types import Metric
 
 Z = 1.959963984540054
 NUM_RESAMPLES = 1000

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from vlp.evaluators.dataset import TEMPLATES, EvaluationSet, read_lines
 from vlp.evaluators.shared import SharedEncoder
-from vlp.paths import find_file
-from vlp.types import RecipeError
+from vlp.ground.paths import find_file
+from vlp.ground.types import RecipeError
 
 PLACEHOLDER = "{c}"
 

@@ -10,10 +10,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from vlp.files import write_text
-from vlp.provenance import commit, versions
-from vlp.registry import nearest
-from vlp.types import Evaluation, RecipeError
+from vlp.ground.files import write_text
+from vlp.ground.provenance import commit, versions
+from vlp.ground.registry import nearest
+from vlp.ground.types import Evaluation, RecipeError
 
 Record = dict[str, Any]
 

@@ -13,7 +13,7 @@ from vlp.evaluators.base import check_kind, evaluators
 from vlp.evaluators.dataset import EvaluationSet
 from vlp.evaluators.intervals import mean, median, proportion
 from vlp.evaluators.shared import SharedEncoder
-from vlp.types import Evaluation, Metric
+from vlp.ground.types import Evaluation, Metric
 
 SCORES_AT_ONCE = 2**23
 DIRECTIONS = ("image_to_text", "text_to_image")

@@ -7,7 +7,7 @@ import tarfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from vlp.types import RecipeError
+from vlp.ground.types import RecipeError
 
 IMAGE_SUFFIXES = ("webp", "png", "jpg", "jpeg")
 

@@ -15,9 +15,9 @@ from PIL.Image import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from vlp import dist
 from vlp.evaluators.dataset import DataSource, EvaluationSet, open_set
-from vlp.types import Encoder, RecipeError
+from vlp.ground import dist
+from vlp.ground.types import Encoder, RecipeError
 
 NORM_TOLERANCE = 1e-3
 

@@ -8,11 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vlp import dist
 from vlp.evaluators.base import Task
 from vlp.evaluators.record import Record, finish, lay_out, write_record
 from vlp.evaluators.shared import SharedEncoder
-from vlp.types import Encoder
+from vlp.ground import dist
+from vlp.ground.types import Encoder
 
 
 def run_task(

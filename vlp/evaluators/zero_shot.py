@@ -12,7 +12,7 @@ from vlp.evaluators.dataset import CLASS_NAMES, EvaluationSet
 from vlp.evaluators.intervals import mean_of_proportions, proportion
 from vlp.evaluators.prompts import class_embeddings, fill, templates_of
 from vlp.evaluators.shared import SharedEncoder
-from vlp.types import Evaluation, RecipeError
+from vlp.ground.types import Evaluation, RecipeError
 
 CHUNK = 4096
 LARGEST_CONFUSION = 100

@@ -15,8 +15,8 @@ from vlp.export.checksums import write_checksums
 from vlp.export.open_clip import open_clip_obstacles, point_to, write_open_clip
 from vlp.export.transformers import obstacles, write_transformers
 from vlp.export.verify import compare
+from vlp.ground.types import RecipeError
 from vlp.towers.dual import DualEncoder
-from vlp.types import RecipeError
 
 FORMATS = ("open_clip", "transformers")
 

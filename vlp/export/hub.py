@@ -11,7 +11,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from vlp.export.checksums import changed_files, write_checksums
 from vlp.export.open_clip import point_to
-from vlp.types import RecipeError
+from vlp.ground.types import RecipeError
 
 
 def push(folder: Path, repo: str, *, private: bool = False, revision: str | None = None) -> str:

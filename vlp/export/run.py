@@ -6,13 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from vlp.checkpoint import LOCK
-from vlp.config import load_card, lock_text
 from vlp.export import ExportReport, export_model
-from vlp.recipe import Recipe
-from vlp.trained import load_model_of_run
-from vlp.types import RecipeError
-from vlp.yaml import read_yaml
+from vlp.ground.types import RecipeError
+from vlp.ground.yaml import read_yaml
+from vlp.recipe.load import load_card, lock_text
+from vlp.recipe.schema import Recipe
+from vlp.run.checkpoint import LOCK
+from vlp.run.trained_model import load_model_of_run
 
 
 def export_run(path: Path, to: Path, *, weights: str | None = None) -> ExportReport:

@@ -16,11 +16,11 @@ from torchvision.transforms import functional as transforms
 from transformers import AutoModel, AutoProcessor
 
 from vlp.export.probes import TEXTS, probe_images
+from vlp.ground.types import RecipeError
 from vlp.towers.dual import DualEncoder
 from vlp.towers.encoder import TowerEncoder
 from vlp.towers.load import load_model
 from vlp.towers.text import can_cut
-from vlp.types import RecipeError
 
 TOLERANCE = 1e-4
 

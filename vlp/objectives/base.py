@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from vlp import dist
+from vlp.ground import dist
+from vlp.ground.registry import Registry
+from vlp.ground.types import RecipeError
+from vlp.ground.undo import Undo
 from vlp.pairs import Memory, Pairs, Request, Stats, kernel_of, mask_of, pair_stats
-from vlp.registry import Registry
-from vlp.types import RecipeError
-from vlp.undo import Undo
 
 Report = dict[str, Tensor]
 NEEDS = {

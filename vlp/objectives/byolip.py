@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vlp.objectives.base import Term, terms
-from vlp.objectives.parts.heads import DirectMap, Perceptron, miss
+from vlp.objectives.shared.heads import DirectMap, Perceptron, miss
 from vlp.pairs import Pairs, Stats
 
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from vlp.ground.types import send
 from vlp.objectives.base import Term, terms
 from vlp.pairs import Pairs, Stats, at_least_float32
-from vlp.types import send
 
 PIECE = 32  # captions whose logits exist at once: half a GB for 77 tokens of 49408
 

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from vlp.objectives.base import Term, terms
-from vlp.objectives.parts.order import hashed_order
+from vlp.objectives.shared.order import hashed_order
 from vlp.pairs import LSE, Axis, Pairs, Stats
 
 SALT = 0xC1

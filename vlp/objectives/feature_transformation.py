@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vlp.objectives.base import Term, terms
-from vlp.objectives.parts.order import hashed_order
+from vlp.objectives.shared.order import hashed_order
 from vlp.pairs import LSE, Pairs, Request, Stats, pair_stats, pick
 
 SALT_OF_SHARES, SALT_OF_PARTNERS = 0xF7, 0xF8

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from vlp.objectives.base import Term, terms
-from vlp.objectives.parts.hardest import cosines_of, hardest
-from vlp.objectives.parts.negatives import lacks
-from vlp.objectives.parts.views import positive_cosines
+from vlp.objectives.shared.hardest import cosines_of, hardest
+from vlp.objectives.shared.negatives import lacks
+from vlp.objectives.shared.views import positive_cosines
 from vlp.pairs import TOPK, Pairs, Request, Stats
 
 

@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vlp.objectives.base import Term, terms
-from vlp.objectives.parts.hardest import Both, check_fraction, cosines_of, hardest_share, within_share
-from vlp.objectives.parts.negatives import NOTHING, lacks
+from vlp.objectives.shared.hardest import Both, check_fraction, cosines_of, hardest_share, within_share
+from vlp.objectives.shared.negatives import NOTHING, lacks
 from vlp.pairs import TOPK, Mask, Pairs, Stats
 
 

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vlp.objectives.base import Term, terms
-from vlp.objectives.parts.gaussian import gaussian_request, log_mean_kernel
+from vlp.objectives.shared.gaussian import gaussian_request, log_mean_kernel
 from vlp.pairs import Pairs, Stats
 
 

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vlp.objectives.base import Term, terms
-from vlp.objectives.parts.heads import Perceptron, miss
+from vlp.objectives.shared.heads import Perceptron, miss
 from vlp.pairs import Pairs, Stats
 
 

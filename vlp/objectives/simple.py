@@ -9,8 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vlp.objectives.base import Term, terms
-from vlp.objectives.parts.hardest import check_fraction, cosines_of, hardest_share, within_share
-from vlp.objectives.parts.negatives import lacks, sum_of_negatives
+from vlp.objectives.shared.hardest import check_fraction, cosines_of, hardest_share, within_share
+from vlp.objectives.shared.negatives import lacks, sum_of_negatives
 from vlp.pairs import Pairs, Request, Stats
 
 

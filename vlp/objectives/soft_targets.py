@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vlp.objectives.base import Term, terms
-from vlp.objectives.parts.soft import expected_logits, frozen_block
+from vlp.objectives.shared.soft import expected_logits, frozen_block
 from vlp.pairs import LSE, WMEAN, Axis, Pairs, Stats, pair_stats
 
 AXES: tuple[Axis, Axis] = ("row", "column")

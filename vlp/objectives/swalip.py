@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vlp.objectives.base import Term, terms
-from vlp.objectives.parts.soft import Offsets, expected_logits, frozen_block
+from vlp.objectives.shared.soft import Offsets, expected_logits, frozen_block
 from vlp.pairs import LSE, Block, Pairs, Request, Stats, given, pair_stats
 
 ROWS = LSE("row", kernel=given("of columns"), mask="twin")

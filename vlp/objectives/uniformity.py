@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vlp.objectives.base import Term, terms
-from vlp.objectives.parts.gaussian import gaussian_request, log_mean_kernel
+from vlp.objectives.shared.gaussian import gaussian_request, log_mean_kernel
 from vlp.pairs import Pairs, Stats
 
 BLOCKS = {"image": ("image_image",), "text": ("text_text",), "both": ("image_image", "text_text")}

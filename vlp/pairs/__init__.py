@@ -1,7 +1,8 @@
 """The pair engine: streamed statistics of similarity matrices, and the view of a batch that terms get."""
 
 from vlp.pairs.draws import pick
-from vlp.pairs.engine import pair_stats
+from vlp.pairs.engine.tiles import Memory
+from vlp.pairs.engine.walk import pair_stats
 from vlp.pairs.functions import SOFTPLUS, Kernel, Pointwise, affinity, below, fade, given, nearness, tilt
 from vlp.pairs.numbers import at_least_float32
 from vlp.pairs.pairs import Pairs
@@ -23,7 +24,6 @@ from vlp.pairs.requests import (
     kernel_of,
     mask_of,
 )
-from vlp.pairs.tiles import Memory
 
 __all__ = [
     "HIST",

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from vlp.types import Embeddings
+from vlp.ground.types import Embeddings
 
 
 def all_finite(embeddings: Embeddings) -> Bool[Tensor, ""]:

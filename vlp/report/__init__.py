@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vlp.files import write_text
+from vlp.ground.files import write_text
+from vlp.ground.types import RecipeError
 from vlp.report.gallery import Gallery, gallery_of_run
 from vlp.report.page import page
 from vlp.report.reading import read_run
-from vlp.types import RecipeError
 
 
 def write_report(run: Path, to: Path | None = None) -> Path:

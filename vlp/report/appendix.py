@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from vlp.ground.yaml import write_yaml
+from vlp.html.words import text
 from vlp.report.gallery import SEED, SHOWN, Answer, Gallery, Hit
 from vlp.report.reading import Record, Run
 from vlp.report.sections import gap, section
-from vlp.report.words import text
-from vlp.yaml import write_yaml
 
 
 def retrievals(found: Gallery | str) -> str:

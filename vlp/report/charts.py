@@ -6,9 +6,8 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from vlp.report.axes import Axis, smooth, spread, thin
-from vlp.report.reading import Point
-from vlp.report.words import number, percent, short, text, ticks
+from vlp.html.axes import Axis, Point, smooth, spread, thin
+from vlp.html.words import number, percent, short, text, ticks
 
 Write = Callable[[float], str]
 WIDTH, HEIGHT = 380, 216

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from vlp.html.words import text
 from vlp.report.charts import WIDTH, figure
 from vlp.report.reading import Record
-from vlp.report.words import text
 
 SHOWN = 24
 ROW = 15

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from vlp.report.axes import Axis
+from vlp.html.axes import Axis
+from vlp.html.words import number, short, text
 from vlp.report.charts import LEFT, RIGHT, TOP, WIDTH, figure
-from vlp.report.words import number, short, text
 
 WIDE = (780, 292)
 ROWS = 6

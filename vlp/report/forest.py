@@ -5,9 +5,9 @@ from __future__ import annotations
 import bisect
 from collections.abc import Sequence
 
+from vlp.html.words import ARROW, count, exact, interval, is_share, metric_name, text
 from vlp.report.charts import Series, line_chart
 from vlp.report.reading import Record
-from vlp.report.words import ARROW, count, exact, interval, is_share, metric_name, text
 
 
 def chance(record: Record, name: str) -> float | None:

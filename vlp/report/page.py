@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from statistics import median
 from typing import Any
 
-from vlp.report import appendix, sections
-from vlp.report.charts import spark
-from vlp.report.forest import chance
-from vlp.report.gallery import Gallery
-from vlp.report.reading import Record, Run
-from vlp.report.words import (
+from vlp.html import hover_script, style_sheet
+from vlp.html.words import (
     DOT,
     TIMES,
     count,
@@ -25,8 +20,12 @@ from vlp.report.words import (
     short,
     text,
 )
+from vlp.report import appendix, sections
+from vlp.report.charts import spark
+from vlp.report.forest import chance
+from vlp.report.gallery import Gallery
+from vlp.report.reading import Record, Run
 
-HERE = Path(__file__).resolve().parent
 ORDER = ("zero_shot", "retrieval")
 SHOWN_TASKS = 4
 
@@ -46,8 +45,8 @@ def page(run: Run, gallery: Gallery | str) -> str:
         appendix.data(run),
         appendix.recipe(run),
     ]
-    style = (HERE / "page.css").read_text(encoding="utf-8")
-    script = (HERE / "hover.js").read_text(encoding="utf-8")
+    style = style_sheet()
+    script = hover_script()
     version = run.provenance.get("versions", {}).get("vlp", "")
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'

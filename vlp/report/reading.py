@@ -12,13 +12,13 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from vlp.checkpoint import LOCK, MODEL, candidates
-from vlp.files import read_records
-from vlp.types import RecipeError
-from vlp.yaml import read_yaml
+from vlp.ground.files import read_records
+from vlp.ground.types import RecipeError
+from vlp.ground.yaml import read_yaml
+from vlp.html.axes import Point
+from vlp.run.checkpoint import LOCK, MODEL, candidates
 
 Record = dict[str, Any]
-Point = tuple[float, float | None]
 
 
 @dataclass(frozen=True)

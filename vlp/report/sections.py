@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from statistics import median
 
-from vlp.moments import diagnose
-from vlp.report.axes import window
+from vlp.html.axes import window
+from vlp.html.words import ARROW, count, is_share, metric_name, text
 from vlp.report.charts import Series, line_chart
 from vlp.report.classes import can_show_confusion, class_chart, confusion_chart
 from vlp.report.distributions import histogram_chart, ridge_chart
 from vlp.report.forest import forest_table, metric_table, recall_chart
 from vlp.report.reading import Point, Record, Run
-from vlp.report.words import ARROW, count, is_share, metric_name, text
+from vlp.run.clock import diagnose
 
 Wanted = tuple[tuple[str, str, str], ...]
 TERM_COLORS = ("ink", "plum", "amber", "cross", "image", "text")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from jaxtyping import Bool
 from torch import Tensor
 
-from vlp.registry import Registry
+from vlp.ground.registry import Registry
+from vlp.ground.types import Batch, Embeddings
 from vlp.towers.dual import DualEncoder
-from vlp.types import Batch, Embeddings
 
 
 class Strategy:

@@ -7,9 +7,9 @@ from dataclasses import replace
 from torch import Tensor
 from torch.func import functional_call
 
+from vlp.ground.types import Batch, Embeddings, Teacher
 from vlp.strategies.averaged import Averaged
 from vlp.strategies.base import strategies
-from vlp.types import Batch, Embeddings, Teacher
 
 
 @strategies.register("dual_teacher")

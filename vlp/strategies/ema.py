@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float64
 from torch import Tensor
 
-from vlp import dist
+from vlp.ground import dist
 from vlp.strategies.base import Strategy, strategies
 from vlp.towers.dual import DualEncoder
 

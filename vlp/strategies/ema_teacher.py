@@ -8,9 +8,9 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional
 
+from vlp.ground.types import Batch, Embeddings
 from vlp.strategies.averaged import Averaged
 from vlp.strategies.base import strategies
-from vlp.types import Batch, Embeddings
 
 VISUAL = "core.visual."
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from vlp.ground.types import Batch, Embeddings
 from vlp.strategies.base import Strategy, strategies
-from vlp.types import Batch, Embeddings
 
 
 @strategies.register("hard_negatives")

@@ -7,8 +7,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from vlp.ground.types import Batch
 from vlp.strategies.base import Strategy, strategies
-from vlp.types import Batch
 
 GOLDEN_RATIO = 0.6180339887498949  # multiples modulo 1 are spread evenly
 

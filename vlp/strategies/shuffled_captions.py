@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from vlp.ground.types import Batch, Embeddings, send
 from vlp.pairs.draws import pick, uniform
 from vlp.strategies.base import Strategy, strategies
-from vlp.types import Batch, Embeddings, send
 
 
 @strategies.register("shuffled_captions")

@@ -9,9 +9,9 @@ from jaxtyping import Bool
 from torch import Tensor
 from torchvision.transforms.v2.functional import resize
 
+from vlp.ground.types import Batch, RecipeError
 from vlp.strategies.base import Strategy, strategies
 from vlp.towers.dual import DualEncoder
-from vlp.types import Batch, RecipeError
 
 
 @strategies.register("small_first")

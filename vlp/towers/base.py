@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from vlp.registry import Registry
+from vlp.ground.registry import Registry
 
 
 @dataclass(frozen=True)

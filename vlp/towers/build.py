@@ -17,12 +17,12 @@ from open_clip.timm_model import TimmModel
 from torch import nn
 from transformers import AutoConfig
 
+from vlp.ground.types import RecipeError
 from vlp.towers.base import Fragment
 from vlp.towers.encoders import OtherEncoder, is_known_to_open_clip
 from vlp.towers.pretrained import Gaps, count_trunk, load_encoder, watching_gaps
 from vlp.towers.text import take_any_length
 from vlp.towers.weights import Loaded
-from vlp.types import RecipeError
 
 LONGEST = 500  # letters of another library's error
 PLACEHOLDER = {"layers": 1, "width": 8, "heads": 1, "vocab_size": 1, "context_length": 1}

@@ -16,6 +16,7 @@ from open_clip.transform import PreprocessCfg
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from vlp.ground.types import Embeddings
 from vlp.towers.base import Tower
 from vlp.towers.build import build_core, join, set_grad_checkpointing
 from vlp.towers.freeze import freeze as freeze_parameters
@@ -26,7 +27,6 @@ from vlp.towers.text import can_cut, embed_full, embed_in_buckets
 from vlp.towers.tokenizer_fit import check_tokenizer
 from vlp.towers.tokenizers import PaddingTokenizer, tokenizer_for
 from vlp.towers.weights import load_weights
-from vlp.types import Embeddings
 
 Color = tuple[float, float, float]
 

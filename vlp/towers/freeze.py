@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from vlp.patterns import check_matches, matches
+from vlp.ground.patterns import check_matches, matches
 
 
 def freeze(core: nn.Module, patterns: Sequence[str]) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from vlp.ground.types import RecipeError
 from vlp.towers.dual import DualEncoder
 from vlp.towers.open_clip import OpenClipImage, OpenClipText
 from vlp.towers.sources import HUB, LOCAL, folder_of, read_config
-from vlp.types import RecipeError
 
 
 def load_model(name: str) -> DualEncoder:

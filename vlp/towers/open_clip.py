@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from vlp.ground.types import RecipeError
 from vlp.towers.base import Fragment, image_towers, text_towers
 from vlp.towers.sources import folder_of, read_config
-from vlp.types import RecipeError
 
 ImageSize = int | tuple[int, int]
 

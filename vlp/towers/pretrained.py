@@ -12,8 +12,8 @@ from open_clip.hf_model import HFTextEncoder
 from torch import nn
 from transformers import AutoModel
 
+from vlp.ground.types import RecipeError
 from vlp.towers.weights import Loaded
-from vlp.types import RecipeError
 
 Gaps = list[tuple[nn.Module, list[str]]]
 

@@ -9,9 +9,9 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.utils import _pytree as pytree
 
+from vlp.ground.types import Embeddings, Teacher
 from vlp.towers.blocks import blocks_of
 from vlp.towers.dual import DualEncoder
-from vlp.types import Embeddings, Teacher
 
 for kind in (Embeddings, Teacher):
     pytree.register_dataclass(kind)  # FSDP2 looks for what comes out of the towers in there

@@ -12,11 +12,11 @@ from typing import Any
 import open_clip
 from open_clip.pretrained import download_pretrained, download_pretrained_from_hf, get_pretrained_cfg
 
-from vlp.registry import nearest
+from vlp.ground.registry import nearest
+from vlp.ground.types import RecipeError
 from vlp.towers import transformers_folders
 from vlp.towers.base import Fragment
 from vlp.towers.meaning import Meaning, meaning_of_config, meaning_of_file, meaning_of_tag
-from vlp.types import RecipeError
 
 CONFIG_FILE = "open_clip_config.json"
 WEIGHT_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")

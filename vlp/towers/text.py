@@ -11,7 +11,7 @@ from open_clip.hf_model import HFTextEncoder
 from open_clip.transformer import TextTransformer
 from torch import Tensor, nn
 
-from vlp.types import send
+from vlp.ground.types import send
 
 
 def can_cut(tower: nn.Module) -> bool:

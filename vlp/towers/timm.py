@@ -10,10 +10,10 @@ import timm
 from timm.models import PretrainedCfg, load_model_config_from_hf
 from timm.models._hub import load_model_config_from_path
 
-from vlp.registry import nearest
+from vlp.ground.registry import nearest
+from vlp.ground.types import RecipeError
 from vlp.towers.base import Fragment, image_towers
 from vlp.towers.sources import LOCAL, folder_of
-from vlp.types import RecipeError
 
 
 @image_towers.register("timm")

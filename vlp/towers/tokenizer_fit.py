@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from open_clip.hf_model import HFTextEncoder
 from torch import nn
 
+from vlp.ground.types import RecipeError
 from vlp.towers.tokenizers import PaddingTokenizer
-from vlp.types import RecipeError
 
 WORDS = ("a", "photo", "of", "two", "red", "boats", "near", "the", "old", "harbour", ".", "7", "zebras", "quietly")
 

@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from vlp.ground.types import RecipeError, Tokenizer
 from vlp.towers.byte_pairs import merge
-from vlp.types import RecipeError, Tokenizer
 
 # What is left of open_clip's cleaning where nothing needs repair, apart from white space.
 PLAIN_CLEANING: dict[str, Callable[[str], str]] = {

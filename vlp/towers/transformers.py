@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 from transformers import AutoConfig, PretrainedConfig
 
+from vlp.ground.types import RecipeError
 from vlp.towers.base import Fragment, text_towers
 from vlp.towers.sources import folder_of
-from vlp.types import RecipeError
 
 
 @text_towers.register("transformers")

@@ -13,7 +13,7 @@ import torch
 from PIL.Image import Resampling
 from transformers import CLIPConfig, SiglipConfig
 
-from vlp.types import RecipeError
+from vlp.ground.types import RecipeError
 
 CONFIG = "config.json"
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")

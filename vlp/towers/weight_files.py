@@ -20,7 +20,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from vlp.types import RecipeError
+from vlp.ground.types import RecipeError
 
 # Where the weights lie in what trainers save: open_clip, Lightning and timm; fairseq and others; DeepSpeed.
 CONTAINERS = ("state_dict", "model_state_dict", "model", "module", "net", "weights")

@@ -16,9 +16,9 @@ from open_clip.timm_model import TimmModel
 from open_clip.transformer import TextTransformer
 from torch import Tensor, nn
 
+from vlp.ground.types import RecipeError
 from vlp.towers.transformers_names import is_of_transformers, to_open_clip
 from vlp.towers.weight_files import read_tensors
-from vlp.types import RecipeError
 
 WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.", "_fsdp_wrapped_module.")  # of torch, anywhere in a name
 SIDES = {"visual.": "image tower", "text.": "text tower"}

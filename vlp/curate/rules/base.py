@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from vlp.curate.facts import Fact
-from vlp.curate.gather import Table
-from vlp.explain import explain
-from vlp.registry import Registry, settings_of
-from vlp.types import RecipeError
-from vlp.yaml import read_yaml
+from vlp.curate.facts.facts import Fact
+from vlp.curate.facts.gather import Table
+from vlp.ground.explain import explain
+from vlp.ground.registry import Registry, settings_of
+from vlp.ground.types import RecipeError
+from vlp.ground.yaml import read_yaml
 
 Flags = NDArray[np.bool_]
 

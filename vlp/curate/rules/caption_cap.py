@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from vlp.curate.counting import ranks_within
-from vlp.curate.facts import CAPTION, IMAGE
-from vlp.curate.gather import Table
+from vlp.curate.facts.counting import ranks_within
+from vlp.curate.facts.facts import CAPTION, IMAGE
+from vlp.curate.facts.gather import Table
 from vlp.curate.rules.base import Flags, rules
-from vlp.data.randomness import fold, mix_array
+from vlp.ground.randomness import fold, mix_array
 
 
 @rules.register("caption_cap")

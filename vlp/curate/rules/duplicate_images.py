@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from vlp.curate.facts import LOOK
-from vlp.curate.gather import Table
-from vlp.curate.perceptual import check_distance, twins
+from vlp.curate.facts.facts import LOOK
+from vlp.curate.facts.gather import Table
+from vlp.curate.facts.perceptual import check_distance, twins
 from vlp.curate.rules.base import Flags, rules
 
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from vlp.curate.facts import LOOK
-from vlp.curate.gather import Table
+from vlp.curate.facts.facts import LOOK
+from vlp.curate.facts.gather import Table
+from vlp.curate.facts.perceptual import check_distance, look_of, nearest
 from vlp.curate.parallel import map_in_order, progress
-from vlp.curate.perceptual import check_distance, look_of, nearest
 from vlp.curate.rules.base import Flags, rules
 from vlp.data.faults import BadSampleError
 from vlp.data.pixels.decode import decode_image
 from vlp.evaluators.dataset import MAX_PIXELS, open_set
 from vlp.evaluators.shards import Sample
-from vlp.types import RecipeError
+from vlp.ground.types import RecipeError
 
 
 @rules.register("evaluation_images")
@@ -54,7 +54,7 @@ class EvaluationImages:
 
 def _images(task: str) -> list[tuple[str, Sample]]:
     # Imports every tower and recipe, which no other rule needs.
-    from vlp.config import load_task
+    from vlp.recipe.load import load_task
 
     return [(f"'{sample.key}' of {task}", sample) for sample in open_set(load_task(task).data).samples]
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from vlp.curate.counting import counts_among
-from vlp.curate.facts import CAPTION
-from vlp.curate.gather import Table
+from vlp.curate.facts.counting import counts_among
+from vlp.curate.facts.facts import CAPTION
+from vlp.curate.facts.gather import Table
 from vlp.curate.rules.base import Flags, rules
 
 

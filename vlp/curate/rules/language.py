@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from vlp.curate.facts import Number
-from vlp.curate.gather import Table
+from vlp.curate.facts.facts import Number
+from vlp.curate.facts.gather import Table
+from vlp.curate.facts.view import View
 from vlp.curate.rules.base import Flags, rules
-from vlp.curate.view import View
-from vlp.registry import nearest
-from vlp.types import RecipeError
+from vlp.ground.registry import nearest
+from vlp.ground.types import RecipeError
 
 
 @rules.register("language")

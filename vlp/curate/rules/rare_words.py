@@ -9,11 +9,11 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from vlp.curate.facts import GRAMS, MOST_WORDS, grams_of
-from vlp.curate.gather import Table
+from vlp.curate.facts.count_sketch import Sketch
+from vlp.curate.facts.facts import GRAMS, MOST_WORDS, grams_of
+from vlp.curate.facts.gather import Table
 from vlp.curate.rules.base import Flags, rules
-from vlp.curate.sketch import Sketch
-from vlp.types import RecipeError
+from vlp.ground.types import RecipeError
 
 
 @rules.register("rare_words")

@@ -14,10 +14,10 @@ from accelerate import PartialState
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vlp.curate.gather import Table
+from vlp.curate.facts.gather import Table
+from vlp.curate.facts.view import View
 from vlp.curate.rules.base import Flags, rules
-from vlp.curate.view import View
-from vlp.types import RecipeError
+from vlp.ground.types import RecipeError
 
 
 @rules.register("score")
@@ -89,9 +89,9 @@ class Cosine:
 @cache
 def _encoder(model: str) -> Any:
     # Imports every tower and recipe, which no other rule needs.
+    from vlp.run.trained_model import is_run, load_model_of_run
     from vlp.towers.encoder import TowerEncoder
     from vlp.towers.load import load_model
-    from vlp.trained import is_run, load_model_of_run
 
     path, device = Path(model), PartialState().device
     loaded = load_model_of_run(path).model if is_run(path) else load_model(model)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from vlp.curate.facts import SIZE
-from vlp.curate.gather import Table
+from vlp.curate.facts.facts import SIZE
+from vlp.curate.facts.gather import Table
 from vlp.curate.rules.base import Flags, rules
 
 

@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from vlp.data.randomness import GOLDEN, ORDER, SUBSTITUTE, Draws, fold, mix_array
+from vlp.ground.randomness import GOLDEN, ORDER, SUBSTITUTE, Draws, fold, mix_array
 
 ROUNDS = 6
 NEVER = sys.maxsize

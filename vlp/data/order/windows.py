@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlp.data.order.shuffle import Ranges, Use, permute
-from vlp.data.randomness import SHARDS, WINDOW, fold
+from vlp.ground.randomness import SHARDS, WINDOW, fold
 
 
 @dataclass(frozen=True)

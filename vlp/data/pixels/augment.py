@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float32, UInt8
 from torch import Tensor, nn
 
-from vlp.types import RecipeError
+from vlp.ground.types import RecipeError
 
 # Luma and two chroma axes of NTSC: hue is a rotation, saturation a scale of the last two. The usual three digits,
 # moved by one where needed, so that the chroma of gray is exactly zero.

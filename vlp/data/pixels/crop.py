@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vlp.data.pixels.decode import Picture
-from vlp.data.randomness import Draws
-from vlp.types import RecipeError
+from vlp.ground.randomness import Draws
+from vlp.ground.types import RecipeError
 
 Box = tuple[int, int, int, int]
 

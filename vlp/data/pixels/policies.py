@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import nn
 from torchvision.transforms import InterpolationMode, v2
 
-from vlp.registry import Registry
-from vlp.types import RecipeError
+from vlp.ground.registry import Registry
+from vlp.ground.types import RecipeError
 
 WHITE = [255.0, 255.0, 255.0]
 # torchvision draws from the one generator of the process.

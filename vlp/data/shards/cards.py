@@ -17,8 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from vlp.data.pixels.decode import EXTENSIONS
 from vlp.data.shards.download import RemoteStats, ask
 from vlp.data.shards.remote import PIPE, Remote, TransferError, is_remote, listing
-from vlp.explain import explain
-from vlp.types import RecipeError
+from vlp.ground.explain import explain
+from vlp.ground.types import RecipeError
 
 Value = TypeVar("Value")
 DEFAULT_CACHE_GB = 100.0

@@ -17,9 +17,9 @@ from typing import Any, BinaryIO, TypeVar, get_args
 
 import numpy as np
 
-from vlp.data.randomness import Draws
 from vlp.data.shards.remote import Body, Remote, TransferError, Trouble, Version, read, refuse_page
-from vlp.types import RecipeError
+from vlp.ground.randomness import Draws
+from vlp.ground.types import RecipeError
 
 Answer = TypeVar("Answer")
 FIRST_WAIT_SECONDS = 0.5

@@ -22,8 +22,8 @@ from vlp.data.shards.remote import TransferError
 from vlp.data.shards.summary import Known
 from vlp.data.shards.unpack import packing, unpack
 from vlp.data.shards.waits import waiting
-from vlp.files import write_whole
-from vlp.types import RecipeError
+from vlp.ground.files import write_whole
+from vlp.ground.types import RecipeError
 
 # Every sample of a shard that cannot be fetched would wait for all tries again.
 GIVEN_UP_SECONDS = 300.0

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vlp.files import write_whole
-from vlp.types import RecipeError
+from vlp.ground.files import write_whole
+from vlp.ground.types import RecipeError
 
 
 def write_kept(path: Path, samples: int, kept: NDArray[np.int64], note: str = "") -> None:

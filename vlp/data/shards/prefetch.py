@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from vlp.data.shards.remote import TransferError
 from vlp.data.shards.shard import Shard
-from vlp.types import RecipeError
+from vlp.ground.types import RecipeError
 
 LOOK_AGAIN_SECONDS = 1.0
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
-from vlp.types import RecipeError
+from vlp.ground.types import RecipeError
 
 Trouble = Literal[
     "missing", "forbidden", "busy", "connection", "stalled", "short", "changed", "no_tar", "wrong_checksum"

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from vlp.data.shards.cards import Card
 from vlp.data.shards.shard import Shard
-from vlp.types import RecipeError
+from vlp.ground.types import RecipeError
 
 
 def check_cache(cards: Iterable[Card], shuffled: Iterable[Sequence[Shard]], shuffle_shards: int | None) -> None:

@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-from vlp import dist
 from vlp.data.faults import BadSampleError, net
 from vlp.data.shards.cards import Card
 from vlp.data.shards.download import Expected, RemoteStats, ask, download
@@ -25,7 +24,8 @@ from vlp.data.shards.index import SUFFIX, Entry, Index, open_index
 from vlp.data.shards.remote import PIPE, TransferError, is_remote, version
 from vlp.data.shards.summary import Known, keep_in_cache, read_summaries
 from vlp.data.shards.unpack import SUFFIXES, packing
-from vlp.types import RecipeError
+from vlp.ground import dist
+from vlp.ground.types import RecipeError
 
 Answer = TypeVar("Answer")
 THREADS = 8

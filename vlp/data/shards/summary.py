@@ -12,7 +12,7 @@ from typing import Any
 from vlp.data.shards.cache import cache_folder, cache_name
 from vlp.data.shards.cards import Card
 from vlp.data.shards.remote import is_remote
-from vlp.files import write_whole
+from vlp.ground.files import write_whole
 
 VERSION = 2
 

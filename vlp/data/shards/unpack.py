@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from vlp.files import write_whole
+from vlp.ground.files import write_whole
 
 GZIP = 31  # zlib's word for a 32 KB window and a gzip header
 CHUNK = 1 << 14  # a fault loses what its chunk holds

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from vlp.data.faults import BadSampleError, net
-from vlp.data.randomness import Draws
 from vlp.data.samples import Sample
 from vlp.data.shards.cards import is_record
 from vlp.data.texts.cleaning import Rubbish, remove
-from vlp.paths import find_file
-from vlp.types import RecipeError
+from vlp.ground.paths import find_file
+from vlp.ground.randomness import Draws
+from vlp.ground.types import RecipeError
 
 LARGEST_CAPTION = 100_000
 LARGEST_JSON = 10_000_000

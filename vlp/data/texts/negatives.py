@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
-from vlp.data.randomness import Draws
 from vlp.data.texts.word_lists import ATTRIBUTES, OBJECTS, RELATIONS, STOP_WORDS
 from vlp.data.texts.words import bare, exchange, put
-from vlp.types import RecipeError
+from vlp.ground.randomness import Draws
+from vlp.ground.types import RecipeError
 
 Kind = Literal["order", "object", "attribute", "relation"]
 KINDS: tuple[Kind, ...] = ("order", "object", "attribute", "relation")

@@ -5,11 +5,11 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
-from vlp.data.randomness import Draws
 from vlp.data.texts.word_lists import STOP_WORDS
 from vlp.data.texts.words import bare, put
-from vlp.paths import find_file
-from vlp.types import RecipeError
+from vlp.ground.paths import find_file
+from vlp.ground.randomness import Draws
+from vlp.ground.types import RecipeError
 
 SYNONYMS = "words/synonyms.tsv"
 

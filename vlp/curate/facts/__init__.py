@@ -1,0 +1,1 @@
+"""What is known of a data set, gathered sample by sample."""

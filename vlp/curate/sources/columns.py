@@ -1,0 +1,90 @@
+"""Which columns of a table hold images and captions."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from vlp.ground.registry import nearest
+from vlp.ground.types import RecipeError
+
+# In order: the first one that a table has is taken.
+IMAGE = (
+    "image",
+    "filepath",
+    "file_path",
+    "path",
+    "file_name",
+    "filename",
+    "image_path",
+    "image_file",
+    "img",
+    "jpg",
+    "image_name",
+)
+CAPTION = ("caption", "captions", "text", "title", "description", "alt", "comment")
+ADDRESS = ("url", "image_url", "urls", "uri")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Names given by the user; empty ones are guessed."""
+
+    image: str = ""
+    caption: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> Columns:
+        """Read `image=filepath,caption=title`.
+
+        Raises:
+            RecipeError: Neither `image` nor `caption`, or no name.
+        """
+        found: dict[str, str] = {}
+        for part in filter(None, text.split(",")):
+            key, _, name = part.partition("=")
+            if key not in ("image", "caption") or not name:
+                raise RecipeError(
+                    f"--columns {text}: write image=NAME,caption=NAME{nearest(key, ('image', 'caption'))}"
+                )
+            found[key] = name
+        return cls(**found)
+
+    def image_of(self, names: Collection[str], where: str) -> str:
+        """Return the column with images.
+
+        Raises:
+            RecipeError: There is none; lists the columns.
+        """
+        return _choose("image", self.image, IMAGE, names, where)
+
+    def caption_of(self, names: Collection[str], where: str) -> str:
+        """Return the column with captions.
+
+        Raises:
+            RecipeError: There is none; lists the columns.
+        """
+        return _choose("caption", self.caption, CAPTION, names, where)
+
+
+def _choose(noun: str, given: str, usual: Collection[str], names: Collection[str], where: str) -> str:
+    if given:
+        if given not in names:
+            raise RecipeError(
+                f"{where}: --columns {noun}={given}: no such column ({_list(names)}){nearest(given, names)}"
+            )
+        return given
+    by_lower = {name.lower(): name for name in names}
+    found = next((by_lower[name] for name in usual if name in by_lower), None)
+    if found is not None:
+        return found
+    if noun == "image" and any(name in by_lower for name in ADDRESS):
+        raise RecipeError(
+            f"{where}: a column of addresses, but none of image files; nothing is downloaded here: "
+            "fetch the images first (img2dataset does it, and writes shards at once)"
+        )
+    raise RecipeError(f"{where}: no column for the {noun} ({_list(names)}); name it with --columns {noun}=NAME")
+
+
+def _list(names: Collection[str]) -> str:
+    return f"columns: {', '.join(names)}" if names else "it has no columns"

@@ -1,0 +1,126 @@
+"""A folder of images: captions in files of the same name, or classes as the names of subfolders."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+from vlp.curate.sources.columns import Columns
+from vlp.curate.sources.rows import ListedRows, Row, Rows, caption_members
+from vlp.curate.sources.tables import JSON, is_table
+from vlp.data.pixels.decode import EXTENSIONS
+from vlp.ground.types import RecipeError
+
+# Formats that training does not read are listed and counted, not overlooked.
+OTHERS = ("gif", "bmp", "tif", "tiff", "avif", "heic", "jxl", "jp2")
+IMAGES = (*EXTENSIONS, *OTHERS)
+METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+
+
+class Folder:
+    """Images below a folder, in order of their paths.
+
+    Args:
+        path: The folder.
+        columns: Which key of JSON files is the caption.
+
+    Raises:
+        RecipeError: No image, no captions and no subfolders, or a table that should be packed instead.
+    """
+
+    def __init__(self, path: Path, columns: Columns):
+        self.path = path
+        captioned = next((captions for _, captions in walk(path) if captions), None)
+        self.is_labelled = captioned is None
+        self.caption_keys = {"txt": 1.0}
+        if captioned is None:
+            self._check_labels()
+        record = next((captions["json"] for _, captions in walk(path) if "json" in captions), None)
+        if record is not None:
+            self.caption_keys[f"json.{_json_key(record, columns)}"] = 1.0
+
+    def units(self, size: int) -> Iterator[Rows]:
+        """Yield the images, `size` at a time."""
+        rows = self._rows()
+        while chunk := list(islice(rows, size)):
+            yield ListedRows(chunk)
+
+    def _rows(self) -> Iterator[Row]:
+        for number, (image, captions) in enumerate(walk(self.path)):
+            name = image.relative_to(self.path)
+            label = name.parent.name.replace("_", " ") if self.is_labelled else None
+            yield Row(number, str(name), image, captions=caption_members(label or None), files=captions)
+
+    def _check_labels(self) -> None:
+        tables = _tables(self.path)
+        if tables:
+            raise RecipeError(
+                f"{self.path}: the captions stand in {'a table' if len(tables) == 1 else 'tables'}; pack "
+                f"{' or '.join(map(str, tables[:5]))} instead"
+            )
+        found = [image for image, _ in islice(walk(self.path), 10_000)]
+        if not found:
+            raise RecipeError(f"{self.path}: no images ({', '.join(EXTENSIONS)}) and no parquet files in this folder")
+        parents = {image.parent for image in found}
+        if len(parents) == 1:
+            where = "" if self.path in parents else f" (all lie in one folder, {parents.pop().name}, which is no class)"
+            raise RecipeError(
+                f"{self.path}: {found[0].name} has no caption{where}; put a {found[0].stem}.txt or .json beside "
+                "each image, sort the images into subfolders named after their classes, or pack a table"
+            )
+
+
+def _tables(folder: Path) -> list[Path]:
+    """Return the tables in a folder and its subfolders, those with a usual name first."""
+    files = sorted(path for pattern in ("*", "*/*") for path in folder.glob(pattern) if path.is_file())
+    tables = [path for path in files if path.name in METADATA]
+    return tables or [
+        path for path in files if path.suffix.lower() == ".parquet" or (is_table(path) and path.suffix.lower() != JSON)
+    ]
+
+
+def walk(folder: Path, above: tuple[tuple[int, int], ...] = ()) -> Iterator[tuple[Path, dict[str, Path]]]:
+    """Yield each image with its caption files, folder by folder, names in order; hidden files are left out.
+
+    Args:
+        above: The folders above this one; a link that leads back to one of them is not followed.
+    """
+    try:
+        status = folder.stat()
+        here = (status.st_dev, status.st_ino)
+        if here in above:
+            return
+        with os.scandir(folder) as found:
+            entries = sorted((entry for entry in found if not entry.name.startswith(".")), key=lambda entry: entry.name)
+    except OSError as error:
+        raise RecipeError(f"cannot list {folder}: {error.strerror}") from error
+    names = {entry.name for entry in entries}
+    for entry in entries:
+        path = folder / entry.name
+        if _is_folder(entry):
+            yield from walk(path, (*above, here))
+        elif path.suffix[1:].lower() in IMAGES:
+            sides = {kind: f"{path.stem}.{kind}" for kind in ("txt", "json")}
+            yield path, {kind: folder / name for kind, name in sides.items() if name in names}
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _json_key(path: Path, columns: Columns) -> str:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise RecipeError(
+            f"{path}: not JSON ({error}); repair the first record, so that its keys can be read"
+        ) from error
+    if not isinstance(record, dict):
+        raise RecipeError(f'{path}: expected a mapping such as {{"caption": "a red boat"}}')
+    return columns.caption_of(list(record), str(path))

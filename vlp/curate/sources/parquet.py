@@ -1,0 +1,134 @@
+"""Parquet files: image paths, or the encoded images themselves (plain, or as Hugging Face stores them)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vlp.curate.sources.columns import Columns
+from vlp.curate.sources.rows import JSON_KEY, Row, Rows
+from vlp.curate.sources.tables import row_of
+from vlp.ground.types import RecipeError
+
+BATCH = 64  # rows in memory at once: pixels may be among them
+
+
+class Parquet:
+    """Rows of one or several parquet files, in this order.
+
+    Args:
+        paths: The files; all have the columns of the first.
+        columns: Names of the columns, where they are not the usual ones.
+
+    Raises:
+        RecipeError: pyarrow is missing, a file is broken, or there is no column for images or captions.
+    """
+
+    caption_keys = {"txt": 1.0, f"json.{JSON_KEY}": 1.0}
+
+    def __init__(self, paths: Sequence[Path], columns: Columns):
+        self.files = [(path, _open(path).metadata.num_rows) for path in paths]
+        first = paths[0]
+        schema = _open(first).schema_arrow
+        names = schema.names
+        self.image, self.caption = columns.image_of(names, str(first)), columns.caption_of(names, str(first))
+        self.classes = _class_names(schema.metadata or {}, self.caption)
+
+    def units(self, size: int) -> Iterator[Rows]:
+        """Yield the rows, at most `size` at a time; no unit spans two files."""
+        before = 0
+        for path, num_rows in self.files:
+            for start in range(0, num_rows, size):
+                stop = min(start + size, num_rows)
+                yield ParquetRows(path, start, stop, before + start, self.image, self.caption, self.classes)
+            before += num_rows
+
+
+@dataclass(frozen=True)
+class ParquetRows:
+    """The rows `start` to `stop` of a file, read where they are needed."""
+
+    path: Path
+    start: int
+    stop: int
+    number: int
+    image: str
+    caption: str
+    classes: tuple[str, ...] = ()
+
+    def __iter__(self) -> Iterator[Row]:
+        for place, record in enumerate(self._records()):
+            number, where = self.number + place, f"{self.path.name}: row {self.start + place + 1}"
+            if isinstance(record, str):
+                yield Row(number, where, fault=("bad_row", f"{where}: {record}"))
+                continue
+            data, name = encoded(record[self.image])
+            yield row_of(number, self.path.parent, name, self._caption(record[self.caption]), where, data=data)
+
+    def _caption(self, value: Any) -> Any:
+        """Return the name of a class where the column holds their numbers."""
+        is_number = isinstance(value, int) and not isinstance(value, bool)
+        return self.classes[value] if is_number and 0 <= value < len(self.classes) else value
+
+    def fingerprint(self) -> str:
+        """Return a checksum of the range, and of size and time of the file."""
+        status = self.path.stat()
+        identity = repr((self, status.st_size, status.st_mtime_ns))
+        return hashlib.sha256(identity.encode(errors="surrogateescape")).hexdigest()
+
+    def _records(self) -> Iterator[dict[str, Any] | str]:
+        """Yield the rows, and why one cannot be read: a damaged group of rows costs those behind the damage in it."""
+        file, end = _open(self.path), 0
+        for group in range(file.num_row_groups):
+            begin, end = end, end + file.metadata.row_group(group).num_rows
+            low, high = max(self.start, begin), min(self.stop, end)
+            if low < high:
+                yield from self._read_group(file, group, low - begin, high - begin)
+
+    def _read_group(self, file: Any, group: int, low: int, high: int) -> Iterator[dict[str, Any] | str]:
+        place = given = 0
+        why = "the file ends before it"
+        try:
+            for batch in file.iter_batches(BATCH, [group], sorted({self.image, self.caption}), use_threads=False):
+                first, last = max(low - place, 0), min(high - place, len(batch))
+                rows = batch.slice(first, last - first).to_pylist() if first < last else []
+                given += len(rows)
+                yield from rows
+                place += len(batch)
+        except Exception as error:  # pyarrow raises its own, OSError and ValueError over damaged bytes
+            why = (str(error).splitlines() or [type(error).__name__])[0]
+        yield from [f"the parquet file is damaged ({why})"] * (high - low - given)
+
+
+def _class_names(metadata: Mapping[bytes, bytes], column: str) -> tuple[str, ...]:
+    """Return the names of classes that Hugging Face keeps in the schema, by number; none for other columns."""
+    try:
+        names = json.loads(metadata[b"huggingface"])["info"]["features"][column]["names"]
+    except (KeyError, TypeError, ValueError):
+        return ()
+    return tuple(map(str, names)) if isinstance(names, list) else ()
+
+
+def encoded(value: Any) -> tuple[bytes | None, str]:
+    """Return the bytes and the name in a cell: a path, bytes, or Hugging Face's pair of both."""
+    if isinstance(value, dict):
+        return value.get("bytes"), str(value.get("path") or "")
+    if isinstance(value, bytes):
+        return value, ""
+    return None, value or ""
+
+
+def _open(path: Path) -> Any:
+    try:
+        from pyarrow import ArrowException
+        from pyarrow.parquet import ParquetFile
+    except ImportError as error:
+        raise RecipeError(f"{path}: parquet needs pyarrow: pip install 'vlp[data]'") from error
+    try:
+        return ParquetFile(path)
+    except (OSError, ArrowException) as error:
+        raise RecipeError(f"{path}: not a whole parquet file ({error})") from error

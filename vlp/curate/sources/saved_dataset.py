@@ -1,0 +1,87 @@
+"""A Hugging Face dataset that `save_to_disk` wrote."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vlp.curate.sources.columns import Columns
+from vlp.curate.sources.parquet import encoded
+from vlp.curate.sources.rows import JSON_KEY, Row, Rows
+from vlp.curate.sources.tables import row_of
+from vlp.ground.types import RecipeError
+
+MARK, MARK_OF_SPLITS = "dataset_info.json", "dataset_dict.json"
+
+
+class HubDataset:
+    """Rows of a saved dataset.
+
+    Args:
+        path: The folder of one split.
+        columns: Names of the columns, where they are not the usual ones.
+
+    Raises:
+        RecipeError: The package is missing, the folder holds several splits, or a column is missing.
+    """
+
+    caption_keys = {"txt": 1.0, f"json.{JSON_KEY}": 1.0}
+
+    def __init__(self, path: Path, columns: Columns):
+        if (path / MARK_OF_SPLITS).is_file():
+            splits = sorted(entry.name for entry in path.iterdir() if entry.is_dir())
+            raise RecipeError(
+                f"{path}: several splits; pack one of them: {', '.join(str(path / name) for name in splits)}"
+            )
+        self.path = path
+        names = _open(path).column_names
+        self.image, self.caption = columns.image_of(names, str(path)), columns.caption_of(names, str(path))
+
+    def units(self, size: int) -> Iterator[Rows]:
+        """Yield the rows, `size` at a time."""
+        num_rows = len(_open(self.path))
+        for start in range(0, num_rows, size):
+            yield HubRows(self.path, start, min(start + size, num_rows), self.image, self.caption)
+
+
+@dataclass(frozen=True)
+class HubRows:
+    """The rows `start` to `stop`, read where they are needed."""
+
+    path: Path
+    start: int
+    stop: int
+    image: str
+    caption: str
+
+    def __iter__(self) -> Iterator[Row]:
+        data = _open(self.path, self.image)
+        for number in range(self.start, self.stop):
+            record: dict[str, Any] = data[number]
+            content, name = encoded(record[self.image])
+            where = f"row {number + 1}"
+            yield row_of(number, self.path, name, record[self.caption], where, data=content)
+
+    def fingerprint(self) -> str:
+        """Return a checksum of the range, and of sizes and times of the files."""
+        files = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(self.path.iterdir())]
+        return hashlib.sha256(repr((self, files)).encode(errors="surrogateescape")).hexdigest()
+
+
+def _open(path: Path, image: str = "") -> Any:
+    try:
+        from datasets import Image, load_from_disk
+    except ImportError as error:
+        raise RecipeError(
+            f"{path}: a dataset of Hugging Face's save_to_disk needs their package: pip install datasets; "
+            "or save it with to_parquet and pack that"
+        ) from error
+    try:
+        data = load_from_disk(str(path))
+    except (OSError, ValueError, KeyError) as error:
+        raise RecipeError(f"{path}: not a whole dataset ({error})") from error
+    is_decoded = image and isinstance(data.features[image], Image)
+    return data.cast_column(image, Image(decode=False)) if is_decoded else data

@@ -1,0 +1,271 @@
+"""Tables of text: CSV, TSV and JSON lines, with a column of image paths and one of captions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vlp.curate.facts.measure import hash64
+from vlp.curate.sources.columns import Columns
+from vlp.curate.sources.delimited import has_columns, read_delimited, separator_of
+from vlp.curate.sources.rows import JSON_KEY, ListedRows, Row, Rows, caption_members
+from vlp.data.pixels.decode import EXTENSIONS
+from vlp.ground.types import RecipeError
+
+DELIMITED = (".csv", ".tsv")
+LINES = (".jsonl", ".ndjson")
+JSON = ".json"
+FIRST_ROWS = 10
+SUFFIXES = tuple(f".{extension}" for extension in EXTENSIONS)
+
+
+@dataclass(frozen=True)
+class Record:
+    """A row as it stands in its file, or what is wrong with it."""
+
+    line: int
+    values: Mapping[str, Any]
+    fault: str = ""
+
+
+def is_table(path: Path) -> bool:
+    """Whether a file is a table by its name, or a text whose first line names columns."""
+    suffix = path.suffix.lower()
+    return suffix in (*DELIMITED, *LINES, JSON) or (suffix == ".txt" and has_columns(path))
+
+
+class Table:
+    """Rows of a CSV, TSV or JSONL file; paths are relative to it, and rows of one image become one sample.
+
+    Args:
+        path: The file.
+        columns: Names of the columns, where they are not the usual ones.
+        encoding: Of a CSV or TSV, where it is neither UTF-8 nor UTF-16.
+
+    Raises:
+        RecipeError: Not such a file, no rows, or no column for images or captions.
+    """
+
+    caption_keys = {"txt": 1.0, f"json.{JSON_KEY}": 1.0}
+
+    def __init__(self, path: Path, columns: Columns, encoding: str = ""):
+        self.path = path
+        self.encoding = encoding
+        heads = list(islice((record for record in self._records() if not record.fault), FIRST_ROWS))
+        if not heads:
+            why = next((f" (line {record.line}: {record.fault})" for record in self._records()), "")
+            raise RecipeError(f"{path}: no rows{why}")
+        names = [name for name in heads[0].values if name]
+        if any(name.lower().endswith(SUFFIXES) for name in names):
+            raise RecipeError(
+                f"{path}: the first line names no columns ({', '.join(names)}): put one such as path,caption above it"
+            )
+        self.image, self.caption = columns.image_of(names, str(path)), columns.caption_of(names, str(path))
+        self.folder = self._find_folder(heads)
+        self._check_images(heads)
+
+    def units(self, size: int) -> Iterator[Rows]:
+        """Yield the rows, `size` at a time."""
+        rows = self._rows()
+        while chunk := list(islice(rows, size)):
+            yield ListedRows(chunk)
+
+    def _rows(self) -> Iterator[Row]:
+        """Yield the rows; those of one image together, where the first of them stands."""
+        together, told = self._together(), set[str]()
+        for number, record in enumerate(self._records()):
+            name = self._name(record)
+            if _is_name(name) and name in told:
+                continue
+            rows = together.pop(name, [record]) if _is_name(name) else [record]
+            if len(rows) > 1:
+                told.add(name)
+            yield self._row(number, name, rows)
+
+    def _row(self, number: int, name: Any, records: Sequence[Record]) -> Row:
+        first = records[0]
+        said = f"line {first.line}"
+        if first.fault:
+            return Row(number, said, fault=("bad_row", f"{said}: {first.fault}"))
+        texts = [record.values.get(self.caption) for record in records]
+        caption = texts[0] if len(texts) == 1 else _merged(texts)
+        return row_of(number, self.folder, name, caption, said, num_rows=len(records))
+
+    def _name(self, record: Record) -> Any:
+        return record.values.get(self.image)
+
+    def _together(self) -> dict[str, list[Record]]:
+        """Return the rows of each image that may have several; holds eight bytes of every other row meanwhile."""
+        hashes = np.fromiter((_hash(name) for name in map(self._name, self._records()) if _is_name(name)), np.uint64)
+        values, counts = np.unique(hashes, return_counts=True)
+        several = set(values[counts > 1].tolist())
+        found: dict[str, list[Record]] = {}
+        for record in self._records() if several else ():
+            name = self._name(record)
+            if _is_name(name) and _hash(name) in several:
+                found.setdefault(name, []).append(record)
+        return found
+
+    def _find_folder(self, heads: Sequence[Record]) -> Path:
+        """Return what paths are relative to: the folder of the table, or the one within that has the first images."""
+        beside = self.path.parent
+        names = [name for name in map(self._name, heads) if _is_name(name) and "://" not in name]
+        if not names or any(is_file(beside / name) for name in names):
+            return beside
+        folders = sorted(entry for entry in beside.iterdir() if entry.is_dir())
+        return next((folder for folder in folders if all(is_file(folder / name) for name in names)), beside)
+
+    def _check_images(self, heads: Sequence[Record]) -> None:
+        """Refuse a column as a whole whose first rows hold no paths."""
+        mistakes: list[RecipeError] = []
+        for record in heads:
+            try:
+                local_path(self.folder, self._name(record), f"{self.path}: line {record.line}")
+            except RecipeError as error:
+                mistakes.append(error)
+            else:
+                return
+        raise mistakes[0]
+
+    def _records(self) -> Iterator[Record]:
+        if self.path.suffix.lower() in LINES:
+            yield from self._read_json_lines()
+            return
+        if self.path.suffix.lower() == JSON:
+            yield from self._list
+            return
+        names: tuple[str, ...] = ()
+        for line in read_delimited(self.path, separator_of(self.path, self.encoding), self.encoding):
+            if not names:
+                if line.fault:
+                    raise RecipeError(f"{self.path}: line {line.number}: {line.fault}; save the table as UTF-8")
+                names = line.fields
+            else:
+                yield Record(line.number, dict(zip(names, line.fields, strict=False)), line.fault)
+
+    @cached_property
+    def _list(self) -> list[Record]:
+        """The rows of a JSON document, which is read whole."""
+        return list(_read_json(self.path))
+
+    def _read_json_lines(self) -> Iterator[Record]:
+        try:
+            with self.path.open("rb") as file:
+                for number, data in enumerate(file, 1):
+                    if data.strip():
+                        yield _parse(number, data)
+        except OSError as error:
+            raise RecipeError(f"{self.path}: {error.strerror}") from error
+
+
+def _read_json(path: Path) -> Iterator[Record]:
+    """Read a list of mappings, or COCO's or Karpathy's lists of images and sentences.
+
+    Raises:
+        RecipeError: Anything else.
+    """
+    try:
+        content = json.loads(path.read_bytes().decode("utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise RecipeError(f"{path}: not JSON ({error})"[:500]) from error
+    rows = _rows_of_images(content) if isinstance(content, dict) else content
+    if not isinstance(rows, list):
+        raise RecipeError(f"{path}: expected a list of mappings such as {{image: ..., caption: ...}}, or COCO's form")
+    for number, row in enumerate(rows, 1):
+        yield Record(number, row) if isinstance(row, dict) else Record(number, {}, "not a mapping")
+
+
+def _rows_of_images(content: Mapping[str, Any]) -> Any:
+    """Return rows of COCO's captions (images, annotations) or Karpathy's splits (images with sentences)."""
+    images, notes = content.get("images"), content.get("annotations")
+    if not isinstance(images, list) or not all(isinstance(image, dict) for image in images):
+        return None
+    if isinstance(notes, list):
+        names = {image.get("id"): image.get("file_name") for image in images if _is_id(image.get("id"))}
+        return [
+            {"image": names.get(note["image_id"]), "caption": note.get("caption")}
+            for note in notes
+            if isinstance(note, dict) and _is_id(note.get("image_id"))
+        ]
+    return [
+        {"image": "/".join(filter(None, (image.get("filepath"), image.get("filename")))), "caption": _sentences(image)}
+        for image in images
+    ]
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, int | str)
+
+
+def _sentences(image: Mapping[str, Any]) -> list[Any]:
+    told = image.get("sentences")
+    return [each.get("raw") if isinstance(each, dict) else each for each in told] if isinstance(told, list) else []
+
+
+def _parse(number: int, data: bytes) -> Record:
+    try:
+        values = json.loads(data.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        return Record(number, {}, f"not JSON ({error})"[:300])
+    return Record(number, values) if isinstance(values, dict) else Record(number, {}, "not a mapping")
+
+
+def _hash(name: str) -> int:
+    return hash64(name.encode(errors="replace"))
+
+
+def _is_name(name: Any) -> bool:
+    return isinstance(name, str) and name != ""
+
+
+def _merged(captions: Sequence[Any]) -> list[Any]:
+    """Return the captions of all rows of an image, without those that say nothing."""
+    listed = [text for each in captions for text in (each if isinstance(each, list) else [each])]
+    return [text for text in listed if text is not None and text != ""]
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a file; no name is too odd or too long to ask for."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def row_of(
+    number: int, folder: Path, name: Any, caption: Any, where: str, *, data: bytes | None = None, num_rows: int = 1
+) -> Row:
+    """Return the row that names its image, or holds it; what is no path is a fault of the row.
+
+    Args:
+        folder: What paths are relative to.
+        where: What the row is called without a name.
+    """
+    try:
+        image = None if name in (None, "") or data is not None else local_path(folder, name, where)
+    except RecipeError as error:
+        return Row(number, where, fault=("missing_image", str(error)), num_rows=num_rows)
+    return Row(number, str(name or where), image, data, caption_members(caption), num_rows=num_rows)
+
+
+def local_path(folder: Path, name: Any, where: str) -> Path:
+    """Return the file that a table means.
+
+    Raises:
+        RecipeError: An address, or no text.
+    """
+    if not isinstance(name, str):
+        raise RecipeError(f"{where}: an image must be a path, not {type(name).__name__}; see --columns image=NAME")
+    if "://" in name:
+        raise RecipeError(f"{where}: '{name}' is an address; nothing is downloaded here: fetch the images first")
+    path = folder / name
+    if "\\" in name and not is_file(path):  # from a table that was written on Windows
+        path = folder / name.replace("\\", "/")
+    return path

@@ -1,0 +1,89 @@
+"""From the sources of a recipe to the order of their samples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlp.data.order.mixture import Ingredient, Mixture
+from vlp.data.order.shuffle import Order, Shuffle
+from vlp.data.order.timetable import Ramp, Timetable
+from vlp.data.order.windows import Windows
+from vlp.data.samples import SampleSet
+from vlp.data.shards.room import check_cache
+from vlp.ground.randomness import SOURCE, fold
+from vlp.ground.types import RecipeError
+
+Mixing = Literal["sample", "batch", "shard"]
+
+
+def arrange(
+    samples: SampleSet,
+    *,
+    seed: int,
+    batch_size: int,
+    weights: Mapping[str, Ramp] | None = None,
+    mixing: Mixing = "sample",
+    shuffle_shards: int | None = None,
+) -> Order:
+    """Return the order of a run.
+
+    Args:
+        samples: All samples.
+        seed: Source of all that is random.
+        batch_size: Samples of one step of the whole job.
+        weights: How much each source counts; without any, all samples of all sources count the same.
+        mixing: What comes from one source in a row: a sample, a batch, or as many batches as fill a typical shard.
+        shuffle_shards: Shards whose samples are shuffled together; None shuffles all.
+
+    Raises:
+        RecipeError: Settings that contradict each other, or a cache too small for what is shuffled together.
+    """
+    groups = [samples.parts[places] for places in samples.places.values()] if weights else [samples.parts]
+    check_cache(samples.cards.values(), ([part.shard for part in parts] for parts in groups), shuffle_shards)
+    if not weights:
+        if mixing != "sample":
+            raise RecipeError(f"data.mixing={mixing} takes turns by weight: give every source of data.train a weight")
+        return _shuffle(samples.sizes, seed, shuffle_shards)
+    _check_weights(samples, weights)
+    ingredients = []
+    for number, parts in enumerate(samples.places.values()):
+        sizes = samples.sizes[parts]
+        order = _shuffle(sizes, fold(seed, SOURCE, number), shuffle_shards)
+        first_id = int(samples.sizes[: parts.start].sum())
+        ingredients.append(Ingredient(order, _run(mixing, sizes, batch_size), first_id, parts.start))
+    try:
+        return Mixture(ingredients, Timetable([weights[source] for source in samples.places], batch_size), seed)
+    except ValueError as error:
+        raise RecipeError(f"data.train: {error}: one source must have a weight at every step") from error
+
+
+def _shuffle(sizes: NDArray[np.int64], seed: int, window: int | None) -> Order:
+    return Shuffle(int(sizes.sum()), seed, len(sizes)) if window is None else Windows(sizes, window, seed)
+
+
+def _run(mixing: Mixing, sizes: NDArray[np.int64], batch_size: int) -> int:
+    """Return how many samples of a source come in a row."""
+    if mixing == "sample":
+        return 1
+    if mixing == "batch":
+        return batch_size
+    return max(1, round(float(np.median(sizes[sizes > 0])) / batch_size)) * batch_size
+
+
+def _check_weights(samples: SampleSet, weights: Mapping[str, Ramp]) -> None:
+    without = [source for source in samples.cards if source not in weights]
+    if without:
+        raise RecipeError(f"data.train: {', '.join(without)}: no weight; give a weight to every source or to none")
+    if len(weights) == 1:
+        raise RecipeError(f"data.train.{next(iter(weights))}.weight: it is the only source; leave the weight out")
+    for source, parts in samples.places.items():
+        if samples.repeats.get(source, 1) > 1:
+            raise RecipeError(
+                f"data.train.{source}: repeat and weight both say how much a source counts; leave repeat out"
+            )
+        if not samples.sizes[parts].any():
+            raise RecipeError(f"data.train.{source}: not one sample in its shards; take the source out or repair them")

@@ -1,0 +1,1 @@
+"""Streamed statistics of similarity matrices: what stands behind `vlp.pairs`."""

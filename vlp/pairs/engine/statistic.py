@@ -1,0 +1,118 @@
+"""How requests read tiles: the protocol, and the plan that lets requests share their work.
+
+A statistic serves every request that differs only in its axis, so rows and columns share one exponential.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from vlp.ground import dist
+from vlp.pairs.engine.tiles import Rectangle, Tile
+from vlp.pairs.requests import HIST, LSE, MAP, TOPK, WMEAN, Axis, Request
+
+Vectors = dict[Axis, Tensor]
+AXES: tuple[Axis, Axis] = ("row", "column")
+
+
+class Statistic(Protocol):
+    """One sum over tiles.
+
+    Vectors of rows are of this process, vectors of columns of the whole batch; of a triangular walk both are of the
+    whole batch.
+
+    Args:
+        requests: The requests it answers, by axis.
+        factor: Its scale: times the model's when `learned`.
+        biased: Whether the model's bias is part of its logits.
+        differentiable: Whether `weigh` has anything to say.
+        per_sample: Whether its results have one entry per row or column.
+    """
+
+    requests: dict[Axis, Request]
+    factor: float
+    learned: bool
+    biased: bool
+    differentiable: bool
+    per_sample: bool
+
+    def begin(self, whole: Rectangle, bound: float | None, /) -> None:
+        """Clear the sums; `bound` limits the size of every logit where it is known without waiting."""
+
+    def add(self, tile: Tile, logits: Tensor, /) -> None:
+        """Add a tile to the sums; may overwrite `logits`."""
+
+    def combine(self, group: dist.Group, /) -> None:
+        """Complete the sums of the whole batch, to which every process adds its tiles."""
+
+    def trusted(self) -> bool:
+        """Whether nothing overflowed or vanished; if not, the walk is repeated with no bound."""
+
+    def results(self) -> Vectors:
+        """Return what was added up."""
+
+    def memory(self) -> Vectors:
+        """Return what `load` needs to see again, one row of numbers per row or column."""
+
+    def load(self, memory: Vectors, gradients: Vectors, bound: float | None, group: dist.Group, /) -> None:
+        """Prepare `weigh` from the memory and the gradients of the results."""
+
+    def weigh(self, tile: Tile, logits: Tensor, /) -> None:
+        """Turn `logits` into the derivative of the loss with respect to them."""
+
+
+def zeros(whole: Rectangle, axis: Axis, fill: float = 0.0) -> Tensor:
+    """Return a fresh vector with one number per row or column."""
+    return whole.rows.new_full((len(whole.columns if axis in shared(whole) else whole.rows),), fill)
+
+
+def shared(whole: Rectangle) -> tuple[Axis, ...]:
+    """Return the axes whose vectors are of the whole batch, so that every process has a part of each sum."""
+    return AXES if whole.triangular else ("column",)
+
+
+def places(tile: Tile, axes: Iterable[Axis]) -> list[tuple[Axis, slice, int]]:
+    """Return where a tile's sums go: (vector, part of it, dimension to reduce)."""
+    found: list[tuple[Axis, slice, int]] = []
+    if "row" in axes:
+        found.append(("row", tile.row_places, 1))
+        if tile.mirrored:
+            found.append(("row", tile.columns, 0))
+    if "column" in axes:
+        found.append(("column", tile.columns, 0))
+    return found
+
+
+def along(tile: Tile, axis: Axis, vector: Tensor) -> Tensor:
+    """Return a vector's part for a tile, shaped to broadcast over it."""
+    return vector[tile.row_places, None] if axis == "row" else vector[None, tile.columns]
+
+
+def outer_sum(tile: Tile, vectors: Vectors) -> Tensor:
+    """Return the sum of one number per row and one per column, for every entry."""
+    parts = [along(tile, axis, vector) for axis, vector in vectors.items()]
+    return parts[0] if len(parts) == 1 else torch.add(parts[0], parts[1], out=tile.buffer("total"))
+
+
+def plan_key(request: Request) -> Request:
+    """Return a request without its axis where both axes share their work."""
+    if isinstance(request, MAP | HIST):
+        return request
+    if isinstance(request, LSE | WMEAN) and request.individual:
+        return request
+    return replace(request, axis="row")
+
+
+def axis_of(request: Request) -> Axis:
+    """Return the axis along which a request's answer lies; what belongs to no axis counts as rows."""
+    return "row" if isinstance(request, MAP | HIST) else request.axis
+
+
+def is_differentiable(request: Request) -> bool:
+    """Whether the answer to a request carries a gradient."""
+    return not isinstance(request, TOPK)

@@ -1,0 +1,242 @@
+"""The schema of a recipe: its sections, made from the signatures of the parts they set up."""
+
+from __future__ import annotations
+
+from functools import reduce
+from operator import or_
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, create_model
+
+from vlp.data.arrange import Mixing
+from vlp.data.order.timetable import Ramp
+from vlp.data.pixels.augment import Augment
+from vlp.data.pixels.crop import Crop
+from vlp.data.pixels.policies import policies
+from vlp.data.texts.captions import Captions
+from vlp.data.texts.negatives import HardNegatives
+from vlp.data.texts.text_augment import TextAugment
+from vlp.ground.registry import Registry, settings_of
+from vlp.objectives.base import terms
+from vlp.objectives.schedule import Schedule
+from vlp.step.optimizer import build_optimizer, learning_rate_factor
+from vlp.strategies.base import strategies
+from vlp.towers.base import image_towers, text_towers
+from vlp.towers.dual import DualEncoder
+
+
+class Section(BaseModel):
+    """A part of the recipe: unknown keys are errors, values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def one_of(registry: Registry[Any], **extra: Any) -> Any:
+    """Return the type of `{type: NAME, ...settings of NAME}`, plus fields that every entry has."""
+    specs: list[Any] = []
+    for name in registry:
+        part: Any = registry[name]
+        fields: dict[str, Any] = {"type": (Literal[name], name), **extra}
+        specs.append(create_model(name, __base__=settings_of(part), **fields))
+    return Annotated[reduce(or_, specs), Field(discriminator="type")]
+
+
+if TYPE_CHECKING:  # made from signatures at run time, which no type checker follows
+    RampSection: TypeAlias = Any
+    CropSection: TypeAlias = Any
+    CaptionSection: TypeAlias = Any
+    ViewSection: TypeAlias = Any
+    TextViewSection: TypeAlias = Any
+    PolicySection: TypeAlias = Any
+    AugmentSection: TypeAlias = Any
+    OptimizerSection: TypeAlias = Any
+    ScheduleSection: TypeAlias = Any
+    TermSection: TypeAlias = Any
+    StrategySection: TypeAlias = Any
+    ModelSection: TypeAlias = Any
+else:
+    RampSection = settings_of(Ramp)
+    CropSection = settings_of(Crop)
+    CaptionSection = create_model(
+        "captions",
+        __base__=settings_of(Captions),
+        augment=(settings_of(TextAugment), settings_of(TextAugment)()),
+        negatives=(settings_of(HardNegatives) | None, None),
+    )
+    ViewSection = create_model("view", __base__=settings_of(Crop), count=(int, Field(1, ge=1)))
+    TextViewSection = create_model("text view", __base__=settings_of(TextAugment), count=(int, Field(1, ge=1)))
+    PolicySection = one_of(policies)
+    AugmentSection = settings_of(Augment)
+    OptimizerSection = settings_of(build_optimizer)
+    ScheduleSection = settings_of(learning_rate_factor)
+    TermSection = one_of(terms, weight=(float | settings_of(Schedule), 1.0))
+    StrategySection = one_of(strategies)
+    ModelSection = create_model(
+        "model", __base__=settings_of(DualEncoder), image=(one_of(image_towers), ...), text=(one_of(text_towers), ...)
+    )
+
+
+class SourceSection(Section):
+    """One source of training pairs.
+
+    Args:
+        card: Name or path of a card under `data/`.
+        repeat: How often an epoch goes through it, for small sources that should count more.
+        weight: Its share of the samples, relative to the weights of the other sources: a number, or a ramp over steps.
+            All sources have one, or none.
+    """
+
+    card: str
+    repeat: int = Field(1, ge=1)
+    weight: float | RampSection | None = None
+
+
+class DataSection(Section):
+    """What is read, and how a sample is cut, worded and changed.
+
+    Args:
+        train: Sources by label; the label is the card's name unless `card` says otherwise.
+        views: Further image views by label: `count` of them, each with the settings of `crop`. All views are resized
+            to the model's size. For terms that read them (`vlp describe`).
+        text_views: Further text views by label: `count` of them, each drawn and worded anew, with the settings of
+            `captions.augment`.
+        policy: A published augmentation policy for the pixels of every image view; null is none.
+        spare_first_view: Keep `augment` and `policy` away from the first image view, which is then only cropped.
+        mixing: What comes from one source in a row, where sources have weights: a sample, a batch of the whole job, or
+            as many batches as fill a typical shard.
+        shuffle_shards: Shards whose samples are shuffled together, so that the others need not be at hand; null
+            shuffles all samples together.
+        workers: Processes that decode; 0 decodes in the training process.
+        worker_timeout: Seconds without a finished sample after which such a process counts as dead and is replaced.
+        bad_sample_budget: Share of samples that may be unreadable before the run stops.
+    """
+
+    train: dict[str, SourceSection] = Field(min_length=1)
+    crop: CropSection = CropSection()
+    captions: CaptionSection = CaptionSection()
+    views: dict[str, ViewSection] = {}
+    text_views: dict[str, TextViewSection] = {}
+    policy: PolicySection | None = None
+    spare_first_view: bool = False
+    augment: AugmentSection = AugmentSection()
+    mixing: Mixing = "sample"
+    shuffle_shards: int | None = Field(None, ge=1)
+    workers: int = Field(1, ge=0)
+    worker_timeout: float = Field(300.0, gt=0)
+    bad_sample_budget: float = Field(0.01, ge=0, le=1)
+
+
+class TrainSection(Section):
+    """How long, how large, how exact.
+
+    Args:
+        batch_size: Pairs in one batch of the whole job; every process takes an equal share.
+        micro_batches: Pieces in which a process embeds its share; changes memory, not gradients.
+        steps: Length of the training in optimizer steps (give one of steps, samples, epochs).
+        samples: Length in pairs.
+        epochs: Length in passes over the data.
+        precision: Number format inside the towers, those of teachers and of evaluations included, and inside the
+            terms' own networks; embeddings and losses stay float32.
+        clip_gradient_norm: Largest norm of the whole gradient; null does not clip.
+        max_bad_steps: Consecutive steps with a NaN or Inf gradient that end the run.
+        compile: Compile the towers with torch.compile.
+        deterministic: Refuse kernels whose results vary from run to run, and on a GPU do without TF32 and without the
+            search for the fastest convolution.
+        threads: Threads of one process on the CPU; null shares the cores among the processes of a machine.
+        timeout: Seconds without a finished step, checkpoint or part of an evaluation after which a process prints the
+            stack of each thread and leaves, so that a launcher can start the job again.
+    """
+
+    batch_size: int = Field(1024, ge=1)
+    micro_batches: int = Field(1, ge=1)
+    steps: int | None = Field(None, ge=1)
+    samples: int | None = Field(None, ge=1)
+    epochs: float | None = Field(None, gt=0)
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    clip_gradient_norm: float | None = Field(1.0, gt=0)
+    max_bad_steps: int = Field(20, ge=1)
+    compile: bool = False
+    deterministic: bool = False
+    threads: int | None = Field(None, ge=1)
+    timeout: float = Field(1200.0, gt=0)
+
+    @property
+    def number_format(self) -> torch.dtype | None:
+        """What autocast takes for `precision`; None for float32, which needs none."""
+        return None if self.precision == "float32" else getattr(torch, self.precision)
+
+
+class EvaluationSection(Section):
+    """What is measured during training.
+
+    Args:
+        tasks: Names of tasks under `eval/`.
+        every: Steps between evaluations; null evaluates at the end only.
+        weights: A strategy that holds averaged weights (its label), or `model`.
+    """
+
+    tasks: tuple[str, ...] = ()
+    every: int | None = Field(None, ge=1)
+    weights: str = "model"
+
+
+class CheckpointSection(Section):
+    """When the run is saved.
+
+    Args:
+        every: Steps between checkpoints.
+        keep: Newest checkpoints that stay.
+    """
+
+    every: int = Field(1000, ge=1)
+    keep: int = Field(2, ge=1)
+
+
+class LogSection(Section):
+    """What people see.
+
+    Args:
+        every: Steps between lines of `metrics.jsonl`.
+        trackers: Accelerate's trackers beside it.
+        project: Name under which trackers file the run.
+    """
+
+    every: int = Field(10, ge=1)
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
+    project: str = "vlp"
+
+
+class Recipe(Section):
+    """Everything that decides what a run computes.
+
+    Args:
+        name: Name of the run; its folder is `<runs>/<name>`.
+        runs: Folder of all runs.
+        seed: Source of all randomness.
+    """
+
+    name: str = Field(min_length=1, pattern=r"^[\w-][\w.-]*$")
+    runs: str = "runs"
+    seed: int = 0
+    data: DataSection
+    model: ModelSection
+    objective: dict[str, TermSection] = Field(min_length=1)
+    strategies: dict[str, StrategySection] = {}
+    optimizer: OptimizerSection = OptimizerSection()
+    schedule: ScheduleSection = ScheduleSection()
+    train: TrainSection = TrainSection()
+    evaluation: EvaluationSection = EvaluationSection()
+    checkpoint: CheckpointSection = CheckpointSection()
+    log: LogSection = LogSection()
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return Path(self.runs) / self.name
+
+
+def settings(section: BaseModel, *without: str) -> dict[str, Any]:
+    """Return a section's values as keyword arguments."""
+    return {name: getattr(section, name) for name in type(section).model_fields if name not in without}

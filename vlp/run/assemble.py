@@ -1,0 +1,272 @@
+"""From a recipe to the parts of a run, ready for the first step or for the one after a checkpoint."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import parse_flag_from_env
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule
+
+import vlp.run.trained_model  # noqa: F401 - weights may come from runs
+from vlp.data import Augment, Stream
+from vlp.ground import dist
+from vlp.ground.types import RecipeError
+from vlp.objectives.base import Objective, Term, terms
+from vlp.objectives.schedule import Schedule
+from vlp.recipe.load import build_model, settled
+from vlp.recipe.schema import Recipe, settings
+from vlp.run.build_stream import build_stream
+from vlp.run.compatibility import check_fit
+from vlp.run.folder import Claim, claim_folder
+from vlp.run.launch import check_same, check_wrapped, join
+from vlp.run.log import Log
+from vlp.run.ready import check_ready, check_room
+from vlp.run.trackers import start_trackers
+from vlp.step.optimizer import SafeStep, build_optimizer, learning_rate_factor
+from vlp.strategies.base import Strategy, strategies
+from vlp.towers.compiling import compile_towers
+from vlp.towers.dual import DualEncoder
+from vlp.towers.sharding import shard
+
+FIRST_LOSS_SCALE = 65536.0
+PLACES: dict[str, Any] = {"runs": True, "data": {"train": {"__all__": {"card"}}}}  # may differ between machines
+REFUSED_OF_FSDP = {
+    "fsdp_offload_params": "parameters stay on the device",
+    "fsdp_cpu_ram_efficient_loading": "every process reads the weights that it starts from",
+    "fsdp_activation_checkpointing": "model.grad_checkpointing recomputes activations",
+}
+
+
+@dataclass
+class Parts:
+    """All that a run works with.
+
+    Args:
+        claim: The run's right to its folder; `restore` makes it good.
+        model: The dual encoder as the accelerator wrapped it; the training step calls this one.
+        towers: The dual encoder itself.
+        optimizer: Of the towers.
+        term_optimizer: Of the parameters that terms bring along, if any.
+        rate: Factor of the learning rate at a step.
+    """
+
+    recipe: Recipe
+    claim: Claim
+    accelerator: Accelerator
+    stream: Stream
+    augment: Augment
+    model: nn.Module
+    towers: DualEncoder
+    objective: Objective
+    strategies: dict[str, Strategy]
+    optimizer: torch.optim.Optimizer
+    term_optimizer: torch.optim.Optimizer | None
+    safe_step: SafeStep
+    rate: Callable[[int], float]
+    num_steps: int
+
+    @property
+    def device(self) -> torch.device:
+        """Where this process computes."""
+        return self.accelerator.device
+
+    @property
+    def parameters(self) -> dict[str, list[nn.Parameter]]:
+        """Trained parameters by tower."""
+        image = list(self.towers.core.visual.parameters())
+        text = list(self.towers.core.text.parameters())
+        known = {id(parameter) for parameter in (*image, *text)}
+        rest = [parameter for parameter in self.towers.parameters() if id(parameter) not in known]
+        sets = {"image": image, "text": text, "scale": rest}
+        if self.term_optimizer is not None:
+            sets["terms"] = list(self.objective.parameters())
+        return {name: [p for p in values if p.requires_grad] for name, values in sets.items()}
+
+    def no_sync(self) -> Any:
+        """Return a context in which gradients stay where they are made; not those of sharded parameters, whose sum
+        would need the memory of whole ones."""
+        return nullcontext() if isinstance(self.model, FSDPModule) else self.accelerator.no_sync(self.model)
+
+    @property
+    def optimizers(self) -> Sequence[torch.optim.Optimizer]:
+        """All that steps."""
+        return self.safe_step.optimizers
+
+    @property
+    def kept_equal(self) -> dict[str, Tensor]:
+        """What every process holds a copy of and changes in the same way, by name; not statistics of batch norm."""
+        towers: dict[str, Tensor] = dict(self.towers.named_parameters())
+        sets: dict[str, dict[str, Tensor]] = {"model": towers, "objective": dict(self.objective.named_parameters())}
+        for label, strategy in self.strategies.items():
+            sets[label] = {name: value for name, value in (strategy.weights() or {}).items() if name in towers}
+        return {f"{label}.{name}": value for label, values in sets.items() for name, value in values.items()}
+
+    def open_log(self, first_step: int) -> Log:
+        """Open the progress line, `metrics.jsonl` and the trackers, and say what the towers start from."""
+        with dist.together():
+            log = Log(
+                self.recipe.folder / "metrics.jsonl",
+                num_steps=self.num_steps,
+                first_step=first_step,
+                is_main=dist.is_main(),
+                track=start_trackers(self.accelerator, self.recipe, self.claim.run_id),
+            )
+        for found in self.towers.loaded if first_step == 0 else ():
+            log.say(str(found))
+        return log
+
+
+def assemble(recipe: Recipe, *, resume: bool, allow_changes: bool) -> Parts:
+    """Build everything that a recipe names, and check that it fits together.
+
+    Raises:
+        RecipeError: A combination that cannot work; names the keys and a way out.
+    """
+    accelerator = _start_processes(recipe)
+    check_ready(recipe)
+    with dist.together():
+        towers = build_model(recipe.model)
+    recipe = settled(recipe, towers)
+    objective = _build_objective(recipe)
+    objective.create(towers.embed_dim)
+    used = {label: strategies.build(entry.type, settings(entry, "type")) for label, entry in recipe.strategies.items()}
+    sharded = is_sharded()
+    check_fit(recipe, towers, objective, used, sharded=sharded)
+    with dist.together():
+        stream = build_stream(recipe, towers, accelerator.device)
+    check_same("the number of samples", str(stream.num_samples))
+    objective.expect(stream.num_samples)
+    num_steps = count_steps(recipe, stream.num_samples)
+    claim = claim_folder(recipe, stream.samples, towers.loaded, resume=resume, allow_changes=allow_changes)
+    towers.train()
+    if towers.has_batch_norm and dist.world_size() > 1 and accelerator.device.type == "cuda":
+        towers.core = nn.SyncBatchNorm.convert_sync_batchnorm(towers.core)
+    if recipe.train.compile:
+        compile_towers(towers.core, by_block=sharded)
+    model = distribute(accelerator, towers, recipe)
+    check_wrapped(model, towers)
+    optimizer = build_optimizer(towers, **settings(recipe.optimizer))
+    term_optimizer = build_term_optimizer(objective.to(accelerator.device), recipe)
+    for strategy in used.values():
+        strategy.start(towers)
+    dist.on_main(lambda: check_room(recipe, towers, objective, used.values()))
+    return Parts(
+        recipe=recipe,
+        claim=claim,
+        accelerator=accelerator,
+        stream=stream,
+        augment=Augment(
+            towers.preprocess_cfg["mean"],
+            towers.preprocess_cfg["std"],
+            recipe.data.spare_first_view,
+            **settings(recipe.data.augment),
+        ).to(accelerator.device),
+        model=model,
+        towers=towers,
+        objective=objective,
+        strategies=used,
+        optimizer=optimizer,
+        term_optimizer=term_optimizer,
+        safe_step=SafeStep(
+            [optimizer] if term_optimizer is None else [optimizer, term_optimizer],
+            max_norm=recipe.train.clip_gradient_norm,
+            loss_scale=FIRST_LOSS_SCALE if recipe.train.precision == "float16" else 1.0,
+            device=str(accelerator.device),
+        ),
+        rate=learning_rate_factor(num_steps, **settings(recipe.schedule)),
+        num_steps=num_steps,
+    )
+
+
+def count_steps(recipe: Recipe, epoch_size: int) -> int:
+    """Return the length of the training in steps."""
+    length = recipe.train
+    if length.steps is not None:
+        return length.steps
+    samples = length.samples if length.samples is not None else (length.epochs or 0) * epoch_size
+    return max(1, math.ceil(samples / length.batch_size))
+
+
+def _start_processes(recipe: Recipe) -> Accelerator:
+    """Start the accelerator; threads, seeds and determinism are set here and nowhere else."""
+    accelerator = join(log_with=list(recipe.log.trackers) or None, project_dir=str(recipe.folder))
+    check_same("the recipe", json.dumps(recipe.model_dump(mode="json", exclude=PLACES)))
+    if accelerator.device.type == "cpu":
+        local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
+        torch.set_num_threads(recipe.train.threads or max(1, (os.cpu_count() or 1) // local_processes))
+    if recipe.train.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    choose_kernels(deterministic=recipe.train.deterministic)
+    torch.manual_seed(recipe.seed)
+    return accelerator
+
+
+def choose_kernels(*, deterministic: bool) -> None:
+    """Let CUDA multiply float32 matrices with fewer digits (TF32) and look for its fastest convolutions, or neither.
+
+    The objective is computed without TF32 in any case.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = not deterministic
+    torch.backends.cudnn.allow_tf32 = not deterministic
+    torch.backends.cudnn.benchmark = not deterministic
+
+
+def is_sharded() -> bool:
+    """Whether the launch asks for parameters split over its processes: `recipes/launch/fsdp2.yaml` does.
+
+    Raises:
+        RecipeError: It asks for what is not done here.
+    """
+    if not parse_flag_from_env("ACCELERATE_USE_FSDP"):
+        return False
+    if os.environ.get("FSDP_VERSION", "1") != "2":
+        raise RecipeError("fsdp_version: parameters are sharded by FSDP2 alone: set fsdp_version: 2 (FSDP_VERSION=2)")
+    for key, way_out in REFUSED_OF_FSDP.items():
+        if parse_flag_from_env(key.upper()):
+            raise RecipeError(f"{key}: has no effect here: set it to false; {way_out}")
+    return dist.world_size() > 1
+
+
+def distribute(accelerator: Accelerator, towers: DualEncoder, recipe: Recipe) -> nn.Module:
+    """Place the towers, and wrap them for several processes; the optimizer takes its parameters afterwards."""
+    if not is_sharded():
+        towers.to(memory_format=torch.channels_last)  # what convolution kernels are fastest with
+        model: nn.Module = accelerator.prepare_model(towers)
+        return model
+    shard(
+        towers.to(accelerator.device),
+        init_device_mesh(accelerator.device.type, (dist.world_size(),)),
+        number_format=recipe.train.number_format,
+        reshard_after_forward=parse_flag_from_env("FSDP_RESHARD_AFTER_FORWARD", default=True),
+    )
+    return towers
+
+
+def build_term_optimizer(objective: Objective, recipe: Recipe) -> torch.optim.Optimizer | None:
+    """Return an optimizer of the terms' own parameters with the recipe's settings; its patterns are for towers."""
+    if not any(True for _ in objective.parameters()):
+        return None
+    return build_optimizer(objective, **settings(recipe.optimizer, "no_decay", "groups"))
+
+
+def _build_objective(recipe: Recipe) -> Objective:
+    parts: dict[str, tuple[Term, Schedule]] = {}
+    for label, entry in recipe.objective.items():
+        weight = entry.weight
+        try:
+            term = terms.build(entry.type, settings(entry, "type", "weight"))
+            parts[label] = (term, Schedule(start=weight) if isinstance(weight, float) else Schedule(**settings(weight)))
+        except ValueError as error:
+            raise RecipeError(f"objective.{label}: {error}") from error
+    return Objective(parts)

@@ -1,0 +1,130 @@
+"""From a recipe's `data` section to the stream that feeds the towers."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+from vlp.data import Captions, Crop, HardNegatives, SampleSet, Stream, TextAugment, Views
+from vlp.data.arrange import arrange
+from vlp.data.order.shuffle import Order
+from vlp.data.order.timetable import Ramp
+from vlp.data.pixels.policies import policies
+from vlp.ground import dist
+from vlp.ground.types import RecipeError, VlpWarning
+from vlp.recipe.load import load_card
+from vlp.recipe.schema import DataSection, Recipe, settings
+from vlp.towers.dual import DualEncoder
+
+COUNTED_BATCHES = 16
+MANY_COPIES = 0.05  # of a batch
+
+
+def build_stream(recipe: Recipe, towers: DualEncoder, device: torch.device) -> Stream:
+    """Build the stream of a recipe's training pairs.
+
+    Raises:
+        RecipeError: Sources or settings that cannot work; names the key.
+    """
+    data, size = recipe.data, towers.image_size
+    if not isinstance(size, int):
+        raise RecipeError(f"model.image.image_size: training crops are square, {size} is not")
+    samples = SampleSet(
+        {label: load_card(source.card) for label, source in data.train.items()},
+        {label: source.repeat for label, source in data.train.items()},
+    )
+    order = _build_order(recipe, samples)
+    _check_twins(recipe.train.batch_size, samples, order)
+    return Stream(
+        samples,
+        _build_views(data, size),
+        towers.tokenizer,
+        batch_size=recipe.train.batch_size,
+        seed=recipe.seed,
+        order=order,
+        rank=dist.rank(),
+        world_size=dist.world_size(),
+        workers=data.workers,
+        worker_timeout=data.worker_timeout,
+        bad_sample_budget=data.bad_sample_budget,
+        pin_memory=device.type == "cuda",
+        quarantine=recipe.folder / "quarantine.jsonl",
+    )
+
+
+def _build_order(recipe: Recipe, samples: SampleSet) -> Order:
+    weights: dict[str, Ramp] = {}
+    for label, source in recipe.data.train.items():
+        weight = source.weight
+        try:
+            if weight is not None:
+                weights[label] = Ramp(start=weight) if isinstance(weight, float) else Ramp(**settings(weight))
+        except ValueError as error:
+            raise RecipeError(f"data.train.{label}.weight: {error}") from error
+    return arrange(
+        samples,
+        seed=recipe.seed,
+        batch_size=recipe.train.batch_size,
+        weights=weights,
+        mixing=recipe.data.mixing,
+        shuffle_shards=recipe.data.shuffle_shards,
+    )
+
+
+def _check_twins(batch_size: int, samples: SampleSet, order: Order) -> None:
+    """Refuse a batch that must hold samples twice, and warn of many of them: they are no negatives of each other."""
+    if batch_size > samples.num_distinct:
+        raise RecipeError(
+            f"train.batch_size: {batch_size} pairs are more than the {samples.num_distinct} different samples of "
+            "data.train, and a sample is no negative of itself: set train.batch_size to that or less, or add data"
+        )
+    copies = count_copies(batch_size, samples, order)
+    if copies > MANY_COPIES * batch_size:
+        warnings.warn(
+            f"data.train: about {copies:.2g} of the {batch_size} pairs of a batch are copies of others in it, which "
+            "are no negatives of them: lower train.batch_size, or the weight or repeat of small sources",
+            VlpWarning,
+            stacklevel=3,
+        )
+
+
+def count_copies(batch_size: int, samples: SampleSet, order: Order) -> float:
+    """Return how many pairs of a batch stand in it before, as a mean over batches of the first epoch."""
+    last = max(order.num_samples // batch_size, 1)
+    copies = []
+    for number in np.unique(np.linspace(0, last, COUNTED_BATCHES).astype(np.int64)):
+        ids = samples.originals(order.samples_at(number * batch_size + np.arange(batch_size))[1])
+        copies.append(batch_size - len(np.unique(ids)))
+    return float(np.mean(copies))
+
+
+def _build_views(data: DataSection, size: int) -> Views:
+    crops, rewordings = [Crop(size, **settings(data.crop))], [TextAugment(**settings(data.captions.augment))]
+    for label, view in data.views.items():
+        with _renamed("data.crop", f"data.views.{label}"):
+            crops += [Crop(size, **settings(view, "count"))] * view.count
+    for label, view in data.text_views.items():
+        with _renamed("data.captions.augment", f"data.text_views.{label}"):
+            rewordings += [TextAugment(**settings(view, "count"))] * view.count
+    wrong = data.captions.negatives
+    return Views(
+        crops=tuple(crops),
+        captions=Captions(**settings(data.captions, "augment", "negatives")),
+        rewordings=tuple(rewordings),
+        negatives=None if wrong is None else HardNegatives(**settings(wrong)),
+        policy=None if data.policy is None else policies.build(data.policy.type, settings(data.policy, "type")),
+        spare_first=data.spare_first_view,
+    )
+
+
+@contextmanager
+def _renamed(key: str, used: str) -> Iterator[None]:
+    """Let the mistakes of a part that is built at several places name the one that was written."""
+    try:
+        yield
+    except RecipeError as error:
+        raise RecipeError(str(error).replace(key, used)) from error

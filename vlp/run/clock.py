@@ -1,0 +1,121 @@
+"""When things happen: every so many steps, after so many seconds, or because the machine must be left."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType
+from typing import TypeVar
+
+from vlp.ground import dist
+
+Thing = TypeVar("Thing")
+NOTICEABLE_WAIT = 0.1  # share of time; less is noise between batches
+PREEMPTED = 75  # exit code after a signal: the state is saved, run the same command with --resume
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
+
+
+def due(step: int, every: int | None, num_steps: int) -> bool:
+    """Whether something that happens every so many steps, and at the end, happens now."""
+    return step == num_steps or (every is not None and step % every == 0)
+
+
+class StopSignal:
+    """Remember that this process was asked to leave; later signals change nothing while the state is saved.
+
+    A launcher that ends without a word (`accelerate launch` does, when it is signalled) asks as well.
+
+    Args:
+        launched: Whether a launcher started this process and waits for it.
+    """
+
+    def __init__(self, *, launched: bool = False) -> None:
+        self.asked = False
+        self.launcher = os.getppid() if launched else None
+        heard = [number for number in SIGNALS if number != signal.SIGHUP or not _is_ignored(number)]  # nohup ignores it
+        self.before = {number: signal.signal(number, self._ask) for number in heard}
+
+    def anywhere(self) -> bool:
+        """Whether any process was asked; the same answer on all of them."""
+        orphaned = self.launcher is not None and os.getppid() != self.launcher
+        return dist.any_process(self.asked or orphaned)
+
+    def restore(self) -> None:
+        """Give the signals back to whoever had them."""
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, _number: int, _frame: FrameType | None) -> None:
+        self.asked = True
+
+
+def _is_ignored(number: int) -> bool:
+    return signal.getsignal(number) is signal.SIG_IGN
+
+
+class Clock:
+    """Measure speed, and how much of the time went into waiting for data."""
+
+    def __init__(self, first_step: int) -> None:
+        self.step = first_step
+        self.laps = 0
+        self.lap_started = time.monotonic()
+        self.waited = 0.0
+
+    def waiting(self, things: Iterable[Thing]) -> Iterator[Thing]:
+        """Pass things on and count the seconds spent waiting for them."""
+        source = iter(things)
+        while True:
+            started = time.monotonic()
+            try:
+                thing = next(source)
+            except StopIteration:
+                return
+            self.waited += time.monotonic() - started
+            yield thing
+
+    def lap(self, step: int, batch_size: int) -> dict[str, float]:
+        """Return speed and waiting share since the last lap, and start a new one.
+
+        The first one also holds what happens once: processes that start, shards that are opened, kernels chosen.
+        """
+        seconds = max(time.monotonic() - self.lap_started, 1e-9)
+        measured = {
+            "samples_per_second": (step - self.step) * batch_size / seconds,
+            "data_wait": min(1.0, self.waited / seconds),
+        }
+        self.step, self.laps, self.lap_started, self.waited = step, self.laps + 1, time.monotonic(), 0.0
+        return measured
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave what happens inside (a checkpoint, an evaluation) out of the lap."""
+        started = time.monotonic()
+        yield
+        self.lap_started += time.monotonic() - started
+
+
+def diagnose(measured: Mapping[str, float], workers: int) -> str:
+    """Say what a run that waits for data lacks; nothing where it hardly waits.
+
+    Args:
+        measured: What `Clock.lap` returns, and `decode_rate`: samples per second that all decoding processes can
+            deliver, 0 where that is unknown.
+        workers: Decoding processes of each process.
+    """
+    wait, rate = measured["data_wait"], measured["decode_rate"]
+    if wait < NOTICEABLE_WAIT:
+        return ""
+    taken = measured["samples_per_second"] / max(1 - wait, 0.01)
+    if workers == 0:
+        return f"decode-bound: no process decodes beside the model, which takes {taken:,.0f} pairs/s: set data.workers"
+    given = f"{workers} {'worker gives' if workers == 1 else 'workers give'} {rate:,.0f} pairs/s"
+    if 0 < rate < taken:
+        enough = math.ceil(workers * taken / rate)
+        return f"decode-bound: {given}, the model takes {taken:,.0f}: try data.workers={enough}"
+    arriving = measured["samples_per_second"]
+    return f"read-bound: {given} once they have their bytes, {arriving:,.0f} arrive, the model takes {taken:,.0f}"

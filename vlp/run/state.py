@@ -1,0 +1,230 @@
+"""The state of a run on its way to the disk and back, whatever the layout of processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from vlp.data import Faults
+from vlp.ground import dist
+from vlp.ground.types import RecipeError
+from vlp.run import checkpoint
+from vlp.run.assemble import Parts
+from vlp.run.checkpoint import Checkpoint
+
+FULL = StateDictOptions(full_state_dict=True, cpu_offload=True)
+Thing = TypeVar("Thing")
+
+
+def restore(parts: Parts) -> tuple[int, int]:
+    """Load the newest whole checkpoint of the run, the same one everywhere; return (steps done, samples consumed).
+
+    The run folder is written to once the state fits the recipe, and not before.
+
+    Raises:
+        RecipeError: Another process trains in the folder, no checkpoint is whole, or its state does not fit the recipe.
+    """
+    dist.on_main(parts.claim.hold)
+    found = dist.on_main(lambda: checkpoint.latest(parts.recipe.folder))
+    if found is not None:
+        with dist.together():
+            _check_copy(found)
+            parts.stream.check_position(found.position)
+        _load(parts, found)
+    dist.on_main(parts.claim.confirm)
+    return (0, 0) if found is None else (found.step, found.position)
+
+
+def save(parts: Parts, *, step: int, position: int) -> None:
+    """Write a checkpoint unless that of this step is there; every process takes part, the first one writes.
+
+    Raises:
+        RecipeError: It cannot be written; on every process, whatever went wrong on which one.
+    """
+    try:
+        folder, keep = parts.recipe.folder, parts.recipe.checkpoint.keep
+        if not dist.on_main(lambda: checkpoint.is_saved(folder, step, keep)):
+            _save(parts, step, position)
+    except Exception as error:
+        raise RecipeError(
+            f"no checkpoint at step {step}: {type(error).__name__}: {error}; older ones are as they were, and --resume "
+            "continues from them"
+        ) from error
+
+
+def weights_to_evaluate(parts: Parts) -> dict[str, Tensor]:
+    """Return the weights that the recipe evaluates, whole, on the CPU."""
+    label = parts.recipe.evaluation.weights
+    averages = parts.strategies[label].weights() if label in parts.strategies else None
+    return full(averages if averages is not None else parts.towers.state_dict())
+
+
+def full(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Gather sharded tensors and bring everything to the CPU."""
+    return {
+        name: (value.full_tensor() if isinstance(value, DTensor) else value).detach().cpu()
+        for name, value in weights.items()
+    }
+
+
+def _save(parts: Parts, step: int, position: int) -> None:
+    faults = Faults.together(dist.gather_objects(parts.stream.faults))
+    with dist.together():  # sharded tensors meet in here: when one process fails, the others wait for their time-out
+        weights: dict[str, Any] = {checkpoint.MODEL: get_model_state_dict(parts.model, options=FULL)}
+        for label, strategy in parts.strategies.items():
+            averages = strategy.weights()
+            if averages is not None:
+                weights[label] = full(averages)
+        training = {
+            "optimizer": get_optimizer_state_dict(parts.model, parts.optimizer, options=FULL),
+            "term_optimizer": None if parts.term_optimizer is None else parts.term_optimizer.state_dict(),
+            "strategies": {label: strategy.state_dict() for label, strategy in parts.strategies.items()},
+            "objective": parts.objective.state_dict(),
+            "safe_step": parts.safe_step.state,
+            "faults": faults.state_dict(),
+        }
+
+    def write() -> None:
+        parts.claim.renew()
+        checkpoint.save(
+            parts.recipe.folder,
+            step=step,
+            position=position,
+            weights=weights,
+            training=training,
+            keep=parts.recipe.checkpoint.keep,
+        )
+
+    dist.on_main(write)
+
+
+def _check_copy(found: Checkpoint) -> None:
+    """See that this process reads the files that the first one has read, in case they lie on different disks.
+
+    Raises:
+        RecipeError: It does not.
+    """
+    if dist.is_main():
+        return
+    if checkpoint.open_checkpoint(found.path) != found:
+        raise RecipeError(f"{found.path}: differs from that of process 0; all must see the same run folder")
+
+
+def _load(parts: Parts, found: Checkpoint) -> None:
+    """Load part after part; where one does not fit, memory is of no more use, and the disk is as it was."""
+    weights = _on_all(found.weights)
+    _check_names("model", weights, parts.towers.state_dict(), found)
+    set_model_state_dict(parts.model, dict(weights), options=FULL)
+    training = _on_all(found.training)
+    with _fits("optimizer", found):
+        _keeping_settings(
+            parts.optimizer,
+            lambda: set_optimizer_state_dict(parts.model, parts.optimizer, training["optimizer"], options=FULL),
+        )
+    for label in parts.strategies:
+        _load_strategy(parts, label, training["strategies"].get(label), found)
+    _load_objective(parts, training, found)
+    _load_guard(parts, training["safe_step"])
+    if dist.is_main():
+        for source, reason, count in training["faults"]["counts"]:
+            parts.stream.faults.counts[source, reason] = count
+        parts.stream.faults.delivered = training["faults"]["delivered"]
+
+
+def _load_strategy(parts: Parts, label: str, saved: Mapping[str, Tensor] | None, found: Checkpoint) -> None:
+    key, strategy = f"strategies.{label}", parts.strategies[label]
+    averages = strategy.weights()
+    if saved is None or saved.keys() != strategy.state_dict().keys() or (averages and label not in found.labels()):
+        raise RecipeError(_lacks(key, found))
+    with _fits(key, found):
+        strategy.load_state_dict(dict(saved))
+    if averages is not None:
+        weights = _on_all(lambda: found.weights(label))
+        _check_names(key, weights, averages, found)
+        _copy(weights, averages)
+
+
+def _load_objective(parts: Parts, training: Mapping[str, Any], found: Checkpoint) -> None:
+    known, saved = parts.objective.state_dict(), training["objective"]
+    for name in known:
+        if name not in saved:
+            _, label, *_ = name.split(".")
+            raise RecipeError(_lacks(f"objective.{label}", found))
+    with _fits("objective", found):
+        parts.objective.load_state_dict({name: saved[name] for name in known})
+        optimizer = parts.term_optimizer
+        if optimizer is not None:
+            _keeping_settings(optimizer, lambda: optimizer.load_state_dict(training["term_optimizer"]))
+    parts.objective.expect(parts.stream.num_samples)  # there may be more of them than when the state was saved
+
+
+def _load_guard(parts: Parts, saved: Mapping[str, Tensor]) -> None:
+    for name, value in saved.items():
+        if name != "loss_scale" or parts.safe_step.scales:  # a scale is of no use where the precision changed
+            parts.safe_step.state[name].copy_(value)
+
+
+def _keeping_settings(optimizer: torch.optim.Optimizer, load: Callable[[], None]) -> None:
+    """Load moments; rates and decays stay those of the recipe, in which they may have changed."""
+    settings = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+    load()
+    for group, own in zip(optimizer.param_groups, settings, strict=True):
+        group.update(own)
+
+
+def _on_all(read: Callable[[], Thing]) -> Thing:
+    """Read something on every process, or fail on every process with the words of the one that cannot."""
+    with dist.together():
+        return read()
+
+
+def _check_names(key: str, saved: Mapping[str, Tensor], wanted: Mapping[str, Tensor], found: Checkpoint) -> None:
+    odd = sorted(saved.keys() ^ wanted.keys()) or [
+        name for name, value in wanted.items() if saved[name].shape != value.shape
+    ]
+    if odd:
+        raise RecipeError(_differs(key, found, f"{len(odd)} weights differ: {', '.join(odd[:3])}"))
+
+
+@contextmanager
+def _fits(key: str, found: Checkpoint) -> Iterator[None]:
+    """Name the key of a part that does not take its state back."""
+    try:
+        yield
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise RecipeError(_differs(key, found, f"{type(error).__name__}: {error}")) from error
+
+
+def _lacks(key: str, found: Checkpoint) -> str:
+    return (
+        f"{key}: the checkpoint of step {found.step} has no state of it; take it out to continue the run, "
+        "or start a new one (name=...)"
+    )
+
+
+def _differs(key: str, found: Checkpoint, how: str) -> str:
+    return (
+        f"{key}: the checkpoint of step {found.step} does not fit ({how}); take the change back to continue the run, "
+        "or start a new one (name=...)"
+    )
+
+
+def _copy(source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> None:
+    """Copy whole tensors into possibly sharded ones."""
+    for name, value in target.items():
+        whole = source[name].to(value.device)
+        if isinstance(value, DTensor):
+            whole = distribute_tensor(whole, value.device_mesh, value.placements)
+        value.copy_(whole)

@@ -1,0 +1,96 @@
+"""Models as runs left them: to evaluate, to export, or to start another training from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vlp.ground.types import RecipeError
+from vlp.recipe.load import build_model, fragments, without_weights
+from vlp.recipe.schema import Recipe
+from vlp.run.checkpoint import LOCK, WEIGHTS, Checkpoint, is_checkpoint, latest, open_checkpoint, read_lock
+from vlp.towers.build import choose_activation
+from vlp.towers.dual import DualEncoder
+from vlp.towers.meaning import PREPROCESS_KEYS, Meaning
+from vlp.towers.sources import WeightFile, finder
+
+
+def is_run(path: Path) -> bool:
+    """Whether `load_model_of_run` knows what to do with a path."""
+    return (path / LOCK).is_file() or is_checkpoint(path)
+
+
+class TrainedModel(NamedTuple):
+    """A model as a run left it, and where it came from."""
+
+    model: DualEncoder
+    checkpoint: Checkpoint
+    weights: str
+    recipe: Recipe
+
+
+def load_model_of_run(path: Path, weights: str | None = None) -> TrainedModel:
+    """Build a run's model and load a checkpoint into it.
+
+    Args:
+        path: A run folder (its newest whole checkpoint counts) or one checkpoint folder.
+        weights: Label of the weights; None takes what the recipe evaluates.
+
+    Raises:
+        RecipeError: No whole checkpoint there, or it holds no such weights.
+    """
+    recipe, checkpoint, label = _open(path, weights)
+    model = build_model(without_weights(recipe.model))
+    model.load_state_dict(checkpoint.weights(label))
+    return TrainedModel(model.eval(), checkpoint, label, recipe)
+
+
+@finder
+def find_weights_of_run(source: str) -> WeightFile | None:
+    """Return the weights that `RUN` or `RUN:LABEL` names, a run or checkpoint folder, or one of a checkpoint's files.
+
+    Without a label these are the weights that the run evaluates.
+
+    Raises:
+        RecipeError: No whole checkpoint there, or it holds no such weights.
+    """
+    file = Path(source).expanduser()
+    if file.suffix == WEIGHTS and is_checkpoint(file.parent) and (file.parent.parent.parent / LOCK).is_file():
+        path: Path = file.parent
+        wanted: str | None = file.stem
+    else:
+        path, wanted = split_label(source)
+    if not is_run(path):
+        return None
+    recipe, checkpoint, label = _open(path, wanted)
+    name = f"{source} ({label}, step {checkpoint.step})"
+    return WeightFile(checkpoint.path / f"{label}{WEIGHTS}", _meaning_of(recipe.model), name)
+
+
+def _meaning_of(model: Any) -> Meaning:
+    """Return what a recipe's `model` section says of its weights."""
+    image, text = fragments(without_weights(model))
+    said = {key: value for key in PREPROCESS_KEYS if (value := getattr(model, key, None)) is not None}
+    return Meaning(choose_activation(image, text), {**image.preprocess, **said})
+
+
+def split_label(name: str) -> tuple[Path, str | None]:
+    """Return the path and the label of `RUN` or `RUN:LABEL`."""
+    place, colon, label = name.rpartition(":")
+    path = Path(place).expanduser()
+    if colon and is_run(path) and not is_run(Path(name).expanduser()):
+        return path, label
+    return Path(name).expanduser(), None
+
+
+def _open(path: Path, label: str | None) -> tuple[Recipe, Checkpoint, str]:
+    """Return the recipe of a run or checkpoint folder, the checkpoint, and the label of weights."""
+    run = path.parent.parent if is_checkpoint(path) else path
+    recipe = read_lock(run)
+    checkpoint = open_checkpoint(path) if is_checkpoint(path) else latest(run)
+    if checkpoint is None:
+        raise RecipeError(f"{run}: holds no complete checkpoint; resume the run to make one")
+    chosen = label or recipe.evaluation.weights
+    if chosen not in checkpoint.labels():
+        raise RecipeError(f"{checkpoint.path}: no weights '{chosen}' (known: {', '.join(checkpoint.labels())})")
+    return recipe, checkpoint, chosen

@@ -1,0 +1,166 @@
+"""Gradients of a large batch in the memory of a small one, exact for every parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vlp.ground.types import Batch, Embeddings, Teacher
+
+Embed = Callable[[Batch], Embeddings]
+Evaluate = Callable[[Embeddings], tuple[Tensor, dict[str, Tensor]]]
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """Seeds of dropout: a pure function of (seed, step, process, micro-batch), so a pass can be repeated."""
+
+    seed: int
+    step: int
+    process: int
+
+    def set(self, micro_batch: int) -> None:
+        """Seed torch's generators for one micro-batch."""
+        mixed = self.seed
+        for part in (self.step, self.process, micro_batch):
+            mixed = _mix(mixed ^ _mix(part + 1))
+        torch.manual_seed(mixed)
+
+
+def backward(
+    micro_batches: Sequence[Batch],
+    embed: Embed,
+    evaluate: Evaluate,
+    seeds: Seeds,
+    *,
+    no_sync: Callable[[], Any] = nullcontext,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Compute the objective once on all micro-batches and leave its gradients on the parameters.
+
+    With several micro-batches: embed all of them without a graph, differentiate the objective by the embeddings,
+    then embed each again with the same random state and continue backward from there
+    (Gao et al. 2021, arXiv:2101.06983). With one micro-batch the towers run once: an ordinary backward in two parts.
+
+    Args:
+        micro_batches: This process's share of the batch, in pieces.
+        embed: Towers; scale and bias take part in each call.
+        evaluate: Embeddings of the whole share to (loss, report).
+        no_sync: Context in which gradients are not exchanged between processes.
+
+    Returns:
+        The loss and the report of the objective, both detached.
+    """
+    last = len(micro_batches) - 1
+    if last == 0:
+        seeds.set(0)
+        embeddings = embed(micro_batches[0])
+        leaves = _join([embeddings], with_graph=True)
+        loss, report = _differentiate(evaluate, leaves)
+        _inject(embeddings, leaves, 0, len(micro_batches[0]), is_last=True)
+        return loss, report
+    pieces = [_embed_without_graph(embed, batch, seeds, k) for k, batch in enumerate(micro_batches)]
+    leaves = _join(pieces, with_graph=False)
+    loss, report = _differentiate(evaluate, leaves)
+    for k, batch in enumerate(micro_batches):
+        with nullcontext() if k == last else no_sync():
+            seeds.set(k)
+            _inject(embed(batch), leaves, k, len(batch), is_last=k == last)
+    return loss, report
+
+
+def _differentiate(evaluate: Evaluate, leaves: Embeddings) -> tuple[Tensor, dict[str, Tensor]]:
+    """Evaluate the objective and leave its gradients on the embeddings, with all digits of float32."""
+    with whole_float32():
+        loss, report = evaluate(leaves)
+        loss.backward()
+    return loss.detach(), report
+
+
+@contextmanager
+def whole_float32() -> Iterator[None]:
+    """Multiply float32 matrices as such on CUDA too: the towers may drop 13 of 23 digits (TF32), losses may not."""
+    matmul = torch.backends.cuda.matmul
+    before = matmul.allow_tf32
+    matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        matmul.allow_tf32 = before
+
+
+def _embed_without_graph(embed: Embed, batch: Batch, seeds: Seeds, micro_batch: int) -> Embeddings:
+    seeds.set(micro_batch)
+    with torch.no_grad():
+        return embed(batch)
+
+
+def _join(parts: Sequence[Embeddings], *, with_graph: bool) -> Embeddings:
+    """Concatenate along the samples; every embedding becomes a leaf that collects its gradient.
+
+    Args:
+        with_graph: The parts have one, which says what needs no gradient: that of a locked tower.
+    """
+
+    def leaf(values: Sequence[Tensor]) -> Tensor:
+        return torch.cat(list(values)).detach().requires_grad_(values[0].requires_grad or not with_graph)
+
+    def one(value: Tensor) -> Tensor:
+        return value.detach().requires_grad_(value.requires_grad or not with_graph)
+
+    def together(pick: Callable[[Embeddings], Tensor | None]) -> Tensor | None:
+        values = [value for value in map(pick, parts) if value is not None]
+        return torch.cat(values) if values else None
+
+    first = parts[0]
+    teachers = [part.teacher for part in parts if part.teacher is not None]
+    negatives = together(lambda part: part.negatives)
+    return Embeddings(
+        image=leaf([part.image for part in parts]),
+        text=leaf([part.text for part in parts]),
+        scale=one(first.scale),
+        bias=one(first.bias),
+        image_views=tuple(leaf(views) for views in zip(*(part.image_views for part in parts), strict=True)),
+        text_views=tuple(leaf(views) for views in zip(*(part.text_views for part in parts), strict=True)),
+        reference=together(lambda part: part.reference),
+        negatives=None if negatives is None else one(negatives),
+        teacher=Teacher(*(torch.cat(rows) for rows in zip(*map(_both, teachers), strict=True))) if teachers else None,
+        tokens=together(lambda part: part.tokens),
+        lengths=together(lambda part: part.lengths),
+    )
+
+
+def _both(teacher: Teacher) -> tuple[Tensor, Tensor]:
+    return teacher.image, teacher.text
+
+
+def _inject(embeddings: Embeddings, leaves: Embeddings, index: int, size: int, *, is_last: bool) -> None:
+    """Continue backward from the gradients at the leaves; scale and bias hand theirs over once, in the last pass."""
+    rows = slice(index * size, (index + 1) * size)
+    surrogate = embeddings.scale.new_zeros(())
+    for output, leaf in zip(_rows(embeddings), _rows(leaves), strict=True):
+        if leaf.grad is not None:
+            surrogate = surrogate + (output * leaf.grad[rows]).sum()
+        else:
+            surrogate = surrogate + 0.0 * output.sum()
+    for output, leaf in ((embeddings.scale, leaves.scale), (embeddings.bias, leaves.bias)):
+        share = leaf.grad if is_last and leaf.grad is not None else torch.zeros_like(leaf)
+        surrogate = surrogate + output * share
+    surrogate.backward()
+
+
+def _rows(embeddings: Embeddings) -> tuple[Tensor, ...]:
+    made = () if embeddings.negatives is None else (embeddings.negatives,)
+    return (embeddings.image, embeddings.text, *embeddings.image_views, *embeddings.text_views, *made)
+
+
+def _mix(value: int) -> int:
+    """Scramble 63 bits (the finaliser of SplitMix64)."""
+    value = (value + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
+    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
+    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
+    return (value ^ (value >> 31)) & 0x7FFFFFFFFFFFFFFF

@@ -45,7 +45,7 @@ open-clip: .venv/ready  ## the tests that meet open_clip, with its main branch o
 	$(BIN)/pip install --quiet --no-deps --target .venv-open-clip '$(OPEN_CLIP)'
 	PYTHONPATH=.venv-open-clip $(BIN)/python -c 'from vlp.ground.provenance import versions; print(versions()["open_clip_torch"])'
 	PYTHONPATH=.venv-open-clip $(BIN)/pytest -n 2 --dist worksteal tests/towers tests/export tests/evaluators \
-	  tests/strategies tests/test_benchmarks.py tests/test_train.py tests/test_golden.py
+	  tests/strategies tests/benchmarks/test_benchmarks.py tests/test_train.py tests/test_golden.py
 
 lint: .venv/ready  ## style
 	$(BIN)/ruff check .

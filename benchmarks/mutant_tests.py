@@ -23,7 +23,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "data": ("vlp/data/*.py",),
 }
 PAIRS = (
-    "tests/pairs/test_engine.py tests/pairs/test_pairs.py tests/pairs/test_products_at.py",
+    "tests/pairs/test_walk.py tests/pairs/test_pairs.py tests/pairs/test_products_at.py",
     "tests/pairs/test_properties.py",
     "tests/objectives/test_contract.py -k 'clip or cwcl or groco'",
     "tests/pairs/test_processes.py",
@@ -53,9 +53,9 @@ ROWS: dict[str, tuple[str, ...]] = {
     "vlp/run/state.py": RUNS,
     "vlp/run/folder.py": RUNS,
     "vlp/data/*.py": ("tests/data/test_stream.py tests/data/test_samples.py",),
-    "vlp/data/processes/pool.py": ("tests/data/test_workers.py",),
-    "vlp/data/processes/worker.py": ("tests/data/test_workers.py",),
-    "vlp/data/batches.py": ("tests/data/test_workers.py",),
+    "vlp/data/processes/pool.py": ("tests/data/test_pool.py",),
+    "vlp/data/processes/worker.py": ("tests/data/test_pool.py",),
+    "vlp/data/batches.py": ("tests/data/test_pool.py",),
     "vlp/data/order/*.py": ("tests/data/test_order.py", "tests/data/test_windows.py tests/data/test_mixture.py"),
     "vlp/data/shards/*.py": SHARDS,
     "vlp/data/shards/homes.py": ("tests/data/test_object_stores.py",),

@@ -10,6 +10,7 @@ from scipy.stats import beta
 from torch.nn import functional
 
 from tests.objectives.batches import draw_leaves, gradients_of, pairs_of, share_of, unit
+from vlp.ground.draws import uniform
 from vlp.objectives.clip import ClipTerm
 from vlp.objectives.feature_transformation import (
     SALT_OF_PARTNERS,
@@ -17,7 +18,6 @@ from vlp.objectives.feature_transformation import (
     BetaQuantiles,
     FeatureTransformationTerm,
 )
-from vlp.pairs.draws import uniform
 
 VARIANTS = [{"positive": 0.0}, {"negative": 0.0}, {"positive": 1.0, "negative": 3.0}]
 

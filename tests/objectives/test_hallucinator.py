@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from tests.objectives.batches import DIM, draw_leaves, gradients_of, pairs_of, share_of
+from vlp.ground.draws import uniform
 from vlp.objectives.clip import ClipTerm
 from vlp.objectives.hallucinator import SALT, HallucinatorTerm
-from vlp.pairs.draws import uniform
 
 VARIANTS = [{"hallucination_weight": 0.3, "hidden": 3, "max_distance": 0.5}]
 

@@ -9,9 +9,9 @@ import torch
 from torch.nn import functional
 
 from tests.objectives.batches import draw_leaves, gradients_of, pairs_of, share_of, unit, value_of
+from vlp.ground.draws import uniform
 from vlp.objectives.clip import ClipTerm
 from vlp.objectives.mochi import SALTS, MochiTerm
-from vlp.pairs.draws import uniform
 
 VARIANTS = [{"hardest": 2, "mixes": 3, "anchor_mixes": 2}, {"mixes": 0, "anchor_mixes": 0}]
 

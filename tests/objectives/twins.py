@@ -15,11 +15,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from tests.objectives.batches import DIM, draw_leaves, extras, unit
+from vlp.ground.draws import uniform
 from vlp.objectives.base import Term
 from vlp.objectives.feature_transformation import SALT_OF_PARTNERS, SALT_OF_SHARES
 from vlp.objectives.hallucinator import SALT as SALT_OF_MADE
 from vlp.objectives.mochi import SALTS
-from vlp.pairs.draws import uniform
 
 SIZE = 12
 IDS = torch.tensor([4, 7, 1, 4, 9, 12, 7, 4, 20, 21, 22, 23])

@@ -16,8 +16,8 @@ import pytest
 import torch
 
 from tests.pairs.dense import COLUMNS, REQUESTS, ROWS, blocks_of, leaves, mix
-from tests.pairs.test_engine import EXTREMES, NEGATIVES, dense_stats, gradients
 from tests.pairs.test_processes import SIZE, local_blocks, weighted
+from tests.pairs.test_walk import EXTREMES, NEGATIVES, dense_stats, gradients
 from tests.processes import run_processes
 from vlp.pairs import LSE, MAP, SOFTPLUS, WMEAN, Block, pair_stats
 from vlp.pairs.engine import fused

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from tests.pairs.dense import REQUESTS, blocks_of, dense_stat, hidden_by, leaves, mix
-from tests.pairs.test_engine import gradients
 from tests.pairs.test_processes import SIZE, local_blocks, weighted
 from tests.pairs.test_triton import FUSED, interpreter
+from tests.pairs.test_walk import gradients
 from tests.processes import run_processes
 from vlp.ground.types import Embeddings
 from vlp.pairs import Pairs, pair_stats

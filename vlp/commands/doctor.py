@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import shutil
 import socket
@@ -18,9 +19,9 @@ from urllib.parse import urlsplit
 
 import torch
 
-from vlp.curate.parallel import num_cpus
 from vlp.evaluate import DEFAULT_TASKS
 from vlp.ground import files
+from vlp.ground.cores import quota, usable_cores
 from vlp.ground.provenance import commit, machine, versions
 from vlp.ground.types import RecipeError
 from vlp.recipe.load import build_model, load_recipe
@@ -101,7 +102,8 @@ def look_at_versions() -> Iterator[Finding]:
 
 def look_at_devices() -> Iterator[Finding]:
     """Processor and GPUs, and what they can do."""
-    yield Finding("processor", f"{machine()}, {num_cpus()} usable by this process{_quota()}")
+    limited = "" if quota() == math.inf else f", of which a container may use {quota():.3g}"
+    yield Finding("processor", f"{machine()}, {usable_cores()} usable by this process{limited}")
     if not torch.cuda.is_available():
         built = torch.version.cuda or torch.version.hip
         has_driver = shutil.which("nvidia-smi") is not None
@@ -120,15 +122,6 @@ def look_at_devices() -> Iterator[Finding]:
         yield Finding("devices", "no bfloat16 here: set train.precision=float16 or float32", "note")
     if find_spec("triton") is None:
         yield Finding("devices", "triton is missing: the fused kernels of the losses fall back to tiles", "note")
-
-
-def _quota() -> str:
-    """Say how much of the cores a container may use."""
-    try:
-        most, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="utf-8").split()
-        return "" if most == "max" else f", of which a container may use {int(most) / int(period):.3g}"
-    except (OSError, ValueError):
-        return ""
 
 
 def look_at_processes() -> Iterator[Finding]:

@@ -6,11 +6,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vlp.curate.cards import num_shards, open_card
-from vlp.curate.parallel import map_in_order, num_cpus, progress
+from vlp.curate.parallel import map_in_order, progress
 from vlp.data.faults import BadSampleError
 from vlp.data.shards.index import build_index, index_in_memory
 from vlp.data.shards.shard import Shard, open_shards
 from vlp.data.shards.summary import Known, summary_beside, summary_in_cache, write_summary
+from vlp.ground.cores import usable_cores
 from vlp.ground.files import write_whole
 from vlp.ground.types import RecipeError
 
@@ -70,7 +71,7 @@ def index_card(name: str, *, workers: int | None = None) -> Indices:
     shards = open_shards(card)
     indexed = []
     with progress(len(shards), "shards") as bar:
-        for one in map_in_order(index_shard, shards, num_cpus() if workers is None else workers):
+        for one in map_in_order(index_shard, shards, usable_cores() if workers is None else workers):
             indexed.append(one)
             bar.update()
     known = {one.location: one.known for one in indexed}

@@ -16,10 +16,10 @@ from PIL.Image import Resampling
 from vlp.curate.cards import open_card
 from vlp.curate.facts.measure import Columns, Measured, measure
 from vlp.curate.page import Findings, Group, Picture, page
-from vlp.curate.parallel import num_cpus
 from vlp.data import Captions, SampleSet
 from vlp.data.faults import BadSampleError
 from vlp.data.pixels.decode import FORMATS, MOST_PIXELS, decode_image
+from vlp.ground.cores import usable_cores
 from vlp.ground.files import write_text
 from vlp.ground.types import RecipeError
 
@@ -42,7 +42,7 @@ def inspect_card(name: str, to: Path | None = None, *, seed: int = 0, workers: i
         RecipeError: No such card, a shard is missing, or no sample can be used.
     """
     card = open_card(name)
-    measured = measure(card, num_cpus() if workers is None else workers)
+    measured = measure(card, usable_cores() if workers is None else workers)
     if not len(measured.columns):
         raise RecipeError(
             f"card '{card.name}': none of {measured.samples} samples can be used: {dict(measured.faults)}"

@@ -15,13 +15,14 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from vlp.curate.cards import num_shards
-from vlp.curate.parallel import map_in_order, num_cpus, progress
+from vlp.curate.parallel import map_in_order, progress
 from vlp.curate.sources.columns import Columns
 from vlp.curate.sources.open_source import open_source
 from vlp.curate.sources.rows import Source
 from vlp.curate.sources.unit import RECORDS, Record, Unit, pack_unit
 from vlp.curate.sources.writer import PARTIAL
 from vlp.data.faults import Faults
+from vlp.ground.cores import usable_cores
 from vlp.ground.files import write_text
 from vlp.ground.registry import nearest
 from vlp.ground.types import RecipeError
@@ -126,7 +127,7 @@ def pack(
     to = to.expanduser().resolve()
     with _claimed(to, _settings(source, given, bounds, split, encoding)):
         try:
-            records, faults = _pack_units(opened, to, bounds, num_cpus() if workers is None else workers)
+            records, faults = _pack_units(opened, to, bounds, usable_cores() if workers is None else workers)
         except KeyboardInterrupt as error:
             raise RecipeError("interrupted; the same command continues where it stopped") from error
         _write_quarantine(to, records)

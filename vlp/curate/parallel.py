@@ -23,11 +23,6 @@ Result = TypeVar("Result")
 AHEAD = 2  # tasks per process that wait, so that none idles and no table is held in memory
 
 
-def num_cpus() -> int:
-    """Return the cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def map_in_order(work: Callable[[Task], Result], tasks: Iterable[Task], workers: int) -> Generator[Result, None, None]:
     """Yield `work(task)` in the order of the tasks; one worker runs in this process.
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from vlp.curate.cards import num_shards, open_card
-from vlp.curate.parallel import map_in_order, num_cpus, progress
+from vlp.curate.parallel import map_in_order, progress
 from vlp.data import Captions, Card
 from vlp.data.faults import BadSampleError
 from vlp.data.pixels.decode import MOST_BYTES, MOST_PIXELS, decode_image
@@ -17,6 +16,8 @@ from vlp.data.samples import Sample
 from vlp.data.shards.remote import is_remote
 from vlp.data.shards.shard import Shard, open_shards
 from vlp.data.shards.tar import scan_tar
+from vlp.ground.cores import usable_cores
+from vlp.ground.files import sha256_of
 from vlp.ground.types import RecipeError
 
 SHOWN = 20
@@ -79,7 +80,7 @@ def verify_card(name: str, *, workers: int | None = None) -> Verdict:
     findings: list[Finding] = []
     with progress(len(shards), "shards") as bar:
         tasks = [(card, shard) for shard in shards]
-        for checked in map_in_order(_check_shard, tasks, num_cpus() if workers is None else workers):
+        for checked in map_in_order(_check_shard, tasks, usable_cores() if workers is None else workers):
             samples += checked.samples
             findings += checked.findings
             bar.update()
@@ -119,8 +120,7 @@ def _check_bytes(card: Card, shard: Shard, tar: Path) -> Iterator[Finding]:
     if not expected:
         yield Finding("no_checksum", shard.name, "", "the card has checksums, but none of this shard")
         return
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = sha256_of(path)
     if found != expected:
         yield Finding("wrong_checksum", shard.name, "", f"sha256 is {found}, not {expected}")
 

@@ -14,6 +14,7 @@ from vlp.data.samples import SampleSet
 from vlp.data.shards.cards import Card
 from vlp.data.shards.files import OpenFiles
 from vlp.data.shards.shard import THREADS, Shard
+from vlp.ground.files import sha256_of
 
 SHOWN = 5
 GZIP_TRAILER_BYTES = 8
@@ -114,8 +115,7 @@ def _mark(shard: Shard, name: str, before: ShardMark | None) -> ShardMark:
 def _sha256(shard: Shard) -> str:
     """Read a whole shard, as only a shard needs that was replaced, or lost its index."""
     try:
-        with Path(shard.location).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(Path(shard.location))
     except OSError:
         return ""
 

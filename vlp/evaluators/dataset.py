@@ -22,8 +22,9 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
 from vlp.data.pixels.decode import to_rgb
-from vlp.evaluators.shards import Sample, read_shard, sha256_of
+from vlp.evaluators.shards import Sample, read_shard
 from vlp.ground import dist
+from vlp.ground.files import sha256_of
 from vlp.ground.paths import find_file, folders
 from vlp.ground.types import RecipeError
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -77,9 +76,3 @@ def _check_end(shard: Path, end: int) -> None:
         block = file.read(tarfile.BLOCKSIZE)
     if len(block) < tarfile.BLOCKSIZE or any(block):
         raise RecipeError(f"{shard}: the tar is cut or damaged at byte {end}; fetch it again")
-
-
-def sha256_of(path: Path) -> str:
-    """Return the checksum that `sha256sum` prints."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

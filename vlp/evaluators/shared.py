@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +16,7 @@ from tqdm import tqdm
 
 from vlp.evaluators.dataset import DataSource, EvaluationSet, open_set
 from vlp.ground import dist
+from vlp.ground.cores import usable_cores
 from vlp.ground.types import Encoder, RecipeError
 
 NORM_TOLERANCE = 1e-3
@@ -103,7 +103,7 @@ def chunk_size(size: int) -> int:
 
 def decode_ahead(decode: Callable[[int], Image], indices: range) -> Iterator[Image]:
     """Yield decoded images in order, a few of them decoded ahead by threads (the codecs release the GIL)."""
-    num_threads = min(8, os.cpu_count() or 1)
+    num_threads = min(8, usable_cores())
     left = iter(indices)
     with ThreadPoolExecutor(num_threads) as pool:
         waiting: deque[Future[Image]] = deque(pool.submit(decode, i) for i in islice(left, 2 * num_threads))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vlp.ground.manifest import sha256_of
+from vlp.ground.files import sha256_of
 
 CHECKSUMS = "SHA256SUMS"
 CARD = "README.md"

@@ -35,12 +35,6 @@ def read_manifest(path: Path) -> dict[str, Any]:
     return values
 
 
-def sha256_of(path: Path) -> str:
-    """Return the checksum of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _sum(values: Mapping[str, Any]) -> str:
     return hashlib.sha256(_lay_out(values).encode()).hexdigest()
 

@@ -18,7 +18,8 @@ Thing = TypeVar("Thing")
 
 MASK = (1 << 64) - 1
 SAME = 3  # (seed, use, epoch): the samples of an epoch share the hash of these
-GOLDEN = 0x9E3779B97F4A7C15
+GOLDEN = 0x9E3779B97F4A7C15  # 2^64 divided by the golden ratio
+FIRST, SECOND = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 
 # What a key is for: equal (seed, epoch, sample) must not give equal numbers to different users.
 # Append only, so that a seed keeps its meaning.
@@ -27,15 +28,15 @@ ORDER, SUBSTITUTE, CROP, CAPTION, DEVICE, REWORD, NEGATIVE, POLICY, SHARDS, WIND
 
 def mix(value: int) -> int:
     """Return 64 bits that all depend on all bits of `value`."""
-    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & MASK
-    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & MASK
+    value = ((value ^ (value >> 30)) * FIRST) & MASK
+    value = ((value ^ (value >> 27)) * SECOND) & MASK
     return value ^ (value >> 31)
 
 
 def mix_array(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """Apply `mix` to each element."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(FIRST)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(SECOND)
     return values ^ (values >> np.uint64(31))
 
 
@@ -72,8 +73,8 @@ class Draws:
         """Return the next 64 bits."""
         self._state = value = (self._state + GOLDEN) & MASK
         # `mix`, written out: a call would cost more than its arithmetic.
-        value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & MASK
-        value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & MASK
+        value = ((value ^ (value >> 30)) * FIRST) & MASK
+        value = ((value ^ (value >> 27)) * SECOND) & MASK
         return value ^ (value >> 31)
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> float:

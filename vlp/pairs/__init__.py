@@ -1,6 +1,6 @@
 """The pair engine: streamed statistics of similarity matrices, and the view of a batch that terms get."""
 
-from vlp.pairs.draws import pick
+from vlp.ground.draws import pick
 from vlp.pairs.engine.tiles import Memory
 from vlp.pairs.engine.walk import pair_stats
 from vlp.pairs.functions import SOFTPLUS, Kernel, Pointwise, affinity, below, fade, given, nearness, tilt

@@ -16,8 +16,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from vlp.ground import dist
+from vlp.ground.draws import below_one, uniform
 from vlp.ground.types import Embeddings
-from vlp.pairs.draws import below_one, uniform
 from vlp.pairs.numbers import all_finite, at_least_float32, harmless
 from vlp.pairs.products import products_at
 from vlp.pairs.requests import Block, Side

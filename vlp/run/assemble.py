@@ -20,6 +20,7 @@ from torch.distributed.fsdp import FSDPModule
 import vlp.run.trained_model  # noqa: F401 - weights may come from runs
 from vlp.data import Augment, Stream
 from vlp.ground import dist
+from vlp.ground.cores import usable_cores
 from vlp.ground.types import RecipeError
 from vlp.objectives.base import Objective, Term, terms
 from vlp.objectives.schedule import Schedule
@@ -203,7 +204,7 @@ def _start_processes(recipe: Recipe) -> Accelerator:
     check_same("the recipe", json.dumps(recipe.model_dump(mode="json", exclude=PLACES)))
     if accelerator.device.type == "cpu":
         local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
-        torch.set_num_threads(recipe.train.threads or max(1, (os.cpu_count() or 1) // local_processes))
+        torch.set_num_threads(recipe.train.threads or max(1, usable_cores() // local_processes))
     if recipe.train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)

@@ -18,7 +18,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vlp.ground import files
-from vlp.ground.manifest import MANIFEST, lay_out_manifest, read_manifest, sha256_of
+from vlp.ground.files import sha256_of
+from vlp.ground.manifest import MANIFEST, lay_out_manifest, read_manifest
 from vlp.ground.provenance import versions
 from vlp.ground.types import RecipeError, VlpWarning
 from vlp.recipe.layers import read_layers

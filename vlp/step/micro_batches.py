@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vlp.ground.randomness import GOLDEN, MASK, mix
 from vlp.ground.types import Batch, Embeddings, Teacher
 
 Embed = Callable[[Batch], Embeddings]
@@ -28,7 +29,7 @@ class Seeds:
         """Seed torch's generators for one micro-batch."""
         mixed = self.seed
         for part in (self.step, self.process, micro_batch):
-            mixed = _mix(mixed ^ _mix(part + 1))
+            mixed = _scrambled(mixed ^ _scrambled(part + 1))
         torch.manual_seed(mixed)
 
 
@@ -158,9 +159,6 @@ def _rows(embeddings: Embeddings) -> tuple[Tensor, ...]:
     return (embeddings.image, embeddings.text, *embeddings.image_views, *embeddings.text_views, *made)
 
 
-def _mix(value: int) -> int:
-    """Scramble 63 bits (the finaliser of SplitMix64)."""
-    value = (value + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
-    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
-    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
-    return (value ^ (value >> 31)) & 0x7FFFFFFFFFFFFFFF
+def _scrambled(value: int) -> int:
+    """Return 63 bits that all depend on all of a value's."""
+    return mix((value + GOLDEN) & MASK) & (MASK >> 1)

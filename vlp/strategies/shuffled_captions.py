@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from vlp.ground.draws import pick, uniform
 from vlp.ground.types import Batch, Embeddings, send
-from vlp.pairs.draws import pick, uniform
 from vlp.strategies.base import Strategy, strategies
 
 

@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 
 from vlp.curate.facts.facts import Fact
 from vlp.curate.facts.view import View
-from vlp.curate.parallel import map_in_order, num_cpus, progress
+from vlp.curate.parallel import map_in_order, progress
 from vlp.data import Card
 from vlp.data.faults import BadSampleError
 from vlp.data.samples import Sample
 from vlp.data.shards.shard import Shard, open_shards
+from vlp.ground.cores import usable_cores
 from vlp.ground.files import write_whole
 from vlp.ground.types import RecipeError
 
@@ -135,7 +136,7 @@ def gather(card: Card, facts: Sequence[Fact], folder: Path, workers: int | None 
     Raises:
         RecipeError: A shard is missing.
     """
-    processes = num_cpus() if workers is None else workers
+    processes = usable_cores() if workers is None else workers
     shards = open_shards(card)
     on_cores = list({fact.name: fact for fact in facts if not fact.on_device}.values())
     tasks = [Task(card, shard, missing(card, shard, on_cores, folder), folder) for shard in shards]
@@ -202,7 +203,7 @@ def _measure_here(card: Card, shards: Sequence[Shard], fact: Fact, folder: Path)
     with progress(len(shards), f"shards ({fact.name})") as bar:
         for shard in shards:
             if missing(card, shard, [fact], folder):
-                _measure_and_keep(Task(card, shard, (fact,), folder, num_cpus()))
+                _measure_and_keep(Task(card, shard, (fact,), folder, usable_cores()))
             bar.update()
 
 

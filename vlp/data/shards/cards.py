@@ -18,6 +18,7 @@ from vlp.data.pixels.decode import EXTENSIONS
 from vlp.data.shards.download import RemoteStats, ask
 from vlp.data.shards.remote import PIPE, Remote, TransferError, is_remote, listing
 from vlp.ground.explain import explain
+from vlp.ground.files import sha256_of
 from vlp.ground.types import RecipeError
 
 Value = TypeVar("Value")
@@ -174,9 +175,8 @@ class Card(BaseModel):
             expected = self.sha256_of(location)
             if is_remote(location) or not expected:
                 continue
-            with Path(location).open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != expected:
-                    raise RecipeError(f"card '{self.name}': {location} differs from its sha256; fetch it again")
+            if sha256_of(Path(location)) != expected:
+                raise RecipeError(f"card '{self.name}': {location} differs from its sha256; fetch it again")
 
     def _patterns(self) -> tuple[str, ...]:
         """Return the patterns one by one; WebDataset joins them by `::`."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import mmap
 import threading
@@ -18,6 +17,7 @@ from typing import Any, BinaryIO, TypeVar, get_args
 import numpy as np
 
 from vlp.data.shards.remote import Body, Remote, TransferError, Trouble, Version, read, refuse_page
+from vlp.ground.files import sha256_of
 from vlp.ground.randomness import Draws
 from vlp.ground.types import RecipeError
 
@@ -226,8 +226,7 @@ class _Partial:
         return self.path.open("ab")
 
     def sha256(self) -> str:
-        with self.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(self.path)
 
     def clear(self) -> None:
         self.path.unlink(missing_ok=True)

@@ -359,7 +359,7 @@ def build(folder, captions=None, **settings):
 SCRIPT = """
 import multiprocessing, os, signal, sys
 from itertools import islice
-from tests.data.test_workers import Cursed, build, hang
+from tests.data.test_pool import Cursed, build, hang
 *_, third = islice(build(sys.argv[1], workers=0).batches(0), 3)
 batches = build(sys.argv[1], Cursed(hang, *third.ids.tolist())).batches(0)
 kept = next(batches)

@@ -14,8 +14,8 @@ from safetensors import SafetensorError
 
 import vlp.train as training
 from tests.processes import run_processes
+from tests.run.test_checkpoint import content, damage
 from tests.shards import write_shards
-from tests.test_checkpoint import content, damage
 from tests.tiny import tiny_recipe
 from vlp.ground.types import RecipeError, VlpWarning
 from vlp.run import checkpoint, state

@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from tests.pairs.test_draws import unmixed
+from tests.ground.test_draws import unmixed
 from vlp.ground.randomness import GOLDEN, Draws, fold, mix, mix_array, uniform_rows
 
 

@@ -20,7 +20,7 @@ from tests.tiny import tiny_recipe
 from vlp.recipe.load import lock_text
 from vlp.run.clock import PREEMPTED
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 LAUNCH = ROOT / "recipes" / "launch"
 # What of this process a launcher may see: nothing that tests, torch or Accelerate have set.
 PASSED_ON = ("HOME", "LANG", "TMPDIR", "SYSTEMROOT")

@@ -14,7 +14,7 @@ import pytest
 from benchmarks.file_events import FileEvents
 from benchmarks.forked_runs import Reference, differences
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def do(folder: Path, action, **settings) -> int:

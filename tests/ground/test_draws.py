@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as draw
 
 from tests.objectives.batches import pairs_of, unit
+from vlp.ground.draws import FIRST, GOLDEN, SECOND, below_one, uniform
 from vlp.pairs import pick
-from vlp.pairs.draws import FIRST, GOLDEN, SECOND, below_one, uniform
 
 WORD = 2**64
 TYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]

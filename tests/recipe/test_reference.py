@@ -10,7 +10,7 @@ from vlp.cli import main
 from vlp.objectives.base import terms
 from vlp.recipe.reference import describe_page
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "terms.md"
+PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "terms.md"
 
 
 def test_all_terms_are_listed_with_a_line_each(capsys):

@@ -1,4 +1,4 @@
-"""Random numbers on any device as pure functions of sample ids."""
+"""Random numbers on any device as pure functions of sample ids: SplitMix64 once more, on tensors."""
 
 from __future__ import annotations
 
@@ -6,8 +6,15 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-GOLDEN = -0x61C8864680B583EB  # 2^64 divided by the golden ratio, as a signed integer
-FIRST, SECOND = -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15
+from vlp.ground import randomness
+
+
+def _signed(value: int) -> int:
+    """Wrap into 64 bits, as tensors do by themselves."""
+    return (value + 2**63) % 2**64 - 2**63
+
+
+GOLDEN, FIRST, SECOND = map(_signed, (randomness.GOLDEN, randomness.FIRST, randomness.SECOND))
 
 
 def uniform(ids: Int64[Tensor, " n"], step: int, salt: int, count: int) -> Float64[Tensor, "n count"]:
@@ -28,11 +35,6 @@ def pick(draws: Float[Tensor, "*shape"], num_things: int | Int64[Tensor, "*#shap
     """Turn numbers in [0, 1) into indices of one of `num_things`, whatever the product rounds to."""
     wide = draws.to(torch.promote_types(draws.dtype, torch.float32))
     return (wide * num_things).long().clamp(max=num_things - 1)
-
-
-def _signed(value: int) -> int:
-    """Wrap into 64 bits, as tensors do by themselves."""
-    return (value + 2**63) % 2**64 - 2**63
 
 
 def _mix(value: Tensor) -> Tensor:

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.run.test_checkpoint import content
 from tests.shards import write_shards, write_tar
-from tests.test_checkpoint import content
 from tests.tiny import tiny_recipe
 from vlp.curate.index import index_card
 from vlp.data import SampleSet

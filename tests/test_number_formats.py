@@ -10,7 +10,7 @@ from torch import nn
 
 from tests.small_steps import batch_for, small_parts, small_recipe
 from vlp import train
-from vlp.objectives.captioning import Decoder
+from vlp.objectives.captioning import CaptionDecoder
 from vlp.objectives.shared.heads import Perceptron
 from vlp.run import assemble
 from vlp.step.micro_batches import whole_float32
@@ -56,7 +56,7 @@ def test_teachers_compute_in_the_recipes_precision(monkeypatch, name):
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
-        ("vitb32_captioning objective.captioning.vocab_size=1001", Decoder),
+        ("vitb32_captioning objective.captioning.vocab_size=1001", CaptionDecoder),
         ("vitb32_byolip", Perceptron),
         ("vitb32_barlip", Perceptron),
         ("vitb32_hallucinator", nn.Sequential),

@@ -20,7 +20,7 @@ import ray.data
 
 from vlp.curate.cards import open_card
 from vlp.curate.facts.facts import Fact
-from vlp.curate.facts.gather import FOLDER, Task, keep, measured_files, missing
+from vlp.curate.facts.gather import FOLDER, Measurement, keep, measured_files, missing
 from vlp.curate.filter import Filtered, filter_card
 from vlp.curate.rules.base import read_rules
 from vlp.data.shards.shard import open_shards
@@ -43,7 +43,7 @@ def filter_on_cluster(name: str, to: Path, rules: Path, *, gpus: float = 0.0) ->
 def measure(name: str, facts: Sequence[Fact], folder: Path, *, gpus: float) -> None:
     """Measure facts of all shards of a card, a shard at a time on each core or GPU."""
     card = open_card(name)
-    tasks = [Task(card, shard, missing(card, shard, facts, folder), folder) for shard in open_shards(card)]
+    tasks = [Measurement(card, shard, missing(card, shard, facts, folder), folder) for shard in open_shards(card)]
     rows = [{"task": pickle.dumps(task)} for task in tasks if task.facts]
     if rows:
         shards = ray.data.from_items(rows, override_num_blocks=len(rows))

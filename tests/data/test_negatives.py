@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlp.data import HardNegatives
+from vlp.data import WrongCaptions
 from vlp.data.texts.negatives import KINDS, TABLES, plural
 from vlp.ground.randomness import Draws
 from vlp.ground.types import RecipeError
@@ -23,7 +23,7 @@ def plain(text):
 
 
 def made(kind, text=TEXT, count=1, **settings):
-    negatives = HardNegatives(count=count, kinds={kind: 1.0}, **settings)
+    negatives = WrongCaptions(count=count, kinds={kind: 1.0}, **settings)
     return [wrong for number in range(100) for wrong in negatives(text, Draws(number))]
 
 
@@ -35,7 +35,7 @@ def differing(text):
 
 @given(texts, st.integers(1, 4), st.sampled_from(KINDS), st.integers(0, 1000))
 def test_there_are_always_as_many_as_asked_and_none_is_right(text, count, kind, seed):
-    negatives = HardNegatives(count=count, kinds={kind: 1.0})
+    negatives = WrongCaptions(count=count, kinds={kind: 1.0})
     wrong = negatives(text, Draws(seed))
     assert len(wrong) == count
     assert plain(text) not in map(plain, wrong)
@@ -44,7 +44,7 @@ def test_there_are_always_as_many_as_asked_and_none_is_right(text, count, kind, 
 
 def test_wrong_captions_of_one_text_differ():
     for number in range(50):
-        assert len(set(HardNegatives(count=5)(TEXT, Draws(number)))) == 5
+        assert len(set(WrongCaptions(count=5)(TEXT, Draws(number)))) == 5
 
 
 def test_order_lets_two_words_with_meaning_change_places():
@@ -84,7 +84,7 @@ def test_digits_are_numbers():
 
 
 def test_a_kind_that_does_not_apply_is_replaced_by_another():
-    either = HardNegatives(kinds={"relation": 1.0, "object": 1.0})
+    either = WrongCaptions(kinds={"relation": 1.0, "object": 1.0})
     for number in range(50):
         assert either("brown dog", Draws(number))[0].startswith("brown ")
     assert set(made("relation", "brown dog")) == {"dog brown"}
@@ -113,4 +113,4 @@ def test_what_the_text_tower_may_cut_off_stays():
 )
 def test_settings_without_sense_are_refused(settings, message):
     with pytest.raises(RecipeError, match=message):
-        HardNegatives(**settings)
+        WrongCaptions(**settings)

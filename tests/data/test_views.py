@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.shards import LetterTokenizer, write_shards
-from vlp.data import Captions, Crop, HardNegatives, SampleSet, Stream, TextAugment, Views
+from vlp.data import Captions, Crop, SampleSet, Stream, TextAugment, Views, WrongCaptions
 from vlp.data.pixels.policies import AugMix, RandAugment, policies
 from vlp.ground.randomness import NEGATIVE, REWORD, Draws
 from vlp.ground.types import ON_DEVICE, RecipeError
@@ -42,7 +42,7 @@ def many(policy=None):
         crops=(EXACT, Crop(8, scale=(0.05, 0.1)), Crop(8, scale=(0.05, 0.1))),
         captions=Captions(),
         rewordings=(TextAugment(), TextAugment(delete=1.0, share=0.5)),
-        negatives=HardNegatives(count=2),
+        negatives=WrongCaptions(count=2),
         policy=policy,
     )
 
@@ -73,12 +73,12 @@ def test_texts_are_views_then_wrong_captions(samples):
         whole = f"caption {number}, tag, other tag, third tag"
         expected = TextAugment(delete=1.0, share=0.5)(whole, Draws(0, REWORD, 0, number, 1))
         assert reworded[place] == expected[:31]
-        made = HardNegatives(count=2)(whole, Draws(0, NEGATIVE, 0, number))
+        made = WrongCaptions(count=2)(whole, Draws(0, NEGATIVE, 0, number))
         assert [row[place] for row in wrong] == [text[:31] for text in made]
 
 
 def test_wrong_captions_are_those_of_the_reworded_first_view(samples):
-    views = Views((Crop(8),), Captions(), (TextAugment(delete=1.0, share=0.5),), HardNegatives(kinds={"order": 1.0}))
+    views = Views((Crop(8),), Captions(), (TextAugment(delete=1.0, share=0.5),), WrongCaptions(kinds={"order": 1.0}))
     (batch,) = batches(samples, views, 1)
     for right, wrong in zip(*texts(batch), strict=True):
         assert len(right.split()) == len(wrong.split()) or wrong.startswith("no ")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.objectives.batches import DIM, pairs_of, share_of, unit
-from vlp.objectives.captioning import CaptioningTerm, Decoder
+from vlp.objectives.captioning import CaptionDecoder, CaptioningTerm
 
 VARIANTS = [{"vocab_size": 11, "context_length": 4, "width": 8, "layers": 2, "heads": 2}]
 ONE_TOWER = [{}, *VARIANTS]
@@ -95,6 +95,6 @@ def test_another_decoder_may_take_its_place():
 
 
 def test_longer_captions_are_refused():
-    decoder = Decoder(DIM, 11, 3, 8, 1, 2)
+    decoder = CaptionDecoder(DIM, 11, 3, 8, 1, 2)
     with pytest.raises(ValueError, match="set context_length"):
         decoder(unit(3, DIM, 1, torch.float32), TOKENS)

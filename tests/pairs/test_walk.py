@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from tests.pairs.dense import COLUMNS, REQUESTS, ROWS, blocks_of, dense_stat, leaves, mix, unit
-from vlp.pairs import HIST, KMEAN, LSE, MAP, SOFTPLUS, TOPK, WMEAN, Block, Memory, Side, nearness, pair_stats
+from vlp.pairs import HIST, KMEAN, LSE, MAP, SOFTPLUS, TOPK, WMEAN, Block, Side, TileMemory, nearness, pair_stats
 from vlp.pairs.engine.tiles import Rectangle
 
 NEGATIVES = [LSE("row", mask="pair"), LSE("column", mask="pair")]
@@ -300,7 +300,7 @@ class CountedProducts(TorchDispatchMode):
 
 
 def test_memory_of_one_call_serves_the_next():
-    inputs, memory = leaves(64), Memory()
+    inputs, memory = leaves(64), TileMemory()
 
     def call():
         with CountedTiles() as tiles:

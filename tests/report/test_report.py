@@ -20,7 +20,7 @@ from vlp.html.words import number, quantity, ticks
 from vlp.recipe.load import build_model, load_recipe, load_task, lock_text
 from vlp.report import write_report
 from vlp.report.charts import Series, line_chart, push_apart
-from vlp.report.gallery import SHOWN, Answer, Gallery, Hit, build_gallery, draw
+from vlp.report.gallery import SHOWN, Gallery, Hit, Shown, build_gallery, draw
 from vlp.report.page import page
 from vlp.report.reading import read_run
 from vlp.run.checkpoint import save
@@ -66,7 +66,7 @@ def read_page(html: str) -> Reader:
 
 def make_gallery(query: str = "red fox") -> Gallery:
     hits = tuple(Hit(rank, 0.5, rank == 2, "AAAA", query) for rank in range(1, 6))
-    return Gallery("emoji-retrieval", 400, "ema", "all 500 images", (("1 drawn", (Answer(query, 2, hits),)),))
+    return Gallery("emoji-retrieval", 400, "ema", "all 500 images", (("1 drawn", (Shown(query, 2, hits),)),))
 
 
 @pytest.fixture(scope="module")

@@ -44,7 +44,7 @@ dist.destroy_process_group()
 
 
 @dataclass(frozen=True)
-class Finding:
+class Look:
     """What one look found.
 
     Args:
@@ -66,7 +66,7 @@ class Finding:
         return f"{self.level:5}  {self.subject:10}  {self.said}"
 
 
-def examine(recipe: str | None = None, overrides: Sequence[str] = ()) -> list[Finding]:
+def examine(recipe: str | None = None, overrides: Sequence[str] = ()) -> list[Look]:
     """Look at everything, and print each finding as it comes.
 
     Args:
@@ -74,7 +74,7 @@ def examine(recipe: str | None = None, overrides: Sequence[str] = ()) -> list[Fi
     """
     settings = load_recipe(recipe, overrides) if recipe else None
     folder = Path(settings.runs if settings else "runs")
-    looks: list[Callable[[], Iterator[Finding]]] = [
+    looks: list[Callable[[], Iterator[Look]]] = [
         look_at_versions, look_at_devices, look_at_processes, lambda: look_at_disk(folder), look_at_hub,
         look_at_trackers,
     ]  # fmt: skip
@@ -90,41 +90,41 @@ def examine(recipe: str | None = None, overrides: Sequence[str] = ()) -> list[Fi
     return found
 
 
-def look_at_versions() -> Iterator[Finding]:
+def look_at_versions() -> Iterator[Look]:
     """Which code and libraries."""
     found = dict(versions())
-    yield Finding("versions", f"vlp {found.pop('vlp')} ({commit()}), python {found.pop('python')}")
+    yield Look("versions", f"vlp {found.pop('vlp')} ({commit()}), python {found.pop('python')}")
     absent = [name for name, version in found.items() if version == "absent"]
-    yield Finding("versions", ", ".join(f"{name} {version}" for name, version in found.items() if version != "absent"))
+    yield Look("versions", ", ".join(f"{name} {version}" for name, version in found.items() if version != "absent"))
     if absent:
-        yield Finding("versions", f"not installed: {', '.join(absent)}", "wrong")
+        yield Look("versions", f"not installed: {', '.join(absent)}", "wrong")
 
 
-def look_at_devices() -> Iterator[Finding]:
+def look_at_devices() -> Iterator[Look]:
     """Processor and GPUs, and what they can do."""
     limited = "" if quota() == math.inf else f", of which a container may use {quota():.3g}"
-    yield Finding("processor", f"{machine()}, {usable_cores()} usable by this process{limited}")
+    yield Look("processor", f"{machine()}, {usable_cores()} usable by this process{limited}")
     if not torch.cuda.is_available():
         built = torch.version.cuda or torch.version.hip
         has_driver = shutil.which("nvidia-smi") is not None
         if has_driver and built is None:
-            yield Finding("devices", "a GPU driver is here, but this torch is built without CUDA", "wrong")
+            yield Look("devices", "a GPU driver is here, but this torch is built without CUDA", "wrong")
         else:
-            yield Finding("devices", "no GPU: training runs on the processor", "note")
+            yield Look("devices", "no GPU: training runs on the processor", "note")
         return
     for number in range(torch.cuda.device_count()):
         facts = torch.cuda.get_device_properties(number)
         free, total = torch.cuda.mem_get_info(number)
         level = "ok" if free > 0.9 * total else "note"
         memory = f"{total / GIB:.0f} GiB, {free / GIB:.0f} free"
-        yield Finding("devices", f"GPU {number}: {facts.name}, {memory}, sm_{facts.major}{facts.minor}", level)
+        yield Look("devices", f"GPU {number}: {facts.name}, {memory}, sm_{facts.major}{facts.minor}", level)
     if not torch.cuda.is_bf16_supported():
-        yield Finding("devices", "no bfloat16 here: set train.precision=float16 or float32", "note")
+        yield Look("devices", "no bfloat16 here: set train.precision=float16 or float32", "note")
     if find_spec("triton") is None:
-        yield Finding("devices", "triton is missing: the fused kernels of the losses fall back to tiles", "note")
+        yield Look("devices", "triton is missing: the fused kernels of the losses fall back to tiles", "note")
 
 
-def look_at_processes() -> Iterator[Finding]:
+def look_at_processes() -> Iterator[Look]:
     """Whether two processes meet, and how many files one may open."""
     backends = ["gloo"] + (["nccl"] if torch.cuda.device_count() > 1 else [])
     for backend in backends:
@@ -136,16 +136,16 @@ def look_at_processes() -> Iterator[Finding]:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         level = "ok" if soft >= FEW_FILES or soft == resource.RLIM_INFINITY else "note"
         advice = "" if level == "ok" else f"; many processes and shards need more: ulimit -n {min(hard, 65536)}"
-        yield Finding("processes", f"a process may open {soft:,} files{advice}", level)
+        yield Look("processes", f"a process may open {soft:,} files{advice}", level)
     shared = Path("/dev/shm")
     if shared.is_dir():
         free = shutil.disk_usage(shared).free
         level = "ok" if free > GIB else "note"
         advice = "" if level == "ok" else ": containers need more, such as docker run --shm-size=8g"
-        yield Finding("processes", f"{free / GIB:.3g} GiB of shared memory for batches{advice}", level)
+        yield Look("processes", f"{free / GIB:.3g} GiB of shared memory for batches{advice}", level)
 
 
-def _let_two_meet(backend: str, file: Path) -> Finding:
+def _let_two_meet(backend: str, file: Path) -> Look:
     keep = {key: value for key, value in os.environ.items() if key not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
     words = [[sys.executable, "-c", MEET, str(rank), backend, str(file)] for rank in range(2)]
     running = [
@@ -162,33 +162,33 @@ def _let_two_meet(backend: str, file: Path) -> Finding:
             said.append((errors.strip().splitlines() or [f"ended with {process.returncode}"])[-1])
     if said:
         host = socket.gethostname()
-        return Finding("processes", f"two processes do not meet by {backend}: {said[0]} (host name: {host})", "wrong")
-    return Finding("processes", f"two processes meet by {backend}")
+        return Look("processes", f"two processes do not meet by {backend}: {said[0]} (host name: {host})", "wrong")
+    return Look("processes", f"two processes meet by {backend}")
 
 
-def look_at_disk(folder: Path) -> Iterator[Finding]:
+def look_at_disk(folder: Path) -> Iterator[Look]:
     """Whether the folder of runs can be written, synced and held, and what room it has."""
     place = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.is_dir())
     free = shutil.disk_usage(place).free
-    yield Finding("disk", f"{free / GIB:.3g} GiB free for {folder}", "ok" if free > GIB else "note")
+    yield Look("disk", f"{free / GIB:.3g} GiB free for {folder}", "ok" if free > GIB else "note")
     probe = files.beside(place / "probe")
     try:
         probe.mkdir()
         files.write_text(probe / "file", "x")
         if not files.hold(probe / "held", 0.0):
-            yield Finding("disk", f"{place}: files cannot be held: two runs could train in one folder", "note")
-        yield Finding("disk", f"{place}: files are written, synced and renamed")
+            yield Look("disk", f"{place}: files cannot be held: two runs could train in one folder", "note")
+        yield Look("disk", f"{place}: files are written, synced and renamed")
     except OSError as error:
-        yield Finding("disk", f"{place}: cannot be written ({error}); set runs=FOLDER", "wrong")
+        yield Look("disk", f"{place}: cannot be written ({error}); set runs=FOLDER", "wrong")
     finally:
         files.remove(probe)
 
 
-def look_at_hub() -> Iterator[Finding]:
+def look_at_hub() -> Iterator[Look]:
     """Whether the hub answers, and whether it knows who asks."""
     address = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
-        yield Finding("hub", "HF_HUB_OFFLINE is set: weights and tokenizers come from the cache alone", "note")
+        yield Look("hub", "HF_HUB_OFFLINE is set: weights and tokenizers come from the cache alone", "note")
         return
     from huggingface_hub import get_token
 
@@ -199,31 +199,31 @@ def look_at_hub() -> Iterator[Finding]:
             pass
     except OSError as error:
         said = f"{address} does not answer ({error}): set HF_HUB_OFFLINE=1 to be told at once what is not in the cache"
-        yield Finding("hub", said, "note")
+        yield Look("hub", said, "note")
         return
     known = "a token is set" if get_token() else "no token: public models can be read, nothing can be pushed"
-    yield Finding("hub", f"{address} answers; {known}")
+    yield Look("hub", f"{address} answers; {known}")
 
 
-def look_at_trackers() -> Iterator[Finding]:
+def look_at_trackers() -> Iterator[Look]:
     """Which trackers could be used."""
     there = [name for name, packages in PACKAGES.items() if any(find_spec(package) for package in packages)]
-    yield Finding("trackers", f"installed: {', '.join(there)}" if there else "none; metrics.jsonl is there")
+    yield Look("trackers", f"installed: {', '.join(there)}" if there else "none; metrics.jsonl is there")
 
 
-def look_at_recipe(recipe: Recipe) -> Iterator[Finding]:
+def look_at_recipe(recipe: Recipe) -> Iterator[Look]:
     """Whether a recipe's needs are met: its sets, trackers, folder, weights and tokenizer."""
     tasks = ", ".join(recipe.evaluation.tasks) or f"no tasks (vlp eval takes {', '.join(DEFAULT_TASKS[:2])}, ...)"
     try:
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             check_ready(recipe)
-            yield Finding("recipe", f"{recipe.name}: its folder can be written; evaluates {tasks}")
+            yield Look("recipe", f"{recipe.name}: its folder can be written; evaluates {tasks}")
             towers = build_model(recipe.model)
             _ = towers.tokenizer
         count = sum(value.numel() for value in towers.parameters())
-        yield Finding("recipe", f"towers of {count / 1e6:.3g} million parameters, tokenizer fits")
-        yield from (Finding("recipe", str(found)) for found in towers.loaded)
-        yield from (Finding("recipe", str(each.message), "note") for each in said)
+        yield Look("recipe", f"towers of {count / 1e6:.3g} million parameters, tokenizer fits")
+        yield from (Look("recipe", str(found)) for found in towers.loaded)
+        yield from (Look("recipe", str(each.message), "note") for each in said)
     except RecipeError as error:
-        yield Finding("recipe", str(error), "wrong")
+        yield Look("recipe", str(error), "wrong")

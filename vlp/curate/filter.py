@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlp.curate.cards import open_card
-from vlp.curate.facts.gather import FOLDER, Table, gather
+from vlp.curate.facts.gather import FOLDER, FactTable, gather
 from vlp.curate.rules.base import Rule, read_rules
 from vlp.curate.subset import check_target, kept_before, write_subset
 from vlp.ground import paths
@@ -113,7 +113,7 @@ def filter_card(name: str, to: Path, rules: Path, *, workers: int | None = None)
     return found
 
 
-def _apply(rules: dict[str, Rule], table: Table, alive: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], list[Step]]:
+def _apply(rules: dict[str, Rule], table: FactTable, alive: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], list[Step]]:
     steps = []
     for label, rule in rules.items():
         gone = rule.drops(table, alive) & alive
@@ -125,6 +125,6 @@ def _apply(rules: dict[str, Rule], table: Table, alive: NDArray[np.bool_]) -> tu
     return alive, steps
 
 
-def _example(rule: Rule, table: Table, number: int) -> Example:
+def _example(rule: Rule, table: FactTable, number: int) -> Example:
     view = table.view(number)
     return Example(number, table.shard_name(number), view.key, view.caption, rule.reason(table, number))

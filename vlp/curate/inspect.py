@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from PIL.Image import Resampling
 
 from vlp.curate.cards import open_card
-from vlp.curate.facts.measure import Columns, Measured, measure
-from vlp.curate.page import Findings, Group, Picture, page
+from vlp.curate.facts.measure import Measured, SampleNumbers, measure
+from vlp.curate.page import Findings, Group, ShownSample, page
 from vlp.data import Captions, SampleSet
 from vlp.data.faults import BadSampleError
 from vlp.data.pixels.decode import FORMATS, MOST_PIXELS, decode_image
@@ -77,9 +77,9 @@ class _Viewer:
         image.save(buffer, "WEBP", quality=78, method=4)
         return base64.b64encode(buffer.getvalue()).decode("ascii")
 
-    def picture(self, number: int) -> Picture:
+    def picture(self, number: int) -> ShownSample:
         sample = self._samples[number]
-        return Picture(sample.shard.key(sample.place), self.thumbnail(number), self.caption(number))
+        return ShownSample(sample.shard.key(sample.place), self.thumbnail(number), self.caption(number))
 
 
 def _find(viewer: _Viewer, measured: Measured, seed: int) -> Findings:
@@ -129,6 +129,6 @@ def _groups(values: NDArray[Any]) -> _Groups:
     return _Groups(order, starts, counts)
 
 
-def _count_formats(columns: Columns) -> dict[str, int]:
+def _count_formats(columns: SampleNumbers) -> dict[str, int]:
     kinds, counts = np.unique(columns.kinds, return_counts=True)
     return {FORMATS[kind]: int(count) for kind, count in zip(kinds, counts, strict=True)}

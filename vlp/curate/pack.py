@@ -19,7 +19,7 @@ from vlp.curate.parallel import map_in_order, progress
 from vlp.curate.sources.columns import Columns
 from vlp.curate.sources.open_source import open_source
 from vlp.curate.sources.rows import Source
-from vlp.curate.sources.unit import RECORDS, Record, Unit, pack_unit
+from vlp.curate.sources.unit import RECORDS, Unit, UnitRecord, pack_unit
 from vlp.curate.sources.writer import PARTIAL
 from vlp.data.faults import Faults
 from vlp.ground.cores import usable_cores
@@ -137,12 +137,12 @@ def pack(
         return _summary(to, _write_card(to, records), records, faults)
 
 
-def _pack_units(source: Source, to: Path, limits: Limits, workers: int) -> tuple[list[Record], Faults]:
+def _pack_units(source: Source, to: Path, limits: Limits, workers: int) -> tuple[list[UnitRecord], Faults]:
     units = (
         Unit(to, number, rows, source.caption_keys, limits.megabytes * 1_000_000, to.name)
         for number, rows in enumerate(source.units(limits.samples))
     )
-    records: list[Record] = []
+    records: list[UnitRecord] = []
     faults = Faults()
     with contextlib.closing(map_in_order(pack_unit, units, workers)) as results, progress(None, "rows") as bar:
         for record in results:
@@ -154,7 +154,7 @@ def _pack_units(source: Source, to: Path, limits: Limits, workers: int) -> tuple
     return records, faults
 
 
-def _check_budget(to: Path, records: list[Record], faults: Faults, budget: float) -> None:
+def _check_budget(to: Path, records: list[UnitRecord], faults: Faults, budget: float) -> None:
     try:
         faults.check(budget)
     except RecipeError as error:
@@ -217,7 +217,7 @@ def _check_settings(known: Path, settings: dict[str, Any], to: Path) -> None:
         )
 
 
-def _write_quarantine(to: Path, records: list[Record]) -> None:
+def _write_quarantine(to: Path, records: list[UnitRecord]) -> None:
     lines = [json.dumps(fault.as_dict()) + "\n" for record in records for fault in record.faults]
     if lines:
         write_text(to / QUARANTINE, "".join(lines))
@@ -225,7 +225,7 @@ def _write_quarantine(to: Path, records: list[Record]) -> None:
         (to / QUARANTINE).unlink(missing_ok=True)
 
 
-def _remove_leftovers(to: Path, records: list[Record]) -> None:
+def _remove_leftovers(to: Path, records: list[UnitRecord]) -> None:
     """Delete what killed packs left, and shards of rows that the source no longer has; this folder is ours."""
     shards = {shard.name for record in records for shard in record.shards}
     for path in to.iterdir():
@@ -236,7 +236,7 @@ def _remove_leftovers(to: Path, records: list[Record]) -> None:
             path.unlink()
 
 
-def _write_card(to: Path, records: list[Record]) -> Path:
+def _write_card(to: Path, records: list[UnitRecord]) -> Path:
     """Write the card, keeping keys and comments that somebody added to an earlier one."""
     path = to / f"{to.name}.yaml"
     yaml = YAML()
@@ -258,7 +258,7 @@ def _write_card(to: Path, records: list[Record]) -> Path:
     return path
 
 
-def _summary(to: Path, card: Path, records: list[Record], faults: Faults) -> Packed:
+def _summary(to: Path, card: Path, records: list[UnitRecord], faults: Faults) -> Packed:
     shards = [shard for record in records for shard in record.shards]
     kept = sum(record.samples for record in records if record.kept)
     rows = sum(record.rows for record in records)

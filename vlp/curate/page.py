@@ -17,7 +17,7 @@ from vlp.html.histogram import histogram
 
 
 @dataclass(frozen=True)
-class Picture:
+class ShownSample:
     """A sample to show; the thumbnail is empty where the image cannot be decoded."""
 
     key: str
@@ -45,7 +45,7 @@ class Findings:
 
     measured: Measured
     seed: int
-    pictures: tuple[Picture, ...]
+    pictures: tuple[ShownSample, ...]
     captions: tuple[tuple[str, int], ...]
     words: tuple[tuple[str, int], ...]
     distinct_captions: int

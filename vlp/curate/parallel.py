@@ -18,12 +18,12 @@ from tqdm import tqdm
 
 from vlp.ground.types import RecipeError
 
-Task = TypeVar("Task")
+Job = TypeVar("Job")
 Result = TypeVar("Result")
 AHEAD = 2  # tasks per process that wait, so that none idles and no table is held in memory
 
 
-def map_in_order(work: Callable[[Task], Result], tasks: Iterable[Task], workers: int) -> Generator[Result, None, None]:
+def map_in_order(work: Callable[[Job], Result], tasks: Iterable[Job], workers: int) -> Generator[Result, None, None]:
     """Yield `work(task)` in the order of the tasks; one worker runs in this process.
 
     Raises:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from vlp.curate.cards import open_card
 from vlp.curate.facts.facts import CAPTION, KEY, LOOK
-from vlp.curate.facts.gather import FOLDER, Column, Table, gather
+from vlp.curate.facts.gather import FOLDER, Column, FactTable, gather
 from vlp.curate.subset import check_target, kept_before, write_subset
 from vlp.ground.randomness import fold, mix_array
 from vlp.ground.types import RecipeError
@@ -22,7 +22,7 @@ FACTS = {"key": KEY, "image": LOOK, "caption": CAPTION}
 
 
 @dataclass(frozen=True)
-class Part:
+class Share:
     """One part of a split."""
 
     card: Path
@@ -35,7 +35,7 @@ class Split:
     """What a split did."""
 
     source: str
-    parts: tuple[Part, ...]
+    parts: tuple[Share, ...]
 
     def __str__(self) -> str:
         total = sum(part.samples for part in self.parts)
@@ -78,7 +78,7 @@ def split_card(name: str, to: Path, shares: str, *, seed: int = 0, by: By = "key
         )
     for part, target in targets.items():
         write_subset(name, target, flags[part], table.shards, notes[part])
-    return Split(card.name, tuple(Part(targets[p], wanted[p], int(flags[p].sum())) for p in wanted))
+    return Split(card.name, tuple(Share(targets[p], wanted[p], int(flags[p].sum())) for p in wanted))
 
 
 def parse_shares(text: str) -> dict[str, float]:
@@ -103,7 +103,7 @@ def parse_shares(text: str) -> dict[str, float]:
     return found
 
 
-def _points(table: Table, by: By, seed: int) -> NDArray[np.float64]:
+def _points(table: FactTable, by: By, seed: int) -> NDArray[np.float64]:
     """Return a number in [0, 1) for each sample; what cannot be read goes by its key."""
     columns = zip(table.columns(KEY), table.columns(FACTS[by]), strict=True)
     names = [np.where(column.faults == "", _names(column, by), keys.values) for (_, keys), (_, column) in columns]

@@ -14,7 +14,7 @@ from vlp.data.samples import SampleSet
 from vlp.data.shards.cards import Card
 from vlp.data.stream import Stream
 from vlp.data.texts.captions import Captions
-from vlp.data.texts.negatives import HardNegatives
+from vlp.data.texts.negatives import WrongCaptions
 from vlp.data.texts.text_augment import TextAugment
 from vlp.data.views import Views
 
@@ -24,9 +24,9 @@ __all__ = [
     "Card",
     "Crop",
     "Faults",
-    "HardNegatives",
     "SampleSet",
     "Stream",
     "TextAugment",
     "Views",
+    "WrongCaptions",
 ]

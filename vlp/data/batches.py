@@ -35,7 +35,7 @@ class Packet:
 
 
 @dataclass(frozen=True)
-class Rows:
+class BatchRows:
     """What a batch says of some of its samples besides their pixels; in arrays, which are cheap to send."""
 
     tokens: Int64[NDArray[np.int64], "views n l"]
@@ -47,15 +47,15 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class Part:
+class Piece:
     """Some samples of a batch and the bad ones met on the way, or no rows where nothing good was found."""
 
-    rows: Rows | None
+    rows: BatchRows | None
     faults: tuple[Fault, ...]
 
 
 @dataclass(frozen=True)
-class Loaded:
+class DecodedSample:
     """One sample, ready to be stacked."""
 
     id: int
@@ -73,7 +73,7 @@ class Decoder:
     max_pixels: int
     max_bytes: int
 
-    def __call__(self, epoch: int, number: int, into: UInt8[NDArray, "views s s 3"]) -> Loaded:
+    def __call__(self, epoch: int, number: int, into: UInt8[NDArray, "views s s 3"]) -> DecodedSample:
         """Read, decode, crop and word one sample; its pixels are written, its words returned.
 
         Raises:
@@ -83,7 +83,7 @@ class Decoder:
         captions = self.views.texts(sample, self.seed, epoch, number)
         picture = open_picture(sample.read_image(self.max_bytes), self.max_pixels)
         self.views.images(picture, self.seed, epoch, number, into)
-        return Loaded(number, captions, sample.source)
+        return DecodedSample(number, captions, sample.source)
 
 
 def _let_pass(_sample: int) -> None:
@@ -129,7 +129,7 @@ class LocalBatches:
 
     def part(
         self, number: int, start: int, stop: int, images: NDArray[np.uint8], guard: Callable[[int], None] = _let_pass
-    ) -> Part:
+    ) -> Piece:
         """Decode rows of a slice.
 
         Each place finds its sample and its substitutes by itself, so that parts add up to the same slice however it
@@ -147,17 +147,17 @@ class LocalBatches:
         positions = self.positions(number, start, stop)
         epochs, ids = self.order.samples_at(positions)
         faults: list[Fault] = []
-        loaded: list[Loaded] = []
+        loaded: list[DecodedSample] = []
         for position, epoch, sample in zip(positions.tolist(), epochs.tolist(), ids.tolist(), strict=True):
             into = images[:, start + len(loaded)]
             found = self._load(position, epoch, sample, into, substitutes, faults, guard)
             if found is None:
-                return Part(None, tuple(faults))
+                return Piece(None, tuple(faults))
             loaded.append(found)
         guard(-1)
-        return Part(self._collate(epochs, loaded), tuple(faults))
+        return Piece(self._collate(epochs, loaded), tuple(faults))
 
-    def join(self, parts: Sequence[Part], images: UInt8[Tensor, "views n h w 3"]) -> Packet:
+    def join(self, parts: Sequence[Piece], images: UInt8[Tensor, "views n h w 3"]) -> Packet:
         """Put the parts of a slice together.
 
         Args:
@@ -165,7 +165,7 @@ class LocalBatches:
             images: The pixels that they have written.
         """
         faults: tuple[Fault, ...] = ()
-        rows: list[Rows] = []
+        rows: list[BatchRows] = []
         for part in parts:
             faults += part.faults
             if part.rows is None:
@@ -183,7 +183,7 @@ class LocalBatches:
         substitutes: Substitutes,
         faults: list[Fault],
         guard: Callable[[int], None],
-    ) -> Loaded | None:
+    ) -> DecodedSample | None:
         for attempt in range(MOST_SUBSTITUTES):
             number = sample if attempt == 0 else substitutes.at(position, attempt)
             try:
@@ -193,7 +193,7 @@ class LocalBatches:
                 faults.append(self.samples.fault(number, bad.reason, bad.detail))
         return None
 
-    def _collate(self, epochs: NDArray[np.int64], loaded: list[Loaded]) -> Rows:
+    def _collate(self, epochs: NDArray[np.int64], loaded: list[DecodedSample]) -> BatchRows:
         num_views, num_texts = len(self.decoder.views.crops), len(loaded[0].captions)
         tokens, lengths = self.tokenizer([sample.captions[view].text for view in range(num_texts) for sample in loaded])
         keys = [
@@ -201,7 +201,7 @@ class LocalBatches:
             for view in range(num_views)
             for epoch, sample in zip(epochs, loaded, strict=True)
         ]
-        return Rows(
+        return BatchRows(
             tokens=tokens.view(num_texts, len(loaded), -1).numpy(),
             lengths=lengths.view(num_texts, len(loaded)).numpy(),
             draws=uniform_rows(keys, NUM_DRAWS).reshape(num_views, len(loaded), NUM_DRAWS),
@@ -211,7 +211,7 @@ class LocalBatches:
         )
 
 
-def _join_rows(rows: Sequence[Rows], images: UInt8[Tensor, "views n h w 3"], pad_id: int) -> Batch:
+def _join_rows(rows: Sequence[BatchRows], images: UInt8[Tensor, "views n h w 3"], pad_id: int) -> Batch:
     width = max(part.tokens.shape[2] for part in rows)
     padded = [np.pad(r.tokens, ((0, 0), (0, 0), (0, width - r.tokens.shape[2])), constant_values=pad_id) for r in rows]
     return Batch(

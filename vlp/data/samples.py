@@ -82,7 +82,7 @@ class Sample:
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class UsedShard:
     """What is used of one shard.
 
     Args:
@@ -117,7 +117,7 @@ class SampleSet:
     def __init__(self, cards: Mapping[str, Card], repeats: Mapping[str, int] | None = None):
         self.cards = dict(cards)
         self.repeats = dict(repeats or {})
-        self.parts: list[Part] = []
+        self.parts: list[UsedShard] = []
         self.places: dict[str, slice] = {}  # of the parts of each data set
         files = OpenFiles()
         for source, card in cards.items():
@@ -183,7 +183,7 @@ class SampleSet:
         for first, end, number in order.shards_from(position):
             yield Needed(first, end, self.parts[number].shard)
 
-    def _lost(self, part: Part) -> int:
+    def _lost(self, part: UsedShard) -> int:
         """Return how many samples a broken shard lacks.
 
         Judged by what its card promises, else by what sound shards hold, and by the bytes that nobody understands.
@@ -198,7 +198,7 @@ class SampleSet:
             return guess
         return max(1, round(guess * (promised - found) / sum(guesses.values())))
 
-    def _locate(self, number: int) -> tuple[Part, int]:
+    def _locate(self, number: int) -> tuple[UsedShard, int]:
         which = int(np.searchsorted(self._ends, number, side="right"))
         part = self.parts[which]
         return part, part.place(number - int(self._ends[which] - self.sizes[which]))
@@ -215,21 +215,21 @@ def _no_image(wanted: Sequence[str], members: Sequence[str]) -> str:
     return f"{said}{why}; where that is the image, write `images: [{alike[0]}]` into the card"
 
 
-def _parts(source: str, card: Card, shards: Sequence[Shard]) -> list[Part]:
+def _parts(source: str, card: Card, shards: Sequence[Shard]) -> list[UsedShard]:
     """Return what a card uses of its shards."""
     if card.keep is None:
-        return [Part(source, shard) for shard in shards]
+        return [UsedShard(source, shard) for shard in shards]
     ends = np.cumsum([len(shard) for shard in shards])
     kept = read_kept(card.folder / card.keep, int(ends[-1]))
     starts = ends - [len(shard) for shard in shards]
     pieces = np.split(kept, np.searchsorted(kept, ends[:-1]))
     return [
-        Part(source, shard, (piece - start).astype(np.int32))
+        UsedShard(source, shard, (piece - start).astype(np.int32))
         for shard, piece, start in zip(shards, pieces, starts, strict=True)
     ]
 
 
-def _firsts(parts: Sequence[Part]) -> NDArray[np.int64]:
+def _firsts(parts: Sequence[UsedShard]) -> NDArray[np.int64]:
     """Return for each part the number of the first that holds the same samples."""
     known: dict[tuple[str, bytes | None], int] = {}
     names = [(part.shard.location, None if part.places is None else part.places.tobytes()) for part in parts]

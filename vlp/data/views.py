@@ -13,7 +13,7 @@ from vlp.data.pixels.crop import Crop, crop_views
 from vlp.data.pixels.decode import Picture
 from vlp.data.samples import Sample
 from vlp.data.texts.captions import Caption, Captions
-from vlp.data.texts.negatives import HardNegatives
+from vlp.data.texts.negatives import WrongCaptions
 from vlp.data.texts.text_augment import TextAugment
 from vlp.ground.randomness import CAPTION, CROP, NEGATIVE, POLICY, REWORD, Draws, fold
 
@@ -37,7 +37,7 @@ class Views:
     crops: tuple[Crop, ...]
     captions: Captions
     rewordings: tuple[TextAugment, ...] = (TextAugment(),)
-    negatives: HardNegatives | None = None
+    negatives: WrongCaptions | None = None
     policy: Policy | None = None
     spare_first: bool = False
 

@@ -22,7 +22,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
 from vlp.data.pixels.decode import to_rgb
-from vlp.evaluators.shards import Sample, read_shard
+from vlp.evaluators.shards import EvaluationSample, read_shard
 from vlp.ground import dist
 from vlp.ground.files import sha256_of
 from vlp.ground.paths import find_file, folders
@@ -80,7 +80,7 @@ class EvaluationSet:
 
     root: Path
     kind: str
-    samples: tuple[Sample, ...]
+    samples: tuple[EvaluationSample, ...]
     labels: tuple[int, ...]
     captions: tuple[tuple[str, ...], ...]
     label_matrix: np.ndarray | None
@@ -250,14 +250,14 @@ def _digest_of(digests: dict[str, str]) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def _label(sample: Sample) -> int:
+def _label(sample: EvaluationSample) -> int:
     try:
         return int(sample.label)
     except ValueError as error:
         raise RecipeError(f"{sample.shard}: class of sample '{sample.key}' is {sample.label[:20]!r}") from error
 
 
-def _captions(sample: Sample) -> tuple[str, ...]:
+def _captions(sample: EvaluationSample) -> tuple[str, ...]:
     try:
         captions = tuple(sample.label.decode("utf-8").splitlines())
     except UnicodeDecodeError as error:
@@ -267,7 +267,7 @@ def _captions(sample: Sample) -> tuple[str, ...]:
     return captions
 
 
-def _label_matrix(samples: list[Sample]) -> np.ndarray:
+def _label_matrix(samples: list[EvaluationSample]) -> np.ndarray:
     rows = []
     for sample in samples:
         try:
@@ -311,7 +311,7 @@ def _check_classes(found: EvaluationSet, source: DataSource, file: Path) -> None
         )
 
 
-def _check_keys(samples: Iterable[Sample]) -> None:
+def _check_keys(samples: Iterable[EvaluationSample]) -> None:
     seen: dict[str, Path] = {}
     for sample in samples:
         if sample.key in seen:

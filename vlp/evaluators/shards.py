@@ -12,7 +12,7 @@ IMAGE_SUFFIXES = ("webp", "png", "jpg", "jpeg")
 
 
 @dataclass(frozen=True)
-class Sample:
+class EvaluationSample:
     """Where one image lies, and the bytes that stand beside it (its class, captions or label vector)."""
 
     key: str
@@ -28,7 +28,7 @@ class Sample:
             return file.read(self.size)
 
 
-def read_shard(shard: Path, label_suffix: str) -> list[Sample]:
+def read_shard(shard: Path, label_suffix: str) -> list[EvaluationSample]:
     """List the samples of one tar in its order.
 
     Args:
@@ -60,7 +60,7 @@ def read_shard(shard: Path, label_suffix: str) -> list[Sample]:
     for key in images.keys() ^ labels.keys():
         missing = f".{label_suffix}" if key in images else "image"
         raise RecipeError(f"{shard}: sample '{key}' has no {missing}")
-    return [Sample(key, shard, offset, size, labels[key]) for key, (offset, size) in images.items()]
+    return [EvaluationSample(key, shard, offset, size, labels[key]) for key, (offset, size) in images.items()]
 
 
 def _split_name(name: str) -> tuple[str, str]:

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, create_model
 
 from vlp.ground.types import RecipeError
 
-Part = TypeVar("Part")
+Registered = TypeVar("Registered")
 
 
 def nearest(name: str, names: typing.Iterable[str]) -> str:
@@ -24,7 +24,7 @@ def nearest(name: str, names: typing.Iterable[str]) -> str:
     return f"; did you mean '{found[0]}'?" if found else ""
 
 
-class Registry(Generic[Part]):
+class Registry(Generic[Registered]):
     """The parts of one kind, found by importing every module of a package on first use.
 
     Args:
@@ -35,12 +35,12 @@ class Registry(Generic[Part]):
     def __init__(self, noun: str, package: str):
         self.noun = noun
         self.package = package
-        self._parts: dict[str, type[Part]] = {}
+        self._parts: dict[str, type[Registered]] = {}
 
-    def register(self, name: str) -> Callable[[type[Part]], type[Part]]:
+    def register(self, name: str) -> Callable[[type[Registered]], type[Registered]]:
         """Class decorator: make the class known as `name`."""
 
-        def add(part: type[Part]) -> type[Part]:
+        def add(part: type[Registered]) -> type[Registered]:
             if name in self._parts:
                 raise ValueError(f"two {self.noun}s are called '{name}'")
             self._parts[name] = part
@@ -48,7 +48,7 @@ class Registry(Generic[Part]):
 
         return add
 
-    def __getitem__(self, name: str) -> type[Part]:
+    def __getitem__(self, name: str) -> type[Registered]:
         self._import_all()
         if name not in self._parts:
             raise RecipeError(f"unknown {self.noun} '{name}'{nearest(name, self._parts)} (known: {', '.join(self)})")
@@ -62,7 +62,7 @@ class Registry(Generic[Part]):
         self._import_all()
         return len(self._parts)
 
-    def build(self, name: str, settings: Mapping[str, Any], *runtime: Any) -> Part:
+    def build(self, name: str, settings: Mapping[str, Any], *runtime: Any) -> Registered:
         """Create the part `name` from checked settings and positional runtime objects."""
         return self[name](*runtime, **settings)
 

@@ -13,7 +13,7 @@ from vlp.ground import dist
 from vlp.ground.registry import Registry
 from vlp.ground.types import RecipeError
 from vlp.ground.undo import Undo
-from vlp.pairs import Memory, Pairs, Request, Stats, kernel_of, mask_of, pair_stats
+from vlp.pairs import Pairs, Request, Stats, TileMemory, kernel_of, mask_of, pair_stats
 
 Report = dict[str, Tensor]
 NEEDS = {
@@ -94,7 +94,7 @@ class Objective(nn.Module):
         self._terms = {label: term for label, (term, _) in terms.items()}
         self.terms = nn.ModuleDict(self._terms)
         self._weights = {label: weight for label, (_, weight) in terms.items()}
-        self._memory = Memory()
+        self._memory = TileMemory()
         self._local_size: int | None = None
         self._undo: Undo | None = None
 

@@ -51,7 +51,7 @@ class CaptioningTerm(Term):
         self.sizes = (vocab_size, context_length, width, layers, heads)
 
     def create(self, embed_dim: int, /) -> None:
-        self.decoder: nn.Module = Decoder(embed_dim, *self.sizes)
+        self.decoder: nn.Module = CaptionDecoder(embed_dim, *self.sizes)
         """Any module that is called like `Decoder.forward` may take its place."""
 
     def forward(self, pairs: Pairs, stats: Stats) -> Float[Tensor, ""]:  # noqa: ARG002
@@ -77,7 +77,7 @@ class CaptioningTerm(Term):
         return (misses * is_real.flatten()).sum()
 
 
-class Decoder(nn.Module):
+class CaptionDecoder(nn.Module):
     """A causal transformer whose first token is the image; input and output share the tokens' vectors."""
 
     def __init__(self, embed_dim: int, vocab_size: int, context_length: int, width: int, layers: int, heads: int):

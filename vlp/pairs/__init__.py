@@ -1,7 +1,7 @@
 """The pair engine: streamed statistics of similarity matrices, and the view of a batch that terms get."""
 
 from vlp.ground.draws import pick
-from vlp.pairs.engine.tiles import Memory
+from vlp.pairs.engine.tiles import TileMemory
 from vlp.pairs.engine.walk import pair_stats
 from vlp.pairs.functions import SOFTPLUS, Kernel, Pointwise, affinity, below, fade, given, nearness, tilt
 from vlp.pairs.numbers import at_least_float32
@@ -38,12 +38,12 @@ __all__ = [
     "Block",
     "Kernel",
     "Mask",
-    "Memory",
     "Pairs",
     "Pointwise",
     "Request",
     "Side",
     "Stats",
+    "TileMemory",
     "affinity",
     "at_least_float32",
     "below",

@@ -16,7 +16,7 @@ from vlp.data.pixels.augment import Augment
 from vlp.data.pixels.crop import Crop
 from vlp.data.pixels.policies import policies
 from vlp.data.texts.captions import Captions
-from vlp.data.texts.negatives import HardNegatives
+from vlp.data.texts.negatives import WrongCaptions
 from vlp.data.texts.text_augment import TextAugment
 from vlp.ground.registry import Registry, settings_of
 from vlp.objectives.base import terms
@@ -63,7 +63,7 @@ else:
         "captions",
         __base__=settings_of(Captions),
         augment=(settings_of(TextAugment), settings_of(TextAugment)()),
-        negatives=(settings_of(HardNegatives) | None, None),
+        negatives=(settings_of(WrongCaptions) | None, None),
     )
     ViewSection = create_model("view", __base__=settings_of(Crop), count=(int, Field(1, ge=1)))
     TextViewSection = create_model("text view", __base__=settings_of(TextAugment), count=(int, Field(1, ge=1)))

@@ -7,7 +7,7 @@ from typing import Any
 
 from vlp.ground.yaml import write_yaml
 from vlp.html.words import text
-from vlp.report.gallery import SEED, SHOWN, Answer, Gallery, Hit
+from vlp.report.gallery import SEED, SHOWN, Gallery, Hit, Shown
 from vlp.report.reading import Record, Run
 from vlp.report.sections import gap, section
 
@@ -28,7 +28,7 @@ def retrievals(found: Gallery | str) -> str:
     return section(title, note, groups)
 
 
-def _answer(answer: Answer) -> str:
+def _answer(answer: Shown) -> str:
     where = "right image first" if answer.rank == 1 else f"right image at {answer.rank}"
     hits = "".join(_hit(hit, is_apart=place >= SHOWN) for place, hit in enumerate(answer.hits))
     good = " good" if answer.rank == 1 else ""

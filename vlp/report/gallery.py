@@ -43,7 +43,7 @@ class Hit:
 
 
 @dataclass(frozen=True)
-class Answer:
+class Shown:
     """A query, the rank of its best right image, and the images shown for it."""
 
     query: str
@@ -63,7 +63,7 @@ class Gallery:
     step: int
     weights: str
     scope: str
-    groups: tuple[tuple[str, tuple[Answer, ...]], ...]
+    groups: tuple[tuple[str, tuple[Shown, ...]], ...]
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def _images(data: EvaluationSet, encoder: Encoder, indices: tuple[int, ...]) -> 
     return encoder.embed_images(places)
 
 
-def _answer(search: Search, data: EvaluationSet, query: int, rank: int) -> Answer:
+def _answer(search: Search, data: EvaluationSet, query: int, rank: int) -> Shown:
     """Show the first images, and the best right one where it is not among them; a right image loses ties."""
     scores = search.image_rows @ search.query_rows[query]
     right = set(search.positives[1, search.positives[0] == query].tolist())
@@ -179,7 +179,7 @@ def _answer(search: Search, data: EvaluationSet, query: int, rank: int) -> Answe
         )
         for place in shown
     )
-    return Answer(search.queries[query], rank, hits)
+    return Shown(search.queries[query], rank, hits)
 
 
 def _caption(data: EvaluationSet, index: int) -> str:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-from vlp.data import Captions, Crop, HardNegatives, SampleSet, Stream, TextAugment, Views
+from vlp.data import Captions, Crop, SampleSet, Stream, TextAugment, Views, WrongCaptions
 from vlp.data.arrange import arrange
 from vlp.data.order.shuffle import Order
 from vlp.data.order.timetable import Ramp
@@ -115,7 +115,7 @@ def _build_views(data: DataSection, size: int) -> Views:
         crops=tuple(crops),
         captions=Captions(**settings(data.captions, "augment", "negatives")),
         rewordings=tuple(rewordings),
-        negatives=None if wrong is None else HardNegatives(**settings(wrong)),
+        negatives=None if wrong is None else WrongCaptions(**settings(wrong)),
         policy=None if data.policy is None else policies.build(data.policy.type, settings(data.policy, "type")),
         spare_first=data.spare_first_view,
     )

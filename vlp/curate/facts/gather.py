@@ -62,7 +62,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Task:
+class Measurement:
     """Facts to measure of one shard."""
 
     card: Card
@@ -72,7 +72,7 @@ class Task:
     threads: int = 1
 
 
-class Table:
+class FactTable:
     """Facts of all samples of a card's shards, in their order.
 
     Args:
@@ -126,7 +126,7 @@ class Table:
         return int(np.searchsorted(self.starts, number, "right")) - 1
 
 
-def gather(card: Card, facts: Sequence[Fact], folder: Path, workers: int | None = None) -> Table:
+def gather(card: Card, facts: Sequence[Fact], folder: Path, workers: int | None = None) -> FactTable:
     """Measure what is not measured yet, and return a table of all facts.
 
     Args:
@@ -139,7 +139,7 @@ def gather(card: Card, facts: Sequence[Fact], folder: Path, workers: int | None 
     processes = usable_cores() if workers is None else workers
     shards = open_shards(card)
     on_cores = list({fact.name: fact for fact in facts if not fact.on_device}.values())
-    tasks = [Task(card, shard, missing(card, shard, on_cores, folder), folder) for shard in shards]
+    tasks = [Measurement(card, shard, missing(card, shard, on_cores, folder), folder) for shard in shards]
     with progress(len(shards), "shards") as bar:
         for _ in map_in_order(_measure_and_keep, tasks, processes):
             bar.update()
@@ -147,7 +147,7 @@ def gather(card: Card, facts: Sequence[Fact], folder: Path, workers: int | None 
         # Last, since loading a model starts threads, and processes must not be forked beside them.
         if fact.on_device:
             _measure_here(card, shards, fact, folder)
-    return Table(card, shards, folder, processes)
+    return FactTable(card, shards, folder, processes)
 
 
 def missing(card: Card, shard: Shard, facts: Sequence[Fact], folder: Path) -> tuple[Fact, ...]:
@@ -155,7 +155,7 @@ def missing(card: Card, shard: Shard, facts: Sequence[Fact], folder: Path) -> tu
     return tuple(fact for fact in facts if not zipfile.is_zipfile(folder / column_file(card, shard, fact)))
 
 
-def measured_files(task: Task) -> dict[str, bytes]:
+def measured_files(task: Measurement) -> dict[str, bytes]:
     """Measure the facts of one shard; return the files to keep, by their names.
 
     Raises:
@@ -194,7 +194,7 @@ def view_of(card: Card, shard: Shard, place: int) -> View:
     return View(Sample(place, card.name, card, shard, place, shard.members(place)))
 
 
-def _measure_and_keep(task: Task) -> None:
+def _measure_and_keep(task: Measurement) -> None:
     for name, content in measured_files(task).items():
         keep(task.folder, name, content)
 
@@ -203,7 +203,7 @@ def _measure_here(card: Card, shards: Sequence[Shard], fact: Fact, folder: Path)
     with progress(len(shards), f"shards ({fact.name})") as bar:
         for shard in shards:
             if missing(card, shard, [fact], folder):
-                _measure_and_keep(Task(card, shard, (fact,), folder, usable_cores()))
+                _measure_and_keep(Measurement(card, shard, (fact,), folder, usable_cores()))
             bar.update()
 
 

@@ -17,13 +17,13 @@ from vlp.curate.parallel import map_in_order, progress
 from vlp.data import Captions, Card, SampleSet
 from vlp.data.faults import BadSampleError, net
 from vlp.data.pixels.decode import FORMATS
-from vlp.data.samples import Part, Sample
+from vlp.data.samples import Sample, UsedShard
 
 WORD = re.compile(r"\w[\w'-]*")
 
 
 @dataclass(frozen=True)
-class Columns:
+class SampleNumbers:
     """One number per usable sample.
 
     Args:
@@ -49,14 +49,14 @@ class Columns:
         return len(self.ids)
 
     @classmethod
-    def of_rows(cls, rows: Sequence[tuple[int, ...]]) -> Columns:
+    def of_rows(cls, rows: Sequence[tuple[int, ...]]) -> SampleNumbers:
         """Return columns of rows in the order of the fields."""
         kinds = (np.int64, np.uint64, np.uint64, np.uint8, np.int32, np.int32, np.int64, np.int32, np.int32)
         columns = list(zip(*rows, strict=True)) or [()] * len(kinds)
         return cls(*(np.array(column, dtype=kind) for column, kind in zip(columns, kinds, strict=True)))
 
     @classmethod
-    def together(cls, parts: Sequence[Columns]) -> Columns:
+    def together(cls, parts: Sequence[SampleNumbers]) -> SampleNumbers:
         """Return the columns of several shards, one below the other."""
         return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
@@ -72,7 +72,7 @@ class Measured:
     """
 
     samples: int
-    columns: Columns
+    columns: SampleNumbers
     vocabulary: Counter[str]
     faults: Counter[str]
 
@@ -95,10 +95,10 @@ def measure(card: Card, workers: int) -> Measured:
             vocabulary.update(measured.vocabulary)
             faults.update(measured.faults)
             bar.update()
-    return Measured(samples, Columns.together(parts), vocabulary, faults)
+    return Measured(samples, SampleNumbers.together(parts), vocabulary, faults)
 
 
-def _measure_shard(task: tuple[Card, Part]) -> Measured:
+def _measure_shard(task: tuple[Card, UsedShard]) -> Measured:
     card, part = task
     shard = part.shard
     captions = Captions()
@@ -117,7 +117,7 @@ def _measure_shard(task: tuple[Card, Part]) -> Measured:
         image_hash, *image_numbers = image
         rows.append((number, image_hash, hash64(text.lower().encode()), *image_numbers, len(text), len(text.split())))
         vocabulary.update(WORD.findall(text.lower()))
-    return Measured(len(part), Columns.of_rows(rows), vocabulary, faults)
+    return Measured(len(part), SampleNumbers.of_rows(rows), vocabulary, faults)
 
 
 def _measure_image(sample: Sample) -> tuple[int, ...]:

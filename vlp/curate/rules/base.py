@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from vlp.curate.facts.facts import Fact
-from vlp.curate.facts.gather import Table
+from vlp.curate.facts.gather import FactTable
 from vlp.ground.explain import explain
 from vlp.ground.registry import Registry, settings_of
 from vlp.ground.types import RecipeError
@@ -32,10 +32,10 @@ class Rule(Protocol):
     @property
     def facts(self) -> tuple[Fact, ...]: ...
 
-    def drops(self, table: Table, alive: Flags) -> Flags:
+    def drops(self, table: FactTable, alive: Flags) -> Flags:
         """Say of each sample whether it goes; those that are not alive count for nothing, whatever is said of them."""
 
-    def reason(self, table: Table, number: int) -> str:
+    def reason(self, table: FactTable, number: int) -> str:
         """Say in a few words why `drops` sent a sample away."""
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from vlp.curate.facts.counting import ranks_within
 from vlp.curate.facts.facts import CAPTION, IMAGE
-from vlp.curate.facts.gather import Table
+from vlp.curate.facts.gather import FactTable
 from vlp.curate.rules.base import Flags, rules
 from vlp.ground.randomness import fold, mix_array
 
@@ -28,11 +28,11 @@ class CaptionCap:
         self.most = most
         self.seed = seed
 
-    def drops(self, table: Table, alive: Flags) -> Flags:
+    def drops(self, table: FactTable, alive: Flags) -> Flags:
         """Put the samples of each caption into a random order and cut it."""
         order = mix_array(table.values(IMAGE) ^ np.uint64(fold(self.seed)))
         return ranks_within(table.values(CAPTION), order, alive) >= self.most
 
-    def reason(self, table: Table, number: int) -> str:
+    def reason(self, table: FactTable, number: int) -> str:
         """Name the cap."""
         return f"{self.most} others have the caption"

@@ -6,7 +6,7 @@ import numpy as np
 
 from vlp.curate.facts.counting import counts_among
 from vlp.curate.facts.facts import CAPTION, IMAGE
-from vlp.curate.facts.gather import Table
+from vlp.curate.facts.gather import FactTable
 from vlp.curate.rules.base import Flags, rules
 from vlp.ground.randomness import mix_array
 
@@ -26,7 +26,7 @@ class CaptionsPerImage:
     def __init__(self, *, most: int = 1000):
         self.most = most
 
-    def drops(self, table: Table, alive: Flags) -> Flags:
+    def drops(self, table: FactTable, alive: Flags) -> Flags:
         """Count different captions of each image."""
         images = table.values(IMAGE)
         pairs = images ^ mix_array(table.values(CAPTION))
@@ -36,6 +36,6 @@ class CaptionsPerImage:
         crowded = images[first & (counts_among(images, first) > self.most)]
         return np.isin(images, crowded)
 
-    def reason(self, table: Table, number: int) -> str:
+    def reason(self, table: FactTable, number: int) -> str:
         """Name the limit."""
         return f"an image with more than {self.most} captions"

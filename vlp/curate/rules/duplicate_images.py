@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from vlp.curate.facts.facts import LOOK
-from vlp.curate.facts.gather import Table
+from vlp.curate.facts.gather import FactTable
 from vlp.curate.facts.perceptual import check_distance, twins
 from vlp.curate.rules.base import Flags, rules
 
@@ -26,7 +26,7 @@ class DuplicateImages:
         self.distance = check_distance(distance)
         self._twins = np.empty(0, dtype=np.int64)
 
-    def drops(self, table: Table, alive: Flags) -> Flags:
+    def drops(self, table: FactTable, alive: Flags) -> Flags:
         """Compare each image with those before it."""
         places = np.flatnonzero(alive)
         looks = table.values(LOOK)[places]
@@ -35,7 +35,7 @@ class DuplicateImages:
         self._twins[places] = np.where(found < 0, -1, places[found])
         return self._twins >= 0
 
-    def reason(self, table: Table, number: int) -> str:
+    def reason(self, table: FactTable, number: int) -> str:
         """Name the one that stays."""
         twin = int(self._twins[number])
         return f"looks like '{table.view(twin).key}' of {table.shard_name(twin)}"

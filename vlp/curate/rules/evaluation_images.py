@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from vlp.curate.facts.facts import LOOK
-from vlp.curate.facts.gather import Table
+from vlp.curate.facts.gather import FactTable
 from vlp.curate.facts.perceptual import check_distance, look_of, nearest
 from vlp.curate.parallel import map_in_order, progress
 from vlp.curate.rules.base import Flags, rules
 from vlp.data.faults import BadSampleError
 from vlp.data.pixels.decode import decode_image
 from vlp.evaluators.dataset import MAX_PIXELS, open_set
-from vlp.evaluators.shards import Sample
+from vlp.evaluators.shards import EvaluationSample
 from vlp.ground.types import RecipeError
 
 
@@ -35,7 +35,7 @@ class EvaluationImages:
         self._images = [image for task in tasks for image in _images(task)]
         self._which = np.empty(0, dtype=np.int64)
 
-    def drops(self, table: Table, alive: Flags) -> Flags:
+    def drops(self, table: FactTable, alive: Flags) -> Flags:
         """Compare each image with all of the sets."""
         codes = []
         with progress(len(self._images), "evaluation images") as bar:
@@ -47,19 +47,19 @@ class EvaluationImages:
         self._which[alive] = nearest(mine, np.array(codes, dtype=np.uint64), self.distance)[0]
         return self._which >= 0
 
-    def reason(self, table: Table, number: int) -> str:
+    def reason(self, table: FactTable, number: int) -> str:
         """Name the evaluation image."""
         return f"looks like {self._images[self._which[number]][0]}"
 
 
-def _images(task: str) -> list[tuple[str, Sample]]:
+def _images(task: str) -> list[tuple[str, EvaluationSample]]:
     # Imports every tower and recipe, which no other rule needs.
     from vlp.recipe.load import load_task
 
     return [(f"'{sample.key}' of {task}", sample) for sample in open_set(load_task(task).data).samples]
 
 
-def _code(sample: Sample) -> int:
+def _code(sample: EvaluationSample) -> int:
     try:
         return look_of(decode_image(sample.image_bytes(), MAX_PIXELS))[0]
     except BadSampleError as error:

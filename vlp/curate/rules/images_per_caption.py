@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vlp.curate.facts.counting import counts_among
 from vlp.curate.facts.facts import CAPTION
-from vlp.curate.facts.gather import Table
+from vlp.curate.facts.gather import FactTable
 from vlp.curate.rules.base import Flags, rules
 
 
@@ -23,10 +23,10 @@ class ImagesPerCaption:
     def __init__(self, *, most: int = 10):
         self.most = most
 
-    def drops(self, table: Table, alive: Flags) -> Flags:
+    def drops(self, table: FactTable, alive: Flags) -> Flags:
         """Count the samples of each caption."""
         return counts_among(table.values(CAPTION), alive) > self.most
 
-    def reason(self, table: Table, number: int) -> str:
+    def reason(self, table: FactTable, number: int) -> str:
         """Name the limit."""
         return f"a caption of more than {self.most} samples"

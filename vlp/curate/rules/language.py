@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from vlp.curate.facts.facts import Number
-from vlp.curate.facts.gather import Table
+from vlp.curate.facts.gather import FactTable
 from vlp.curate.facts.view import View
 from vlp.curate.rules.base import Flags, rules
 from vlp.ground.registry import nearest
@@ -41,12 +41,12 @@ class Language:
         self.languages = languages
         self.sure = sure
 
-    def drops(self, table: Table, alive: Flags) -> Flags:
+    def drops(self, table: FactTable, alive: Flags) -> Flags:
         """Compare the likeliest language and its probability."""
         found = table.values(self.fact)
         return ~np.isin(found["code"], self.languages) & (found["probability"] >= self.sure)
 
-    def reason(self, table: Table, number: int) -> str:
+    def reason(self, table: FactTable, number: int) -> str:
         """Name the language."""
         code, probability = table.value(self.fact, number)
         return f"{code} with probability {probability:.2f}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vlp.curate.facts.facts import WORDS
-from vlp.curate.facts.gather import Table
+from vlp.curate.facts.gather import FactTable
 from vlp.curate.rules.base import Flags, rules
 
 
@@ -24,11 +24,11 @@ class Length:
         self.fewest = fewest
         self.most = most
 
-    def drops(self, table: Table, alive: Flags) -> Flags:
+    def drops(self, table: FactTable, alive: Flags) -> Flags:
         """Compare the number of words."""
         words = table.values(WORDS)
         return (words < self.fewest) | (words > self.most)
 
-    def reason(self, table: Table, number: int) -> str:
+    def reason(self, table: FactTable, number: int) -> str:
         """Name the number of words."""
         return f"{table.value(WORDS, number)} words"

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from vlp.curate.facts.count_sketch import Sketch
 from vlp.curate.facts.facts import GRAMS, MOST_WORDS, grams_of
-from vlp.curate.facts.gather import Table
+from vlp.curate.facts.gather import FactTable
 from vlp.curate.rules.base import Flags, rules
 from vlp.ground.types import RecipeError
 
@@ -37,7 +37,7 @@ class RareWords:
         self.sketch = Sketch(megabytes)
         self.fewest = 1
 
-    def drops(self, table: Table, alive: Flags) -> Flags:
+    def drops(self, table: FactTable, alive: Flags) -> Flags:
         """Count, find the threshold, compare."""
         self.sketch.cells[:] = 0
         for _, grams in _living(table, alive):
@@ -54,14 +54,14 @@ class RareWords:
             gone[places] = (rare & (grams > 0)).any(1)
         return gone
 
-    def reason(self, table: Table, number: int) -> str:
+    def reason(self, table: FactTable, number: int) -> str:
         """Name the rarest."""
         words = table.view(number).words[:MOST_WORDS]
         names = [*words, *(" ".join(pair) for pair in pairwise(words))]
         counts = self.sketch.count(grams_of(words))
         return f"'{names[int(counts.argmin())]}' occurs {counts.min()} times, fewer than {self.fewest}"
 
-    def _threshold(self, table: Table, alive: Flags) -> int:
+    def _threshold(self, table: FactTable, alive: Flags) -> int:
         """Return the count at which at most `frequent` different ones are left.
 
         One that occurs k times in a shard and E times in all adds k / E to those that occur E times: all shards
@@ -84,7 +84,7 @@ class RareWords:
         return fewest
 
 
-def _living(table: Table, alive: Flags) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint64]]]:
+def _living(table: FactTable, alive: Flags) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint64]]]:
     for places, column in table.columns(GRAMS):
         here = np.flatnonzero(alive[places])
         yield here + places.start, column.values[here]

@@ -14,7 +14,7 @@ from accelerate import PartialState
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vlp.curate.facts.gather import Table
+from vlp.curate.facts.gather import FactTable
 from vlp.curate.facts.view import View
 from vlp.curate.rules.base import Flags, rules
 from vlp.ground.types import RecipeError
@@ -42,7 +42,7 @@ class Score:
         self.least = least
         self.share = share
 
-    def drops(self, table: Table, alive: Flags) -> Flags:
+    def drops(self, table: FactTable, alive: Flags) -> Flags:
         """Compare cosines with the least one, or with that of the last sample of the share."""
         cosines = table.values(self.fact)
         if self.share is not None and alive.any():
@@ -50,7 +50,7 @@ class Score:
             self.least = float(ranked[max(1, round(self.share * len(ranked))) - 1])
         return cosines < self.least if self.least is not None else ~alive
 
-    def reason(self, table: Table, number: int) -> str:
+    def reason(self, table: FactTable, number: int) -> str:
         """Name the cosine."""
         return f"cosine {table.value(self.fact, number):.3f}, less than {self.least:.3f}"
 

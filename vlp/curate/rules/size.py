@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vlp.curate.facts.facts import SIZE
-from vlp.curate.facts.gather import Table
+from vlp.curate.facts.gather import FactTable
 from vlp.curate.rules.base import Flags, rules
 
 
@@ -24,13 +24,13 @@ class Size:
         self.short_side_over = short_side_over
         self.aspect_under = aspect_under
 
-    def drops(self, table: Table, alive: Flags) -> Flags:
+    def drops(self, table: FactTable, alive: Flags) -> Flags:
         """Compare both sides."""
         sides = table.values(SIZE)
         short, long = sides.min(1), sides.max(1)
         return ~((short > self.short_side_over) & (long < self.aspect_under * short))
 
-    def reason(self, table: Table, number: int) -> str:
+    def reason(self, table: FactTable, number: int) -> str:
         """Name the size."""
         width, height = table.value(SIZE, number)
         return f"{width} x {height}"

@@ -27,7 +27,7 @@ SUFFIXES = tuple(f".{extension}" for extension in EXTENSIONS)
 
 
 @dataclass(frozen=True)
-class Record:
+class TableRecord:
     """A row as it stands in its file, or what is wrong with it."""
 
     line: int
@@ -89,7 +89,7 @@ class Table:
                 told.add(name)
             yield self._row(number, name, rows)
 
-    def _row(self, number: int, name: Any, records: Sequence[Record]) -> Row:
+    def _row(self, number: int, name: Any, records: Sequence[TableRecord]) -> Row:
         first = records[0]
         said = f"line {first.line}"
         if first.fault:
@@ -98,22 +98,22 @@ class Table:
         caption = texts[0] if len(texts) == 1 else _merged(texts)
         return row_of(number, self.folder, name, caption, said, num_rows=len(records))
 
-    def _name(self, record: Record) -> Any:
+    def _name(self, record: TableRecord) -> Any:
         return record.values.get(self.image)
 
-    def _together(self) -> dict[str, list[Record]]:
+    def _together(self) -> dict[str, list[TableRecord]]:
         """Return the rows of each image that may have several; holds eight bytes of every other row meanwhile."""
         hashes = np.fromiter((_hash(name) for name in map(self._name, self._records()) if _is_name(name)), np.uint64)
         values, counts = np.unique(hashes, return_counts=True)
         several = set(values[counts > 1].tolist())
-        found: dict[str, list[Record]] = {}
+        found: dict[str, list[TableRecord]] = {}
         for record in self._records() if several else ():
             name = self._name(record)
             if _is_name(name) and _hash(name) in several:
                 found.setdefault(name, []).append(record)
         return found
 
-    def _find_folder(self, heads: Sequence[Record]) -> Path:
+    def _find_folder(self, heads: Sequence[TableRecord]) -> Path:
         """Return what paths are relative to: the folder of the table, or the one within that has the first images."""
         beside = self.path.parent
         names = [name for name in map(self._name, heads) if _is_name(name) and "://" not in name]
@@ -122,7 +122,7 @@ class Table:
         folders = sorted(entry for entry in beside.iterdir() if entry.is_dir())
         return next((folder for folder in folders if all(is_file(folder / name) for name in names)), beside)
 
-    def _check_images(self, heads: Sequence[Record]) -> None:
+    def _check_images(self, heads: Sequence[TableRecord]) -> None:
         """Refuse a column as a whole whose first rows hold no paths."""
         mistakes: list[RecipeError] = []
         for record in heads:
@@ -134,7 +134,7 @@ class Table:
                 return
         raise mistakes[0]
 
-    def _records(self) -> Iterator[Record]:
+    def _records(self) -> Iterator[TableRecord]:
         if self.path.suffix.lower() in LINES:
             yield from self._read_json_lines()
             return
@@ -148,14 +148,14 @@ class Table:
                     raise RecipeError(f"{self.path}: line {line.number}: {line.fault}; save the table as UTF-8")
                 names = line.fields
             else:
-                yield Record(line.number, dict(zip(names, line.fields, strict=False)), line.fault)
+                yield TableRecord(line.number, dict(zip(names, line.fields, strict=False)), line.fault)
 
     @cached_property
-    def _list(self) -> list[Record]:
+    def _list(self) -> list[TableRecord]:
         """The rows of a JSON document, which is read whole."""
         return list(_read_json(self.path))
 
-    def _read_json_lines(self) -> Iterator[Record]:
+    def _read_json_lines(self) -> Iterator[TableRecord]:
         try:
             with self.path.open("rb") as file:
                 for number, data in enumerate(file, 1):
@@ -165,7 +165,7 @@ class Table:
             raise RecipeError(f"{self.path}: {error.strerror}") from error
 
 
-def _read_json(path: Path) -> Iterator[Record]:
+def _read_json(path: Path) -> Iterator[TableRecord]:
     """Read a list of mappings, or COCO's or Karpathy's lists of images and sentences.
 
     Raises:
@@ -179,7 +179,7 @@ def _read_json(path: Path) -> Iterator[Record]:
     if not isinstance(rows, list):
         raise RecipeError(f"{path}: expected a list of mappings such as {{image: ..., caption: ...}}, or COCO's form")
     for number, row in enumerate(rows, 1):
-        yield Record(number, row) if isinstance(row, dict) else Record(number, {}, "not a mapping")
+        yield TableRecord(number, row) if isinstance(row, dict) else TableRecord(number, {}, "not a mapping")
 
 
 def _rows_of_images(content: Mapping[str, Any]) -> Any:
@@ -209,12 +209,12 @@ def _sentences(image: Mapping[str, Any]) -> list[Any]:
     return [each.get("raw") if isinstance(each, dict) else each for each in told] if isinstance(told, list) else []
 
 
-def _parse(number: int, data: bytes) -> Record:
+def _parse(number: int, data: bytes) -> TableRecord:
     try:
         values = json.loads(data.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        return Record(number, {}, f"not JSON ({error})"[:300])
-    return Record(number, values) if isinstance(values, dict) else Record(number, {}, "not a mapping")
+        return TableRecord(number, {}, f"not JSON ({error})"[:300])
+    return TableRecord(number, values) if isinstance(values, dict) else TableRecord(number, {}, "not a mapping")
 
 
 def _hash(name: str) -> int:

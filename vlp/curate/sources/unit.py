@@ -40,7 +40,7 @@ class Unit:
 
 
 @dataclass(frozen=True)
-class Record:
+class UnitRecord:
     """What became of a unit.
 
     Args:
@@ -63,7 +63,7 @@ class Record:
         return sum(shard.samples for shard in self.shards)
 
 
-def pack_unit(unit: Unit) -> Record:
+def pack_unit(unit: Unit) -> UnitRecord:
     """Write the shards of a unit and its record, or return the record of an earlier pack of the same rows."""
     path = unit.folder / RECORDS / f"{unit.stem}.json"
     fingerprint = unit.rows.fingerprint()
@@ -84,7 +84,7 @@ def pack_unit(unit: Unit) -> Record:
             writer.write(key_of(row), members)
             rows += row.num_rows
             captions[_caption_key(members, unit.caption_keys)] += 1
-    record = Record(fingerprint, tuple(writer.written), tuple(faults), dict(captions), rows)
+    record = UnitRecord(fingerprint, tuple(writer.written), tuple(faults), dict(captions), rows)
     write_text(path, json.dumps({key: value for key, value in asdict(record).items() if key != "kept"}))
     return record
 
@@ -104,16 +104,16 @@ def _caption_key(members: Mapping[str, bytes], keys: Mapping[str, float]) -> str
     return next(key for key in keys if key.split(".")[0] in members)
 
 
-def _read_record(path: Path) -> Record | None:
+def _read_record(path: Path) -> UnitRecord | None:
     try:
         values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         shards = tuple(Written(**shard) for shard in values["shards"])
         faults = tuple(Fault(**fault) for fault in values["faults"])
-        return Record(values["fingerprint"], shards, faults, values["captions"], values["rows"], kept=True)
+        return UnitRecord(values["fingerprint"], shards, faults, values["captions"], values["rows"], kept=True)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _are_whole(folder: Path, record: Record) -> bool:
+def _are_whole(folder: Path, record: UnitRecord) -> bool:
     paths = [(folder / shard.name, shard.bytes) for shard in record.shards]
     return all(path.is_file() and path.stat().st_size == size for path, size in paths)

@@ -38,9 +38,9 @@ from multiprocessing.util import Finalize
 from types import TracebackType
 from typing import Any
 
-from vlp.data.batches import LocalBatches, Packet, Part
+from vlp.data.batches import LocalBatches, Packet, Piece
 from vlp.data.processes.ring import Board, Ring
-from vlp.data.processes.worker import Answer, Task, serve
+from vlp.data.processes.worker import Reply, Wanted, serve
 from vlp.ground.types import RecipeError, VlpWarning
 
 # Costs the trainer 0.3 ms per chunk, and a process 30 ms or more: a low price and a short wait.
@@ -91,8 +91,8 @@ class Chunk:
         deaths: Where the processes stood that died over it: a sample, or -1 between samples.
     """
 
-    task: Task
-    part: Part | None = None
+    task: Wanted
+    part: Piece | None = None
     deaths: list[int] = field(default_factory=list)
 
 
@@ -118,7 +118,7 @@ class Worker:
         except OSError:
             return  # the process has died: whoever waits for the answer finds out
 
-    def answers(self) -> Iterator[Answer]:
+    def answers(self) -> Iterator[Reply]:
         """Yield the answers that are there."""
         try:
             while self.connection.poll():
@@ -201,7 +201,7 @@ class Pool:
     def _hand_out(self, number: int, slot: int) -> list[Chunk]:
         size = self._batches.local_size
         starts = range(0, size, self._chunk)
-        chunks = [Chunk(Task(number, slot, start, min(start + self._chunk, size))) for start in starts]
+        chunks = [Chunk(Wanted(number, slot, start, min(start + self._chunk, size))) for start in starts]
         for chunk in chunks:
             worker = min(self._workers, key=lambda worker: len(worker.chunks))
             if not worker.chunks:
@@ -239,7 +239,7 @@ class Pool:
         if worker.hung_up or not alive:
             self._replace(worker)
 
-    def _take(self, worker: Worker, answer: Answer) -> None:
+    def _take(self, worker: Worker, answer: Reply) -> None:
         if answer.error is not None:
             raise answer.error
         chunk = worker.chunks.popleft()
@@ -284,7 +284,7 @@ class Pool:
             "train.batch_size; data.workers=0 decodes in the trainer and shows what a decoder says"
         )
 
-    def _ids(self, task: Task) -> list[int]:
+    def _ids(self, task: Wanted) -> list[int]:
         positions = self._batches.positions(task.batch, task.start, task.stop)
         return [int(number) for number in self._batches.order.samples_at(positions)[1]]
 

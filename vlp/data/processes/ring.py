@@ -31,7 +31,7 @@ from vlp.ground.types import RecipeError
 NOTE_BYTES = 1 << 24
 
 
-class Memory:
+class SharedMemory:
     """A file without a name, in memory where the system has such files and on a disk otherwise.
 
     Forked processes inherit it; it may also be an argument of a process that is spawned.
@@ -86,8 +86,8 @@ def _allocate(descriptor: int, size: int, reserve: bool) -> int:
     return descriptor
 
 
-def _attach(duplicate: Any) -> Memory:
-    memory = Memory.__new__(Memory)
+def _attach(duplicate: Any) -> SharedMemory:
+    memory = SharedMemory.__new__(SharedMemory)
     memory.file = duplicate.detach()
     return memory
 
@@ -113,8 +113,8 @@ class Ring:
         self.shape = shape
         size = num_slots * math.prod(shape)
         try:
-            self._memory = Memory(size)
-            self._notes = Memory(num_slots * num_rows * NOTE_BYTES, reserve=False)
+            self._memory = SharedMemory(size)
+            self._notes = SharedMemory(num_slots * num_rows * NOTE_BYTES, reserve=False)
             self._map()
         except OSError as error:
             raise RecipeError(
@@ -180,7 +180,7 @@ class Board:
     """Where each process says which sample it works on, so that nobody need ask one that is dead or hangs."""
 
     def __init__(self, num_processes: int):
-        self._memory = Memory(num_processes * 24)
+        self._memory = SharedMemory(num_processes * 24)
         self._map()
 
     def _map(self) -> None:

@@ -30,7 +30,7 @@ KEPT_BYTES = 1 << 26  # a picture of 10 million pixels; memory of larger ones go
 
 
 @dataclass(frozen=True)
-class Task:
+class Wanted:
     """Rows of a slice that a process is asked for."""
 
     batch: int
@@ -40,7 +40,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Answer:
+class Reply:
     """What a process says of a task: the size of its note and the time it took, or what broke."""
 
     note_bytes: int = 0
@@ -71,7 +71,7 @@ def serve(connection: Connection, batches: LocalBatches, ring: Ring, board: Boar
         return
 
 
-def _answer(task: Task, lethal: dict[int, str], batches: LocalBatches, ring: Ring, board: Board, place: int) -> Answer:
+def _answer(task: Wanted, lethal: dict[int, str], batches: LocalBatches, ring: Ring, board: Board, place: int) -> Reply:
     def guard(sample: int) -> None:
         if sample in lethal:
             raise BadSampleError("killed_worker", lethal[sample])
@@ -82,9 +82,9 @@ def _answer(task: Task, lethal: dict[int, str], batches: LocalBatches, ring: Rin
         part = batches.part(task.batch, task.start, task.stop, ring[task.slot], guard)
         size = ring.write_note(task.slot, task.start, part)
     except Exception as error:
-        return Answer(error=_portable(error))
+        return Reply(error=_portable(error))
     board.write(place, -1)
-    return Answer(size, time.monotonic() - started)
+    return Reply(size, time.monotonic() - started)
 
 
 def _portable(error: Exception) -> Exception:

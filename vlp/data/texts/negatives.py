@@ -52,7 +52,7 @@ TABLES: dict[Kind, dict[str, tuple[str, ...]]] = {
 }
 
 
-class HardNegatives:
+class WrongCaptions:
     """Make wrong captions that share almost all words with the right one.
 
     Yuksekgonul et al. 2023 (arXiv:2210.01936) for the order, Hsieh et al. 2023 (arXiv:2306.14610) for replaced objects,

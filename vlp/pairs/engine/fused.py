@@ -75,7 +75,7 @@ def _kernels() -> ModuleType:
 MASKS: tuple[Mask, ...] = get_args(Mask)
 
 
-class Entry(NamedTuple):
+class PlanEntry(NamedTuple):
     """What a kernel is compiled for, per statistic.
 
     Args:
@@ -92,7 +92,7 @@ class Entry(NamedTuple):
     learned: bool
 
 
-Plan = tuple[Entry, ...]
+Plan = tuple[PlanEntry, ...]
 
 
 def _plan(statistics: Sequence[Statistic], axes: Iterable[Iterable[Axis]]) -> Plan:
@@ -102,7 +102,9 @@ def _plan(statistics: Sequence[Statistic], axes: Iterable[Iterable[Axis]]) -> Pl
     for statistic, own in zip(statistics, axes, strict=True):
         request = next(iter(statistic.requests.values()))
         row, column = (next(places[axis]) if axis in own else -1 for axis in AXES)
-        entries.append(Entry(isinstance(request, MAP), MASKS.index(mask_of(request)), row, column, statistic.learned))
+        entries.append(
+            PlanEntry(isinstance(request, MAP), MASKS.index(mask_of(request)), row, column, statistic.learned)
+        )
     return tuple(entries)
 
 
@@ -165,7 +167,7 @@ class Panel:
             kernel[self._grid](*sides, *tensors, *sizes, tuple(map(tuple, plan)), **self._blocks._asdict())
 
 
-def _place(entry: Entry, axis: Axis) -> int:
+def _place(entry: PlanEntry, axis: Axis) -> int:
     return entry.row if axis == "row" else entry.column
 
 

@@ -15,7 +15,7 @@ from vlp.pairs.requests import Mask, Side
 TILE_SIZE = 1024  # 4 MB of float32: the tile stays in the cache between its product and its exponentials
 
 
-class Memory:
+class TileMemory:
     """Memory of tiles that nobody uses just now; a fresh page costs more than the exponentials of its numbers."""
 
     def __init__(self) -> None:
@@ -51,7 +51,7 @@ class Rectangle:
     column_side: Side
     triangular: bool = False
     stored: dict[tuple[int, int], Tensor] = field(default_factory=dict)
-    memory: Memory = field(default_factory=Memory)
+    memory: TileMemory = field(default_factory=TileMemory)
 
     def tiles(self, tile_size: int, *, store_bytes: int = 0) -> Iterator[Tile]:
         """Yield the tiles in order; each overwrites the one before, but for those that are stored.
@@ -105,7 +105,7 @@ def cut(start: int, stop: int, size: int) -> Iterator[slice]:
 class Buffers:
     """Named scratch memory of the size of one tile, taken on first use."""
 
-    def __init__(self, memory: Memory, like: Tensor, tile_size: int):
+    def __init__(self, memory: TileMemory, like: Tensor, tile_size: int):
         self._memory = memory
         self._like = like
         self._tile_size = tile_size

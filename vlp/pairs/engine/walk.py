@@ -27,7 +27,7 @@ from vlp.pairs.engine.plain_sums import PointwiseSum
 from vlp.pairs.engine.plan import plan_statistics
 from vlp.pairs.engine.softmax_sums import LogSumExp
 from vlp.pairs.engine.statistic import Statistic, Vectors, axis_of, is_differentiable
-from vlp.pairs.engine.tiles import TILE_SIZE, Memory, Rectangle
+from vlp.pairs.engine.tiles import TILE_SIZE, Rectangle, TileMemory
 from vlp.pairs.requests import LSE, WMEAN, Block, Request, Stats
 
 KEPT_BYTES = 64 * 2**20  # a batch of 4096 on one process in float32; what is larger is computed twice in part
@@ -40,7 +40,7 @@ def pair_stats(
     *,
     tile_size: int = TILE_SIZE,
     kept_bytes: int = KEPT_BYTES,
-    memory: Memory | None = None,
+    memory: TileMemory | None = None,
     backend: Backend = "auto",
 ) -> Stats:
     """Answer requests about similarity matrices, keyed by (block, request).
@@ -71,11 +71,11 @@ def _pair_stats(
     group: dist.Group,
     tile_size: int,
     kept_bytes: int,
-    memory: Memory | None,
+    memory: TileMemory | None,
     backend: Backend,
 ) -> Stats:
     stats: Stats = {}
-    memory = memory or Memory()
+    memory = memory or TileMemory()
     for name, wanted in requests.items():
         unique = tuple(dict.fromkeys(wanted))
         block = blocks[name]
@@ -103,7 +103,7 @@ class _Call:
     group: dist.Group
     tile_size: int
     kept_bytes: int
-    memory: Memory
+    memory: TileMemory
     is_fused: bool
 
 

@@ -20,7 +20,7 @@ from benchmarks import peer_open_clip as peer
 from benchmarks.measure import Cost, run_measured
 from benchmarks.quickstart_report import Row, write_report
 from vlp.ground.provenance import commit, machine, versions
-from vlp.recipe.load import load_recipe
+from vlp.recipe.compose import load_recipe
 
 ROOT = peer.ROOT
 TASKS = ("emoji24", "clipart-folders", "photos-cc0", "emoji-retrieval", "clipart-retrieval", "geometry")

@@ -42,9 +42,10 @@ from benchmarks.forked_runs import (
 from benchmarks.instruments import Instruments
 from benchmarks.tables import markdown
 from vlp.data import SampleSet
+from vlp.data.shards.cards import load_card
 from vlp.ground.provenance import commit
 from vlp.ground.types import RecipeError
-from vlp.recipe.load import load_card, load_recipe
+from vlp.recipe.compose import load_recipe
 from vlp.run import checkpoint
 from vlp.run.folder import claim_folder
 from vlp.run.log import Log

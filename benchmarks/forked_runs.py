@@ -30,7 +30,8 @@ from vlp.ground import paths
 from vlp.ground.provenance import commit, machine, versions
 from vlp.ground.types import RecipeError
 from vlp.ground.yaml import read_yaml
-from vlp.recipe.load import build_model, load_recipe
+from vlp.recipe.compose import load_recipe
+from vlp.recipe.model import build_model
 from vlp.run import checkpoint
 from vlp.train import PREEMPTED, train
 

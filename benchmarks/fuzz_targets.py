@@ -35,14 +35,16 @@ from vlp.curate.sources.open_source import open_source
 from vlp.data import Captions, Card, SampleSet
 from vlp.data.faults import BadSampleError, tidy
 from vlp.data.pixels.decode import decode_image
+from vlp.data.shards.cards import load_card
 from vlp.data.shards.download import Expected, RemoteStats, ask, download
 from vlp.data.shards.index import SUFFIX, build_index
 from vlp.data.shards.kept import read_kept, write_kept
 from vlp.data.shards.remote import Remote, TransferError, version
+from vlp.evaluators.base import load_task
 from vlp.evaluators.dataset import DataSource, open_set
 from vlp.ground.files import read_records, seal
 from vlp.ground.types import RecipeError
-from vlp.recipe.load import load_card, load_recipe, load_task
+from vlp.recipe.compose import load_recipe
 from vlp.run import checkpoint
 from vlp.run.log import Log
 from vlp.towers.sources import read_config

@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks.forked_runs import read_states
 from vlp.ground import dist
-from vlp.recipe.load import load_recipe
+from vlp.recipe.compose import load_recipe
 from vlp.run.log import Log
 from vlp.train import train
 

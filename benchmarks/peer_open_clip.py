@@ -14,8 +14,10 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from vlp.data.shards.cards import load_card
 from vlp.ground.types import RecipeError
-from vlp.recipe.load import Recipe, build_model, load_card, without_weights
+from vlp.recipe.compose import Recipe
+from vlp.recipe.model import build_model, without_weights
 from vlp.run.assemble import count_steps
 
 ROOT = Path(__file__).resolve().parent.parent

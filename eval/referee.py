@@ -21,11 +21,10 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
-from vlp.evaluators.base import Task
+from vlp.evaluators.base import Task, load_task
 from vlp.evaluators.dataset import find_root
 from vlp.evaluators.tasks import run_tasks
 from vlp.ground.types import RecipeError
-from vlp.recipe.load import load_task
 from vlp.towers.encoder import TowerEncoder
 from vlp.towers.load import load_model
 

@@ -12,7 +12,7 @@ import torch
 
 from vlp.data.pixels.augment import NUM_DRAWS
 from vlp.ground.types import Batch
-from vlp.recipe.load import load_recipe
+from vlp.recipe.compose import load_recipe
 from vlp.recipe.schema import Recipe
 from vlp.run import assemble
 from vlp.run.assemble import Parts

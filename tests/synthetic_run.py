@@ -18,7 +18,7 @@ from vlp.evaluators.retrieval import retrieve
 from vlp.evaluators.zero_shot import classify
 from vlp.ground.types import Evaluation
 from vlp.ground.yaml import write_yaml
-from vlp.recipe.load import load_recipe, lock_text
+from vlp.recipe.compose import load_recipe, lock_text
 
 CLASSES = ("cat", "dog", "flower", "house", "ship", "tree", "star & moon", "<b>bold</b>")
 PROVENANCE = {"commit": "0123456789ab", "versions": {"vlp": "0.1.0", "torch": "2.8.0"}, "data": {"embedded": "f00d"}}

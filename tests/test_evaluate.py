@@ -10,12 +10,13 @@ from safetensors.torch import save_file
 from tests.evaluators.sets import write_captions, write_classes
 from tests.towers.tiny import tiny_model
 from vlp.evaluate import DEFAULT_TASKS, evaluate_model, find_subject
-from vlp.evaluators.base import evaluators
+from vlp.evaluators.base import evaluators, load_task
 from vlp.evaluators.dataset import open_set, read_lines
 from vlp.evaluators.tasks import run_tasks
 from vlp.ground.paths import folders
 from vlp.ground.types import RecipeError
-from vlp.recipe.load import build_model, load_recipe, load_task, lock_text
+from vlp.recipe.compose import load_recipe, lock_text
+from vlp.recipe.model import build_model
 from vlp.run.checkpoint import LOCK, save
 from vlp.towers.encoder import TowerEncoder
 

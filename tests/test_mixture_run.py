@@ -11,7 +11,7 @@ from tests.processes import run_processes
 from tests.shards import write_shards
 from tests.tiny import tiny_recipe
 from vlp.ground.types import RecipeError
-from vlp.recipe.load import load_recipe, lock_text
+from vlp.recipe.compose import load_recipe, lock_text
 from vlp.train import train
 
 

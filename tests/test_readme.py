@@ -10,7 +10,7 @@ import pytest
 
 from vlp.cli import build_parser, main
 from vlp.ground.yaml import parse_yaml
-from vlp.recipe.load import load_recipe
+from vlp.recipe.compose import load_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()

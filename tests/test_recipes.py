@@ -9,7 +9,7 @@ import pytest
 
 from vlp.ground.yaml import read_yaml
 from vlp.objectives.base import terms
-from vlp.recipe.load import load_recipe, lock_text
+from vlp.recipe.compose import load_recipe, lock_text
 from vlp.train import train
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -22,7 +22,8 @@ from tests.tiny import tiny_recipe
 from vlp.export.run import export_run
 from vlp.ground import dist
 from vlp.ground.types import RecipeError, VlpWarning
-from vlp.recipe.load import build_model, lock_text
+from vlp.recipe.compose import lock_text
+from vlp.recipe.model import build_model
 from vlp.run.clock import PREEMPTED
 from vlp.run.trained_model import load_model_of_run
 from vlp.step.optimizer import learning_rate_factor

@@ -39,7 +39,7 @@ def test_the_wheel_ships_data_recipes_and_tasks(unpacked):
 
 def test_an_installed_package_finds_what_it_ships(unpacked, tmp_path):
     script = (
-        "import vlp.recipe.load as c, vlp\n"
+        "import vlp.recipe.compose as c, vlp\n"
         "recipe = c.load_recipe('quickstart')\n"
         "card = c.load_card('embedded')\n"
         "assert len(card.paths()) >= 4\n"

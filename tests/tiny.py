@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vlp.recipe.load import load_recipe
+from vlp.recipe.compose import load_recipe
 from vlp.recipe.schema import Recipe
 
 TOWERS = """

@@ -174,8 +174,8 @@ def _config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sources", action="store_true", help="list the settings given, and the file that gives each")
 
     def command(parsed: argparse.Namespace) -> None:
+        from vlp.recipe.compose import load_recipe, lock_text, recipe_layers
         from vlp.recipe.layers import explain_sources
-        from vlp.recipe.load import load_recipe, lock_text, recipe_layers
 
         recipe = load_recipe(parsed.recipe, parsed.overrides)
         if parsed.sources:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import torch
 
+from vlp.evaluators.base import load_task
 from vlp.evaluators.dataset import Pixels
 from vlp.evaluators.record import table
 from vlp.evaluators.tasks import run_tasks
 from vlp.ground import dist
-from vlp.recipe.load import load_task
 from vlp.run.launch import check_same, checksum, join_evaluation
 from vlp.run.trained_model import is_run, load_model_of_run, split_label
 from vlp.towers.dual import DualEncoder

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from vlp.data import Faults
+from vlp.evaluators.base import load_task
 from vlp.evaluators.record import flatten, headline
 from vlp.evaluators.tasks import run_tasks
 from vlp.ground import dist
@@ -20,7 +21,8 @@ from vlp.ground.types import Batch, Embeddings, RecipeError
 from vlp.ground.undo import Undo
 from vlp.pairs import Pairs
 from vlp.recipe.arguments import parse_train
-from vlp.recipe.load import build_model, load_recipe, load_task, without_weights
+from vlp.recipe.compose import load_recipe
+from vlp.recipe.model import build_model, without_weights
 from vlp.recipe.schema import Recipe
 from vlp.run.assemble import Parts, assemble
 from vlp.run.clock import PREEMPTED, Clock, StopSignal, diagnose, due

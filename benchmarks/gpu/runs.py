@@ -17,7 +17,7 @@ from benchmarks.gpu.steps import TINY, synthetic_recipe
 from benchmarks.gpu.waits import ROOT, Waits
 from vlp import train
 from vlp.ground.yaml import read_yaml
-from vlp.recipe.load import load_recipe
+from vlp.recipe.compose import load_recipe
 from vlp.recipe.schema import Recipe
 
 STEPS, TOY_STEPS = 24, 8

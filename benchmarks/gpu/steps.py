@@ -14,7 +14,8 @@ import torch
 
 from vlp.data import Augment
 from vlp.ground.types import Batch
-from vlp.recipe.load import build_model, load_recipe
+from vlp.recipe.compose import load_recipe
+from vlp.recipe.model import build_model
 from vlp.recipe.schema import Recipe
 from vlp.run import assemble
 from vlp.run.assemble import Parts

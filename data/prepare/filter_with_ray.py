@@ -18,11 +18,11 @@ from typing import Any
 import ray
 import ray.data
 
-from vlp.curate.cards import open_card
 from vlp.curate.facts.facts import Fact
 from vlp.curate.facts.gather import FOLDER, Measurement, keep, measured_files, missing
 from vlp.curate.filter import Filtered, filter_card
 from vlp.curate.rules.base import read_rules
+from vlp.data.shards.cards import load_card
 from vlp.data.shards.shard import open_shards
 from vlp.ground import paths
 
@@ -42,7 +42,7 @@ def filter_on_cluster(name: str, to: Path, rules: Path, *, gpus: float = 0.0) ->
 
 def measure(name: str, facts: Sequence[Fact], folder: Path, *, gpus: float) -> None:
     """Measure facts of all shards of a card, a shard at a time on each core or GPU."""
-    card = open_card(name)
+    card = load_card(name)
     tasks = [Measurement(card, shard, missing(card, shard, facts, folder), folder) for shard in open_shards(card)]
     rows = [{"task": pickle.dumps(task)} for task in tasks if task.facts]
     if rows:

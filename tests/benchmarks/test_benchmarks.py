@@ -40,7 +40,7 @@ from benchmarks.quickstart_report import (
 )
 from benchmarks.tables import percent, slug
 from vlp.objectives.base import terms
-from vlp.recipe.load import load_recipe
+from vlp.recipe.compose import load_recipe
 
 ABOUT = {
     "date": "2030-01-31",
@@ -181,7 +181,7 @@ def test_the_peer_trains_as_the_recipe_says(peer_config, augmentation):
 
 
 def test_an_exported_peer_is_the_model_that_was_trained(peer_config):
-    from vlp.recipe.load import build_model
+    from vlp.recipe.model import build_model
     from vlp.towers.load import load_model
 
     recipe, folder, config = peer_config

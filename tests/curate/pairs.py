@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image
 
 from tests.shards import write_tar
-from vlp.curate.cards import open_card
 from vlp.data import Captions, SampleSet
+from vlp.data.shards.cards import load_card
 from vlp.ground.yaml import write_yaml
 
 
@@ -40,6 +40,6 @@ def write_pairs(folder: Path, pairs: Sequence[tuple[bytes, str]], samples_per_sh
 
 def captions_in(card: Path | str) -> list[str]:
     """Return the captions that training would see, in order."""
-    opened = open_card(str(card))
+    opened = load_card(str(card))
     samples = SampleSet({opened.name: opened})
     return [Captions().first(samples[number]) for number in range(len(samples))]

@@ -18,9 +18,9 @@ from tests.evaluators.sets import write_classes
 from tests.shards import write_tar
 from tests.towers.tiny import tiny_model
 from vlp.cli import main
-from vlp.curate.cards import open_card
 from vlp.curate.filter import filter_card
 from vlp.curate.rules.base import rules
+from vlp.data.shards.cards import load_card
 from vlp.evaluators.dataset import DataSource, open_set
 from vlp.ground.types import RecipeError
 
@@ -250,7 +250,7 @@ def test_remote_shards_keep_their_addresses_and_checksums(tmp_path):
     card.write_text(f"name: far\nshards: memory://far/000000.tar\nsha256: {{000000.tar: {checksum}}}\n")
     found = filter_by(tmp_path, card, "length: {fewest: 2}", to="there/kept.yaml")
     assert captions_in(found.card) == ["one two"]
-    written = open_card(str(found.card))
+    written = load_card(str(found.card))
     assert (written.shards, written.sha256) == (("memory://far/000000.tar",), {"000000.tar": checksum})
     assert (tmp_path / "there" / "kept.shards.json").is_file()
 
@@ -268,7 +268,7 @@ def test_a_filtered_card_is_inspected_as_training_sees_it(tmp_path):
 
     pairs = [(photo(number), " ".join(WORDS[:number])) for number in (4, 1, 3, 2)]
     found = filter_by(tmp_path, write_pairs(tmp_path, pairs), "length: {fewest: 2, most: 3}")
-    measured = measure(open_card(str(found.card)), 1)
+    measured = measure(load_card(str(found.card)), 1)
     assert (measured.samples, measured.columns.ids.tolist(), measured.columns.words.tolist()) == (2, [0, 1], [3, 2])
 
 

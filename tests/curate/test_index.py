@@ -10,13 +10,13 @@ import pytest
 
 from tests.flaky_server import serving
 from tests.shards import write_shards
-from vlp.curate.cards import open_card
-from vlp.curate.index import index_card
+from vlp.curate.index_shards import index_card
 from vlp.curate.verify import verify_card
 from vlp.data import SampleSet
 from vlp.data.shards import homes
 from vlp.data.shards import index as index_module
 from vlp.data.shards.cache import cache_folder
+from vlp.data.shards.cards import load_card
 from vlp.data.shards.shard import open_shards
 from vlp.data.shards.summary import summary_beside
 from vlp.ground.types import RecipeError
@@ -37,7 +37,7 @@ def forbid(monkeypatch, module, name: str) -> None:
 
 
 def read_all(path) -> list[bytes]:
-    samples = SampleSet({"mine": open_card(str(path))})
+    samples = SampleSet({"mine": load_card(str(path))})
     return [samples[number].read("txt") for number in range(len(samples))]
 
 
@@ -52,7 +52,7 @@ def test_the_stream_scans_nothing_and_opens_no_shard_at_its_start(card, monkeypa
     shutil.rmtree(cache_folder(""))
     with monkeypatch.context() as at_start:
         forbid(at_start, homes, "open_index")
-        samples = SampleSet({"mine": open_card(str(card))})
+        samples = SampleSet({"mine": load_card(str(card))})
     assert len(samples) == 6 and samples[5].read("txt").startswith(b"caption 5")
     assert "0 indices built, 3 were there" in str(index_card(str(card), workers=1))
     assert not cache_folder("shards").exists()
@@ -60,7 +60,7 @@ def test_the_stream_scans_nothing_and_opens_no_shard_at_its_start(card, monkeypa
 
 def test_without_a_summary_the_indices_beside_the_shards_serve(card, monkeypatch):
     index_card(str(card), workers=1)
-    summary_beside(open_card(str(card))).unlink()
+    summary_beside(load_card(str(card))).unlink()
     shutil.rmtree(cache_folder(""))
     forbid(monkeypatch, index_module, "scan_tar")
     assert len(read_all(card)) == 6
@@ -108,7 +108,7 @@ def test_a_broken_index_is_built_again_and_a_broken_shard_named(card):
 
 def test_every_member_has_a_checksum_of_its_own(card):
     index_card(str(card), workers=1)
-    for shard in open_shards(open_card(str(card))):
+    for shard in open_shards(load_card(str(card))):
         for place in range(len(shard)):
             for entry in shard.entries(place):
                 assert zlib.crc32(shard.read(entry)) == entry.checksum
@@ -148,7 +148,7 @@ def block(card) -> None:
     """Stop files from being written beside shards and card, also for root."""
     for number in range(3):
         (card.parent / "shards" / f"{number:05d}.tar.index").mkdir()
-    summary_beside(open_card(str(card))).mkdir()
+    summary_beside(load_card(str(card))).mkdir()
 
 
 def test_a_remote_card_is_indexed_once_and_then_travels(card):
@@ -161,7 +161,7 @@ def test_a_remote_card_is_indexed_once_and_then_travels(card):
         assert indices.samples == 6 and all(len(shard.known.sha256) == 64 for shard in indices.shards)
         shutil.rmtree(cache_folder(""))  # as on another machine
         server.requests.clear()
-        samples = SampleSet({"mine": open_card(str(card))})
+        samples = SampleSet({"mine": load_card(str(card))})
         assert len(samples) == 6
         assert sorted(server.requests) == [(f"/0000{number}.tar", "bytes=0-0") for number in range(3)]  # versions alone
         server.requests.clear()

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from tests.shards import image_bytes, write_shards
-from vlp.curate.cards import open_card
 from vlp.curate.facts.measure import measure
 from vlp.curate.inspect import inspect_card
+from vlp.data.shards.cards import load_card
 from vlp.ground.types import RecipeError
 from vlp.ground.yaml import write_yaml
 from vlp.html.histogram import histogram
@@ -59,7 +59,7 @@ def test_a_seed_draws_the_same_images(card, tmp_path, monkeypatch):
 
 
 def test_numbers_are_those_of_the_samples(card):
-    measured = measure(open_card(str(card)), workers=1)
+    measured = measure(load_card(str(card)), workers=1)
     columns = measured.columns
     assert measured.samples == 12 and columns.ids.tolist() == [*range(7), *range(8, 12)]
     assert (columns.widths.max(), columns.heights.max()) == (60, 20)

@@ -13,8 +13,8 @@ from tests.shards import image_bytes
 from vlp.curate.pack import pack
 from vlp.curate.split import split_card
 from vlp.data import SampleSet
+from vlp.data.shards.cards import load_card
 from vlp.ground.types import RecipeError
-from vlp.recipe.load import load_card
 
 COCO = {
     "images": [{"id": number, "file_name": f"{colour}.jpg"} for number, colour in enumerate(COLOURS)],

@@ -14,11 +14,11 @@ import pytest
 
 from tests.curate.conftest import write_images
 from tests.shards import LetterTokenizer, image_bytes
-from vlp.curate.cards import open_card
 from vlp.curate.pack import Limits, pack
 from vlp.curate.sources.rows import read_file
 from vlp.curate.verify import verify_card
 from vlp.data import Captions, Crop, SampleSet, Stream, Views
+from vlp.data.shards.cards import load_card
 from vlp.ground.types import RecipeError
 from vlp.ground.yaml import read_yaml
 
@@ -26,7 +26,7 @@ SMALL = "samples=4"
 
 
 def captions_of(path):
-    card = open_card(str(path))
+    card = load_card(str(path))
     samples = SampleSet({card.name: card})
     return [Captions().first(samples[number]) for number in range(len(samples))]
 
@@ -38,7 +38,7 @@ def shards_of(folder):
 def test_a_folder_comes_back_through_the_stream(photos, tmp_path):
     packed = pack(photos, tmp_path / "mine", limits=SMALL, workers=1)
     assert (packed.samples, packed.shards, packed.faults.total) == (10, 3, 0)
-    card = open_card(str(packed.card))
+    card = load_card(str(packed.card))
     samples = SampleSet({"mine": card})
     stream = Stream(samples, Views((Crop(8),), Captions()), LetterTokenizer(), batch_size=5, seed=0)
     batches = list(islice(stream.batches(0), 2))
@@ -56,12 +56,12 @@ def test_the_card_is_true_and_keeps_what_was_added(photos, tmp_path):
     card = read_yaml(path)
     assert (card["name"], card["samples"], card["captions"]) == ("mine", 10, {"txt": 1.0})
     assert len(card["sha256"]) == 3
-    open_card(str(path)).verify()
+    load_card(str(path)).verify()
     path.write_text("# taken in May\n" + path.read_text().replace("licence: ''", "licence: CC0-1.0"))
     (photos / "photo 000.txt").write_text("another caption")
     packed = pack(photos, tmp_path / "mine", limits=SMALL, workers=1)
     assert packed.kept == 6
-    assert path.read_text().startswith("# taken in May\n") and open_card(str(path)).licence == "CC0-1.0"
+    assert path.read_text().startswith("# taken in May\n") and load_card(str(path)).licence == "CC0-1.0"
     assert captions_of(path)[0] == "another caption"
 
 
@@ -211,7 +211,7 @@ def test_lists_of_captions_become_json(table, tmp_path):
     name = json.loads(table.read_text().splitlines()[0])["file_name"]
     table.write_text(json.dumps({"image": name, "captions": ["one", "two"]}))
     packed = pack(table, tmp_path / "mine", workers=1)
-    card = open_card(str(packed.card))
+    card = load_card(str(packed.card))
     assert card.captions == {"json.caption": 1.0}
     assert json.loads(SampleSet({"x": card})[0].read("json")) == {"caption": ["one", "two"]}
 

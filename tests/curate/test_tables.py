@@ -12,8 +12,8 @@ from tests.shards import image_bytes
 from vlp.curate.pack import pack
 from vlp.curate.sources.delimited import read_delimited, separator_of
 from vlp.data import SampleSet
+from vlp.data.shards.cards import load_card
 from vlp.ground.types import RecipeError
-from vlp.recipe.load import load_card
 
 COLOURS = ("red", "green", "blue", "gray", "black", "white", "pink", "cyan")
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vlp.data import WrongCaptions
-from vlp.data.texts.negatives import KINDS, TABLES, plural
+from vlp.data.texts.wrong_captions import KINDS, TABLES, plural
 from vlp.ground.randomness import Draws
 from vlp.ground.types import RecipeError
 

@@ -16,10 +16,10 @@ import pytest
 from tests.shards import write_shards
 from vlp.curate.verify import verify_card
 from vlp.data import Card
+from vlp.evaluators.base import load_task
 from vlp.evaluators.dataset import open_set
 from vlp.ground.types import RecipeError
 from vlp.ground.yaml import read_yaml
-from vlp.recipe.load import load_task
 
 DATA = Path(__file__).parents[2] / "data"
 PREPARE = DATA / "prepare"

@@ -256,7 +256,7 @@ def test_a_wrong_count_is_a_fault_and_never_another_sample(server, tmp_path):
 
 
 def test_an_index_beside_the_shard_spares_the_fetching(server, tmp_path):
-    from vlp.curate.index import index_shard
+    from vlp.curate.index_shards import index_shard
 
     card = put(server, tmp_path)
     (local,) = open_shards(Card(name="local", shards=f"{tmp_path}/tiny/*.tar"))

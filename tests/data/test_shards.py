@@ -13,8 +13,8 @@ from tests.shards import sample_members, write_shards, write_tar
 from vlp.data import Card
 from vlp.data.faults import BadSampleError
 from vlp.data.shards.cache import cache_folder, cache_path
-from vlp.data.shards.files import OpenFiles
 from vlp.data.shards.index import build_index, open_index
+from vlp.data.shards.open_files import OpenFiles
 from vlp.data.shards.shard import open_shards
 from vlp.data.shards.summary import summary_in_cache
 from vlp.data.shards.tar import scan_tar
@@ -172,7 +172,7 @@ def test_doubled_members_are_refused(tmp_path):
 
 
 def test_few_files_stay_open(tmp_path, monkeypatch):
-    monkeypatch.setattr("vlp.data.shards.files.MOST_OPEN", 2)
+    monkeypatch.setattr("vlp.data.shards.open_files.MOST_OPEN", 2)
     files = OpenFiles()
     for number in range(5):
         (tmp_path / str(number)).write_text(f"file {number}")

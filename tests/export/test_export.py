@@ -100,7 +100,7 @@ def test_nothing_is_left_to_a_default(plain):
 
 @pytest.mark.parametrize("name", ["vision_model.encoder.layers.1.self_attn.v_proj.weight", "text_projection.weight"])
 def test_one_wrong_weight_refuses_the_export(tmp_path, monkeypatch, name):
-    import vlp.export.clip as converter
+    import vlp.export.as_clip as converter
 
     convert = converter.convert
 
@@ -116,7 +116,7 @@ def test_one_wrong_weight_refuses_the_export(tmp_path, monkeypatch, name):
 
 
 def test_the_wrong_activation_refuses_the_export(tmp_path, monkeypatch):
-    import vlp.export.clip as converter
+    import vlp.export.as_clip as converter
 
     plain_config = converter.clip_config
     wrong = {"hidden_act": "quick_gelu"}

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from vlp.ground.provenance import commit, machine, versions
-from vlp.recipe.load import load_recipe
+from vlp.recipe.compose import load_recipe
 from vlp.train import train
 
 HERE = Path(__file__).resolve().parent

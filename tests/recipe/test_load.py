@@ -8,8 +8,8 @@ import pytest
 
 from vlp.ground.types import RecipeError
 from vlp.ground.yaml import parse_yaml
+from vlp.recipe.compose import differences, load_recipe, lock_text, recipe_layers
 from vlp.recipe.layers import explain_sources
-from vlp.recipe.load import differences, load_recipe, lock_text, recipe_layers
 
 PARENT = """
 data: {train: {embedded: {}}}

@@ -12,12 +12,14 @@ import pytest
 import torch
 
 from tests.synthetic_run import KnowingEncoder, write_run
+from vlp.evaluators.base import load_task
 from vlp.evaluators.dataset import open_set
 from vlp.evaluators.retrieval import retrieve
 from vlp.ground.types import RecipeError
 from vlp.html.axes import Axis, smooth, thin
 from vlp.html.words import number, quantity, ticks
-from vlp.recipe.load import build_model, load_recipe, load_task, lock_text
+from vlp.recipe.compose import load_recipe, lock_text
+from vlp.recipe.model import build_model
 from vlp.report import write_report
 from vlp.report.charts import Series, line_chart, push_apart
 from vlp.report.gallery import SHOWN, Gallery, Hit, Shown, build_gallery, draw

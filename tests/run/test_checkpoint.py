@@ -332,7 +332,7 @@ def test_an_old_checkpoint_that_cannot_be_removed_does_not_fail_the_save(tmp_pat
 
 def test_a_lock_with_a_flipped_bit_is_the_same_or_is_refused(tmp_path):
     from tests.tiny import tiny_recipe
-    from vlp.recipe.load import lock_text
+    from vlp.recipe.compose import lock_text
 
     recipe = tiny_recipe(tmp_path, "shards/*.tar")
     path = tmp_path / checkpoint.LOCK

@@ -16,12 +16,12 @@ import pytest
 from tests.run.test_checkpoint import content
 from tests.shards import write_shards, write_tar
 from tests.tiny import tiny_recipe
-from vlp.curate.index import index_card
+from vlp.curate.index_shards import index_card
 from vlp.data import SampleSet
+from vlp.data.shards.cards import load_card
 from vlp.data.shards.kept import write_kept
 from vlp.ground.files import hold
 from vlp.ground.types import RecipeError, VlpWarning
-from vlp.recipe.load import load_card
 from vlp.run import checkpoint
 from vlp.run.folder import DATA_LOCK, IN_USE, claim_folder
 from vlp.train import train

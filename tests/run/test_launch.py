@@ -17,7 +17,7 @@ import pytest
 from tests.processes import free_port
 from tests.shards import write_shards
 from tests.tiny import tiny_recipe
-from vlp.recipe.load import lock_text
+from vlp.recipe.compose import lock_text
 from vlp.run.clock import PREEMPTED
 
 ROOT = Path(__file__).resolve().parent.parent.parent

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from tests.towers.tiny import CAPTIONS, tiny_bert
 from vlp.data import Captions, SampleSet
+from vlp.data.shards.cards import load_card
 from vlp.ground.types import RecipeError
-from vlp.recipe.load import load_card
 from vlp.towers import tokenizers
 from vlp.towers.byte_pairs import merge
 from vlp.towers.tokenizers import ClipTokenizer, TransformersTokenizer, is_plain, tokenizer_for

@@ -85,7 +85,7 @@ def _data_index(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("card", help="name under data/, or a YAML file")
 
     def command(parsed: argparse.Namespace) -> None:
-        from vlp.curate.index import index_card
+        from vlp.curate.index_shards import index_card
 
         print(index_card(parsed.card, workers=parsed.workers))
 

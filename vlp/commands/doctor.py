@@ -24,7 +24,8 @@ from vlp.ground import files
 from vlp.ground.cores import quota, usable_cores
 from vlp.ground.provenance import commit, machine, versions
 from vlp.ground.types import RecipeError
-from vlp.recipe.load import build_model, load_recipe
+from vlp.recipe.compose import load_recipe
+from vlp.recipe.model import build_model
 from vlp.recipe.schema import Recipe
 from vlp.run.ready import check_ready
 from vlp.run.trackers import PACKAGES

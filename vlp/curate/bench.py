@@ -7,9 +7,9 @@ import math
 import time
 from dataclasses import dataclass
 
-from vlp.curate.cards import open_card
 from vlp.curate.parallel import progress
 from vlp.data import Captions, Card, Crop, SampleSet, Stream, Views
+from vlp.data.shards.cards import load_card
 from vlp.ground.cores import usable_cores
 from vlp.ground.types import RecipeError
 from vlp.towers.tokenizers import ClipTokenizer
@@ -86,7 +86,7 @@ def bench_card(name: str, *, image_size: int = 224, seconds: float = 5.0, worker
     """
     if image_size < 1 or seconds <= 0:
         raise RecipeError(f"--size {image_size} and --seconds {seconds:g} must be larger than 0")
-    card, cpus = open_card(name), usable_cores()
+    card, cpus = load_card(name), usable_cores()
     most = cpus if workers is None else workers
     counts = [0, *(2**k for k in range(max(most, 1).bit_length()) if 2**k < most), most] if most else [0]
     rows = []

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vlp.curate.cards import open_card
 from vlp.curate.facts.gather import FOLDER, FactTable, gather
 from vlp.curate.rules.base import Rule, read_rules
 from vlp.curate.subset import check_target, kept_before, write_subset
+from vlp.data.shards.cards import load_card
 from vlp.ground import paths
 from vlp.ground.files import write_text
 from vlp.ground.types import RecipeError
@@ -86,7 +86,7 @@ def filter_card(name: str, to: Path, rules: Path, *, workers: int | None = None)
     Raises:
         RecipeError: A mistake in the card or the rules, an interruption, or nothing is left.
     """
-    card = open_card(name)
+    card = load_card(name)
     target = check_target(name, to)
     wanted = read_rules(paths.find_file("recipes", str(rules)))
     facts = [fact for rule in wanted.values() for fact in rule.facts]

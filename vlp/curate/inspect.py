@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Resampling
 
-from vlp.curate.cards import open_card
 from vlp.curate.facts.measure import Measured, SampleNumbers, measure
-from vlp.curate.page import Findings, Group, ShownSample, page
+from vlp.curate.inspect_page import Findings, Group, ShownSample, page
 from vlp.data import Captions, SampleSet
 from vlp.data.faults import BadSampleError
 from vlp.data.pixels.decode import FORMATS, MOST_PIXELS, decode_image
+from vlp.data.shards.cards import load_card
 from vlp.ground.cores import usable_cores
 from vlp.ground.files import write_text
 from vlp.ground.types import RecipeError
@@ -41,7 +41,7 @@ def inspect_card(name: str, to: Path | None = None, *, seed: int = 0, workers: i
     Raises:
         RecipeError: No such card, a shard is missing, or no sample can be used.
     """
-    card = open_card(name)
+    card = load_card(name)
     measured = measure(card, usable_cores() if workers is None else workers)
     if not len(measured.columns):
         raise RecipeError(

@@ -14,8 +14,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from vlp.curate.cards import num_shards
-from vlp.curate.parallel import map_in_order, progress
+from vlp.curate.parallel import map_in_order, num_shards, progress
 from vlp.curate.sources.columns import Columns
 from vlp.curate.sources.open_source import open_source
 from vlp.curate.sources.rows import Source

@@ -71,3 +71,8 @@ def progress(total: int | None, unit: str) -> Any:
     # The thread that watches bars would be alive while processes fork.
     tqdm.monitor_interval = 0
     return tqdm(total=total, unit=f" {unit}", unit_scale=True, disable=None, file=sys.stderr)
+
+
+def num_shards(number: int) -> str:
+    """Return a number of shards in words."""
+    return f"{number:,} shard{'' if number == 1 else 's'}"

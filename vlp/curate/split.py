@@ -10,10 +10,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from vlp.curate.cards import open_card
 from vlp.curate.facts.facts import CAPTION, KEY, LOOK
 from vlp.curate.facts.gather import FOLDER, Column, FactTable, gather
 from vlp.curate.subset import check_target, kept_before, write_subset
+from vlp.data.shards.cards import load_card
 from vlp.ground.randomness import fold, mix_array
 from vlp.ground.types import RecipeError
 
@@ -61,7 +61,7 @@ def split_card(name: str, to: Path, shares: str, *, seed: int = 0, by: By = "key
         RecipeError: A mistake in the arguments, an interruption, or a part without samples.
     """
     wanted = parse_shares(shares)
-    card = open_card(name)
+    card = load_card(name)
     notes = {part: f"split {card.name} by {by}: {part} of {shares}, seed {seed}" for part in wanted}
     targets = {part: check_target(name, to / f"{card.name}-{part}.yaml", notes[part]) for part in wanted}
     try:

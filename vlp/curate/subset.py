@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from ruamel.yaml import YAML
 
-from vlp.curate.cards import open_card
 from vlp.curate.sources.writer import PARTIAL
 from vlp.data import Card
+from vlp.data.shards.cards import load_card
 from vlp.data.shards.kept import read_kept, read_note, write_kept
 from vlp.data.shards.shard import Shard
 from vlp.data.shards.summary import summary_beside, write_summary
@@ -75,7 +75,7 @@ def write_subset(source: str, target: Path, flags: NDArray[np.bool_], shards: Se
     partial = target.with_name(target.name + PARTIAL)
     yaml.dump(card, partial)
     partial.replace(target)
-    written = open_card(str(target))
+    written = load_card(str(target))
     write_summary(summary_beside(written), written, {shard.location: shard.known for shard in shards})
 
 

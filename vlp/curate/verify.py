@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from vlp.curate.cards import num_shards, open_card
-from vlp.curate.parallel import map_in_order, progress
+from vlp.curate.parallel import map_in_order, num_shards, progress
 from vlp.data import Captions, Card
 from vlp.data.faults import BadSampleError
 from vlp.data.pixels.decode import MOST_BYTES, MOST_PIXELS, decode_image
 from vlp.data.samples import Sample
+from vlp.data.shards.cards import load_card
 from vlp.data.shards.remote import is_remote
 from vlp.data.shards.shard import Shard, open_shards
 from vlp.data.shards.tar import scan_tar
@@ -74,7 +74,7 @@ def verify_card(name: str, *, workers: int | None = None) -> Verdict:
     Raises:
         RecipeError: No such card, or a shard is missing.
     """
-    card = open_card(name)
+    card = load_card(name)
     shards = open_shards(card)
     samples = 0
     findings: list[Finding] = []

@@ -14,8 +14,8 @@ from vlp.data.samples import SampleSet
 from vlp.data.shards.cards import Card
 from vlp.data.stream import Stream
 from vlp.data.texts.captions import Captions
-from vlp.data.texts.negatives import WrongCaptions
 from vlp.data.texts.text_augment import TextAugment
+from vlp.data.texts.wrong_captions import WrongCaptions
 from vlp.data.views import Views
 
 __all__ = [

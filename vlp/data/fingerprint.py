@@ -12,7 +12,7 @@ from typing import Any
 from vlp.data.faults import BadSampleError
 from vlp.data.samples import SampleSet
 from vlp.data.shards.cards import Card
-from vlp.data.shards.files import OpenFiles
+from vlp.data.shards.open_files import OpenFiles
 from vlp.data.shards.shard import THREADS, Shard
 from vlp.ground.files import sha256_of
 

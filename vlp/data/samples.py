@@ -13,9 +13,9 @@ from vlp.data.faults import BadSampleError, Fault, Reason
 from vlp.data.order.shuffle import Order
 from vlp.data.pixels.decode import EXTENSIONS, MOST_BYTES
 from vlp.data.shards.cards import Card
-from vlp.data.shards.files import OpenFiles
 from vlp.data.shards.index import Entry
 from vlp.data.shards.kept import read_kept
+from vlp.data.shards.open_files import OpenFiles
 from vlp.data.shards.prefetch import Needed
 from vlp.data.shards.shard import Shard, open_shards
 from vlp.ground.types import RecipeError

@@ -13,8 +13,8 @@ from vlp.data.pixels.crop import Crop, crop_views
 from vlp.data.pixels.decode import Picture
 from vlp.data.samples import Sample
 from vlp.data.texts.captions import Caption, Captions
-from vlp.data.texts.negatives import WrongCaptions
 from vlp.data.texts.text_augment import TextAugment
+from vlp.data.texts.wrong_captions import WrongCaptions
 from vlp.ground.randomness import CAPTION, CROP, NEGATIVE, POLICY, REWORD, Draws, fold
 
 if TYPE_CHECKING:  # torchvision takes a second to import, and most runs have no policy

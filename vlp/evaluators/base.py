@@ -10,10 +10,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from vlp.evaluators.dataset import DataSource, EvaluationSet
 from vlp.evaluators.shared import SharedEncoder
-from vlp.ground import dist
+from vlp.ground import dist, paths
 from vlp.ground.explain import explain
 from vlp.ground.registry import Registry, settings_of
 from vlp.ground.types import Evaluation, RecipeError
+from vlp.ground.yaml import read_yaml
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -102,6 +103,16 @@ class Task:
         data = encoder.open(self.data)
         with dist.together():
             return evaluators.build(self.evaluator, dict(self.settings), data)
+
+
+def load_task(name: str) -> Task:
+    """Return a task by its name under `eval/` or by the path of its YAML file.
+
+    Raises:
+        RecipeError: No such task, or a mistake in it.
+    """
+    path = paths.find_card("eval", name)
+    return Task.from_mapping(path.stem, read_yaml(path), str(path))
 
 
 def _validated(model: type[Model], mapping: Mapping[str, Any], where: str) -> Model:

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vlp.export.as_open_clip import open_clip_obstacles, point_to, write_open_clip
+from vlp.export.as_transformers import obstacles, write_transformers
 from vlp.export.card import write_card
 from vlp.export.checksums import write_checksums
-from vlp.export.open_clip import open_clip_obstacles, point_to, write_open_clip
-from vlp.export.transformers import obstacles, write_transformers
-from vlp.export.verify import compare
+from vlp.export.compare import compare
 from vlp.ground.types import RecipeError
 from vlp.towers.dual import DualEncoder
 

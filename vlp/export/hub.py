@@ -9,8 +9,8 @@ from pathlib import Path
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
+from vlp.export.as_open_clip import point_to
 from vlp.export.checksums import changed_files, write_checksums
-from vlp.export.open_clip import point_to
 from vlp.ground.types import RecipeError
 
 

@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from vlp.data.shards.cards import load_card
 from vlp.export import ExportReport, export_model
 from vlp.ground.types import RecipeError
 from vlp.ground.yaml import read_yaml
-from vlp.recipe.load import load_card, lock_text
+from vlp.recipe.compose import lock_text
 from vlp.recipe.schema import Recipe
 from vlp.run.checkpoint import LOCK
 from vlp.run.trained_model import load_model_of_run

@@ -11,7 +11,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from vlp.objectives.base import Term, terms
-from vlp.objectives.shared.negatives import NOTHING
+from vlp.objectives.shared.negative_sums import NOTHING
 from vlp.pairs import Pairs, Request, Stats, at_least_float32
 
 PIECE = 256  # rows whose logits exist at once: 32 MB at 32768 columns

@@ -6,8 +6,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vlp.objectives.base import Term, terms
-from vlp.objectives.shared.negatives import finite, sum_of_negatives
-from vlp.objectives.shared.views import Modality, positive_cosines
+from vlp.objectives.shared.negative_sums import finite, sum_of_negatives
+from vlp.objectives.shared.view_pairs import Modality, positive_cosines
 from vlp.pairs import LSE, WMEAN, Axis, Pairs, Request, Stats
 
 SIDES: tuple[tuple[Axis, Modality], ...] = (("row", "image"), ("column", "text"))

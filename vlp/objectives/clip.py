@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vlp.objectives.base import Term, terms
-from vlp.objectives.shared.negatives import sum_of_negatives
+from vlp.objectives.shared.negative_sums import sum_of_negatives
 from vlp.pairs import LSE, Mask, Pairs, Stats
 
 

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vlp.objectives.base import Term, terms
-from vlp.objectives.shared.negatives import excess
+from vlp.objectives.shared.negative_sums import excess
 from vlp.pairs import LSE, Pairs, Stats
 
 

@@ -12,8 +12,8 @@ from torch.nn import functional
 
 from vlp.objectives.base import Term, terms
 from vlp.objectives.shared.hardest import cosines_of, hardest
-from vlp.objectives.shared.negatives import lacks
-from vlp.objectives.shared.views import positive_cosines
+from vlp.objectives.shared.negative_sums import lacks
+from vlp.objectives.shared.view_pairs import positive_cosines
 from vlp.pairs import TOPK, Pairs, Request, Stats
 
 

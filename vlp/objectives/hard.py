@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vlp.objectives.base import Term, terms
 from vlp.objectives.shared.hardest import Both, check_fraction, cosines_of, hardest_share, within_share
-from vlp.objectives.shared.negatives import NOTHING, lacks
+from vlp.objectives.shared.negative_sums import NOTHING, lacks
 from vlp.pairs import TOPK, Mask, Pairs, Stats
 
 

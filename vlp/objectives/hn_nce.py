@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vlp.objectives.base import Term, terms
-from vlp.objectives.shared.negatives import finite, lacks, log_num_negatives
+from vlp.objectives.shared.negative_sums import finite, lacks, log_num_negatives
 from vlp.pairs import LSE, Axis, Pairs, Stats
 
 AXES: tuple[Axis, Axis] = ("row", "column")

@@ -14,7 +14,7 @@ from torch import Tensor
 from vlp.ground.types import VlpWarning
 from vlp.objectives.base import Term, terms
 from vlp.objectives.shared.memory import NEVER_SEEN, SampleMemory, Visits, check_budget, gamma_schedule, moving_log_mean
-from vlp.objectives.shared.negatives import excess, lacks, log_num_negatives
+from vlp.objectives.shared.negative_sums import excess, lacks, log_num_negatives
 from vlp.pairs import LSE, WMEAN, Pairs, Request, Stats, pair_stats
 
 LOG_MEANS, TEMPERATURES, VELOCITIES = slice(0, 2), slice(2, 4), slice(4, 6)  # of images, of texts

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from vlp.objectives.base import Term, terms
-from vlp.objectives.shared.negatives import NOTHING, lacks
+from vlp.objectives.shared.negative_sums import NOTHING, lacks
 from vlp.pairs import LSE, TOPK, Axis, Pairs, Request, Stats, pick
 
 SIDES: dict[Axis, tuple[str, str]] = {"row": ("image", "text"), "column": ("text", "image")}

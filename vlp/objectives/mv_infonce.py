@@ -11,8 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vlp.objectives.base import Term, terms
-from vlp.objectives.shared.negatives import finite
-from vlp.objectives.shared.views import agreement, all_views
+from vlp.objectives.shared.negative_sums import finite
+from vlp.objectives.shared.view_pairs import agreement, all_views
 from vlp.pairs import LSE, Pairs, Request, Stats
 
 

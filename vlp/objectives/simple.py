@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vlp.objectives.base import Term, terms
 from vlp.objectives.shared.hardest import check_fraction, cosines_of, hardest_share, within_share
-from vlp.objectives.shared.negatives import lacks, sum_of_negatives
+from vlp.objectives.shared.negative_sums import lacks, sum_of_negatives
 from vlp.pairs import Pairs, Request, Stats
 
 

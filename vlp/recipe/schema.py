@@ -16,8 +16,8 @@ from vlp.data.pixels.augment import Augment
 from vlp.data.pixels.crop import Crop
 from vlp.data.pixels.policies import policies
 from vlp.data.texts.captions import Captions
-from vlp.data.texts.negatives import WrongCaptions
 from vlp.data.texts.text_augment import TextAugment
+from vlp.data.texts.wrong_captions import WrongCaptions
 from vlp.ground.registry import Registry, settings_of
 from vlp.objectives.base import terms
 from vlp.objectives.schedule import Schedule

@@ -15,13 +15,12 @@ from jaxtyping import Float32, Int64
 from PIL.Image import Image, Resampling
 from torch import Tensor
 
-from vlp.evaluators.base import Task
+from vlp.evaluators.base import Task, load_task
 from vlp.evaluators.dataset import EvaluationSet, open_set
 from vlp.evaluators.prompts import fill, templates_of
 from vlp.evaluators.retrieval import rank_positives
 from vlp.evaluators.shared import decode_ahead
 from vlp.ground.types import Encoder, RecipeError
-from vlp.recipe.load import load_task
 from vlp.run.trained_model import load_model_of_run
 from vlp.towers.encoder import TowerEncoder
 

@@ -24,7 +24,7 @@ from vlp.ground.cores import usable_cores
 from vlp.ground.types import RecipeError
 from vlp.objectives.base import Objective, Term, terms
 from vlp.objectives.schedule import Schedule
-from vlp.recipe.load import build_model, settled
+from vlp.recipe.model import build_model, settled
 from vlp.recipe.schema import Recipe, settings
 from vlp.run.build_stream import build_stream
 from vlp.run.compatibility import check_fit

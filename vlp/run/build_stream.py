@@ -14,9 +14,9 @@ from vlp.data.arrange import arrange
 from vlp.data.order.shuffle import Order
 from vlp.data.order.timetable import Ramp
 from vlp.data.pixels.policies import policies
+from vlp.data.shards.cards import load_card
 from vlp.ground import dist
 from vlp.ground.types import RecipeError, VlpWarning
-from vlp.recipe.load import load_card
 from vlp.recipe.schema import DataSection, Recipe, settings
 from vlp.towers.dual import DualEncoder
 

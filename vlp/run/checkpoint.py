@@ -22,8 +22,8 @@ from vlp.ground.files import sha256_of
 from vlp.ground.manifest import MANIFEST, lay_out_manifest, read_manifest
 from vlp.ground.provenance import versions
 from vlp.ground.types import RecipeError, VlpWarning
+from vlp.recipe.compose import check_recipe
 from vlp.recipe.layers import read_layers
-from vlp.recipe.load import check_recipe
 from vlp.recipe.schema import Recipe
 
 TRAINING, MODEL = "training.pt", "model"

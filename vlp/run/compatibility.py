@@ -8,10 +8,10 @@ from typing import Any, cast
 
 import torch
 
+from vlp.evaluators.base import load_task
 from vlp.ground import dist
 from vlp.ground.types import RecipeError, VlpWarning
 from vlp.objectives.base import NEEDS, Objective, Term, terms
-from vlp.recipe.load import load_task
 from vlp.recipe.schema import Recipe
 from vlp.strategies.base import Strategy
 from vlp.strategies.hard_negatives import HardNegatives

@@ -21,7 +21,7 @@ from vlp.ground.paths import find_file
 from vlp.ground.provenance import commit, machine, versions
 from vlp.ground.types import RecipeError, VlpWarning
 from vlp.ground.yaml import read_yaml, write_yaml
-from vlp.recipe.load import differences, lock_text
+from vlp.recipe.compose import differences, lock_text
 from vlp.recipe.schema import DataSection, Recipe
 from vlp.run import checkpoint
 from vlp.towers.weights import Loaded

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from vlp.evaluators.base import load_task
 from vlp.evaluators.dataset import look
 from vlp.ground import dist
 from vlp.ground.files import beside, remove
 from vlp.ground.types import RecipeError, VlpWarning
-from vlp.recipe.load import load_task
 from vlp.recipe.schema import Recipe
 from vlp.run.checkpoint import candidates
 from vlp.run.trackers import check_trackers

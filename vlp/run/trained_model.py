@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vlp.ground.types import RecipeError
-from vlp.recipe.load import build_model, fragments, without_weights
+from vlp.recipe.model import build_model, fragments, without_weights
 from vlp.recipe.schema import Recipe
 from vlp.run.checkpoint import LOCK, WEIGHTS, Checkpoint, is_checkpoint, latest, open_checkpoint, read_lock
 from vlp.towers.build import choose_activation

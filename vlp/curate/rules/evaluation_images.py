@@ -54,7 +54,7 @@ class EvaluationImages:
 
 def _images(task: str) -> list[tuple[str, EvaluationSample]]:
     # Imports every tower and recipe, which no other rule needs.
-    from vlp.recipe.load import load_task
+    from vlp.evaluators.base import load_task
 
     return [(f"'{sample.key}' of {task}", sample) for sample in open_set(load_task(task).data).samples]
 

@@ -17,9 +17,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from vlp.data.pixels.decode import EXTENSIONS
 from vlp.data.shards.download import RemoteStats, ask
 from vlp.data.shards.remote import PIPE, Remote, TransferError, is_remote, listing
+from vlp.ground import paths
 from vlp.ground.explain import explain
 from vlp.ground.files import sha256_of
 from vlp.ground.types import RecipeError
+from vlp.ground.yaml import read_yaml
 
 Value = TypeVar("Value")
 DEFAULT_CACHE_GB = 100.0
@@ -268,3 +270,13 @@ def _mark(location: str) -> tuple[str, str]:
 def _is_glob(pattern: str) -> bool:
     # In a web address `?` begins a query.
     return any(letter in pattern for letter in ("*" if pattern.startswith("http") else "*?["))
+
+
+def load_card(name: str) -> Card:
+    """Return a data card by its name under `data/` or by the path of its YAML file.
+
+    Raises:
+        RecipeError: No such card, or a mistake in it.
+    """
+    path = paths.find_card("data", name)
+    return Card.from_mapping(read_yaml(path), path)

@@ -16,8 +16,8 @@ from vlp.data.shards.cache import cache_name, cache_path
 from vlp.data.shards.cards import Card
 from vlp.data.shards.copies import copy_path, index_path, make_copy, release, touch
 from vlp.data.shards.download import Expected, RemoteStats, download
-from vlp.data.shards.files import OpenFiles
 from vlp.data.shards.index import SUFFIX, Footer, Index, build_index, index_in_memory, open_index
+from vlp.data.shards.open_files import OpenFiles
 from vlp.data.shards.remote import TransferError
 from vlp.data.shards.summary import Known
 from vlp.data.shards.unpack import packing, unpack

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vlp.data.shards.files import OpenFiles
+from vlp.data.shards.open_files import OpenFiles
 from vlp.data.shards.tar import Member, Scan, Trouble, scan_tar
 
 SUFFIX = ".index"

@@ -18,9 +18,9 @@ from tqdm import tqdm
 from vlp.data.faults import BadSampleError, net
 from vlp.data.shards.cards import Card
 from vlp.data.shards.download import Expected, RemoteStats, ask, download
-from vlp.data.shards.files import OpenFiles
 from vlp.data.shards.homes import Copied, Home, local_home, remote_home, tag_of
 from vlp.data.shards.index import SUFFIX, Entry, Index, open_index
+from vlp.data.shards.open_files import OpenFiles
 from vlp.data.shards.remote import PIPE, TransferError, is_remote, version
 from vlp.data.shards.summary import Known, keep_in_cache, read_summaries
 from vlp.data.shards.unpack import SUFFIXES, packing

@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
+from vlp.data.texts.spelling import bare, put
 from vlp.data.texts.word_lists import STOP_WORDS
-from vlp.data.texts.words import bare, put
 from vlp.ground.paths import find_file
 from vlp.ground.randomness import Draws
 from vlp.ground.types import RecipeError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
-from vlp.objectives.shared.negatives import finite
+from vlp.objectives.shared.negative_sums import finite
 from vlp.pairs import LSE, Pairs
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vlp.export.clip import clip_obstacles, write_clip
-from vlp.export.siglip import siglip_obstacles, write_siglip
+from vlp.export.as_clip import clip_obstacles, write_clip
+from vlp.export.as_siglip import siglip_obstacles, write_siglip
 from vlp.towers.dual import DualEncoder
 
 

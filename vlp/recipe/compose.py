@@ -6,18 +6,14 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from vlp.data.shards.cards import Card
-from vlp.evaluators.base import Task
 from vlp.ground import paths
 from vlp.ground.explain import explain
 from vlp.ground.types import RecipeError
-from vlp.ground.yaml import read_yaml, write_yaml
+from vlp.ground.yaml import write_yaml
 from vlp.recipe.layers import LENGTHS, Layer, leaves, merge_layers, override_layer, read_layers
-from vlp.recipe.schema import Recipe, settings
-from vlp.towers.base import Fragment, Tower, image_towers, text_towers
-from vlp.towers.dual import DualEncoder
+from vlp.recipe.schema import Recipe
 
 LABELLED = ("objective", "strategies")
 LABEL = re.compile(r"[\w-]+", re.ASCII)
@@ -77,62 +73,6 @@ def differences(old: Recipe, new: Recipe) -> list[str]:
         for key in keys
         if before.get(key, "absent") != after.get(key, "absent")
     ]
-
-
-def load_card(name: str) -> Card:
-    """Return a data card by its name under `data/` or by the path of its YAML file."""
-    path = paths.find_card("data", name)
-    return Card.from_mapping(read_yaml(path), path)
-
-
-def load_task(name: str) -> Task:
-    """Return an evaluation task by its name under `eval/` or by the path of its YAML file."""
-    path = paths.find_card("eval", name)
-    return Task.from_mapping(path.stem, read_yaml(path), str(path))
-
-
-def build_model(section: BaseModel) -> DualEncoder:
-    """Build the towers that a recipe's `model` section describes."""
-    return DualEncoder(*_towers(section), **settings(section, "image", "text"))
-
-
-def fragments(section: BaseModel) -> tuple[Fragment, Fragment]:
-    """Return what the towers of a recipe's `model` section bring to open_clip's configuration, image first."""
-    image, text = _towers(section)
-    return image.fragment(), text.fragment()
-
-
-def _towers(section: Any) -> tuple[Tower, Tower]:
-    image, text = section.image, section.text
-    return (
-        image_towers.build(image.type, settings(image, "type")),
-        text_towers.build(text.type, settings(text, "type")),
-    )
-
-
-def settled(recipe: Recipe, towers: DualEncoder) -> Recipe:
-    """Return a recipe in which stands what its weights decided, so that the model can be built again without them."""
-    if not towers.loaded:
-        return recipe
-    model: Any = recipe.model
-    decided = {key: towers.preprocess_cfg[key] for key in ("mean", "std", "interpolation", "resize_mode")}
-    for side in ("image", "text"):
-        tower = getattr(model, side)
-        if "quick_gelu" in type(tower).model_fields:
-            decided[side] = tower.model_copy(update={"quick_gelu": towers.model_cfg["quick_gelu"]})
-    return recipe.model_copy(update={"model": model.model_copy(update=decided)})
-
-
-def without_weights(section: BaseModel) -> BaseModel:
-    """Return a `model` section that downloads and loads nothing, for a model whose weights come from elsewhere."""
-    names = {"weights": None, "pretrained": False}
-    towers = {
-        side: getattr(section, side).model_copy(
-            update={name: value for name, value in names.items() if name in type(getattr(section, side)).model_fields}
-        )
-        for side in ("image", "text")
-    }
-    return section.model_copy(update={"weights": None, **towers})
 
 
 def _label(entries: Any, key: str) -> Any:

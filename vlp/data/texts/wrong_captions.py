@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
+from vlp.data.texts.spelling import bare, exchange, put
 from vlp.data.texts.word_lists import ATTRIBUTES, OBJECTS, RELATIONS, STOP_WORDS
-from vlp.data.texts.words import bare, exchange, put
 from vlp.ground.randomness import Draws
 from vlp.ground.types import RecipeError
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vlp.curate.cards import num_shards, open_card
-from vlp.curate.parallel import map_in_order, progress
+from vlp.curate.parallel import map_in_order, num_shards, progress
 from vlp.data.faults import BadSampleError
+from vlp.data.shards.cards import load_card
 from vlp.data.shards.index import build_index, index_in_memory
 from vlp.data.shards.shard import Shard, open_shards
 from vlp.data.shards.summary import Known, summary_beside, summary_in_cache, write_summary
@@ -67,7 +67,7 @@ def index_card(name: str, *, workers: int | None = None) -> Indices:
     Raises:
         RecipeError: A shard cannot be read, or neither its folder nor the cache can be written.
     """
-    card = open_card(name)
+    card = load_card(name)
     shards = open_shards(card)
     indexed = []
     with progress(len(shards), "shards") as bar:

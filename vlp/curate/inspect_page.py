@@ -9,8 +9,8 @@ from html import escape
 import numpy as np
 
 import vlp
-from vlp.curate.cards import num_shards
 from vlp.curate.facts.measure import Measured
+from vlp.curate.parallel import num_shards
 from vlp.data import Card
 from vlp.html import style_sheet
 from vlp.html.histogram import histogram

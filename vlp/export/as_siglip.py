@@ -13,7 +13,7 @@ from timm.models import VisionTransformer
 from torch import Tensor, nn
 from transformers import SiglipConfig, SiglipModel, SiglipProcessor
 
-from vlp.export.clip import BLOCK_PLAIN, TEXT_PLAIN
+from vlp.export.as_clip import BLOCK_PLAIN, TEXT_PLAIN
 from vlp.export.processor import write_processor
 from vlp.export.tokenizer import cleaning_tokenizer
 from vlp.towers.dual import DualEncoder

@@ -187,17 +187,20 @@ def _config(parser: argparse.ArgumentParser) -> None:
 
 
 def _describe(parser: argparse.ArgumentParser) -> None:
-    """describe: list the terms of the objective, or explain one: formula, source, settings, needs."""
-    parser.add_argument("term", nargs="?", help="name of a term; default: list all")
-    parser.add_argument("--page", action="store_true", help="print all terms as a page of Markdown")
+    """describe: list what can stand in a recipe, a task, a card or a file of rules, or explain a part or a setting."""
+    parser.add_argument("name", nargs="?", help="a part, a section or a setting (train.batch_size); default: list all")
+    parser.add_argument("--search", metavar="WORD", help="list the parts and settings whose documentation has a word")
+    parser.add_argument("--page", choices=("terms", "reference"), help="print a page of Markdown: docs/PAGE.md")
 
     def command(parsed: argparse.Namespace) -> None:
-        from vlp.recipe.reference import describe, describe_all, describe_page
+        from vlp.commands.reference import PAGES, describe, list_all, search
 
         if parsed.page:
-            print(describe_page(), end="")
+            print(PAGES[parsed.page](), end="")
+        elif parsed.search:
+            print(search(parsed.search))
         else:
-            print(describe(parsed.term) if parsed.term else describe_all())
+            print(describe(parsed.name) if parsed.name else list_all())
 
     parser.set_defaults(command=command)
 

@@ -7,12 +7,12 @@ import io
 
 import pytest
 import torch
+from vlp.recipe.reference import describe
 
 from tests.objectives.batches import DIM, draw_leaves, extras, gradients_of, one, pairs_of, rows_of, share_of, unit
 from tests.objectives.cases import CASES, ONE_TOWER, SIZE, build
 from vlp.ground.registry import settings_of
 from vlp.objectives.base import NEEDS, Objective, terms
-from vlp.recipe.reference import describe
 
 each_term = pytest.mark.parametrize(("name", "settings"), CASES, ids=[f"{name}-{settings}" for name, settings in CASES])
 

@@ -50,6 +50,7 @@ class TaskFile(BaseModel):
         version: Raised whenever numbers of this task stop being comparable.
         evaluator: Registered name.
         main_metric: The number to quote.
+        settings: Those of the evaluator, as `vlp describe EVALUATOR` lists them.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

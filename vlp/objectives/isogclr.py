@@ -36,12 +36,14 @@ class IndividualTemperatureTerm(Term):
     divergence of the softmax of s_ij / t_i over j != i from uniform weights
 
     Args:
-        gamma: Weight of this batch in the average; `gamma_steps` as for sogclr.
+        gamma: Weight of this batch in the average.
+        gamma_steps: As for sogclr.
         budget: Divergence that each sample's temperature settles at, in nats; exp(-budget) is the share of the
             negatives that count (6 for CC3M).
         temperature: Where each sample starts.
         step_size: Of the temperatures' descent.
-        min_temperature: The floor; `max_temperature` the ceiling.
+        min_temperature: No temperature falls below it.
+        max_temperature: None rises above it.
 
     Raises:
         ValueError: `gamma` outside (0, 1], a `budget` or `step_size` that is not positive, a negative `gamma_steps`, or

@@ -215,6 +215,9 @@ class Recipe(Section):
         name: Name of the run; its folder is `<runs>/<name>`.
         runs: Folder of all runs.
         seed: Source of all randomness.
+        objective: The terms of the loss by label; `type` names the term where the label does not, and `weight` (1 when
+            absent) multiplies it.
+        strategies: What changes views, batches, teachers or stages, by label; `type` names it where the label does not.
     """
 
     name: str = Field(min_length=1, pattern=r"^[\w-][\w.-]*$")

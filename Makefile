@@ -6,7 +6,7 @@ TESTS ?= tests
 GPU_PYTHON ?= 3.12
 OPEN_CLIP ?= git+https://github.com/mlfoundations/open_clip
 
-.PHONY: quickstart test golden mutants open-clip lint types smoke gpu-wheels clean help
+.PHONY: quickstart test golden mutants open-clip pages check-pages lint types smoke gpu-wheels clean help
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -46,6 +46,12 @@ open-clip: .venv/ready  ## the tests that meet open_clip, with its main branch o
 	PYTHONPATH=.venv-open-clip $(BIN)/python -c 'from vlp.ground.provenance import versions; print(versions()["open_clip_torch"])'
 	PYTHONPATH=.venv-open-clip $(BIN)/pytest -n 2 --dist worksteal tests/towers tests/export tests/evaluators \
 	  tests/strategies tests/benchmarks/test_benchmarks.py tests/test_train.py tests/test_golden.py
+
+pages: .venv/ready  ## write docs/terms.md and docs/reference.md anew, from the documentation of the parts
+	for page in terms reference; do $(BIN)/vlp describe --page $$page > docs/$$page.md; done
+
+check-pages: .venv/ready  ## whether these pages show every part
+	for page in terms reference; do $(BIN)/vlp describe --page $$page | diff -u docs/$$page.md - || exit 1; done
 
 lint: .venv/ready  ## style
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -107,7 +108,7 @@ def test_an_unknown_name_is_answered_with_the_nearest():
 
 @pytest.mark.parametrize("page", PAGES)
 def test_the_pages_in_docs_are_up_to_date(page):
-    path = DOCS / f"{page}.md"
-    assert path.is_file() and path.read_text(encoding="utf-8") == PAGES[page](), (
-        f"renew it: vlp describe --page {page} > docs/{page}.md"
-    )
+    """Of the parts that it has: whoever adds a file of his own need not renew it; `.ci/run` asks for all."""
+    text = (DOCS / f"{page}.md").read_text(encoding="utf-8")
+    shown = set(re.findall(r"^##+ (\S+)$", text, flags=re.MULTILINE))
+    assert text == PAGES[page](lambda part: part.name in shown), "renew it: make pages"

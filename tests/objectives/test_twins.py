@@ -49,6 +49,7 @@ def gradients(loss, leaves):
 
 
 def test_every_term_is_read_slowly_or_has_no_negatives():
+    """A new term's test file has `READING`, a function as those of `twins.py`, or `NO_NEGATIVES`, which says why."""
     assert READINGS.keys() | NO_NEGATIVES.keys() == set(terms)
     assert not READINGS.keys() & NO_NEGATIVES.keys()
 

@@ -5,6 +5,7 @@ Rows of one sample are left out of each other's negatives, and are no positives 
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from torch.nn import functional
 
 from tests.objectives.batches import DIM, draw_leaves, extras, unit
 from vlp.ground.draws import uniform
-from vlp.objectives.base import Term
+from vlp.objectives.base import Term, terms
 from vlp.objectives.feature_transformation import SALT_OF_PARTNERS, SALT_OF_SHARES
 from vlp.objectives.hallucinator import SALT as SALT_OF_MADE
 from vlp.objectives.mochi import SALTS
@@ -518,3 +519,10 @@ NO_NEGATIVES = {
     "text_grounded": "each caption and the wrong captions made of it",
 }
 """Terms in which no sample is another's negative, and what they look at."""
+
+for name in terms:  # a term whose test file says it
+    module = importlib.import_module(f"tests.objectives.test_{name}")
+    if hasattr(module, "READING"):
+        READINGS[name] = module.READING
+    if hasattr(module, "NO_NEGATIVES"):
+        NO_NEGATIVES[name] = module.NO_NEGATIVES

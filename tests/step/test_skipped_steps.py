@@ -84,14 +84,12 @@ def run_beside(recipe, twin, spoil) -> tuple[list[str], list[str], float]:
     return changed, different, float(parts.safe_step.state["skipped"])
 
 
-def test_every_strategy_is_tested():
-    assert set(USED) == set(strategies)
-
-
 @pytest.mark.parametrize("spoil", [spoil_pixels, spoil_gradient])
-@pytest.mark.parametrize("name", USED)
+@pytest.mark.parametrize("name", list(strategies))
 def test_a_skipped_step_leaves_no_trace(tmp_path, name, spoil):
-    recipes = [recipe_of(tmp_path / which, *USED[name]) for which in ("seen", "unseen")]
+    recipes = [
+        recipe_of(tmp_path / which, *USED.get(name, (f"strategies.{name}={{}}",))) for which in ("seen", "unseen")
+    ]
     assert run_beside(*recipes, spoil) == ([], [], 1.0)
 
 

@@ -36,12 +36,12 @@ from vlp.towers.base import image_towers, text_towers
 from vlp.towers.dual import DualEncoder
 
 TERMS_PREFACE = """\
-Made by `vlp describe --page terms` from the documentation of the terms; `vlp describe TERM` prints one entry. Letters:
+Made by `make pages` from the documentation of the terms; `vlp describe TERM` prints one entry. Letters:
 x_i and y_i are the embeddings of image and text i, z_ij = scale * x_i.y_j, lse is log-sum-exp, B the pairs in a batch.
 Means over i are over the whole job's batch, and "in both directions" is the mean of rows and columns of z. A sample
 that stands twice in a batch is no negative of itself: j skips the other rows of sample i."""
 REFERENCE_PREFACE = """\
-Made by `vlp describe --page reference` from the documentation of the parts; `vlp describe NAME` prints one of them, or
+Made by `make pages` from the documentation of the parts; `vlp describe NAME` prints one of them, or
 one setting (`vlp describe train.batch_size`), and `vlp describe --search WORD` finds it. `LABEL` stands for a name of
 your choice. The terms of the objective have [a page of their own](terms.md)."""
 # What documents a section, or that and what holds its settings where it has more than its part.
@@ -180,23 +180,24 @@ def search(word: str) -> str:
     return "\n".join(lines)
 
 
-def terms_page() -> str:
-    """Return all terms as one page of Markdown."""
-    entries = [f"## {each.name}\n\n```text\n{_in_full(each)}\n```" for each in everything() if each.kind == "term"]
+def terms_page(shows: Callable[[Described], bool] = lambda _part: True) -> str:
+    """Return the terms as one page of Markdown."""
+    chosen = [each for each in everything() if each.kind == "term" and shows(each)]
+    entries = [f"## {each.name}\n\n```text\n{_in_full(each)}\n```" for each in chosen]
     return "\n\n".join(["# Terms", TERMS_PREFACE, *entries]) + "\n"
 
 
-def reference_page() -> str:
+def reference_page(shows: Callable[[Described], bool] = lambda _part: True) -> str:
     """Return everything but the terms as one page of Markdown, with a table of settings each."""
     parts = ["# Reference", REFERENCE_PREFACE]
     for kind, members in _by_kind():
         if kind != "terms":
             parts.append(f"## {kind[0].upper()}{kind[1:]}")
-            parts += [f"### {each.name}\n\n{_entry(each)}" for each in members]
+            parts += [f"### {each.name}\n\n{_entry(each)}" for each in members if shows(each)]
     return "\n\n".join(parts) + "\n"
 
 
-PAGES: dict[str, Callable[[], str]] = {"terms": terms_page, "reference": reference_page}
+PAGES: dict[str, Callable[..., str]] = {"terms": terms_page, "reference": reference_page}
 
 
 def _by_kind() -> Iterator[tuple[str, list[Described]]]:

@@ -183,8 +183,38 @@ class NoneAtAll(Rule):
         """Say nothing."""
         return ""
 ''',
+    "vlp/curate/sources/empty_box.py": '''
+"""A new source."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar
+
+from vlp.curate.sources.columns import Columns
+from vlp.curate.sources.rows import Rows, sources
+
+
+@sources.register("empty_box")
+class EmptyBox:
+    """Nothing at all, out of a file that ends in `.box`."""
+
+    rank: ClassVar[int] = 9
+    caption_keys = {"txt": 1.0}
+
+    @classmethod
+    def takes(cls, path: Path) -> bool:
+        """Whether it is one."""
+        return path.suffix == ".box"
+
+    def __init__(self, path: Path, columns: Columns):
+        self.path = path
+
+    def units(self, size: int) -> Iterator[Rows]:
+        """Yield nothing."""
+        yield from ()
+''',
 }
-"""The files by which somebody adds a term, a strategy, an evaluator, two towers, a policy and a rule."""
+"""The files by which somebody adds a term, a strategy, an evaluator, two towers, a policy, a rule and a source."""
 LISTING = (
     *("tests/commands", "tests/test_readme.py", "tests/test_house.py", "tests/objectives/test_distance.py"),
     *("tests/objectives/test_twins.py::test_every_term_is_read_slowly_or_has_no_negatives", "tests/test_recipes.py"),
@@ -192,8 +222,8 @@ LISTING = (
     *("tests/objectives/test_contract.py", "tests/test_cli.py"),
 )
 CHOICE = (
-    "distance or doing_nothing or counting_texts or square or unchanged or none_at_all or describe or page or listed "
-    "or registry or every_term or align or references or default_run or new_term or documentation"
+    "distance or doing_nothing or counting_texts or square or unchanged or none_at_all or empty_box or describe "
+    "or page or listed or registry or every_term or align or references or default_run or new_term or documentation"
 )
 
 
@@ -218,7 +248,7 @@ def run(copy, *words):
 
 def test_new_parts_are_found_and_described(copy):
     listed = run(copy, sys.executable, "-m", "vlp.cli", "describe").stdout
-    for name in ("distance", "doing_nothing", "counting_texts", "square", "unchanged", "none_at_all"):
+    for name in ("distance", "doing_nothing", "counting_texts", "square", "unchanged", "none_at_all", "empty_box"):
         assert f"  {name} " in listed
 
 

@@ -7,10 +7,10 @@ import io
 
 import pytest
 import torch
-from vlp.commands.reference import describe
 
 from tests.objectives.batches import DIM, draw_leaves, extras, gradients_of, one, pairs_of, rows_of, share_of, unit
 from tests.objectives.cases import CASES, ONE_TOWER, SIZE, build
+from vlp.commands.reference import describe
 from vlp.ground.registry import settings_of
 from vlp.objectives.base import NEEDS, Objective, terms
 

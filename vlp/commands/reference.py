@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 from vlp.commands.settings_text import body_of, default_of, kind_of, sentences_of
 from vlp.curate.rules.base import rules
+from vlp.curate.sources.rows import sources
 from vlp.data.order.timetable import Ramp
 from vlp.data.pixels.augment import Augment
 from vlp.data.pixels.crop import Crop
@@ -84,6 +85,7 @@ USES: tuple[tuple[Registry[Any], str, str], ...] = (
     (policies, "In a recipe", "data: {policy: {type: NAME, SETTINGS}}"),
     (evaluators, "In a task", "{evaluator: NAME, settings: {SETTINGS}}"),
     (rules, "In a file of rules", "NAME: {SETTINGS}"),
+    (sources, "On a command line", "vlp data pack SOURCE --to FOLDER"),
 )
 
 
@@ -237,8 +239,10 @@ def _entry(each: Described) -> str:
     ]
     head = ["| setting | kind | default | meaning |", "|---|---|---|---|"]
     use = each.use.partition("\n")[2].strip()
+    fence = "bash" if each.kind == "source" else "yaml"
+    shown = [f"```{fence}\n{use}\n```"] if use else []
     table = "\n".join([*head, *rows]) if rows else "No settings."
-    return "\n\n".join([body_of(each.documented), *([f"```yaml\n{use}\n```"] if use else []), table])
+    return "\n\n".join([body_of(each.documented), *shown, table])
 
 
 def _settings(documented: Any) -> type[BaseModel]:

@@ -122,7 +122,7 @@ def pack(
         RecipeError: A mistake in the arguments or the source, too many bad rows, or an interruption.
     """
     given, bounds = Columns.parse(columns), Limits.parse(limits)
-    opened = open_source(source, given, split, encoding)
+    opened = open_source(source, given, split=split, encoding=encoding)
     to = to.expanduser().resolve()
     with _claimed(to, _settings(source, given, bounds, split, encoding)):
         try:

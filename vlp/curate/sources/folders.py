@@ -7,10 +7,11 @@ import os
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import ClassVar
 
 from vlp.curate.sources.columns import Columns
-from vlp.curate.sources.rows import ListedRows, Row, Rows, caption_members
-from vlp.curate.sources.tables import JSON, is_table
+from vlp.curate.sources.rows import ListedRows, Row, Rows, caption_members, sources
+from vlp.curate.sources.tables import JSON, Table
 from vlp.data.pixels.decode import EXTENSIONS
 from vlp.ground.types import RecipeError
 
@@ -20,6 +21,7 @@ IMAGES = (*EXTENSIONS, *OTHERS)
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 
 
+@sources.register("folder")
 class Folder:
     """Images below a folder, in order of their paths.
 
@@ -30,6 +32,13 @@ class Folder:
     Raises:
         RecipeError: No image, no captions and no subfolders, or a table that should be packed instead.
     """
+
+    rank: ClassVar[int] = 3
+
+    @classmethod
+    def takes(cls, path: Path) -> bool:
+        """Whether it is a folder, and holds more than shards."""
+        return path.is_dir() and not holds_shards(path)
 
     def __init__(self, path: Path, columns: Columns):
         self.path = path
@@ -78,8 +87,20 @@ def _tables(folder: Path) -> list[Path]:
     files = sorted(path for pattern in ("*", "*/*") for path in folder.glob(pattern) if path.is_file())
     tables = [path for path in files if path.name in METADATA]
     return tables or [
-        path for path in files if path.suffix.lower() == ".parquet" or (is_table(path) and path.suffix.lower() != JSON)
+        path
+        for path in files
+        if path.suffix.lower() == ".parquet" or (Table.takes(path) and path.suffix.lower() != JSON)
     ]
+
+
+def holds_shards(folder: Path) -> bool:
+    """Whether a folder holds shards, and no image that lies outside of them."""
+    return any(folder.glob("*.tar")) and not holds_images(folder)
+
+
+def holds_images(folder: Path) -> bool:
+    """Whether there is an image below a folder."""
+    return next(walk(folder), None) is not None
 
 
 def walk(folder: Path, above: tuple[tuple[int, int], ...] = ()) -> Iterator[tuple[Path, dict[str, Path]]]:

@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from vlp.curate.sources.columns import Columns
-from vlp.curate.sources.rows import JSON_KEY, Row, Rows
+from vlp.curate.sources.folders import holds_images, holds_shards
+from vlp.curate.sources.rows import JSON_KEY, Row, Rows, sources
 from vlp.curate.sources.tables import row_of
 from vlp.ground.types import RecipeError
 
+SUFFIX = ".parquet"
+SPLIT = re.compile(r"(.+?)(-\d+-of-\d+)?\.parquet")
 BATCH = 64  # rows in memory at once: pixels may be among them
 
 
+@sources.register("parquet")
 class Parquet:
-    """Rows of one or several parquet files, in this order.
+    """Rows of a parquet file, or of all those in a folder in order of their names.
 
     Args:
-        paths: The files; all have the columns of the first.
+        path: The file or the folder; all files have the columns of the first.
         columns: Names of the columns, where they are not the usual ones.
+        split: Which split of a folder with several; splits are never mixed unasked.
 
     Raises:
         RecipeError: pyarrow is missing, a file is broken, or there is no column for images or captions.
@@ -30,7 +36,19 @@ class Parquet:
 
     caption_keys = {"txt": 1.0, f"json.{JSON_KEY}": 1.0}
 
-    def __init__(self, paths: Sequence[Path], columns: Columns):
+    rank: ClassVar[int] = 1
+
+    @classmethod
+    def takes(cls, path: Path) -> bool:
+        """Whether it is such a file, or a folder with some and with no image beside them."""
+        if path.is_file():
+            return path.suffix.lower() == SUFFIX
+        return bool(files_in(path)) and not holds_images(path) and not holds_shards(path)
+
+    def __init__(self, path: Path, columns: Columns, *, split: str = ""):
+        if split and path.is_file():
+            raise RecipeError(f"--split {split}: {path} has no splits; name a folder of parquet files")
+        paths = [path] if path.is_file() else _of_split(path, files_in(path), split)
         self.files = [(path, _open(path).metadata.num_rows) for path in paths]
         first = paths[0]
         schema = _open(first).schema_arrow
@@ -46,6 +64,26 @@ class Parquet:
                 stop = min(start + size, num_rows)
                 yield ParquetRows(path, start, stop, before + start, self.image, self.caption, self.classes)
             before += num_rows
+
+
+def files_in(folder: Path) -> list[Path]:
+    """Return the parquet files of a folder, or of the folders below it."""
+    return sorted(folder.glob(f"*{SUFFIX}")) or sorted(folder.rglob(f"*{SUFFIX}"))
+
+
+def _of_split(path: Path, parts: Sequence[Path], split: str) -> list[Path]:
+    """Return the files of one split, by the names that the hub gives them; splits are never mixed unasked."""
+    splits: dict[str, list[Path]] = {}
+    for part in parts:
+        found = SPLIT.fullmatch(part.name)
+        name = found[1] if found and found[2] else ""
+        splits.setdefault(name, []).append(part)
+    if split and split not in splits:
+        raise RecipeError(f"--split {split}: {path} has no such split (known: {', '.join(filter(None, splits))})")
+    if len(splits) > 1 and not split:
+        known = ", ".join(f"{name or 'other files'} ({len(files)})" for name, files in splits.items())
+        raise RecipeError(f"{path}: several splits: {known}; choose one with --split NAME")
+    return splits[split] if split else list(parts)
 
 
 @dataclass(frozen=True)

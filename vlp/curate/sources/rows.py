@@ -8,12 +8,13 @@ import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, ClassVar, Protocol, cast
 
 from vlp.data import Captions
 from vlp.data.faults import BadSampleError, Reason
 from vlp.data.pixels.decode import MOST_BYTES, MOST_PIXELS, decode_image
 from vlp.data.samples import Sample
+from vlp.ground.registry import Registry
 
 JSON_KEY = "caption"
 
@@ -97,7 +98,17 @@ class ListedRows:
 
 
 class Source(Protocol):
-    """Anything that can be packed."""
+    """Anything that can be packed: made of a path and `Columns`; its keyword-only arguments are flags of `pack`.
+
+    Args:
+        rank: Sources are asked in this order whether they take a path.
+    """
+
+    rank: ClassVar[int]
+
+    @classmethod
+    def takes(cls, path: Path) -> bool:
+        """Whether a file or folder that is there is one of these."""
 
     @property
     def caption_keys(self) -> Mapping[str, float]:
@@ -105,6 +116,9 @@ class Source(Protocol):
 
     def units(self, size: int) -> Iterator[Rows]:
         """Yield all rows in order, `size` at a time."""
+
+
+sources: Registry[Source] = Registry("source", "vlp.curate.sources")
 
 
 @dataclass(frozen=True)

@@ -6,17 +6,18 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from vlp.curate.sources.columns import Columns
 from vlp.curate.sources.parquet import encoded
-from vlp.curate.sources.rows import JSON_KEY, Row, Rows
+from vlp.curate.sources.rows import JSON_KEY, Row, Rows, sources
 from vlp.curate.sources.tables import row_of
 from vlp.ground.types import RecipeError
 
 MARK, MARK_OF_SPLITS = "dataset_info.json", "dataset_dict.json"
 
 
+@sources.register("saved_dataset")
 class HubDataset:
     """Rows of a saved dataset.
 
@@ -29,6 +30,13 @@ class HubDataset:
     """
 
     caption_keys = {"txt": 1.0, f"json.{JSON_KEY}": 1.0}
+
+    rank: ClassVar[int] = 0
+
+    @classmethod
+    def takes(cls, path: Path) -> bool:
+        """Whether it is a folder of `save_to_disk`."""
+        return (path / MARK_OF_SPLITS).is_file() or ((path / MARK).is_file() and any(path.glob("*.arrow")))
 
     def __init__(self, path: Path, columns: Columns):
         if (path / MARK_OF_SPLITS).is_file():

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from vlp.curate.facts.measure import hash64
 from vlp.curate.sources.columns import Columns
-from vlp.curate.sources.delimited import has_columns, read_delimited, separator_of
-from vlp.curate.sources.rows import JSON_KEY, ListedRows, Row, Rows, caption_members
+from vlp.curate.sources.delimited import check_encoding, has_columns, read_delimited, separator_of
+from vlp.curate.sources.rows import JSON_KEY, ListedRows, Row, Rows, caption_members, sources
 from vlp.data.pixels.decode import EXTENSIONS
 from vlp.ground.types import RecipeError
 
@@ -35,14 +35,9 @@ class TableRecord:
     fault: str = ""
 
 
-def is_table(path: Path) -> bool:
-    """Whether a file is a table by its name, or a text whose first line names columns."""
-    suffix = path.suffix.lower()
-    return suffix in (*DELIMITED, *LINES, JSON) or (suffix == ".txt" and has_columns(path))
-
-
+@sources.register("table")
 class Table:
-    """Rows of a CSV, TSV or JSONL file; paths are relative to it, and rows of one image become one sample.
+    """Rows of a CSV, TSV, JSON or JSONL file; paths are relative to it, and rows of one image become one sample.
 
     Args:
         path: The file.
@@ -55,9 +50,19 @@ class Table:
 
     caption_keys = {"txt": 1.0, f"json.{JSON_KEY}": 1.0}
 
-    def __init__(self, path: Path, columns: Columns, encoding: str = ""):
+    rank: ClassVar[int] = 2
+
+    @classmethod
+    def takes(cls, path: Path) -> bool:
+        """Whether it is a table by its name, or a text whose first line names columns."""
+        suffix = path.suffix.lower()
+        return path.is_file() and (suffix in (*DELIMITED, *LINES, JSON) or (suffix == ".txt" and has_columns(path)))
+
+    def __init__(self, path: Path, columns: Columns, *, encoding: str = ""):
         self.path = path
-        self.encoding = encoding
+        self.encoding = check_encoding(encoding)
+        if encoding and path.suffix.lower() not in (*DELIMITED, ".txt"):
+            raise RecipeError(f"--encoding {encoding}: {path} is no table of lines ({', '.join(DELIMITED)})")
         heads = list(islice((record for record in self._records() if not record.fault), FIRST_ROWS))
         if not heads:
             why = next((f" (line {record.line}: {record.fault})" for record in self._records()), "")

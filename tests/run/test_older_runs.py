@@ -1,0 +1,36 @@
+"""A run that an older state of this package wrote goes on under the present one, with the losses that it had."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from vlp.recipe.compose import load_recipe
+from vlp.train import train
+
+# Four steps of a small recipe at commit 5211ba8638a5, from which the last checkpoint was taken away.
+SHIPPED = Path(__file__).parent / "before_the_move.tar.xz"
+
+
+def losses(run):
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return {line["step"]: (line["loss"], line["loss/clip"], line["loss/sogclr"]) for line in lines}
+
+
+@pytest.mark.filterwarnings("ignore:objective.sogclr")  # a learnable scale, for four steps
+def test_a_run_from_before_the_move_goes_on(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with tarfile.open(SHIPPED) as tar:
+        tar.extractall("runs", filter="data")
+    run = tmp_path / "runs" / "before_the_move"
+    before = losses(run)
+    assert sorted(before) == [1, 2, 3, 4] and len(list((run / "checkpoints").iterdir())) == 1
+    train(load_recipe(str(run / "recipe.lock.yaml")), resume=True)
+    after = losses(run)
+    assert sorted(after) == [1, 2, 3, 4]
+    for step, numbers in after.items():
+        assert numbers == pytest.approx(before[step], rel=1e-5)
+    assert (run / "checkpoints" / "step_00000004" / "manifest.json").is_file()

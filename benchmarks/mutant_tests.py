@@ -8,8 +8,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 STEP = (
-    "vlp/step/micro_batches.py",
-    "vlp/step/optimizer.py",
+    "vlp/step/*.py",
     "vlp/run/clock.py",
     "vlp/train.py",
     "vlp/run/assemble.py",
@@ -43,8 +42,7 @@ ROWS: dict[str, tuple[str, ...]] = {
     "vlp/pairs/*.py": PAIRS,
     "vlp/objectives/base.py": (f"{TERMS} -k 'clip or siglip'", "tests/objectives/test_behaviour.py"),
     "vlp/objectives/schedule.py": ("tests/test_golden.py",),
-    "vlp/step/micro_batches.py": RUNS,
-    "vlp/step/optimizer.py": RUNS,
+    "vlp/step/*.py": ("tests/step -m 'not processes'", *RUNS),
     "vlp/run/clock.py": RUNS,
     "vlp/train.py": (*RUNS, "tests/test_train.py -m processes", "tests/test_mixture_run.py"),
     "vlp/run/assemble.py": (*RUNS, "tests/test_recipes.py"),
@@ -72,7 +70,10 @@ def files_of(room: str, root: Path) -> list[str]:
 
 def calls_of(path: str, root: Path) -> list[str]:
     """Return what tests a file: the arguments of one pytest after the other."""
-    found = [*_of_its_name(path, root), *(_of_a_part(path, root) if "/parts/" in path else _of_a_term(path, root))]
+    found = [
+        *_of_its_name(path, root),
+        *(_of_a_part(path, root) if "/objectives/shared/" in path else _of_a_term(path, root)),
+    ]
     for pattern, calls in ROWS.items():
         found += calls if fnmatch(path, pattern) else ()
     return list(dict.fromkeys(found))

@@ -26,7 +26,7 @@ from vlp.recipe.compose import lock_text
 from vlp.recipe.model import build_model
 from vlp.run.clock import PREEMPTED
 from vlp.run.trained_model import load_model_of_run
-from vlp.step.optimizer import learning_rate_factor
+from vlp.step.learning_rate import learning_rate_factor
 from vlp.train import train
 
 

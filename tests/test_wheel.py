@@ -34,17 +34,20 @@ def test_the_wheel_ships_data_recipes_and_tasks(unpacked):
     for noun in ("recipes", "data", "eval"):
         ours = {path.relative_to(ROOT / noun) for path in (ROOT / noun).rglob("*.yaml")}
         assert ours and ours == {path.relative_to(shipped / noun) for path in (shipped / noun).rglob("*.yaml")}
-    assert {path.suffix for path in (unpacked / "vlp" / "report").iterdir()} >= {".py", ".css", ".js"}
+    assert {path.suffix for path in (unpacked / "vlp" / "html").iterdir()} >= {".py", ".css", ".js"}
 
 
 def test_an_installed_package_finds_what_it_ships(unpacked, tmp_path):
     script = (
-        "import vlp.recipe.compose as c, vlp\n"
-        "recipe = c.load_recipe('quickstart')\n"
-        "card = c.load_card('embedded')\n"
+        "import vlp\n"
+        "from vlp.data.shards.cards import load_card\n"
+        "from vlp.evaluators.base import load_task\n"
+        "from vlp.recipe.compose import load_recipe\n"
+        "recipe = load_recipe('quickstart')\n"
+        "card = load_card('embedded')\n"
         "assert len(card.paths()) >= 4\n"
         "from vlp.evaluators.dataset import open_set\n"
-        "task = c.load_task('emoji24')\n"
+        "task = load_task('emoji24')\n"
         "print(vlp.__file__, len(open_set(task.data)))\n"
     )
     told = subprocess.run(

@@ -30,8 +30,8 @@ from vlp.run.launch import agreed_checksum, was_launched
 from vlp.run.log import Log
 from vlp.run.state import restore, save, weights_to_evaluate
 from vlp.run.watchdog import Watchdog, WatchedEncoder
+from vlp.step.learning_rate import set_learning_rate
 from vlp.step.micro_batches import Seeds, backward
-from vlp.step.optimizer import set_learning_rate
 from vlp.towers.encoder import TowerEncoder
 
 

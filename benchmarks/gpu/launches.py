@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.gpu.steps import synthetic_parts
 from vlp import train
-from vlp.step.optimizer import SafeStep
+from vlp.step.guarded_step import SafeStep
 
 # operations that touch no element, beside those whose schema says that they return a view
 QUIET = ("empty", "detach", "alias", "_unsafe_view", "_reshape_alias", "lift_fresh", "is_", "sym_", "set_", "new_empty")

@@ -48,8 +48,8 @@ from rendering import SIZE, VERSIONS, Drawing, Picture, grey
 from renders import Renders
 from selection import Selection
 from shards import hash_file, shard_images, write_shard
-from vlp.curate.parallel import num_cpus
 from vlp.curate.sources.writer import ShardWriter, Written
+from vlp.ground.cores import usable_cores
 from vlp.ground.registry import nearest
 from vlp.ground.types import RecipeError
 from vlp.ground.yaml import write_yaml
@@ -285,7 +285,7 @@ def main() -> None:
     parser.add_argument("to", type=Path, help="folder to write")
     parser.add_argument("--sources", nargs="+", default=[], help="names of sets, or openclipart; default: all")
     parser.add_argument("--packages", type=Path, help="folder with unpacked packages; default: fetch into the folder")
-    parser.add_argument("--workers", type=int, default=num_cpus(), help="processes; default: all cores")
+    parser.add_argument("--workers", type=int, default=usable_cores(), help="processes; default: all cores")
     given = parser.parse_args()
     try:
         told = build(given.to, given.packages or given.to / WORK / "packages", given.sources, given.workers)

@@ -126,7 +126,7 @@ def test_every_fault_of_the_package_can_be_read_and_has_a_name_of_its_own():
     path = "vlp/step/optimizer.py"
     source = (ROOT / path).read_text()
     mutants = mutants_of(path, source)
-    assert len(mutants) > 100
+    assert len(mutants) > 20
     assert len({mutant.name for mutant in mutants}) == len({mutant.apply(source) for mutant in mutants}) == len(mutants)
     for mutant in mutants:
         compile(mutant.apply(source), path, "exec")

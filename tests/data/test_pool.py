@@ -241,7 +241,7 @@ def test_a_process_that_hangs_shows_its_stack_and_is_replaced(open_stream, tmp_p
     with pytest.warns(RuntimeWarning, match=r"over sample 5 .*no sample finished in 0\.5 s"):
         batches = take(stream, 9)
     assert equal(batches, take(open_stream(card), 9))
-    assert 'test_workers.py", line' in (said := capfd.readouterr().err) and "in hang" in said
+    assert 'test_pool.py", line' in (said := capfd.readouterr().err) and "in hang" in said
 
 
 def test_a_sample_that_always_hangs_is_replaced_and_counted(open_stream, card):

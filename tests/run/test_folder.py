@@ -263,7 +263,7 @@ def test_a_vanished_folder_is_claimed_again(tmp_path, shards):
 HOLD = """
 import sys
 from pathlib import Path
-from vlp.files import hold
+from vlp.ground.files import hold
 print(hold(Path(sys.argv[1])), flush=True)
 sys.stdin.read()
 """

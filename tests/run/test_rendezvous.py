@@ -19,7 +19,7 @@ JOIN = """
 import os
 from torch.distributed import all_reduce
 import torch
-from vlp.launch import join
+from vlp.run.launch import join
 join()
 total = torch.tensor(1.0)
 all_reduce(total)

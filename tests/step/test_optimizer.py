@@ -10,7 +10,9 @@ from torch import nn
 
 from tests.towers.tiny import tiny_model
 from vlp.ground.types import RecipeError
-from vlp.step.optimizer import GroupSettings, SafeStep, build_optimizer, learning_rate_factor, set_learning_rate
+from vlp.step.guarded_step import SafeStep
+from vlp.step.learning_rate import learning_rate_factor, set_learning_rate
+from vlp.step.optimizer import GroupSettings, build_optimizer
 
 
 def small_model() -> nn.Module:

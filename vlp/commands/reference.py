@@ -31,7 +31,8 @@ from vlp.ground.types import RecipeError
 from vlp.objectives.base import Term, terms
 from vlp.objectives.schedule import Schedule
 from vlp.recipe import schema
-from vlp.step.optimizer import GroupSettings, build_optimizer, learning_rate_factor
+from vlp.step.learning_rate import learning_rate_factor
+from vlp.step.optimizer import GroupSettings, build_optimizer
 from vlp.strategies.base import strategies
 from vlp.towers.base import image_towers, text_towers
 from vlp.towers.dual import DualEncoder

@@ -21,7 +21,8 @@ from vlp.data.texts.wrong_captions import WrongCaptions
 from vlp.ground.registry import Registry, settings_of
 from vlp.objectives.base import terms
 from vlp.objectives.schedule import Schedule
-from vlp.step.optimizer import build_optimizer, learning_rate_factor
+from vlp.step.learning_rate import learning_rate_factor
+from vlp.step.optimizer import build_optimizer
 from vlp.strategies.base import strategies
 from vlp.towers.base import image_towers, text_towers
 from vlp.towers.dual import DualEncoder

@@ -33,7 +33,9 @@ from vlp.run.launch import check_same, check_wrapped, join
 from vlp.run.log import Log
 from vlp.run.ready import check_ready, check_room
 from vlp.run.trackers import start_trackers
-from vlp.step.optimizer import SafeStep, build_optimizer, learning_rate_factor
+from vlp.step.guarded_step import SafeStep
+from vlp.step.learning_rate import learning_rate_factor
+from vlp.step.optimizer import build_optimizer
 from vlp.strategies.base import Strategy, strategies
 from vlp.towers.compiling import compile_towers
 from vlp.towers.dual import DualEncoder

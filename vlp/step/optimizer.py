@@ -1,20 +1,14 @@
-"""AdamW with parameter groups by pattern, learning rates over a run, and steps that a NaN cannot spoil."""
+"""AdamW with parameter groups by pattern."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
-
 import torch
 from pydantic import BaseModel, ConfigDict
-from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
+from torch import nn
 
 from vlp.ground.patterns import check_matches, matches
 from vlp.ground.types import RecipeError
 
-Norm = Tensor
 BASE_RATE = "base_learning_rate"
 
 
@@ -83,121 +77,3 @@ def build_optimizer(
         eps=epsilon,
         fused=True,
     )
-
-
-def learning_rate_factor(
-    num_steps: int,
-    *,
-    warmup_steps: int | None = None,
-    warmup_share: float = 0.05,
-    shape: Literal["cosine", "constant", "cooldown"] = "cosine",
-    final_factor: float = 0.0,
-    cooldown_share: float = 0.2,
-) -> Callable[[int], float]:
-    """Return the factor of the learning rate at each step.
-
-    Args:
-        num_steps: Length of the training.
-        warmup_steps: Steps of linear warm-up; replaces `warmup_share`.
-        warmup_share: Warm-up as a share of the training.
-        shape: After the warm-up: half a cosine, flat, or flat with a linear end.
-        final_factor: Factor at the last step (cosine, cooldown).
-        cooldown_share: Share of the training in the linear end.
-    """
-    warmup = warmup_steps if warmup_steps is not None else round(warmup_share * num_steps)
-    cooldown = max(1, round(cooldown_share * num_steps))
-
-    def factor(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / warmup
-        if shape == "constant":
-            return 1.0
-        if shape == "cooldown":
-            left = min(1.0, (num_steps - step) / cooldown)
-            return final_factor + (1 - final_factor) * left
-        done = (step - warmup) / max(1, num_steps - warmup)
-        return final_factor + (1 - final_factor) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
-
-    return factor
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
-    """Scale every group's peak learning rate by `factor`."""
-    for group in optimizer.param_groups:
-        group["lr"] = group[BASE_RATE] * factor
-
-
-def gradient_norms(towers: Mapping[str, list[nn.Parameter]]) -> dict[str, Norm]:
-    """Return the gradient norm of each named set of parameters, on the device."""
-    norms = {}
-    for name, parameters in towers.items():
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        norms[name] = norm.full_tensor() if isinstance(norm, DTensor) else norm
-    return norms
-
-
-def total_norm(norms: Mapping[str, Norm]) -> Norm:
-    """Combine the norms of disjoint sets of parameters."""
-    return torch.stack(list(norms.values())).square().sum().sqrt()
-
-
-class SafeStep:
-    """Clip, check and step without waiting for the device; a bad gradient leaves weights and moments untouched.
-
-    The fused kernel skips the update where `found_inf` is set. After averaging, all processes see the same norm and
-    so decide alike. For float16 the loss is scaled; the scale halves on overflow and doubles after a calm stretch.
-
-    Args:
-        optimizers: Fused ones.
-        max_norm: Largest total gradient norm; None does not clip.
-        loss_scale: Factor on the loss at the start; 1 switches scaling off.
-    """
-
-    CALM_STEPS = 2000
-
-    def __init__(
-        self, optimizers: Sequence[torch.optim.Optimizer], *, max_norm: float | None, loss_scale: float, device: str
-    ):
-        self.optimizers = optimizers
-        self.max_norm = max_norm
-        self.scales = loss_scale != 1.0
-        self.state = {
-            "loss_scale": torch.tensor(loss_scale, device=device),
-            "calm": torch.zeros((), device=device),
-            "skipped": torch.zeros((), device=device),
-            "streak": torch.zeros((), device=device),
-        }
-        self.taken = torch.ones((), device=device, dtype=torch.bool)
-
-    @property
-    def loss_scale(self) -> Tensor:
-        """Factor that the loss carries into backward."""
-        return self.state["loss_scale"]
-
-    def __call__(self, towers: Mapping[str, list[nn.Parameter]]) -> dict[str, Norm]:
-        """Step once; return each tower's gradient norm before clipping. `taken` says whether weights have moved."""
-        norms = {name: norm / self.loss_scale for name, norm in gradient_norms(towers).items()}
-        norm = total_norm(norms)
-        self.taken = torch.isfinite(norm)
-        bad = (~self.taken).float()
-        shrink = 1.0 if self.max_norm is None else (self.max_norm / (norm + 1e-6)).clamp(max=1.0)
-        gradients = [p.grad for parameters in towers.values() for p in parameters if p.grad is not None]
-        if self.scales or self.max_norm is not None:
-            torch._foreach_mul_(gradients, torch.as_tensor(shrink / self.loss_scale))
-        for optimizer in self.optimizers:
-            optimizer.found_inf = bad  # type: ignore[attr-defined]  # read by torch's fused kernels
-            optimizer.step()
-        self._count(bad)
-        return norms
-
-    def _count(self, bad: Tensor) -> None:
-        state = self.state
-        state["skipped"] += bad
-        state["streak"] = (state["streak"] + 1) * bad
-        if self.scales:
-            calm = (state["calm"] + 1) * (1 - bad)
-            grows = calm >= self.CALM_STEPS
-            state["loss_scale"] = torch.where(
-                bad > 0, state["loss_scale"] * 0.5, torch.where(grows, state["loss_scale"] * 2, state["loss_scale"])
-            )
-            state["calm"] = torch.where(grows, torch.zeros_like(calm), calm)

@@ -289,7 +289,12 @@ def write_report(folder: Path, command: str, flips: Sequence[Flip], resumed: int
         sections.append("\n".join(f"- {number:,} x {name}" for name, number in details.most_common()))
     if broken:
         sections += ["## Broken", "\n".join(f"- {one}" for one in broken)]
-    return write_page(folder, "flipped-bits", "Flipped bits", command, sections, [asdict(flip) for flip in flips])
+    found = {
+        "bits": [{"file": file, "verdict": verdict, "bits": bits} for (file, verdict), bits in count.items()],
+        "broken": [asdict(flip) for flip in flips if flip.verdict in BROKEN],
+        "resumed": list(broken),
+    }
+    return write_page(folder, "flipped-bits", "Flipped bits", command, sections, found)
 
 
 if __name__ == "__main__":

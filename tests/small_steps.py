@@ -15,7 +15,7 @@ from vlp.ground.types import Batch
 from vlp.recipe.compose import load_recipe
 from vlp.recipe.schema import Recipe
 from vlp.run import assemble
-from vlp.run.assemble import Parts
+from vlp.run.assemble import Run
 
 Settings = dict[str, Any]
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,7 +33,7 @@ def small_recipe(name: str, *overrides: str, image: Settings = IMAGE, text: Sett
     return whole.model_copy(update={"model": model})
 
 
-def small_parts(monkeypatch: pytest.MonkeyPatch, recipe: Recipe, accelerator: object | None = None) -> Parts:
+def small_parts(monkeypatch: pytest.MonkeyPatch, recipe: Recipe, accelerator: object | None = None) -> Run:
     """Assemble a recipe without data and without a run folder.
 
     Args:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -85,6 +85,35 @@ def test_imports_point_downwards(module):
 def test_no_modules_import_each_other_in_a_circle():
     assert circle_in({"a": {"b"}, "b": {"c"}, "c": {"a"}}) != []
     assert circle_in(IMPORTS) == []
+
+
+SAME_FILES = {"base.py": "what every part of a registry is, in the registry's room"}
+SAME_CLASSES: dict[str, str] = {}
+"""Names that stand for several things, and why that confuses nobody."""
+
+
+def more_than_once(names: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """Return each name that stands in several places, with these."""
+    places: dict[str, list[str]] = {}
+    for name, place in names:
+        places.setdefault(name, []).append(place)
+    return {name: found for name, found in places.items() if len(found) > 1}
+
+
+def test_a_file_name_stands_once():
+    found = more_than_once((path.name, module) for module, path in MODULES.items() if path.name != "__init__.py")
+    assert {name: places for name, places in found.items() if name not in SAME_FILES} == {}
+    assert SAME_FILES.keys() <= found.keys()
+
+
+def test_a_class_name_stands_once():
+    found = more_than_once(
+        (node.name, module)
+        for module, path in MODULES.items()
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    )
+    assert {name: places for name, places in found.items() if name not in SAME_CLASSES} == {}
 
 
 def test_the_map_shows_the_floors():

@@ -24,7 +24,7 @@ from vlp.recipe.arguments import parse_train
 from vlp.recipe.compose import load_recipe
 from vlp.recipe.model import build_model, without_weights
 from vlp.recipe.schema import Recipe
-from vlp.run.assemble import Parts, assemble
+from vlp.run.assemble import Run, assemble
 from vlp.run.clock import PREEMPTED, Clock, StopSignal, diagnose, due
 from vlp.run.launch import agreed_checksum, was_launched
 from vlp.run.log import Log
@@ -48,38 +48,38 @@ def train(recipe: Recipe, *, resume: bool = False, allow_changes: bool = False) 
         SystemExit: With code 75 after SIGTERM, SIGINT or SIGUSR1, once the state is saved.
     """
     # ---------------------------------------- machines, data, towers, objective
-    parts = assemble(recipe, resume=resume, allow_changes=allow_changes)
-    step, position = restore(parts)
-    log = parts.open_log(first_step=step)
+    run = assemble(recipe, resume=resume, allow_changes=allow_changes)
+    step, position = restore(run)
+    log = run.open_log(first_step=step)
     stop = StopSignal(launched=was_launched())
     clock = Clock(first_step=step)
 
     # ---------------------------------------- batch after batch
-    batches = clock.waiting(parts.stream.batches(position))
+    batches = clock.waiting(run.stream.batches(position))
     with Watchdog(recipe.train.timeout) as watchdog:
-        while step < parts.num_steps and not stop.anywhere():
+        while step < run.num_steps and not stop.anywhere():
             batch = next(batches)
             has_twins = dist.any_equal(batch.ids)  # while ids are on the CPU, where nobody waits for them
-            batch = batch.to(parts.device)
-            for optimizer in parts.optimizers:
-                set_learning_rate(optimizer, parts.rate(step))
-            report, norms = one_step(parts, batch, step, has_twins=has_twins)
+            batch = batch.to(run.device)
+            for optimizer in run.optimizers:
+                set_learning_rate(optimizer, run.rate(step))
+            report, norms = one_step(run, batch, step, has_twins=has_twins)
             step, position = step + 1, position + recipe.train.batch_size
             log.step()
             watchdog.beat()
 
             # -------------------------------- now and then
-            if due(step, recipe.log.every, parts.num_steps):
-                write_metrics(parts, log, clock, step, position, report, norms)
+            if due(step, recipe.log.every, run.num_steps):
+                write_metrics(run, log, clock, step, position, report, norms)
             with clock.paused():
-                if due(step, recipe.checkpoint.every, parts.num_steps):
-                    save_or_say(parts, log, step, position)
-                if due(step, recipe.evaluation.every, parts.num_steps):
-                    evaluate(parts, log, step, position, watchdog)
+                if due(step, recipe.checkpoint.every, run.num_steps):
+                    save_or_say(run, log, step, position)
+                if due(step, recipe.evaluation.every, run.num_steps):
+                    evaluate(run, log, step, position, watchdog)
 
     # ---------------------------------------- the end, or the end for now
-    save(parts, step=step, position=position)  # does nothing where the step was saved just now
-    if step < parts.num_steps:
+    save(run, step=step, position=position)  # does nothing where the step was saved just now
+    if step < run.num_steps:
         log.say(f"stopped by a signal at step {step}; saved; continue with --resume")
         log.close()
         raise SystemExit(PREEMPTED)
@@ -89,65 +89,65 @@ def train(recipe: Recipe, *, resume: bool = False, allow_changes: bool = False) 
 
 
 def one_step(
-    parts: Parts, batch: Batch, step: int, *, has_twins: bool | None = None
+    run: Run, batch: Batch, step: int, *, has_twins: bool | None = None
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Take one optimizer step; return the objective's values and the gradient norm of each tower.
 
     Args:
         has_twins: Whether a sample stands twice in the batch of the whole job; None as for `Pairs`.
     """
-    recipe = parts.recipe
-    for strategy in parts.strategies.values():
+    recipe = run.recipe
+    for strategy in run.strategies.values():
         batch = strategy.before_forward(batch)
 
-    def evaluate_objective(embeddings: Embeddings) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss_of(embeddings: Embeddings) -> tuple[Tensor, dict[str, Tensor]]:
         precision = recipe.train.number_format
         pairs = Pairs(embeddings, batch.ids, batch.caption_ids, step=step, has_twins=has_twins, precision=precision)
-        loss, values = parts.objective(pairs, step)
+        loss, values = run.objective(pairs, step)
         report = {"loss": dist.all_reduce_sum(loss)} | {f"loss/{label}": value for label, value in values.items()}
         report |= {"scale": embeddings.scale.detach(), "bias": embeddings.bias.detach()}
         # each process holds its share of the loss, and data parallelism averages gradients: their sum is wanted
-        return loss * dist.world_size() * parts.safe_step.loss_scale, report
+        return loss * dist.world_size() * run.safe_step.loss_scale, report
 
-    for optimizer in parts.optimizers:
+    for optimizer in run.optimizers:
         optimizer.zero_grad(set_to_none=True)
-    buffers = Undo(parts.towers)
+    buffers = Undo(run.towers)
     _, report = backward(
         batch.chunk(recipe.train.micro_batches),
-        lambda micro_batch: embed(parts, micro_batch),
-        evaluate_objective,
+        lambda micro_batch: embed(run, micro_batch),
+        loss_of,
         Seeds(recipe.seed, step, dist.rank()),
-        no_sync=parts.no_sync,
+        no_sync=run.no_sync,
     )
-    dist.average_gradients(parts.objective.parameters())
-    norms = parts.safe_step(parts.parameters)
-    taken = parts.safe_step.taken  # a step that is skipped leaves no trace, in weights or anywhere else
+    dist.average_gradients(run.objective.parameters())
+    norms = run.safe_step(run.parameters)
+    taken = run.safe_step.taken  # a step that is skipped leaves no trace, in weights or anywhere else
     buffers.unless(taken)
-    parts.objective.settle(taken)
-    parts.towers.clamp_()
-    for strategy in parts.strategies.values():
-        strategy.after_step(parts.towers, taken)
+    run.objective.settle(taken)
+    run.towers.clamp_()
+    for strategy in run.strategies.values():
+        strategy.after_step(run.towers, taken)
     return report, norms
 
 
-def embed(parts: Parts, batch: Batch) -> Embeddings:
+def embed(run: Run, batch: Batch) -> Embeddings:
     """Normalise and augment on the device, run the towers and those of teachers; autocast ends with them."""
-    images = parts.augment(batch.images, batch.draws)
-    with autocast(parts):
-        embeddings = parts.model(images, batch.tokens, batch.lengths.numpy())
-        for strategy in parts.strategies.values():
+    images = run.augment(batch.images, batch.draws)
+    with autocast(run):
+        embeddings = run.model(images, batch.tokens, batch.lengths.numpy())
+        for strategy in run.strategies.values():
             embeddings = strategy.after_forward(images, batch, embeddings)
     return embeddings
 
 
-def autocast(parts: Parts) -> Any:
+def autocast(run: Run) -> Any:
     """Return the number format that the recipe asks for inside the towers."""
-    number_format = parts.recipe.train.number_format
-    return nullcontext() if number_format is None else torch.autocast(parts.device.type, dtype=number_format)
+    number_format = run.recipe.train.number_format
+    return nullcontext() if number_format is None else torch.autocast(run.device.type, dtype=number_format)
 
 
 def write_metrics(
-    parts: Parts,
+    run: Run,
     log: Log,
     clock: Clock,
     step: int,
@@ -156,29 +156,29 @@ def write_metrics(
     norms: dict[str, Tensor],
 ) -> None:
     """Log, and stop a run that has gone wrong; here, and only here, the step waits for the device."""
-    recipe, guard = parts.recipe, parts.safe_step.state
-    faults = Faults.together(dist.gather_objects(parts.stream.faults))
+    recipe, guard = run.recipe, run.safe_step.state
+    faults = Faults.together(dist.gather_objects(run.stream.faults))
     metrics = {
         "samples": position,
-        "epoch": position / parts.stream.num_samples,
-        **parts.stream.shares(position, (step - clock.step) * recipe.train.batch_size),
+        "epoch": position / run.stream.num_samples,
+        **run.stream.shares(position, (step - clock.step) * recipe.train.batch_size),
         **{name: float(value) for name, value in report.items()},
-        "learning_rate": recipe.optimizer.learning_rate * parts.rate(step - 1),
+        "learning_rate": recipe.optimizer.learning_rate * run.rate(step - 1),
         **{f"gradient_norm/{name}": float(norm) for name, norm in norms.items()},
-        **{f"gauge/{name}": value for name, value in parts.objective.gauges().items()},
+        **{f"gauge/{name}": value for name, value in run.objective.gauges().items()},
         **clock.lap(step, recipe.train.batch_size),
-        "decode_rate": parts.stream.decode_rate * dist.world_size(),
-        "weights_checksum": agreed_checksum(parts.kept_equal),
+        "decode_rate": run.stream.decode_rate * dist.world_size(),
+        "weights_checksum": agreed_checksum(run.kept_equal),
         "skipped_steps": float(guard["skipped"]),
         "bad_samples": float(faults.total),
         **{f"retries/{source}/{trouble}": float(count) for (source, trouble), count in faults.retries.items()},
     }
     log.write(step, metrics)
     shown = ("loss", "scale", "gradient_norm/image", "gradient_norm/text", "samples_per_second", "data_wait")
-    terms = [name for name in report if name.startswith("loss/")] if len(parts.objective.terms) > 1 else []
+    terms = [name for name in report if name.startswith("loss/")] if len(run.objective.terms) > 1 else []
     note = diagnose(metrics, recipe.data.workers) if clock.laps > 1 else ""
     log.show({name: metrics[name] for name in (*shown[:1], *terms, *shown[1:])}, note)
-    parts.stream.check_budget([faults])
+    run.stream.check_budget([faults])
     if float(guard["streak"]) >= recipe.train.max_bad_steps:
         raise RecipeError(
             f"the gradient was NaN or Inf in {int(guard['streak'])} steps in a row (train.max_bad_steps): lower "
@@ -186,22 +186,22 @@ def write_metrics(
         )
 
 
-def save_or_say(parts: Parts, log: Log, step: int, position: int) -> None:
+def save_or_say(run: Run, log: Log, step: int, position: int) -> None:
     """Write a checkpoint; where that fails, say so and go on with the older ones."""
     try:
-        save(parts, step=step, position=position)
+        save(run, step=step, position=position)
     except RecipeError as error:  # on every process alike
         log.say(f"{error}; the run goes on")
 
 
-def evaluate(parts: Parts, log: Log, step: int, position: int, watchdog: Watchdog) -> None:
+def evaluate(run: Run, log: Log, step: int, position: int, watchdog: Watchdog) -> None:
     """Run the recipe's tasks on the weights that the recipe evaluates."""
-    recipe = parts.recipe
+    recipe = run.recipe
     if not recipe.evaluation.tasks:
         return
     model = build_model(without_weights(recipe.model))
-    model.load_state_dict(weights_to_evaluate(parts))
-    encoder = TowerEncoder(model.to(parts.device), device=parts.device, autocast=recipe.train.number_format)
+    model.load_state_dict(weights_to_evaluate(run))
+    encoder = TowerEncoder(model.to(run.device), device=run.device, autocast=recipe.train.number_format)
     tasks = [load_task(name) for name in recipe.evaluation.tasks]
     folder = recipe.folder / "evaluations" / f"step_{step:08d}"
     records = run_tasks(

@@ -18,7 +18,7 @@ from vlp.recipe.compose import load_recipe
 from vlp.recipe.model import build_model
 from vlp.recipe.schema import Recipe
 from vlp.run import assemble
-from vlp.run.assemble import Parts
+from vlp.run.assemble import Run
 from vlp.towers.dual import DualEncoder
 
 # lengths of captions in tokens: those of web pairs are about lognormal
@@ -56,7 +56,7 @@ def synthetic_recipe(
 
 def synthetic_parts(
     name: str, folder: Path, batch_size: int, device: str, overrides: Sequence[str] = (), *, label: str = "synthetic"
-) -> tuple[Parts, Batch]:
+) -> tuple[Run, Batch]:
     """Assemble a recipe as the trainer does, and draw a batch for it; weights are drawn on the device, for speed."""
 
     recipe = synthetic_recipe(name, folder, batch_size, overrides, label=label)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from vlp.cli import main
-from vlp.commands.reference import PAGES, everything, fields_of
+from vlp.commands.reference import PAGES, describe, everything, fields_of
 from vlp.commands.settings_text import default_of, kind_of, sentences_of
 from vlp.ground.registry import Registry
 from vlp.objectives.base import terms
@@ -112,3 +112,13 @@ def test_the_pages_in_docs_are_up_to_date(page):
     text = (DOCS / f"{page}.md").read_text(encoding="utf-8")
     shown = set(re.findall(r"^##+ (\S+)$", text, flags=re.MULTILINE))
     assert text == PAGES[page](lambda part: part.name in shown), "renew it: make pages"
+
+
+def test_the_glossary_names_what_is_there():
+    text = (DOCS / "concepts.md").read_text(encoding="utf-8").partition("## Glossary")[2]
+    paths = re.findall(r"`((?:data|train|model|objective|strategies|evaluation)\.[\w.]+)[`:]", text)
+    assert len(paths) > 15
+    for path in paths:
+        section, _, name = path.partition(".")
+        if path not in ("data.class_names", "model.image.patch_dropout"):  # of a task; of a tower
+            assert describe(name if section == "strategies" else path)

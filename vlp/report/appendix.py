@@ -8,7 +8,7 @@ from typing import Any
 from vlp.ground.yaml import write_yaml
 from vlp.html.words import text
 from vlp.report.gallery import SEED, SHOWN, Gallery, Hit, Shown
-from vlp.report.reading import Record, Run
+from vlp.report.reading import Record, RecordedRun
 from vlp.report.sections import gap, section
 
 
@@ -47,7 +47,7 @@ def _hit(hit: Hit, *, is_apart: bool) -> str:
     )
 
 
-def data(run: Run) -> str:
+def data(run: RecordedRun) -> str:
     """List the training data with their checksums, and bad samples by source and reason."""
     sums = run.provenance.get("data") or {}
     sources = run.settings.get("data", {}).get("train", {})
@@ -60,7 +60,7 @@ def data(run: Run) -> str:
     return section("Data", note, f'<dl class="checks">{facts}</dl>{_faults(run)}')
 
 
-def _faults(run: Run) -> str:
+def _faults(run: RecordedRun) -> str:
     if not run.faults:
         met = run.last("bad_samples")
         if met:
@@ -74,7 +74,7 @@ def _faults(run: Run) -> str:
     return f"<table><thead>{head}</thead><tbody>{rows}</tbody></table>"
 
 
-def recipe(run: Run) -> str:
+def recipe(run: RecordedRun) -> str:
     """Print the recipe, the versions and the checksums."""
     versions = run.provenance.get("versions", {})
     rows = "".join(f"<div><dt>{text(name)}</dt><dd>{text(version)}</dd></div>" for name, version in versions.items())

@@ -24,13 +24,13 @@ from vlp.report import appendix, sections
 from vlp.report.charts import spark
 from vlp.report.forest import chance
 from vlp.report.gallery import Gallery
-from vlp.report.reading import Record, Run
+from vlp.report.reading import Record, RecordedRun
 
 ORDER = ("zero_shot", "retrieval")
 SHOWN_TASKS = 4
 
 
-def page(run: Run, gallery: Gallery | str) -> str:
+def page(run: RecordedRun, gallery: Gallery | str) -> str:
     """Return the whole HTML page; loads nothing from anywhere.
 
     Args:
@@ -59,7 +59,7 @@ def page(run: Run, gallery: Gallery | str) -> str:
     )
 
 
-def head(run: Run) -> str:
+def head(run: RecordedRun) -> str:
     """Return name, state, key numbers and facts."""
     return (
         f'<header class="head"><p class="over"><span>Pretraining report</span><span>{text(run.date)}</span>'
@@ -69,7 +69,7 @@ def head(run: Run) -> str:
     )
 
 
-def _state(run: Run) -> str:
+def _state(run: RecordedRun) -> str:
     if run.num_steps is None:
         return f'<span class="state">step {number(run.step)}</span>'
     if run.step >= run.num_steps:
@@ -77,7 +77,7 @@ def _state(run: Run) -> str:
     return f'<span class="state open">unfinished: step {number(run.step)} of {number(run.num_steps)}</span>'
 
 
-def _lede(run: Run) -> str:
+def _lede(run: RecordedRun) -> str:
     """Say in a sentence what was trained on what."""
     model, data = run.settings.get("model", {}), run.settings.get("data", {})
     sources = _listed(list(data.get("train", {})))
@@ -114,7 +114,7 @@ def tower_words(section: dict[str, Any]) -> str:
     return text(", ".join(parts))
 
 
-def _figures(run: Run) -> str:
+def _figures(run: RecordedRun) -> str:
     """Show the main metric of up to four tasks in large figures."""
     newest = {task: found[-1] for task in run.evaluations if (found := run.measured(task))}
     scored = [record for record in newest.values() if record["evaluator"] != "geometry"]
@@ -133,7 +133,7 @@ def _figures(run: Run) -> str:
     )
 
 
-def _figure(run: Run, record: Record) -> str:
+def _figure(run: RecordedRun, record: Record) -> str:
     name = record["main_metric"]
     metric = record["metrics"][name]
     shown = quantity(name, metric["value"])
@@ -153,7 +153,7 @@ def _figure(run: Run, record: Record) -> str:
     )
 
 
-def _facts(run: Run) -> str:
+def _facts(run: RecordedRun) -> str:
     """List the size of the run."""
     facts: list[tuple[str, str, str]] = []
     train, parameters = run.settings.get("train", {}), run.num_parameters

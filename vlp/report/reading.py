@@ -22,7 +22,7 @@ Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Run:
+class RecordedRun:
     """What a run left behind.
 
     Args:
@@ -83,7 +83,7 @@ class Run:
         return [record for record in self.evaluations.get(task, []) if record.get("metrics")]
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: Path) -> RecordedRun:
     """Read a run folder; only the lock file must exist.
 
     Raises:
@@ -96,7 +96,7 @@ def read_run(folder: Path) -> Run:
     evaluations = _evaluations(folder / "evaluations")
     lines = _lines(folder / "metrics.jsonl", "step")
     faults = [fault for file in sorted(folder.glob("quarantine*.jsonl")) for fault in _lines(file, "source", "reason")]
-    return Run(
+    return RecordedRun(
         folder=folder,
         provenance=settings.pop("provenance", {}),
         settings=settings,

@@ -11,7 +11,7 @@ from vlp.report.charts import Series, line_chart
 from vlp.report.classes import can_show_confusion, class_chart, confusion_chart
 from vlp.report.distributions import histogram_chart, ridge_chart
 from vlp.report.forest import forest_table, metric_table, recall_chart
-from vlp.report.reading import Point, Record, Run
+from vlp.report.reading import Point, Record, RecordedRun
 from vlp.run.clock import diagnose
 
 Wanted = tuple[tuple[str, str, str], ...]
@@ -69,7 +69,7 @@ def gap(reason: str) -> str:
     return f'<p class="missing">{text(reason)}</p>'
 
 
-def learning(run: Run) -> str:
+def learning(run: RecordedRun) -> str:
     """Draw loss, rate, scale, gradients and speed over the steps."""
     if not run.lines:
         return section("Learning", "", gap("metrics.jsonl holds no line: no step was logged."))
@@ -93,7 +93,7 @@ def learning(run: Run) -> str:
     return section("Learning", note, f'<div class="grid">{"".join(charts)}</div>')
 
 
-def _waiting(run: Run) -> str:
+def _waiting(run: RecordedRun) -> str:
     """Say what the run waited for, from medians of all its lines."""
     middles = {
         name: median(value for _, value in run.curve(name) if value is not None)
@@ -104,7 +104,7 @@ def _waiting(run: Run) -> str:
     return f" The run is {said}." if said else ""
 
 
-def _losses(run: Run) -> str:
+def _losses(run: RecordedRun) -> str:
     labels = sorted({key for line in run.lines for key in line if key.startswith("loss/")})
     total = Series("total", run.curve("loss"), "ink", is_noisy=True)
     if len(labels) <= 1:
@@ -118,11 +118,11 @@ def _losses(run: Run) -> str:
     return line_chart("Loss", [total, *terms], unit="by term, unweighted", allow_log=True)
 
 
-def _line(run: Run, title: str, key: str, *, unit: str = "", zero: bool = False) -> str:
+def _line(run: RecordedRun, title: str, key: str, *, unit: str = "", zero: bool = False) -> str:
     return line_chart(title, [Series("", run.curve(key))], unit=unit, zero=zero)
 
 
-def evaluation(run: Run) -> str:
+def evaluation(run: RecordedRun) -> str:
     """Tabulate every metric with its interval, and draw what the records allow."""
     title, newest = "Evaluation", run.newest()
     scored = {task: record for task, record in newest.items() if record.get("evaluator") != "geometry"}
@@ -188,7 +188,7 @@ def _band(records: Sequence[Record], name: str) -> list[tuple[float, float, floa
     return [(step, m["low"], m["high"]) for step, m in found if m.get("low") is not None and m.get("high") is not None]
 
 
-def geometry(run: Run) -> str:
+def geometry(run: RecordedRun) -> str:
     """Draw the shape of the embedding space over the steps, and where scores lie."""
     title = "Geometry"
     tasks = [task for task, record in run.newest().items() if record.get("evaluator") == "geometry"]

@@ -51,7 +51,7 @@ REFUSED_OF_FSDP = {
 
 
 @dataclass
-class Parts:
+class Run:
     """All that a run works with.
 
     Args:
@@ -129,7 +129,7 @@ class Parts:
         return log
 
 
-def assemble(recipe: Recipe, *, resume: bool, allow_changes: bool) -> Parts:
+def assemble(recipe: Recipe, *, resume: bool, allow_changes: bool) -> Run:
     """Build everything that a recipe names, and check that it fits together.
 
     Raises:
@@ -163,7 +163,7 @@ def assemble(recipe: Recipe, *, resume: bool, allow_changes: bool) -> Parts:
     for strategy in used.values():
         strategy.start(towers)
     dist.on_main(lambda: check_room(recipe, towers, objective, used.values()))
-    return Parts(
+    return Run(
         recipe=recipe,
         claim=claim,
         accelerator=accelerator,

@@ -21,14 +21,14 @@ from vlp.data import Faults
 from vlp.ground import dist
 from vlp.ground.types import RecipeError
 from vlp.run import checkpoint
-from vlp.run.assemble import Parts
+from vlp.run.assemble import Run
 from vlp.run.checkpoint import Checkpoint
 
 FULL = StateDictOptions(full_state_dict=True, cpu_offload=True)
 Thing = TypeVar("Thing")
 
 
-def restore(parts: Parts) -> tuple[int, int]:
+def restore(run: Run) -> tuple[int, int]:
     """Load the newest whole checkpoint of the run, the same one everywhere; return (steps done, samples consumed).
 
     The run folder is written to once the state fits the recipe, and not before.
@@ -36,27 +36,27 @@ def restore(parts: Parts) -> tuple[int, int]:
     Raises:
         RecipeError: Another process trains in the folder, no checkpoint is whole, or its state does not fit the recipe.
     """
-    dist.on_main(parts.claim.hold)
-    found = dist.on_main(lambda: checkpoint.latest(parts.recipe.folder))
+    dist.on_main(run.claim.hold)
+    found = dist.on_main(lambda: checkpoint.latest(run.recipe.folder))
     if found is not None:
         with dist.together():
             _check_copy(found)
-            parts.stream.check_position(found.position)
-        _load(parts, found)
-    dist.on_main(parts.claim.confirm)
+            run.stream.check_position(found.position)
+        _load(run, found)
+    dist.on_main(run.claim.confirm)
     return (0, 0) if found is None else (found.step, found.position)
 
 
-def save(parts: Parts, *, step: int, position: int) -> None:
+def save(run: Run, *, step: int, position: int) -> None:
     """Write a checkpoint unless that of this step is there; every process takes part, the first one writes.
 
     Raises:
         RecipeError: It cannot be written; on every process, whatever went wrong on which one.
     """
     try:
-        folder, keep = parts.recipe.folder, parts.recipe.checkpoint.keep
+        folder, keep = run.recipe.folder, run.recipe.checkpoint.keep
         if not dist.on_main(lambda: checkpoint.is_saved(folder, step, keep)):
-            _save(parts, step, position)
+            _save(run, step, position)
     except Exception as error:
         raise RecipeError(
             f"no checkpoint at step {step}: {type(error).__name__}: {error}; older ones are as they were, and --resume "
@@ -64,11 +64,11 @@ def save(parts: Parts, *, step: int, position: int) -> None:
         ) from error
 
 
-def weights_to_evaluate(parts: Parts) -> dict[str, Tensor]:
+def weights_to_evaluate(run: Run) -> dict[str, Tensor]:
     """Return the weights that the recipe evaluates, whole, on the CPU."""
-    label = parts.recipe.evaluation.weights
-    averages = parts.strategies[label].weights() if label in parts.strategies else None
-    return full(averages if averages is not None else parts.towers.state_dict())
+    label = run.recipe.evaluation.weights
+    averages = run.strategies[label].weights() if label in run.strategies else None
+    return full(averages if averages is not None else run.towers.state_dict())
 
 
 def full(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -79,32 +79,32 @@ def full(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def _save(parts: Parts, step: int, position: int) -> None:
-    faults = Faults.together(dist.gather_objects(parts.stream.faults))
+def _save(run: Run, step: int, position: int) -> None:
+    faults = Faults.together(dist.gather_objects(run.stream.faults))
     with dist.together():  # sharded tensors meet in here: when one process fails, the others wait for their time-out
-        weights: dict[str, Any] = {checkpoint.MODEL: get_model_state_dict(parts.model, options=FULL)}
-        for label, strategy in parts.strategies.items():
+        weights: dict[str, Any] = {checkpoint.MODEL: get_model_state_dict(run.model, options=FULL)}
+        for label, strategy in run.strategies.items():
             averages = strategy.weights()
             if averages is not None:
                 weights[label] = full(averages)
         training = {
-            "optimizer": get_optimizer_state_dict(parts.model, parts.optimizer, options=FULL),
-            "term_optimizer": None if parts.term_optimizer is None else parts.term_optimizer.state_dict(),
-            "strategies": {label: strategy.state_dict() for label, strategy in parts.strategies.items()},
-            "objective": parts.objective.state_dict(),
-            "safe_step": parts.safe_step.state,
+            "optimizer": get_optimizer_state_dict(run.model, run.optimizer, options=FULL),
+            "term_optimizer": None if run.term_optimizer is None else run.term_optimizer.state_dict(),
+            "strategies": {label: strategy.state_dict() for label, strategy in run.strategies.items()},
+            "objective": run.objective.state_dict(),
+            "safe_step": run.safe_step.state,
             "faults": faults.state_dict(),
         }
 
     def write() -> None:
-        parts.claim.renew()
+        run.claim.renew()
         checkpoint.save(
-            parts.recipe.folder,
+            run.recipe.folder,
             step=step,
             position=position,
             weights=weights,
             training=training,
-            keep=parts.recipe.checkpoint.keep,
+            keep=run.recipe.checkpoint.keep,
         )
 
     dist.on_main(write)
@@ -122,29 +122,29 @@ def _check_copy(found: Checkpoint) -> None:
         raise RecipeError(f"{found.path}: differs from that of process 0; all must see the same run folder")
 
 
-def _load(parts: Parts, found: Checkpoint) -> None:
+def _load(run: Run, found: Checkpoint) -> None:
     """Load part after part; where one does not fit, memory is of no more use, and the disk is as it was."""
     weights = _on_all(found.weights)
-    _check_names("model", weights, parts.towers.state_dict(), found)
-    set_model_state_dict(parts.model, dict(weights), options=FULL)
+    _check_names("model", weights, run.towers.state_dict(), found)
+    set_model_state_dict(run.model, dict(weights), options=FULL)
     training = _on_all(found.training)
     with _fits("optimizer", found):
         _keeping_settings(
-            parts.optimizer,
-            lambda: set_optimizer_state_dict(parts.model, parts.optimizer, training["optimizer"], options=FULL),
+            run.optimizer,
+            lambda: set_optimizer_state_dict(run.model, run.optimizer, training["optimizer"], options=FULL),
         )
-    for label in parts.strategies:
-        _load_strategy(parts, label, training["strategies"].get(label), found)
-    _load_objective(parts, training, found)
-    _load_guard(parts, training["safe_step"])
+    for label in run.strategies:
+        _load_strategy(run, label, training["strategies"].get(label), found)
+    _load_objective(run, training, found)
+    _load_guard(run, training["safe_step"])
     if dist.is_main():
         for source, reason, count in training["faults"]["counts"]:
-            parts.stream.faults.counts[source, reason] = count
-        parts.stream.faults.delivered = training["faults"]["delivered"]
+            run.stream.faults.counts[source, reason] = count
+        run.stream.faults.delivered = training["faults"]["delivered"]
 
 
-def _load_strategy(parts: Parts, label: str, saved: Mapping[str, Tensor] | None, found: Checkpoint) -> None:
-    key, strategy = f"strategies.{label}", parts.strategies[label]
+def _load_strategy(run: Run, label: str, saved: Mapping[str, Tensor] | None, found: Checkpoint) -> None:
+    key, strategy = f"strategies.{label}", run.strategies[label]
     averages = strategy.weights()
     if saved is None or saved.keys() != strategy.state_dict().keys() or (averages and label not in found.labels()):
         raise RecipeError(_lacks(key, found))
@@ -156,24 +156,24 @@ def _load_strategy(parts: Parts, label: str, saved: Mapping[str, Tensor] | None,
         _copy(weights, averages)
 
 
-def _load_objective(parts: Parts, training: Mapping[str, Any], found: Checkpoint) -> None:
-    known, saved = parts.objective.state_dict(), training["objective"]
+def _load_objective(run: Run, training: Mapping[str, Any], found: Checkpoint) -> None:
+    known, saved = run.objective.state_dict(), training["objective"]
     for name in known:
         if name not in saved:
             _, label, *_ = name.split(".")
             raise RecipeError(_lacks(f"objective.{label}", found))
     with _fits("objective", found):
-        parts.objective.load_state_dict({name: saved[name] for name in known})
-        optimizer = parts.term_optimizer
+        run.objective.load_state_dict({name: saved[name] for name in known})
+        optimizer = run.term_optimizer
         if optimizer is not None:
             _keeping_settings(optimizer, lambda: optimizer.load_state_dict(training["term_optimizer"]))
-    parts.objective.expect(parts.stream.num_samples)  # there may be more of them than when the state was saved
+    run.objective.expect(run.stream.num_samples)  # there may be more of them than when the state was saved
 
 
-def _load_guard(parts: Parts, saved: Mapping[str, Tensor]) -> None:
+def _load_guard(run: Run, saved: Mapping[str, Tensor]) -> None:
     for name, value in saved.items():
-        if name != "loss_scale" or parts.safe_step.scales:  # a scale is of no use where the precision changed
-            parts.safe_step.state[name].copy_(value)
+        if name != "loss_scale" or run.safe_step.scales:  # a scale is of no use where the precision changed
+            run.safe_step.state[name].copy_(value)
 
 
 def _keeping_settings(optimizer: torch.optim.Optimizer, load: Callable[[], None]) -> None:

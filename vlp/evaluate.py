@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -39,6 +40,38 @@ class Subject:
     tasks: tuple[str, ...] = DEFAULT_TASKS
     folder: Path | None = None
     number_format: torch.dtype | None = None
+
+
+def load(name: str, *, device: torch.device | str = "cpu", batch_size: int = 256) -> TowerEncoder:
+    """Return an encoder that turns PIL images and strings into embeddings of unit length.
+
+    Args:
+        name: Run or checkpoint folder (`RUN:LABEL` for other weights of it), exported folder, `hf-hub:ORG/NAME`, or
+            `NAME:TAG` of open_clip.
+        device: Where its towers compute.
+        batch_size: Images or texts per forward.
+
+    Raises:
+        RecipeError: No such model, or it has no weights.
+    """
+    subject = find_subject(name)
+    model = subject.model.to(device)
+    return TowerEncoder(model, device=device, batch_size=batch_size, autocast=subject.number_format)
+
+
+def score(encoder: TowerEncoder, tasks: Sequence[str], *, name: str = "model") -> list[dict[str, Any]]:
+    """Score an encoder on tasks; return what `vlp eval` would write, one record per task.
+
+    Args:
+        tasks: Names under `eval/`, or YAML files.
+        name: What the records call the model.
+
+    Raises:
+        RecipeError: No such task.
+    """
+    opened = [load_task(task) for task in tasks]
+    preprocess = encoder.model.preprocess_cfg
+    return run_tasks(opened, encoder, model=name, step=None, weights="model", preprocess=preprocess, folder=None)
 
 
 def evaluate_model(

@@ -217,6 +217,11 @@ def evaluate(run: Run, log: Log, step: int, position: int, watchdog: Watchdog) -
     log.say(f"step {step}: " + "  ".join(headline(record) for record in records))
 
 
+def train_recipe(recipe: Recipe | str, *overrides: str, resume: bool = False) -> Path:
+    """Train by a recipe or by the name of one, with `key=value` overrides; return the run folder."""
+    return train(recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides), resume=resume)
+
+
 def train_as_told(parsed: argparse.Namespace) -> None:
     """Train as a command line says."""
     train(load_recipe(parsed.config, parsed.overrides), resume=parsed.resume, allow_changes=parsed.allow_changes)

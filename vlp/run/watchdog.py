@@ -13,6 +13,8 @@ from torch import Tensor
 from vlp.ground import dist
 from vlp.ground.types import Encoder
 
+STDERR = 2  # by number: in a notebook `sys.stderr` is no file
+
 
 class Watchdog:
     """Leave with exit code 1, and the stack of every thread on the error stream, when no progress is told for long.
@@ -35,7 +37,7 @@ class Watchdog:
 
     def beat(self) -> None:
         """Tell that something was finished."""
-        faulthandler.dump_traceback_later(self.seconds, exit=True)
+        faulthandler.dump_traceback_later(self.seconds, exit=True, file=STDERR)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

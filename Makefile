@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := runs/quickstart
 TESTS ?= tests
+PAGES := terms reference from-open-clip
 GPU_PYTHON ?= 3.12
 OPEN_CLIP ?= git+https://github.com/mlfoundations/open_clip
 
@@ -47,11 +48,11 @@ open-clip: .venv/ready  ## the tests that meet open_clip, with its main branch o
 	PYTHONPATH=.venv-open-clip $(BIN)/pytest -n 2 --dist worksteal tests/towers tests/export tests/evaluators \
 	  tests/strategies tests/benchmarks/test_benchmarks.py tests/test_train.py tests/test_golden.py
 
-pages: .venv/ready  ## write docs/terms.md and docs/reference.md anew, from the documentation of the parts
-	for page in terms reference; do $(BIN)/vlp describe --page $$page > docs/$$page.md; done
+pages: .venv/ready  ## write the generated pages of docs/ anew, from the documentation of the parts
+	for page in $(PAGES); do $(BIN)/vlp describe --page $$page > docs/$$page.md; done
 
 check-pages: .venv/ready  ## whether these pages show every part
-	for page in terms reference; do $(BIN)/vlp describe --page $$page | diff -u docs/$$page.md - || exit 1; done
+	for page in $(PAGES); do $(BIN)/vlp describe --page $$page | diff -u docs/$$page.md - || exit 1; done
 
 lint: .venv/ready  ## style
 	$(BIN)/ruff check .

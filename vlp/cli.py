@@ -37,6 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
         ("list", _list),
         ("config", _config),
         ("describe", _describe),
+        ("from-open-clip", _from_open_clip),
         ("doctor", _doctor),
     ):
         _, help_text = add.__doc__.split(": ", 1)  # type: ignore[union-attr]
@@ -138,6 +139,21 @@ def _list(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=command)
 
 
+def _from_open_clip(parser: argparse.ArgumentParser) -> None:
+    """from-open-clip: write a recipe and cards for a command line of open_clip's trainer, and say what differs."""
+    parser.add_argument("--to", type=Path, default=Path(), help="folder to write; default: this one")
+    parser.add_argument("--processes", type=int, metavar="N", help="started by the command, where it does not say")
+    parser.add_argument("words", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="the command, or its flags alone")
+
+    def command(parsed: argparse.Namespace) -> None:
+        from vlp.commands.from_open_clip import write_translation
+
+        words = parsed.words[1:] if parsed.words[:1] == ["--"] else parsed.words
+        print(write_translation(words, parsed.to, parsed.processes))
+
+    parser.set_defaults(command=command)
+
+
 def _doctor(parser: argparse.ArgumentParser) -> None:
     """doctor: check this machine: devices, processes, versions, hub, disk; and a recipe, if one is named."""
     parser.add_argument("recipe", nargs="?", help="a recipe whose needs are checked too")
@@ -190,7 +206,9 @@ def _describe(parser: argparse.ArgumentParser) -> None:
     """describe: list what can stand in a recipe, a task, a card or a file of rules, or explain a part or a setting."""
     parser.add_argument("name", nargs="?", help="a part, a section or a setting (train.batch_size); default: list all")
     parser.add_argument("--search", metavar="WORD", help="list the parts and settings whose documentation has a word")
-    parser.add_argument("--page", choices=("terms", "reference"), help="print a page of Markdown: docs/PAGE.md")
+    parser.add_argument(
+        "--page", choices=("terms", "reference", "from-open-clip"), help="print a page of Markdown: docs/PAGE.md"
+    )
 
     def command(parsed: argparse.Namespace) -> None:
         from vlp.commands.reference import PAGES, describe, list_all, search

@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from vlp.commands.from_open_clip import flags_page
 from vlp.commands.settings_text import body_of, default_of, kind_of, sentences_of
 from vlp.curate.rules.base import rules
 from vlp.curate.sources.rows import sources
@@ -200,7 +201,11 @@ def reference_page(shows: Callable[[Described], bool] = lambda _part: True) -> s
     return "\n\n".join(parts) + "\n"
 
 
-PAGES: dict[str, Callable[..., str]] = {"terms": terms_page, "reference": reference_page}
+PAGES: dict[str, Callable[..., str]] = {
+    "terms": terms_page,
+    "reference": reference_page,
+    "from-open-clip": lambda _shows=None: flags_page(),
+}
 
 
 def _by_kind() -> Iterator[tuple[str, list[Described]]]:

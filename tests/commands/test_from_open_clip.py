@@ -1,0 +1,99 @@
+"""Command lines of open_clip's trainer become recipes; its flags are those of the trainer that is installed."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+
+import pytest
+
+from vlp.cli import main
+from vlp.commands.from_open_clip import parse, translate
+from vlp.commands.open_clip_flags import FLAGS, WITHOUT_VALUE
+from vlp.commands.reference import describe
+from vlp.data.shards.cards import load_card
+from vlp.ground.types import RecipeError
+from vlp.recipe.compose import load_recipe
+
+COMMAND = """torchrun --nproc_per_node 8 -m open_clip_train.main --model ViT-B-32 --pretrained laion2b_s34b_b79k
+ --train-data /data/{00000..00003}.tar::/other/*.tar --train-data-upsampling-factors 1::3 --train-num-samples 1000000
+ --batch-size 512 --accum-freq 2 --epochs 10 --lr 1e-3 --warmup 500 --wd 0.1 --precision amp --grad-clip-norm 1.0
+ --lr-scheduler const-cooldown --epochs-cooldown 2 --lr-cooldown-end 1e-4 --workers 6 --siglip --lock-image
+ --local-loss --gather-with-grad --report-to wandb --imagenet-val /imagenet --save-frequency 2 --seed 3
+ --image-key image.png;png --json-text-key long;short --json-text-key-probs 0.7 0.3 --aug-cfg scale=(0.4,1.0)"""
+
+
+@pytest.fixture
+def theirs(monkeypatch):
+    """Return the flags of the installed trainer, and whether each takes a value."""
+    from open_clip_train import params
+
+    parsers = []
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", lambda self, *_: parsers.append(self) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        params.parse_args([])
+    actions = parsers[0]._actions
+    return {word[2:]: action.nargs == 0 for action in actions for word in action.option_strings if word != "-h"}
+
+
+def test_every_flag_of_the_installed_trainer_is_known(theirs):
+    theirs.pop("help")
+    assert len(theirs) > 80
+    assert theirs.keys() - FLAGS.keys() == set()
+    assert {flag for flag, is_alone in theirs.items() if is_alone} == WITHOUT_VALUE & theirs.keys()
+
+
+def test_every_key_of_the_table_is_one_of_a_recipe():
+    keys = {key for known in FLAGS.values() for key in known.key.split(", ") if key and " " not in key}
+    assert len(keys) > 30
+    for key in keys:
+        if key not in ("objective.siglip",) and not key.startswith(("model.image.", "model.text.", "objective.c")):
+            assert describe(key)
+
+
+def test_a_command_becomes_a_recipe_and_cards(tmp_path, capsys):
+    main(["from-open-clip", "--to", str(tmp_path), "--", *shlex.split(COMMAND)])
+    said = capsys.readouterr().out
+    recipe = load_recipe(str(tmp_path / "ViT-B-32.recipe.yaml"))
+    assert recipe.train.batch_size == 8 * 2 * 512 and recipe.train.micro_batches == 2
+    assert recipe.train.samples == 10_000_000 and recipe.train.epochs is None
+    assert recipe.train.precision == "float16" and recipe.train.clip_gradient_norm == 1.0
+    assert recipe.optimizer.learning_rate == 1e-3 and recipe.optimizer.betas == (0.9, 0.98)
+    assert recipe.schedule.shape == "cooldown" and recipe.schedule.cooldown_share == pytest.approx(0.2)
+    assert recipe.schedule.final_factor == pytest.approx(0.1) and recipe.schedule.warmup_steps == 500
+    assert list(recipe.objective) == ["siglip"] and recipe.model.freeze == ("visual",)
+    assert recipe.model.weights == "ViT-B-32:laion2b_s34b_b79k"
+    assert recipe.data.crop.scale == (0.4, 1.0) and recipe.data.crop.flip == 0
+    assert recipe.data.train["source1"].repeat == 3 and recipe.data.workers == 6
+    assert recipe.evaluation.tasks == ("imagenet1k",) and recipe.log.trackers == ("wandb",) and recipe.seed == 3
+    assert recipe.checkpoint.every == 2 * (1_000_000 // 8192)
+    card = load_card(recipe.data.train["source0"].card)
+    assert card.images == ("image.png", "png") and card.captions == {"json.long": 0.7, "json.short": 0.3}
+    assert "--local-loss: Not needed" in said and f"vlp train {tmp_path}" in said
+
+
+def test_the_defaults_are_open_clips():
+    recipe = translate(["--model", "RN50", "--train-data", "/d/{0..3}.tar"]).recipe
+    assert recipe["train"]["batch_size"] == 64 and recipe["train"]["epochs"] == 32
+    assert recipe["train"]["precision"] == "bfloat16" and recipe["train"]["clip_gradient_norm"] is None
+    assert recipe["optimizer"] == {"learning_rate": 5e-4, "betas": [0.9, 0.999], "epsilon": 1e-8, "weight_decay": 0.2}
+    assert recipe["schedule"] == {"shape": "cosine", "warmup_steps": 10000}
+    assert recipe["data"]["crop"] == {"scale": [0.9, 1.0], "flip": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--model RN50 --batchsize 3", "no such flag; did you mean 'batch-size'"),
+        ("--batch-size 3", "--model is missing"),
+        ("--model RN50 --siglip yes", "--siglip takes no value"),
+        ("--model RN50 --lr", "--lr takes a value"),
+    ],
+)
+def test_mistakes_are_named(words, message):
+    with pytest.raises(RecipeError, match=message):
+        translate(words.split())
+
+
+def test_values_may_be_joined_by_an_equals_sign():
+    assert parse(["--lr=1e-3", "--image-mean", "0.5", "0.5", "0.5"])[1] == {"lr": ["1e-3"], "image-mean": ["0.5"] * 3}

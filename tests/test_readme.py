@@ -83,3 +83,13 @@ def test_the_loss_of_the_readme_works():
         Embeddings(image, text, torch.tensor(1.0), torch.tensor(0.0)), ids=torch.arange(2), caption_ids=torch.arange(2)
     )
     assert float(names["DistanceTerm"](power=2.0)(pairs, {})) == pytest.approx(2.0)
+
+
+def test_what_troubleshooting_quotes_is_said_somewhere():
+    text = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    table = text.partition("## Resuming is refused")[2].partition("##")[0]
+    quoted = [row.split("|")[1].strip() for row in table.splitlines() if row.startswith("| ")][1:]
+    assert len(quoted) >= 5
+    code = " ".join(" ".join(path.read_text(encoding="utf-8").split()) for path in (ROOT / "vlp").rglob("*.py"))
+    for words in quoted:
+        assert words in code, words

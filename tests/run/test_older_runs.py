@@ -21,7 +21,7 @@ def losses(run):
 
 
 @pytest.mark.filterwarnings("ignore:objective.sogclr")  # a learnable scale, for four steps
-def test_a_run_from_before_the_move_goes_on(tmp_path, monkeypatch):
+def test_a_run_from_before_the_move_goes_on(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     with tarfile.open(SHIPPED) as tar:
         tar.extractall("runs", filter="data")
@@ -34,3 +34,6 @@ def test_a_run_from_before_the_move_goes_on(tmp_path, monkeypatch):
     for step, numbers in after.items():
         assert numbers == pytest.approx(before[step], rel=1e-5)
     assert (run / "checkpoints" / "step_00000004" / "manifest.json").is_file()
+    assert "already" not in capfd.readouterr().err
+    train(load_recipe(str(run / "recipe.lock.yaml")), resume=True)
+    assert "trained to its last step, 4, already; a larger train.steps" in capfd.readouterr().err

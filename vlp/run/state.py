@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -20,6 +21,8 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from vlp.data import Faults
 from vlp.ground import dist
 from vlp.ground.types import RecipeError
+from vlp.recipe.layers import LENGTHS
+from vlp.recipe.schema import Recipe
 from vlp.run import checkpoint
 from vlp.run.assemble import Run
 from vlp.run.checkpoint import Checkpoint
@@ -44,7 +47,16 @@ def restore(run: Run) -> tuple[int, int]:
             run.stream.check_position(found.position)
         _load(run, found)
     dist.on_main(run.claim.confirm)
-    return (0, 0) if found is None else (found.step, found.position)
+    if found is None:
+        return 0, 0
+    if found.step >= run.num_steps and dist.is_main():
+        more = f"a larger train.{_length(run.recipe)} and --allow-changes go on"
+        print(f"{run.recipe.folder}: trained to its last step, {found.step}, already; {more}", file=sys.stderr)
+    return found.step, found.position
+
+
+def _length(recipe: Recipe) -> str:
+    return next(key for key in LENGTHS if getattr(recipe.train, key) is not None)
 
 
 def save(run: Run, *, step: int, position: int) -> None:

@@ -88,6 +88,10 @@ def test_the_defaults_are_open_clips():
         ("--batch-size 3", "--model is missing"),
         ("--model RN50 --siglip yes", "--siglip takes no value"),
         ("--model RN50 --lr", "--lr takes a value"),
+        ("--model RN50 --lr fast", "--lr fast: could not convert"),
+        ("--model RN50 --image-mean 0.5 x 0.5", "--image-mean 0.5 x 0.5: could not"),
+        ("--model RN50 --aug-cfg scale=(0.4", "--aug-cfg scale=\\(0.4: "),
+        ("--model RN50 --train-data a.tar --train-data-upsampling-factors much", "upsampling-factors much: could not"),
     ],
 )
 def test_mistakes_are_named(words, message):

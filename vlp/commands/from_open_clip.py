@@ -57,6 +57,10 @@ def write_translation(words: Sequence[str], to: Path, processes: int | None = No
         RecipeError: A flag that open_clip's trainer does not have, or no model.
     """
     found = translate(words, processes)
+    try:
+        to = to.expanduser()
+    except RuntimeError as error:
+        raise RecipeError(f"--to {to}: {error}") from error
     to.mkdir(parents=True, exist_ok=True)
     head = "# From open_clip: " + shlex.join(words).replace("\n", " ")[:2000] + "\n"
     for name, card in found.cards.items():
@@ -109,8 +113,20 @@ def parse(words: Sequence[str]) -> tuple[dict[str, str], dict[str, list[str]]]:
     return launcher, given
 
 
+def _all(given: Mapping[str, list[str]], flag: str, kind: Callable[[str], Any]) -> list[Any]:
+    """Return the values of a flag.
+
+    Raises:
+        RecipeError: One is not of its kind.
+    """
+    try:
+        return [kind(value) for value in given.get(flag, ())]
+    except (ValueError, SyntaxError) as error:
+        raise RecipeError(f"--{flag} {' '.join(given[flag])}: {' '.join(str(error).split())}") from error
+
+
 def _one(given: Mapping[str, list[str]], flag: str, kind: Callable[[str], Any] = str, default: Any = None) -> Any:
-    return kind(given[flag][0]) if flag in given else default
+    return next(iter(_all(given, flag, kind)), default)
 
 
 def _name(given: Mapping[str, list[str]]) -> str:
@@ -122,12 +138,12 @@ def _model(found: Translation, given: Mapping[str, list[str]], _processes: int) 
     name = given["model"][0]
     image: dict[str, Any] = {"type": "open_clip", "name": name}
     text: dict[str, Any] = {"type": "open_clip", "name": name}
-    if sizes := given.get("force-image-size"):
-        image["image_size"] = int(sizes[0]) if len(sizes) == 1 else [int(size) for size in sizes]
+    if sizes := _all(given, "force-image-size", int):
+        image["image_size"] = sizes[0] if len(sizes) == 1 else sizes
     if "force-patch-dropout" in given:
-        image["patch_dropout"] = float(given["force-patch-dropout"][0])
+        image["patch_dropout"] = _one(given, "force-patch-dropout", float)
     if "force-context-length" in given:
-        text["context_length"] = int(given["force-context-length"][0])
+        text["context_length"] = _one(given, "force-context-length", int)
     if "force-quick-gelu" in given:
         image["quick_gelu"] = text["quick_gelu"] = True
     found.recipe["model"] = {"image": image, "text": text, "grad_checkpointing": "grad-checkpointing" in given}
@@ -143,24 +159,24 @@ def _model(found: Translation, given: Mapping[str, list[str]], _processes: int) 
         ("image-interpolation", "interpolation", str),
         ("image-resize-mode", "resize_mode", str),
     ):
-        if values := given.get(flag):
-            found.set(f"model.{key}", kind(values[0]) if kind is str else [float(value) for value in values])
+        if values := _all(given, flag, kind):
+            found.set(f"model.{key}", values[0] if kind is str else values)
 
 
 def _data(found: Translation, given: Mapping[str, list[str]], _processes: int) -> None:
-    options = dict(word.split("=", 1) for word in given.get("aug-cfg", ()) if "=" in word)
-    crop: dict[str, Any] = {"scale": list(ast.literal_eval(options.pop("scale", "(0.9, 1.0)"))), "flip": 0.0}
+    options = dict(_all(given, "aug-cfg", _assignment))
+    crop: dict[str, Any] = {"scale": list(options.pop("scale", (0.9, 1.0))), "flip": 0.0}
     if "ratio" in options:
-        crop["ratio"] = list(ast.literal_eval(options.pop("ratio")))
+        crop["ratio"] = list(options.pop("ratio"))
     if rest := [key for key in options if key != "use_timm"]:
         found.notes.append(f"--aug-cfg: {', '.join(rest)}: see `vlp describe data.augment` and the image policies")
     found.recipe["data"] = {"train": {}, "crop": crop, "workers": _one(given, "workers", int, 4)}
     sources = (_one(given, "train-data") or "").split("::") if "train-data" in given else []
-    factors = (_one(given, "train-data-upsampling-factors") or "").split("::")
+    factors = _one(given, "train-data-upsampling-factors", _factors, [])
     if not sources:
         found.notes.append("--train-data is missing: name a card under data.train")
         found.recipe["data"]["train"] = {"embedded": {}}
-    for number, (shards, factor) in enumerate(zip(sources, factors + [""] * len(sources), strict=False)):
+    for number, (shards, factor) in enumerate(zip(sources, factors + [None] * len(sources), strict=False)):
         if shards.endswith((".csv", ".tsv")):
             image, caption = (
                 _one(given, "csv-img-key", default="filepath"),
@@ -171,19 +187,28 @@ def _data(found: Translation, given: Mapping[str, list[str]], _processes: int) -
         name = f"source{number}" if len(sources) > 1 else "data"
         found.cards[name] = {"name": name, "shards": shards, **_members(given)}
         found.recipe["data"]["train"][name] = {}
-        if factor and float(factor).is_integer() and float(factor) >= 1:
-            found.recipe["data"]["train"][name]["repeat"] = int(float(factor))
+        if factor and factor.is_integer():
+            found.recipe["data"]["train"][name]["repeat"] = int(factor)
         elif factor:
             found.notes.append(
                 f"an upsampling factor of {factor}: give every source a weight, its share of the samples"
             )
 
 
+def _factors(words: str) -> list[float]:
+    return [float(word) for word in words.split("::")]
+
+
+def _assignment(word: str) -> tuple[str, Any]:
+    key, _, value = word.partition("=")
+    return key, ast.literal_eval(value) if value[:1] in "([-.0123456789" else value
+
+
 def _members(given: Mapping[str, list[str]]) -> dict[str, Any]:
     """Return what a card says of the members of a sample."""
     card: dict[str, Any] = {}
     if keys := _one(given, "json-text-key"):
-        shares = [float(share) for share in given.get("json-text-key-probs", ())]
+        shares = _all(given, "json-text-key-probs", float)
         weights = dict(zip(keys.split(";"), shares or [1.0] * len(keys.split(";")), strict=False))
         card["captions"] = {f"json.{key}": weight for key, weight in weights.items() if weight > 0}
     else:

@@ -57,10 +57,7 @@ def write_translation(words: Sequence[str], to: Path, processes: int | None = No
         RecipeError: A flag that open_clip's trainer does not have, or no model.
     """
     found = translate(words, processes)
-    try:
-        to = to.expanduser()
-    except RuntimeError as error:
-        raise RecipeError(f"--to {to}: {error}") from error
+    to = to.expanduser()
     to.mkdir(parents=True, exist_ok=True)
     head = "# From open_clip: " + shlex.join(words).replace("\n", " ")[:2000] + "\n"
     for name, card in found.cards.items():

@@ -34,7 +34,8 @@ def said_in_one_line() -> Iterator[None]:
 def is_of_the_outside(error: BaseException) -> bool:
     """Whether a disk, a network, a permission or too little memory raised an error, and no mistake of this program."""
     kinds = (OSError, EOFError, MemoryError, HTTPException)
-    if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):  # pathlib, before Python 3.13
+    # pathlib: before Python 3.13, and where `~somebody` is nobody
+    if isinstance(error, RuntimeError) and str(error).startswith(("Symlink loop", "Could not determine home")):
         return True
     return isinstance(error, kinds) or type(error).__name__ in ("SafetensorError", "HfHubHTTPError", "OutOfMemoryError")
 

@@ -50,9 +50,9 @@ def _train(parser: argparse.ArgumentParser) -> None:
     add_train_arguments(parser)
 
     def command(parsed: argparse.Namespace) -> None:
-        from vlp.train import train_as_told
+        from vlp.train import train_recipe
 
-        train_as_told(parsed)
+        train_recipe(parsed.config, *parsed.overrides, resume=parsed.resume, allow_changes=parsed.allow_changes)
 
     parser.set_defaults(command=command)
 

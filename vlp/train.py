@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -217,16 +216,13 @@ def evaluate(run: Run, log: Log, step: int, position: int, watchdog: Watchdog) -
     log.say(f"step {step}: " + "  ".join(headline(record) for record in records))
 
 
-def train_recipe(recipe: Recipe | str, *overrides: str, resume: bool = False) -> Path:
-    """Train by a recipe or by the name of one, with `key=value` overrides; return the run folder."""
-    return train(recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides), resume=resume)
-
-
-def train_as_told(parsed: argparse.Namespace) -> None:
-    """Train as a command line says."""
-    train(load_recipe(parsed.config, parsed.overrides), resume=parsed.resume, allow_changes=parsed.allow_changes)
+def train_recipe(recipe: Recipe | str, *overrides: str, resume: bool = False, allow_changes: bool = False) -> Path:
+    """Train by a recipe, or by the name of one with `key=value` overrides, as `train` does."""
+    resolved = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
+    return train(resolved, resume=resume, allow_changes=allow_changes)
 
 
 if __name__ == "__main__":
     with said_in_one_line():
-        train_as_told(parse_train(sys.argv[1:]))
+        told = parse_train(sys.argv[1:])
+        train_recipe(told.config, *told.overrides, resume=told.resume, allow_changes=told.allow_changes)

@@ -72,6 +72,16 @@ def test_a_command_becomes_a_recipe_and_cards(tmp_path, capsys):
     assert "--local-loss: Not needed" in said and f"vlp train {tmp_path}" in said
 
 
+def test_nothing_is_written_over(tmp_path):
+    words = ["from-open-clip", "--to", str(tmp_path), "--", "--model", "RN50", "--train-data", "/d/{0..3}.tar"]
+    main(words)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    (tmp_path / "RN50.recipe.yaml").unlink()
+    with pytest.raises(SystemExit, match=r"data.yaml is there already: move it away"):
+        main(words)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()}.items() < before.items()
+
+
 def test_the_defaults_are_open_clips():
     recipe = translate(["--model", "RN50", "--train-data", "/d/{0..3}.tar"]).recipe
     assert recipe["train"]["batch_size"] == 64 and recipe["train"]["epochs"] == 32
@@ -88,6 +98,8 @@ def test_the_defaults_are_open_clips():
         ("--batch-size 3", "--model is missing"),
         ("--model RN50 --siglip yes", "--siglip takes no value"),
         ("--model RN50 --lr", "--lr takes a value"),
+        ("--model RN50 --batch-size 0", "--batch-size 0: must be at least 1"),
+        ("--model RN50 --aug-cfg scale=0.5", "--aug-cfg scale=0.5: "),
         ("--model RN50 --lr fast", "--lr fast: could not convert"),
         ("--model RN50 --image-mean 0.5 x 0.5", "--image-mean 0.5 x 0.5: could not"),
         ("--model RN50 --aug-cfg scale=(0.4", "--aug-cfg scale=\\(0.4: "),

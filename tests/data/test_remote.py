@@ -24,7 +24,8 @@ from tests.shards import LetterTokenizer, sample_members, write_shards, write_ta
 from vlp.data import Captions, Card, Crop, SampleSet, Stream, Views
 from vlp.data.arrange import arrange
 from vlp.data.faults import BadSampleError
-from vlp.data.shards import copies, download, homes, remote
+from vlp.data.shards import copies, download, homes, prefetch, remote
+from vlp.data.shards import shard as shard_module
 from vlp.data.shards.cache import cache_folder
 from vlp.data.shards.copies import make_copy
 from vlp.data.shards.download import Expected, RemoteStats
@@ -465,6 +466,32 @@ def test_what_is_wanted_soon_takes_no_room_of_what_is_in_use(server, tmp_path):
     assert copied() == sorted([second.open()[0], third.open()[0]])
 
 
+def test_what_was_fetched_and_not_read_yet_makes_no_room_for_what_comes_later(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(copies, "IN_USE_SECONDS", 0.3)
+    monkeypatch.setattr(shard_module, "TOUCHED_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(prefetch, "LOOK_AGAIN_SECONDS", 0.05)
+    card = put(server, tmp_path, 4, counts={f"{k:05d}.tar": 4 for k in range(4)})
+    limit = 2.5 * max(map(len, server.files.values()))
+    shards = open_shards(card.model_copy(update={"cache_gb": limit / 1e9}))
+    needs = (Needed(4 * number, 4 * number + 4, shard) for number, shard in enumerate(shards))
+    with Prefetcher(needs, position=0, ahead=4, connections=2) as prefetcher:
+        wait_for(lambda: len(copied()) == 2)
+        first_two = copied()
+        time.sleep(1.0)
+        assert copied() == first_two
+        prefetcher.advance(4)
+        wait_for(lambda: copied() not in ([], first_two) and len(copied()) == 2)
+        assert first_two[1] in copied() or first_two[0] in copied()
+
+
+def test_a_copy_from_the_future_can_leave(server, tmp_path):
+    card = put(server, tmp_path, 2, counts={"00000.tar": 4, "00001.tar": 4}, cache_gb=1e-9)
+    first, second = open_shards(card)
+    age(first.open()[0], -90_000)
+    assert len(texts(second)) == 4
+    assert copied() == [second.open()[0]]
+
+
 @pytest.mark.parametrize("dies", [False, True])
 def test_what_is_being_made_counts_as_long_as_its_process_lives(server, tmp_path, dies):
     card = put(server, tmp_path, 1, counts={"00000.tar": 4})
@@ -503,7 +530,7 @@ def fullest():
     def watch():
         while not is_over.is_set():
             # Nothing leaves while the sum is taken.
-            with contextlib.suppress(FileNotFoundError), copies._lock("room"):
+            with contextlib.suppress(FileNotFoundError), copies.locked("room"):
                 seen.append(sum(path.stat().st_size for path in cache_folder("copies").iterdir()))
             time.sleep(0.001)
 

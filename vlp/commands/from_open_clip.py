@@ -16,10 +16,12 @@ from vlp.ground.registry import nearest
 from vlp.ground.types import RecipeError
 from vlp.ground.yaml import write_yaml
 from vlp.recipe.compose import load_recipe
+from vlp.recipe.layers import LENGTHS, merge, nested
 
 TRAINERS = ("open_clip_train", "training.main")
 PROCESSES = ("nproc_per_node", "nproc-per-node", "num_processes", "num-processes")
 PRECISIONS = {"amp": "float16", "amp_bf16": "bfloat16", "amp_bfloat16": "bfloat16", "fp32": "float32"}
+RANGES = ("scale", "ratio")
 SHAPES = {"cosine": "cosine", "const": "constant", "const-cooldown": "cooldown"}
 
 
@@ -39,11 +41,7 @@ class Translation:
 
     def set(self, path: str, value: Any) -> None:
         """Set one key of the recipe."""
-        *sections, key = path.split(".")
-        place = self.recipe
-        for section in sections:
-            place = place.setdefault(section, {})
-        place[key] = value
+        self.recipe = merge(self.recipe, nested(path, value))
 
 
 def write_translation(words: Sequence[str], to: Path, processes: int | None = None) -> str:
@@ -54,20 +52,25 @@ def write_translation(words: Sequence[str], to: Path, processes: int | None = No
         processes: That the command started, where its words do not say; 1 when absent.
 
     Raises:
-        RecipeError: A flag that open_clip's trainer does not have, or no model.
+        RecipeError: A flag that open_clip's trainer does not have, a value that it would not take, no model, or a file
+            of such a name that is there already.
     """
     found = translate(words, processes)
     to = to.expanduser()
-    to.mkdir(parents=True, exist_ok=True)
-    head = "# From open_clip: " + shlex.join(words).replace("\n", " ")[:2000] + "\n"
-    for name, card in found.cards.items():
-        write_text(to / f"{name}.yaml", write_yaml(card))
-        found.recipe["data"]["train"][name]["card"] = str((to / f"{name}.yaml").resolve())
+    cards = {name: to / f"{name}.yaml" for name in found.cards}
     recipe = to / f"{found.recipe['name']}.recipe.yaml"
+    for path in (recipe, *cards.values()):
+        if path.exists():
+            raise RecipeError(f"{path} is there already: move it away, or write somewhere else with --to")
+    to.mkdir(parents=True, exist_ok=True)
+    for name, path in cards.items():
+        write_text(path, write_yaml(found.cards[name]))
+        found.recipe["data"]["train"][name]["card"] = str(path.resolve())
+    head = "# From open_clip: " + shlex.join(words).replace("\n", " ")[:2000] + "\n"
     write_text(recipe, head + write_yaml(found.recipe))
     load_recipe(str(recipe))
-    lines = [f"{recipe}", *(f"{to / name}.yaml" for name in found.cards), *(f"- {note}" for note in found.notes)]
-    return "\n".join([*lines, f"vlp train {recipe}"])
+    files, notes = map(str, (recipe, *cards.values())), (f"- {note}" for note in found.notes)
+    return "\n".join([*files, *notes, f"vlp train {recipe}"])
 
 
 def translate(words: Sequence[str], processes: int | None = None) -> Translation:
@@ -118,12 +121,19 @@ def _all(given: Mapping[str, list[str]], flag: str, kind: Callable[[str], Any]) 
     """
     try:
         return [kind(value) for value in given.get(flag, ())]
-    except (ValueError, SyntaxError) as error:
+    except (ValueError, SyntaxError, TypeError) as error:
         raise RecipeError(f"--{flag} {' '.join(given[flag])}: {' '.join(str(error).split())}") from error
 
 
 def _one(given: Mapping[str, list[str]], flag: str, kind: Callable[[str], Any] = str, default: Any = None) -> Any:
     return next(iter(_all(given, flag, kind)), default)
+
+
+def _positive(word: str) -> int:
+    number = int(word)
+    if number < 1:
+        raise ValueError("must be at least 1")
+    return number
 
 
 def _name(given: Mapping[str, list[str]]) -> str:
@@ -162,9 +172,8 @@ def _model(found: Translation, given: Mapping[str, list[str]], _processes: int) 
 
 def _data(found: Translation, given: Mapping[str, list[str]], _processes: int) -> None:
     options = dict(_all(given, "aug-cfg", _assignment))
-    crop: dict[str, Any] = {"scale": list(options.pop("scale", (0.9, 1.0))), "flip": 0.0}
-    if "ratio" in options:
-        crop["ratio"] = list(options.pop("ratio"))
+    crop: dict[str, Any] = {"scale": [0.9, 1.0], "flip": 0.0}
+    crop |= {key: options.pop(key) for key in RANGES if key in options}
     if rest := [key for key in options if key != "use_timm"]:
         found.notes.append(f"--aug-cfg: {', '.join(rest)}: see `vlp describe data.augment` and the image policies")
     found.recipe["data"] = {"train": {}, "crop": crop, "workers": _one(given, "workers", int, 4)}
@@ -175,11 +184,9 @@ def _data(found: Translation, given: Mapping[str, list[str]], _processes: int) -
         found.recipe["data"]["train"] = {"embedded": {}}
     for number, (shards, factor) in enumerate(zip(sources, factors + [None] * len(sources), strict=False)):
         if shards.endswith((".csv", ".tsv")):
-            image, caption = (
-                _one(given, "csv-img-key", default="filepath"),
-                _one(given, "csv-caption-key", default="title"),
-            )
-            command = f"vlp data pack {shards} --columns image={image},caption={caption} --to FOLDER"
+            image = _one(given, "csv-img-key", default="filepath")
+            columns = f"image={image},caption={_one(given, 'csv-caption-key', default='title')}"
+            command = f"vlp data pack {shards} --columns {columns} --to FOLDER"
             found.notes.append(f"--train-data {shards}: a table; write shards of it first: {command}")
         name = f"source{number}" if len(sources) > 1 else "data"
         found.cards[name] = {"name": name, "shards": shards, **_members(given)}
@@ -198,7 +205,7 @@ def _factors(words: str) -> list[float]:
 
 def _assignment(word: str) -> tuple[str, Any]:
     key, _, value = word.partition("=")
-    return key, ast.literal_eval(value) if value[:1] in "([-.0123456789" else value
+    return key, [float(number) for number in ast.literal_eval(value)] if key in RANGES else value
 
 
 def _members(given: Mapping[str, list[str]]) -> dict[str, Any]:
@@ -216,17 +223,11 @@ def _members(given: Mapping[str, list[str]]) -> dict[str, Any]:
 
 
 def _lengths(found: Translation, given: Mapping[str, list[str]], processes: int) -> None:
-    pieces = _one(given, "accum-freq", int, 1)
-    batch = _one(given, "batch-size", int, 64) * pieces * processes
-    epochs, samples = _one(given, "epochs", int, 32), _one(given, "train-num-samples", int)
-    train: dict[str, Any] = {
-        "batch_size": batch,
-        "micro_batches": pieces,
-        "steps": None,
-        "samples": None,
-        "epochs": None,
-    }
-    train["epochs" if samples is None else "samples"] = epochs if samples is None else epochs * samples
+    pieces = _one(given, "accum-freq", _positive, 1)
+    batch = _one(given, "batch-size", _positive, 64) * pieces * processes
+    epochs, samples = _one(given, "epochs", _positive, 32), _one(given, "train-num-samples", _positive)
+    train: dict[str, Any] = {"batch_size": batch, "micro_batches": pieces, **dict.fromkeys(LENGTHS)}
+    train |= {"epochs": epochs} if samples is None else {"samples": epochs * samples}
     precision = _one(given, "precision", default="amp_bf16")
     train["precision"] = PRECISIONS.get(precision, "bfloat16")
     if precision not in PRECISIONS:
@@ -234,13 +235,10 @@ def _lengths(found: Translation, given: Mapping[str, list[str]], processes: int)
     train["clip_gradient_norm"] = _one(given, "grad-clip-norm", float)
     train["compile"] = "torchcompile" in given
     found.recipe["train"] = train
-    per_epoch = None if samples is None else max(1, samples // batch)
-    for flag, key, default in (
-        ("save-frequency", "checkpoint.every", 1),
-        ("zeroshot-frequency", "evaluation.every", 2),
-    ):
-        if per_epoch is not None:
-            found.set(key, max(1, _one(given, flag, int, default) * per_epoch))
+    if samples is not None:
+        per_epoch = max(1, samples // batch)
+        found.set("checkpoint.every", _one(given, "save-frequency", _positive, 1) * per_epoch)
+        found.set("evaluation.every", _one(given, "zeroshot-frequency", _positive, 2) * per_epoch)
     found.set("checkpoint.keep", 1 if "delete-previous-checkpoint" in given else 1000)
     found.set("evaluation.tasks", ["imagenet1k"] if "imagenet-val" in given else [])
 
@@ -258,27 +256,25 @@ def _optimizer(found: Translation, given: Mapping[str, list[str]], _processes: i
         found.set("optimizer.no_decay", patterns)
     if _one(given, "opt", default="adamw") != "adamw":
         found.notes.append(f"--opt {given['opt'][0]}: only AdamW is here")
-    shape = (
-        "constant" if "skip-scheduler" in given else SHAPES.get(_one(given, "lr-scheduler", default="cosine"), "cosine")
-    )
+    if "skip-scheduler" in given:
+        found.recipe["schedule"] = {"shape": "constant", "warmup_steps": 0}
+        return
+    shape = SHAPES.get(_one(given, "lr-scheduler", default="cosine"), "cosine")
     found.recipe["schedule"] = {"shape": shape, "warmup_steps": _one(given, "warmup", int, 10000)}
     if shape == "cooldown":
-        found.set("schedule.cooldown_share", _one(given, "epochs-cooldown", int, 0) / _one(given, "epochs", int, 32))
-        found.set("schedule.final_factor", _one(given, "lr-cooldown-end", float, 0.0) / rate)
-    if "skip-scheduler" in given:
-        found.set("schedule.warmup_steps", 0)
+        epochs = _one(given, "epochs", _positive, 32)
+        found.set("schedule.cooldown_share", _one(given, "epochs-cooldown", int, 0) / epochs)
+        found.set("schedule.final_factor", _one(given, "lr-cooldown-end", float, 0.0) / rate if rate else 0.0)
 
 
 def _objective(found: Translation, given: Mapping[str, list[str]], _processes: int) -> None:
     if "siglip" in given:
         found.recipe["objective"] = {"clip": None, "siglip": {}}
     elif "coca" in given["model"][0].lower():
-        weights = (
-            _one(given, f"coca-{kind}-loss-weight", float, value)
-            for kind, value in (("contrastive", 1.0), ("caption", 2.0))
-        )
-        clip, caption = weights
-        found.recipe["objective"] = {"clip": {"weight": clip}, "captioning": {"weight": caption}}
+        found.recipe["objective"] = {
+            "clip": {"weight": _one(given, "coca-contrastive-loss-weight", float, 1.0)},
+            "captioning": {"weight": _one(given, "coca-caption-loss-weight", float, 2.0)},
+        }
         found.notes.append("CoCa: its text tower has no counterpart; captioning trains a decoder of its own")
     else:
         found.recipe["objective"] = {"clip": {}}

@@ -70,6 +70,12 @@ SECTIONS: dict[str, Any] = {
     "checkpoint": schema.CheckpointSection,
     "log": schema.LogSection,
 }
+PLURALS = {
+    "section": "sections of a recipe",
+    "file": "other files",
+    "strategy": "strategies",
+    "image policy": "image policies",
+}
 SENTENCES = {
     "data.views.LABEL.count": "How many such views.",
     "data.text_views.LABEL.count": "How many such views.",
@@ -209,10 +215,8 @@ PAGES: dict[str, Callable[..., str]] = {
 
 
 def _by_kind() -> Iterator[tuple[str, list[Described]]]:
-    plurals = {"section": "sections of a recipe", "file": "other files", "strategy": "strategies"}
-    plurals["image policy"] = "image policies"
     for kind in dict.fromkeys(each.kind for each in everything()):
-        yield plurals.get(kind, f"{kind}s"), [each for each in everything() if each.kind == kind]
+        yield PLURALS.get(kind, f"{kind}s"), [each for each in everything() if each.kind == kind]
 
 
 def _in_full(each: Described) -> str:
@@ -220,13 +224,10 @@ def _in_full(each: Described) -> str:
     if each.use:
         parts.append(each.use)
     else:
-        told = sentences_of(each.documented)
-        fields = fields_of(each)
-        parts.append(
-            "\n".join(["Defaults:", *(f"    {name}: {default_of(fields[name])}" for name in fields if name in told)])
-        )
-        rest = [f"    {name}: {each.sentence(name)}" for name in fields if name not in told]
-        parts += ["\n".join(["Within:", *rest])] if rest else []
+        told, fields = sentences_of(each.documented), fields_of(each)
+        defaults = [f"    {name}: {default_of(field)}" for name, field in fields.items() if name in told]
+        within = [f"    {name}: {each.sentence(name)}" for name in fields if name not in told]
+        parts += ["\n".join(["Defaults:", *defaults]), *(["\n".join(["Within:", *within])] if within else [])]
     if each.kind == "term":
         with suppress(TypeError):  # a setting without a default decides them
             parts.append(_properties(terms.build(each.name, {})))

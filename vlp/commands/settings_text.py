@@ -7,11 +7,11 @@ import json
 import re
 import types
 import typing
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
-from pydantic_core import PydanticUndefined
 
 SCALARS = {
     bool: "true or false",
@@ -30,6 +30,7 @@ def body_of(documented: Any) -> str:
     return re.sub(r"^(Args|Raises):\n(?:(?:    .*)?\n?)*", "", text, flags=re.MULTILINE).strip()
 
 
+@cache
 def sentences_of(documented: Any) -> dict[str, str]:
     """Map the settings that a documentation explains, under `Args`, to what it says of them."""
     section = re.search(r"^Args:\n((?:(?:    .*)?\n?)*)", inspect.getdoc(documented) or "", flags=re.MULTILINE)
@@ -69,6 +70,4 @@ def default_of(field: Any) -> str:
     if field.is_required():
         return "required"
     value = field.get_default(call_default_factory=True)
-    if isinstance(value, BaseModel):
-        return "its own defaults"
-    return "required" if value is PydanticUndefined else json.dumps(value, default=list)
+    return "its own defaults" if isinstance(value, BaseModel) else json.dumps(value, default=list)

@@ -47,11 +47,14 @@ def override_layer(overrides: Sequence[str]) -> Layer:
         key, equals, value = text.partition("=")
         if not equals or not all(key.split(".")):
             raise RecipeError(f"override '{text}': write it as key.sub=value")
-        nested: Any = parse_yaml(value, f"override '{text}'")
-        for part in reversed(key.split(".")):
-            nested = {part: nested}
-        settings = merge(settings, nested)
+        settings = merge(settings, nested(key, parse_yaml(value, f"override '{text}'")))
     return Layer(COMMAND_LINE, settings)
+
+
+def nested(path: str, value: Any) -> dict[str, Any]:
+    """Return the mapping in which a value stands at a path such as `train.steps`."""
+    first, *rest = path.split(".")
+    return {first: nested(".".join(rest), value) if rest else value}
 
 
 def merge_layers(layers: Sequence[Layer]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from vlp.curate.sources.columns import Columns
-from vlp.curate.sources.folders import holds_images, holds_shards
+from vlp.curate.sources.folders import holds_images
 from vlp.curate.sources.rows import JSON_KEY, Row, Rows, sources
 from vlp.curate.sources.tables import row_of
 from vlp.ground.types import RecipeError
@@ -43,7 +43,7 @@ class Parquet:
         """Whether it is such a file, or a folder with some and with no image beside them."""
         if path.is_file():
             return path.suffix.lower() == SUFFIX
-        return bool(files_in(path)) and not holds_images(path) and not holds_shards(path)
+        return not any(path.glob("*.tar")) and not holds_images(path) and bool(files_in(path))
 
     def __init__(self, path: Path, columns: Columns, *, split: str = ""):
         if split and path.is_file():

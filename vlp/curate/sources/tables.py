@@ -14,7 +14,7 @@ import numpy as np
 
 from vlp.curate.facts.measure import hash64
 from vlp.curate.sources.columns import Columns
-from vlp.curate.sources.delimited import check_encoding, has_columns, read_delimited, separator_of
+from vlp.curate.sources.delimited import has_columns, read_delimited, separator_of
 from vlp.curate.sources.rows import JSON_KEY, ListedRows, Row, Rows, caption_members, sources
 from vlp.data.pixels.decode import EXTENSIONS
 from vlp.ground.types import RecipeError
@@ -60,7 +60,7 @@ class Table:
 
     def __init__(self, path: Path, columns: Columns, *, encoding: str = ""):
         self.path = path
-        self.encoding = check_encoding(encoding)
+        self.encoding = encoding
         if encoding and path.suffix.lower() not in (*DELIMITED, ".txt"):
             raise RecipeError(f"--encoding {encoding}: {path} is no table of lines ({', '.join(DELIMITED)})")
         heads = list(islice((record for record in self._records() if not record.fault), FIRST_ROWS))

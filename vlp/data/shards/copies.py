@@ -57,7 +57,7 @@ def make_copy(
         OSError: The cache cannot be written.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    with _lock(f"{int(target.stem, 16) % NUM_LOCKS:02x}"):
+    with locked(f"{int(target.stem, 16) % NUM_LOCKS:02x}"):
         if target.exists():
             return True
         with _reserve(target, num_bytes, limit_bytes, soon=soon) as is_free:
@@ -69,7 +69,7 @@ def make_copy(
             os.utime(unready)
             unready.replace(target)
             if limit_bytes is not None and target.stat().st_size > num_bytes:
-                with _lock("room"):
+                with locked("room"):
                     _make_room(target, target.stat().st_size, limit_bytes, even_used=not soon)
     return True
 
@@ -98,13 +98,13 @@ def _reserve(target: Path, num_bytes: int, limit_bytes: float | None, *, soon: b
         try:
             yield True
         finally:
-            with _lock("room"):  # whoever adds up sees it reserved, or whole
+            with locked("room"):  # whoever adds up sees it reserved, or whole
                 Path(reservation.name).unlink(missing_ok=True)
                 fcntl.flock(reservation, fcntl.LOCK_UN)
 
 
 def _try_to_reserve(target: Path, num_bytes: int, limit_bytes: float | None, *, soon: bool) -> TextIO | None:
-    with _lock("room"):
+    with locked("room"):
         if limit_bytes is not None and not _make_room(target, num_bytes, limit_bytes, even_used=not soon):
             return None
         # Whoever finds it unlocked knows that its process died.
@@ -183,7 +183,9 @@ def _make_room(target: Path, num_bytes: int, limit_bytes: float, *, even_used: b
     total = sum(files.bytes for files in others.values())
     for files in sorted(others.values(), key=lambda files: files.used):
         is_abandoned = not files.is_whole and files.used < now - ABANDONED_SECONDS
-        is_in_the_way = total + num_bytes > limit_bytes and files.used <= youngest
+        # A clock that differs from the file system's must not keep copies for ever.
+        is_used = youngest < files.used < now + IN_USE_SECONDS
+        is_in_the_way = total + num_bytes > limit_bytes and not is_used
         if files.reserved is None and (is_abandoned or is_in_the_way):
             files.remove()
             total -= files.bytes
@@ -191,7 +193,7 @@ def _make_room(target: Path, num_bytes: int, limit_bytes: float, *, even_used: b
 
 
 @contextlib.contextmanager
-def _lock(name: str) -> Iterator[None]:
+def locked(name: str) -> Iterator[None]:
     """Keep other threads, processes and, where the file system can, machines out."""
     folder = cache_folder("locks")
     folder.mkdir(parents=True, exist_ok=True)

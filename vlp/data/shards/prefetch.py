@@ -101,14 +101,22 @@ class Prefetcher:
 
     def _fetch(self, need: Needed) -> None:
         """Fetch a shard as soon as there is room for it, unless reading is past it by then."""
+        self._keep_taken()
         while not need.shard.fetch(soon=True):
             with self._changed:
                 if self._closed or need.end <= self._position:
                     return
                 self._changed.wait(LOOK_AGAIN_SECONDS)
+            self._keep_taken()
         with self._changed:
             if need.end <= self._position:
                 self._let_go(need)
+
+    def _keep_taken(self) -> None:
+        """Say of what was fetched and not read yet that it is in use: it must not make room for what comes later."""
+        with self._changed:
+            for need in self._taken:
+                need.shard.keep()
 
     def _let_go(self, need: Needed) -> None:
         """Release a shard that does not come again soon."""

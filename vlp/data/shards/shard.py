@@ -155,6 +155,13 @@ class Shard:
         """
         return self.home.fetch(soon=soon)
 
+    def keep(self) -> None:
+        """Say that it is in use, or soon will be; costs nothing where that was said just now."""
+        now = time.monotonic()
+        if now > self._touched + TOUCHED_EVERY_SECONDS:
+            self._touched = now
+            self.home.touch()
+
     def release(self) -> None:
         """Say that nothing of it is read for a while."""
         self._touched = 0.0
@@ -162,10 +169,7 @@ class Shard:
 
     def _use(self, action: Callable[[Path, Index], Answer]) -> Answer:
         """Do something with the tar and its index; open them again where they were deleted meanwhile."""
-        now = time.monotonic()
-        if now > self._touched + TOUCHED_EVERY_SECONDS:
-            self._touched = now
-            self.home.touch()
+        self.keep()
         try:
             try:
                 return action(*self._open())

@@ -22,7 +22,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from vlp.evaluators.base import Task, load_task
-from vlp.evaluators.dataset import find_root
+from vlp.evaluators.layout import find_root
 from vlp.evaluators.tasks import run_tasks
 from vlp.ground.types import RecipeError
 from vlp.towers.encoder import TowerEncoder
@@ -108,7 +108,7 @@ def their_numbers(model: Path, task: Task, python: Path) -> Numbers:
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "result.json"
         command = [str(python), "-m", "clip_benchmark.cli", "eval", "--task", KIND[task.evaluator], "--no_amp"]
-        command += ["--dataset", f"wds/{task.name}", "--dataset_root", str(find_root(task.data.root))]
+        command += ["--dataset", f"wds/{task.name}", "--dataset_root", find_root(task.data.root).root]
         command += ["--split", task.data.split, "--model", f"local-dir:{model}", "--pretrained", ""]
         command += ["--recall_k", *map(str, RECALL_AT), "--batch_size", "64", "--num_workers", "0"]
         environment = os.environ | {"HF_HUB_OFFLINE": "1", "WDS_SECURE": "1", "CUDA_VISIBLE_DEVICES": ""}

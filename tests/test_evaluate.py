@@ -11,7 +11,8 @@ from tests.evaluators.sets import write_captions, write_classes
 from tests.towers.tiny import tiny_model
 from vlp.evaluate import DEFAULT_TASKS, evaluate_model, find_subject
 from vlp.evaluators.base import evaluators, load_task
-from vlp.evaluators.dataset import open_set, read_lines
+from vlp.evaluators.dataset import open_set
+from vlp.evaluators.layout import read_lines
 from vlp.evaluators.tasks import run_tasks
 from vlp.ground.paths import folders
 from vlp.ground.types import RecipeError

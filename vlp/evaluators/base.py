@@ -40,7 +40,7 @@ evaluators: Registry[Evaluator] = Registry("evaluator", "vlp.evaluators")
 def check_kind(data: EvaluationSet, kind: str) -> None:
     """Raise RecipeError unless a set is of a kind."""
     if data.kind != kind:
-        raise RecipeError(f"{data.root} is a {data.kind} set (dataset_type.txt), the evaluator needs {kind}")
+        raise RecipeError(f"{data.folder.root} is a {data.kind} set (dataset_type.txt), the evaluator needs {kind}")
 
 
 class TaskFile(BaseModel):

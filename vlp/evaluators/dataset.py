@@ -1,37 +1,30 @@
-"""Evaluation sets in CLIP_benchmark's folder layout, complete or refused.
-
-ROOT/classnames.txt                           one class per line
-ROOT/zeroshot_classification_templates.txt    one prompt per line, {c} stands for the class
-ROOT/dataset_type.txt                         retrieval | multilabel; absent for classification
-ROOT/SPLIT/nshards.txt                        N, then SPLIT/0.tar ... SPLIT/(N-1).tar
-    KEY.webp|png|jpg|jpeg  with  KEY.cls | KEY.txt | KEY.npy
-"""
+"""Evaluation sets in CLIP_benchmark's folder layout, complete or refused."""
 
 from __future__ import annotations
 
 import hashlib
 import io
-import os
+import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
+from vlp.data.faults import BadSampleError
 from vlp.data.pixels.decode import to_rgb
-from vlp.evaluators.shards import EvaluationSample, read_shard
+from vlp.data.shards.index import Entry
+from vlp.data.shards.shard import Shard, open_shards
+from vlp.evaluators.layout import CLASS_NAMES, IMAGES, LABEL_SUFFIX, TEMPLATES, SetFolder, find_root, read_lines
 from vlp.ground import dist
 from vlp.ground.files import sha256_of
-from vlp.ground.paths import find_file, folders
+from vlp.ground.paths import find_file
 from vlp.ground.types import RecipeError
 
-LABEL_SUFFIX = {"classification": "cls", "retrieval": "txt", "multilabel": "npy"}
-CLASS_NAMES = "classnames.txt"
-TEMPLATES = "zeroshot_classification_templates.txt"
 MAX_PIXELS = 100_000_000
+READING = threading.Lock()  # the open files of shards are made for one thread
 
 
 Pixels = Literal["training", "referee"]
@@ -41,7 +34,8 @@ class DataSource(BaseModel):
     """Where an evaluation set lies and what must be in it.
 
     Args:
-        root: Folder of the set; environment variables are expanded, and `data/...` is also looked up in the package.
+        root: Folder of the set, or an address such as `hf://datasets/ORG/NAME`, `https://` or `s3://`; environment
+            variables are expanded, and `data/...` is also looked up in the package.
         split: Folder of the shards.
         pixels: How images become RGB: as in training (16 bits are scaled to 8, transparent parts become white), or as
             with the referees, which leave it to Pillow (16 bits are clipped, transparency is dropped).
@@ -67,6 +61,30 @@ class DataSource(BaseModel):
 
 
 @dataclass(frozen=True)
+class EvaluationSample:
+    """Where one image lies, and the bytes that stand beside it (its class, captions or label vector)."""
+
+    key: str
+    shard: Shard
+    image: Entry
+    label: bytes
+
+    def image_bytes(self) -> bytes:
+        """Read the encoded image; threads may do so side by side.
+
+        Raises:
+            BadSampleError: It cannot be read any more.
+        """
+        with READING:
+            return self.shard.read(self.image)
+
+    @property
+    def where(self) -> str:
+        """Path or address of its tar."""
+        return self.shard.location
+
+
+@dataclass(frozen=True)
 class EvaluationSet:
     """A complete set: every image with its label, in the order of the shards.
 
@@ -78,7 +96,7 @@ class EvaluationSet:
         sha256: One checksum over the checksums of all files.
     """
 
-    root: Path
+    folder: SetFolder
     kind: str
     samples: tuple[EvaluationSample, ...]
     labels: tuple[int, ...]
@@ -110,14 +128,14 @@ class EvaluationSet:
         try:
             with Image.open(io.BytesIO(sample.image_bytes())) as image:
                 if image.width * image.height > MAX_PIXELS:
-                    raise RecipeError(f"{sample.shard}: '{sample.key}' has {image.width}x{image.height} pixels")
+                    raise RecipeError(f"{sample.where}: '{sample.key}' has {image.width}x{image.height} pixels")
                 ours = to_rgb(image)
                 if not (image.mode.startswith("I") or image.has_transparency_data):
                     return ours, False
                 theirs = image.convert("RGB")
                 return (ours if self.pixels == "training" else theirs), ours.tobytes() != theirs.tobytes()
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise RecipeError(f"{sample.shard}: image of sample '{sample.key}' does not decode: {error}") from error
+        except (OSError, SyntaxError, Image.DecompressionBombError, BadSampleError) as error:
+            raise RecipeError(f"{sample.where}: image of sample '{sample.key}' does not decode: {error}") from error
 
 
 def open_set(source: DataSource) -> EvaluationSet:
@@ -127,26 +145,27 @@ def open_set(source: DataSource) -> EvaluationSet:
         RecipeError: Something is missing, too much, damaged or different; names the file.
     """
     with dist.together():
-        root = find_root(source.root)
-        kind = _kind(root)
-        shards = _shards(root / source.split)
-        lists = [root / name for name in (CLASS_NAMES, TEMPLATES) if (root / name).is_file()]
-        mine = (shards + lists)[dist.rank() :: dist.world_size()]
-        digests = {path.relative_to(root).as_posix(): sha256_of(path) for path in mine}
+        folder = find_root(source.root)
+        kind = folder.kind()
+        shards = _open_shards(folder, source.split)
+        mine = shards[dist.rank() :: dist.world_size()]
+        digests = {shard.location.removeprefix(f"{folder.root}/"): sha256_of(shard.open()[0]) for shard in mine}
     digests = {name: digest for part in dist.gather_objects(digests) for name, digest in part.items()}
     with dist.together():
-        _check_digests(root, source, digests)
-        names_file = _names_file(root, source)
-        samples = [sample for shard in shards for sample in read_shard(shard, LABEL_SUFFIX[kind])]
+        lists = {name: content for name in (CLASS_NAMES, TEMPLATES) if (content := folder.content(name)) is not None}
+        digests |= {name: hashlib.sha256(content).hexdigest() for name, content in lists.items()}
+        _check_digests(folder, source, digests)
+        names_file = _names_file(folder, source)
+        samples = [sample for shard in shards for sample in _samples(shard, LABEL_SUFFIX[kind])]
         found = EvaluationSet(
-            root=root,
+            folder=folder,
             kind=kind,
             samples=tuple(samples),
             labels=tuple(_label(sample) for sample in samples) if kind == "classification" else (),
             captions=tuple(_captions(sample) for sample in samples) if kind == "retrieval" else (),
             label_matrix=_label_matrix(samples) if kind == "multilabel" else None,
-            class_names=read_lines(names_file) if names_file else (),
-            templates=read_lines(root / TEMPLATES) if (root / TEMPLATES).is_file() else (),
+            class_names=_class_names(folder, source),
+            templates=folder.lines(TEMPLATES) or (),
             pixels=source.pixels,
             sha256=_digest_of(digests),
         )
@@ -157,92 +176,71 @@ def open_set(source: DataSource) -> EvaluationSet:
     return found
 
 
-def look(source: DataSource) -> Path:
+def look(source: DataSource) -> SetFolder:
     """Return the folder of a set whose shards are all there; what is in them is not read.
 
     Raises:
         RecipeError: Something is missing or too much; names the file.
     """
-    root = find_root(source.root)
-    _kind(root)
-    _shards(root / source.split)
-    _names_file(root, source)
-    return root
+    folder = find_root(source.root)
+    folder.kind()
+    folder.shards(source.split)
+    _names_file(folder, source)
+    return folder
 
 
-def find_root(root: str) -> Path:
-    """Return the folder of a set.
+def _open_shards(folder: SetFolder, split: str) -> list[Shard]:
+    """Return the shards in the order of their numbers."""
+    locations = folder.shards(split)
+    opened = {shard.location: shard for shard in open_shards(folder.card(locations), locations=locations)}
+    shards = [opened[location] for location in locations]
+    for shard in shards:
+        if shard.fault:
+            raise RecipeError(f"{shard.location}: not a whole tar ({shard.fault}); fetch it again")
+    return shards
 
-    Raises:
-        RecipeError: It is not there, or an environment variable in it is not set.
+
+def _samples(shard: Shard, label_suffix: str) -> Iterable[EvaluationSample]:
+    """Yield the samples of one tar in its order; members of other kinds are never read.
+
+    Args:
+        label_suffix: `cls`, `txt` or `npy`.
     """
-    expanded = Path(os.path.expandvars(root)).expanduser()
-    if "$" in str(expanded):
-        variable = str(expanded).partition("$")[2].strip("{").partition("}")[0].partition("/")[0]
-        raise RecipeError(f"data.root is '{root}': set the environment variable {variable} to where your sets lie")
-    shipped = [folder.parent / expanded for folder in folders(expanded.parts[0])] if expanded.parts else []
-    for candidate in [expanded, *shipped]:
-        if candidate.is_dir():
-            return candidate.resolve()
-    raise RecipeError(f"data.root '{root}': no such folder")
+    for place in range(len(shard)):
+        key = shard.key(place)
+        try:
+            members = shard.members(place)
+            images = [name for name in IMAGES if name in members]
+            if not images and label_suffix not in members:
+                continue
+            if len(images) != 1 or label_suffix not in members:
+                what = f"no .{label_suffix}" if images else "no image"
+                raise RecipeError(f"{shard.location}: sample '{key}' has {what if len(images) < 2 else 'two images'}")
+            label = shard.read(members[label_suffix])
+        except BadSampleError as error:
+            raise RecipeError(f"{shard.location}: sample '{key}': {error}") from error
+        yield EvaluationSample(key, shard, members[images[0]], label)
 
 
-def read_lines(path: Path) -> tuple[str, ...]:
-    """Read one entry per line.
-
-    Raises:
-        RecipeError: The file is missing or empty, or a line is blank.
-    """
-    if not path.is_file():
-        raise RecipeError(f"{path}: no such file")
-    lines = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines())
-    blank = [number for number, line in enumerate(lines, 1) if not line]
-    if blank or not lines:
-        raise RecipeError(f"{path}: line {blank[0] if blank else 1} is blank; every line must be an entry")
-    return lines
-
-
-def _names_file(root: Path, source: DataSource) -> Path | None:
+def _names_file(folder: SetFolder, source: DataSource) -> str | None:
+    """Return where the names of the classes stand."""
     if source.class_names:
-        return find_file("eval", source.class_names)
-    return root / CLASS_NAMES if (root / CLASS_NAMES).is_file() else None
+        return str(find_file("eval", source.class_names))
+    return folder.locate(CLASS_NAMES) if folder.content(CLASS_NAMES) is not None else None
 
 
-def _kind(root: Path) -> str:
-    file = root / "dataset_type.txt"
-    kind = file.read_text(encoding="utf-8").strip().lower() if file.is_file() else "classification"
-    if kind not in LABEL_SUFFIX:
-        raise RecipeError(f"{file}: '{kind}' is none of {', '.join(LABEL_SUFFIX)}")
-    return kind
+def _class_names(folder: SetFolder, source: DataSource) -> tuple[str, ...]:
+    if source.class_names:
+        return read_lines(find_file("eval", source.class_names))
+    return folder.lines(CLASS_NAMES) or ()
 
 
-def _shards(folder: Path) -> list[Path]:
-    count_file = folder / "nshards.txt"
-    if not count_file.is_file():
-        raise RecipeError(f"{count_file}: no such file; it must hold the number of shards")
-    text = count_file.read_text(encoding="utf-8").strip()
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise RecipeError(f"{count_file}: '{text}' is not a number of shards")
-    declared = {f"{number}.tar" for number in range(int(text))}
-    present = {path.name for path in folder.glob("*.tar")}
-    if missing := sorted(declared - present):
-        raise RecipeError(f"{count_file} counts {text} shards, but {_some(missing)} missing in {folder}")
-    if extra := sorted(present - declared):
-        raise RecipeError(f"{count_file} counts {text} shards, but {folder} also holds {', '.join(extra[:5])}")
-    return [folder / f"{number}.tar" for number in range(int(text))]
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return f"{', '.join(names[:5])}{more} {'are' if len(names) > 1 else 'is'}"
-
-
-def _check_digests(root: Path, source: DataSource, digests: dict[str, str]) -> None:
+def _check_digests(folder: SetFolder, source: DataSource, digests: dict[str, str]) -> None:
     for name, declared in source.sha256.items():
         if name not in digests:
-            raise RecipeError(f"data.sha256 names '{name}', which is no file of {root}")
+            raise RecipeError(f"data.sha256 names '{name}', which is no file of {folder.root}")
         if digests[name] != declared:
-            raise RecipeError(f"{root / name}: sha256 is {digests[name]}, the task declares {declared}")
+            raise RecipeError(f"{folder.locate(name)}: sha256 is {digests[name]}, the task declares {declared}")
 
 
 def _digest_of(digests: dict[str, str]) -> str:
@@ -254,16 +252,16 @@ def _label(sample: EvaluationSample) -> int:
     try:
         return int(sample.label)
     except ValueError as error:
-        raise RecipeError(f"{sample.shard}: class of sample '{sample.key}' is {sample.label[:20]!r}") from error
+        raise RecipeError(f"{sample.where}: class of sample '{sample.key}' is {sample.label[:20]!r}") from error
 
 
 def _captions(sample: EvaluationSample) -> tuple[str, ...]:
     try:
         captions = tuple(sample.label.decode("utf-8").splitlines())
     except UnicodeDecodeError as error:
-        raise RecipeError(f"{sample.shard}: captions of sample '{sample.key}' are not UTF-8") from error
+        raise RecipeError(f"{sample.where}: captions of sample '{sample.key}' are not UTF-8") from error
     if not captions or not all(caption.strip() for caption in captions):
-        raise RecipeError(f"{sample.shard}: sample '{sample.key}' has a blank caption")
+        raise RecipeError(f"{sample.where}: sample '{sample.key}' has a blank caption")
     return captions
 
 
@@ -273,14 +271,14 @@ def _label_matrix(samples: list[EvaluationSample]) -> np.ndarray:
         try:
             rows.append(np.load(io.BytesIO(sample.label), allow_pickle=False).astype(np.int8).reshape(-1))
         except (ValueError, EOFError) as error:
-            raise RecipeError(f"{sample.shard}: labels of sample '{sample.key}' do not load: {error}") from error
+            raise RecipeError(f"{sample.where}: labels of sample '{sample.key}' do not load: {error}") from error
         if len(rows[-1]) != len(rows[0]) or not np.isin(rows[-1], (0, 1)).all():
-            raise RecipeError(f"{sample.shard}: labels of sample '{sample.key}' are not {len(rows[0])} zeros and ones")
+            raise RecipeError(f"{sample.where}: labels of sample '{sample.key}' are not {len(rows[0])} zeros and ones")
     return np.stack(rows)
 
 
 def _check_counts(found: EvaluationSet, source: DataSource) -> None:
-    folder = found.root / source.split
+    folder = found.folder.locate(source.split)
     num_captions = sum(len(captions) for captions in found.captions)
     if not len(found):
         raise RecipeError(f"{folder}: the shards hold no sample")
@@ -293,12 +291,12 @@ def _check_counts(found: EvaluationSet, source: DataSource) -> None:
             raise RecipeError(f"{folder}: {actual} {noun}, but the task declares {declared}")
 
 
-def _check_classes(found: EvaluationSet, source: DataSource, file: Path) -> None:
+def _check_classes(found: EvaluationSet, source: DataSource, file: str) -> None:
     num_classes = len(found.class_names)
     for sample, label in zip(found.samples, found.labels, strict=False):
         if not 0 <= label < num_classes:
             raise RecipeError(
-                f"{sample.shard}: sample '{sample.key}' has class {label}, but {file} names {num_classes} classes"
+                f"{sample.where}: sample '{sample.key}' has class {label}, but {file} names {num_classes} classes"
             )
     if found.label_matrix is not None and found.label_matrix.shape[1] != num_classes:
         raise RecipeError(f"{file} names {num_classes} classes, but labels have {found.label_matrix.shape[1]}")
@@ -306,14 +304,14 @@ def _check_classes(found: EvaluationSet, source: DataSource, file: Path) -> None
     absent = [name for number, name in enumerate(found.class_names) if number not in present]
     if len(absent) != source.classes_without_samples:
         raise RecipeError(
-            f"{found.root / source.split}: {len(absent)} of the classes in {file} have no sample "
+            f"{found.folder.locate(source.split)}: {len(absent)} of the classes in {file} have no sample "
             f"({', '.join(absent[:5])}); the task allows data.classes_without_samples={source.classes_without_samples}"
         )
 
 
 def _check_keys(samples: Iterable[EvaluationSample]) -> None:
-    seen: dict[str, Path] = {}
+    seen: dict[str, str] = {}
     for sample in samples:
         if sample.key in seen:
-            raise RecipeError(f"sample '{sample.key}' stands in both {seen[sample.key]} and {sample.shard}")
-        seen[sample.key] = sample.shard
+            raise RecipeError(f"sample '{sample.key}' stands in both {seen[sample.key]} and {sample.where}")
+        seen[sample.key] = sample.where

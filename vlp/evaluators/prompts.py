@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
-from vlp.evaluators.dataset import TEMPLATES, EvaluationSet, read_lines
+from vlp.evaluators.dataset import EvaluationSet
+from vlp.evaluators.layout import TEMPLATES, read_lines
 from vlp.evaluators.shared import SharedEncoder
 from vlp.ground.paths import find_file
 from vlp.ground.types import RecipeError
@@ -24,10 +25,10 @@ def templates_of(data: EvaluationSet, file: str | None) -> tuple[str, ...]:
     """
     templates = read_lines(find_file("eval", file)) if file else data.templates
     if not templates:
-        raise RecipeError(f"{data.root / TEMPLATES}: no such file; add it or set settings.prompts")
+        raise RecipeError(f"{data.folder.locate(TEMPLATES)}: no such file; add it or set settings.prompts")
     for template in templates:
         if PLACEHOLDER not in template:
-            raise RecipeError(f"prompt '{template}' of {file or data.root / TEMPLATES} has no {PLACEHOLDER}")
+            raise RecipeError(f"prompt '{template}' of {file or data.folder.locate(TEMPLATES)} has no {PLACEHOLDER}")
     return templates
 
 

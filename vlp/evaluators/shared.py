@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
-from pathlib import Path
 
 import torch
 from jaxtyping import Float32
@@ -38,8 +37,8 @@ class SharedEncoder:
         self.scale = encoder.scale
         self.progress = progress
         self._sets: dict[str, EvaluationSet] = {}
-        self._images: dict[tuple[Path, str, str], Tensor] = {}
-        self._different: dict[tuple[Path, str, str], int] = {}
+        self._images: dict[tuple[str, str, str], Tensor] = {}
+        self._different: dict[tuple[str, str, str], int] = {}
         self._texts: dict[str, Tensor] = {}
 
     def open(self, source: DataSource) -> EvaluationSet:
@@ -51,7 +50,7 @@ class SharedEncoder:
 
     def images(self, data: EvaluationSet) -> Float32[Tensor, "n d"]:
         """Embed all images of a set, in its order."""
-        key = (data.root, data.sha256, data.pixels)
+        key = (data.folder.root, data.sha256, data.pixels)
         if key not in self._images:
             different: set[int] = set()
 
@@ -64,13 +63,13 @@ class SharedEncoder:
             def embed(indices: range) -> Tensor:
                 return self.encoder.embed_images(decode_ahead(decode, indices))
 
-            self._images[key] = self._split(embed, len(data), f"{data.root.name}: images")
+            self._images[key] = self._split(embed, len(data), f"{data.folder.name}: images")
             self._different[key] = len(set().union(*dist.gather_objects(different)))
         return self._images[key]
 
     def num_different(self, data: EvaluationSet) -> int | None:
         """Return how many images of a set have other pixels for training than for referees, once it is embedded."""
-        return self._different.get((data.root, data.sha256, data.pixels))
+        return self._different.get((data.folder.root, data.sha256, data.pixels))
 
     def texts(self, texts: Sequence[str]) -> Float32[Tensor, "n d"]:
         """Embed texts; equal texts get the same row, bit for bit."""

@@ -8,8 +8,9 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from vlp.evaluators.base import check_kind, evaluators
-from vlp.evaluators.dataset import CLASS_NAMES, EvaluationSet
+from vlp.evaluators.dataset import EvaluationSet
 from vlp.evaluators.intervals import mean_of_proportions, proportion
+from vlp.evaluators.layout import CLASS_NAMES
 from vlp.evaluators.prompts import class_embeddings, fill, templates_of
 from vlp.evaluators.shared import SharedEncoder
 from vlp.ground.types import Evaluation, RecipeError
@@ -31,7 +32,7 @@ class ZeroShot:
     def __init__(self, data: EvaluationSet, *, prompts: str | None = None):
         check_kind(data, "classification")
         if not data.class_names:
-            raise RecipeError(f"{data.root / CLASS_NAMES}: no such file; add it or set data.class_names")
+            raise RecipeError(f"{data.folder.locate(CLASS_NAMES)}: no such file; add it or set data.class_names")
         self.data = data
         self.templates = templates_of(data, prompts)
         self.texts = fill(self.templates, data.class_names)

@@ -11,8 +11,7 @@ from vlp.curate.parallel import map_in_order, progress
 from vlp.curate.rules.base import Flags, rules
 from vlp.data.faults import BadSampleError
 from vlp.data.pixels.decode import decode_image
-from vlp.evaluators.dataset import MAX_PIXELS, open_set
-from vlp.evaluators.shards import EvaluationSample
+from vlp.evaluators.dataset import MAX_PIXELS, EvaluationSample, open_set
 from vlp.ground.types import RecipeError
 
 
@@ -63,4 +62,4 @@ def _code(sample: EvaluationSample) -> int:
     try:
         return look_of(decode_image(sample.image_bytes(), MAX_PIXELS))[0]
     except BadSampleError as error:
-        raise RecipeError(f"{sample.shard}: image of sample '{sample.key}' cannot be used: {error}") from error
+        raise RecipeError(f"{sample.where}: image of sample '{sample.key}' cannot be used: {error}") from error

@@ -192,7 +192,7 @@ class Shard:
         return index
 
 
-def open_shards(card: Card, files: OpenFiles | None = None) -> list[Shard]:
+def open_shards(card: Card, files: OpenFiles | None = None, *, locations: Sequence[str] | None = None) -> list[Shard]:
     """Return the shards of a card in order.
 
     What the card's summary tells of shards that did not change is believed; the others are opened now, and remote
@@ -202,7 +202,7 @@ def open_shards(card: Card, files: OpenFiles | None = None) -> list[Shard]:
     Raises:
         RecipeError: A shard is missing, may not be read, or cannot be fetched.
     """
-    locations = card.locations()
+    locations = card.locations() if locations is None else locations
     summaries = read_summaries(card)
     opener = _Opener(card, summaries, files or OpenFiles(), RemoteStats(card.name))
     shards = list(_in_threads(opener, locations, card.name))

@@ -1,0 +1,207 @@
+"""CLIP_benchmark's folder layout, on a disk or behind an address.
+
+ROOT/classnames.txt                           one class per line
+ROOT/zeroshot_classification_templates.txt    one prompt per line, {c} stands for the class
+ROOT/dataset_type.txt                         retrieval | multilabel; absent for classification
+ROOT/SPLIT/nshards.txt                        N, then SPLIT/0.tar ... SPLIT/(N-1).tar
+    KEY.webp|png|jpg|jpeg  with  KEY.cls | KEY.txt | KEY.npy
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from vlp.data.shards.cards import Card
+from vlp.data.shards.download import Expected, RemoteStats, download
+from vlp.data.shards.remote import TransferError, is_remote
+from vlp.ground.paths import folders
+from vlp.ground.types import RecipeError
+
+LABEL_SUFFIX = {"classification": "cls", "retrieval": "txt", "multilabel": "npy"}
+IMAGES = ("webp", "png", "jpg", "jpeg")
+CLASS_NAMES = "classnames.txt"
+TEMPLATES = "zeroshot_classification_templates.txt"
+TRIES = 5
+HUB_PAGE = re.compile(r"^(https://huggingface\.co/datasets/[^/]+/[^/]+)/tree/")
+
+
+@dataclass(frozen=True)
+class SetFolder:
+    """Where a set lies.
+
+    Args:
+        root: Absolute path of a folder, or an address without a slash at its end.
+    """
+
+    root: str
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether its files must be fetched."""
+        return is_remote(self.root)
+
+    @property
+    def name(self) -> str:
+        """Last part of the root."""
+        return self.root.rsplit("/", 1)[-1]
+
+    def locate(self, name: str) -> str:
+        """Return path or address of a file of the set."""
+        return f"{self.root}/{name}"
+
+    def content(self, name: str) -> bytes | None:
+        """Return the bytes of a small file; None where there is none.
+
+        Raises:
+            RecipeError: It cannot be read or fetched.
+        """
+        location = self.locate(name)
+        try:
+            if self.is_remote:
+                return _fetch(location)
+            return Path(location).read_bytes() if Path(location).is_file() else None
+        except (OSError, TransferError) as error:
+            raise RecipeError(f"{location}: cannot be read ({error})") from error
+
+    def lines(self, name: str) -> tuple[str, ...] | None:
+        """Return a list with one entry per line; None where there is none.
+
+        Raises:
+            RecipeError: A line is blank, or it is no text.
+        """
+        content = self.content(name)
+        return None if content is None else split_lines(content, self.locate(name))
+
+    def kind(self) -> str:
+        """Return what the set is: `classification`, `retrieval` or `multilabel`.
+
+        Raises:
+            RecipeError: Its `dataset_type.txt` says something else.
+        """
+        name = "dataset_type.txt"
+        content = self.content(name)
+        kind = "classification" if content is None else _text(content, self.locate(name)).strip().lower()
+        if kind not in LABEL_SUFFIX:
+            raise RecipeError(f"{self.locate(name)}: '{kind}' is none of {', '.join(LABEL_SUFFIX)}")
+        return kind
+
+    def shards(self, split: str) -> list[str]:
+        """Return the shards of a split, as many as `nshards.txt` counts.
+
+        Raises:
+            RecipeError: One is missing, or on a disk too many are there.
+        """
+        name = f"{split}/nshards.txt"
+        content = self.content(name)
+        if content is None:
+            raise RecipeError(f"{self.locate(name)}: no such file; it must hold the number of shards")
+        text = _text(content, self.locate(name)).strip()
+        if not (text.isascii() and text.isdigit() and len(text) < 8 and int(text)):
+            raise RecipeError(f"{self.locate(name)}: '{text[:20]}' is not a number of shards")
+        names = [f"{number}.tar" for number in range(int(text))]
+        if not self.is_remote:
+            _check_present(Path(self.locate(name)), names)
+        return [self.locate(f"{split}/{name}") for name in names]
+
+    def card(self, shards: list[str]) -> Card:
+        """Return shards of the set as a data set."""
+        split = shards[0].removeprefix(f"{self.root}/").rpartition("/")[0]
+        return Card(name=f"{self.name} {split}", shards=tuple(shards), images=IMAGES, folder=Path("/", self.root))
+
+
+def find_root(root: str) -> SetFolder:
+    """Return the folder of a set.
+
+    Raises:
+        RecipeError: It is not there, or an environment variable in it is not set.
+    """
+    text = os.path.expandvars(root)
+    if "$" in text:
+        variable = text.partition("$")[2].strip("{").partition("}")[0].partition("/")[0]
+        raise RecipeError(
+            f"data.root is '{root}': set the environment variable {variable} to where your sets lie, a folder or an "
+            "address such as hf://datasets/clip-benchmark"
+        )
+    if is_remote(text):
+        # The page of a data set on the hub, as CLIP_benchmark takes it, is not where its files are.
+        return SetFolder(HUB_PAGE.sub(r"\1/resolve/", text.rstrip("/")))
+    for candidate in _candidates(root, text):
+        if candidate.is_dir():
+            return SetFolder(str(candidate.resolve()))
+    raise RecipeError(f"data.root '{root}': no such folder")
+
+
+def split_lines(content: bytes, where: str) -> tuple[str, ...]:
+    """Return one entry per line.
+
+    Args:
+        where: The file, for messages.
+
+    Raises:
+        RecipeError: A line is blank, or it is no text.
+    """
+    lines = tuple(line.strip() for line in _text(content, where).splitlines())
+    blank = [number for number, line in enumerate(lines, 1) if not line]
+    if blank or not lines:
+        raise RecipeError(f"{where}: line {blank[0] if blank else 1} is blank; every line must be an entry")
+    return lines
+
+
+def read_lines(path: Path) -> tuple[str, ...]:
+    """Read one entry per line.
+
+    Raises:
+        RecipeError: The file is missing or empty, or a line is blank.
+    """
+    if not path.is_file():
+        raise RecipeError(f"{path}: no such file")
+    return split_lines(path.read_bytes(), str(path))
+
+
+def _candidates(root: str, text: str) -> Iterator[Path]:
+    try:
+        path = Path(text).expanduser()
+    except RuntimeError as error:
+        raise RecipeError(f"data.root '{root}': {error}") from error
+    yield path
+    if path.parts:
+        yield from (folder.parent / path for folder in folders(path.parts[0]))
+
+
+def _text(content: bytes, where: str) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{where} is not UTF-8 (byte {error.start})") from error
+
+
+def _fetch(address: str) -> bytes | None:
+    """Return what lies at an address, asked anew each time; None where there is nothing."""
+    card = Card(name="set", shards=address)
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder, "file")
+        try:
+            download(card.remote(address), copy, Expected(), tries=TRIES, stats=RemoteStats(address))
+        except TransferError as error:
+            if error.trouble == "missing":
+                return None
+            raise
+        return copy.read_bytes()
+
+
+def _check_present(count_file: Path, names: list[str]) -> None:
+    present = {path.name for path in count_file.parent.glob("*.tar")}
+    if missing := [name for name in names if name not in present]:
+        raise RecipeError(f"{count_file} counts {len(names)} shards, but {_some(missing)} missing in its folder")
+    if extra := sorted(present - set(names)):
+        raise RecipeError(f"{count_file} counts {len(names)} shards, but its folder also holds {', '.join(extra[:5])}")
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return f"{', '.join(names[:5])}{more} {'are' if len(names) > 1 else 'is'}"

@@ -69,3 +69,9 @@ def test_processes_started_again_find_each_other_whoever_is_late(store, late):
 def test_who_does_not_start_is_named(store):
     with pytest.raises(TimeoutError, match=r"processes 1, 2 of 3 did not start within 0 s"):
         agree(store, 0, 3, timedelta(seconds=0.2))
+
+
+def test_the_module_can_be_loaded_again():
+    """As notebooks do that follow changes of the code."""
+    code = "import importlib, vlp.run.rendezvous as r; importlib.reload(r)"
+    subprocess.run([sys.executable, "-c", code], check=True)

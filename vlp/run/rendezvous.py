@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 import uuid
@@ -62,4 +63,5 @@ def agree(store: Store, rank: int, size: int, timeout: timedelta) -> str:
     return name
 
 
-register_rendezvous_handler(SCHEME, _afresh)
+with contextlib.suppress(RuntimeError):  # it is known already where this module is loaded anew
+    register_rendezvous_handler(SCHEME, _afresh)

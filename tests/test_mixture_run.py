@@ -1,4 +1,4 @@
-"""A run over weighted sources: it says what it read, resumes bit for bit, and names what is wrong with its weights."""
+"""A run over mixed sources: it says what it read, resumes bit for bit, and names what is wrong with its shares."""
 
 from __future__ import annotations
 
@@ -23,9 +23,7 @@ def mixed(tmp_path):
     (tmp_path / "others.yaml").write_text("name: others\nshards: others/*.tar\n")
 
     def build(tiny: str, others: str, *overrides: str):
-        train_on = (
-            f"data.train={{tiny: {{weight: {tiny}}}, others: {{card: {tmp_path}/others.yaml, weight: {others}}}}}"
-        )
+        train_on = f"data.train={{tiny: {{share: {tiny}}}, others: {{card: {tmp_path}/others.yaml, share: {others}}}}}"
         return tiny_recipe(tmp_path, f"{tmp_path}/shards/*.tar", train_on, *overrides)
 
     return build
@@ -84,18 +82,39 @@ def test_one_source_needs_no_shares(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("weight", "message"),
+    ("share", "message"),
     [
-        ("-1", r"data.train.tiny.weight: a weight is a number above 0"),
-        ("{start: 1, end: 2}", r"data.train.tiny.weight: last_step 0 must come after first_step 0"),
-        ("null", r"data.train: tiny: no weight; give a weight to every source or to none"),
+        ("-1", r"data.train.tiny.share: a share is a number above 0"),
+        ("{start: 1, end: 2}", r"data.train.tiny.share: last_step 0 must come after first_step 0"),
+        ("null", r"data.train: tiny: no share; give a share to every source or to none"),
     ],
 )
-def test_mistakes_name_the_key(mixed, weight, message):
+def test_mistakes_name_the_key(mixed, share, message):
     with pytest.raises(RecipeError, match=message):
-        train(mixed(weight, "1.0"))
+        train(mixed(share, "1.0"))
 
 
-def test_typos_in_a_weight_name_the_nearest_key(mixed):
-    with pytest.raises(RecipeError, match=r"data.train.tiny.weight.last_stop: unknown key; did you mean 'last_step'"):
+def test_typos_in_a_share_name_the_nearest_key(mixed):
+    with pytest.raises(RecipeError, match=r"data.train.tiny.share.last_stop: unknown key; did you mean 'last_step'"):
         mixed("{start: 1, end: 2, last_stop: 4}", "1.0")
+
+
+def test_older_recipes_call_a_share_a_weight(mixed):
+    """Locks of runs that began before hold the old name, and such a run goes on."""
+    older = mixed("3.0", "1.0")
+    assert older.data.train["tiny"].share == 3.0
+    path = older.folder.parent / "older.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(lock_text(older).replace("share: 3.0", "weight: 3.0"))
+    assert "weight: 3.0" in path.read_text()
+    again = load_recipe(str(path))
+    assert again == older
+    train(again)
+    assert train(older, resume=True) == older.folder
+
+
+def test_a_source_has_a_share_or_a_weight(mixed, tmp_path):
+    recipe = mixed("3.0", "1.0")
+    (tmp_path / "both.yaml").write_text(lock_text(recipe).replace("share: 3.0", "share: 3.0\n      weight: 2.0"))
+    with pytest.raises(RecipeError, match=r"data\.train\.tiny\.weight: unknown key"):
+        load_recipe(str(tmp_path / "both.yaml"))

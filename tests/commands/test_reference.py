@@ -79,7 +79,7 @@ def test_a_name_of_two_kinds_gives_both(capsys):
     ("path", "expected"),
     [
         ("train.batch_size", "train.batch_size (whole number; default: 1024): Pairs in one batch of the whole job"),
-        ("data.train.photos.weight", "data.train.photos.weight (number or section or null; default: null): Its share"),
+        ("data.train.photos.share", "data.train.photos.share (number or section or null; default: null): Its share"),
         ("seed", "seed (whole number; default: 0): Source of all randomness."),
         ("model.image", "model.image (section; default: required): The image tower"),
         ("clip_negatives.nothing", None),

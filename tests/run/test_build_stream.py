@@ -51,8 +51,8 @@ def test_few_copies_are_not(tmp_path, shards):
 def test_copies_are_counted_as_the_order_deals_them(tmp_path):
     cards = {name: write_shards(tmp_path / name, 1, size) for name, size in (("small", 3), ("large", 40))}
     samples = SampleSet(cards)
-    weights = {"small": Ramp(start=1.0), "large": Ramp(start=1.0)}
-    order = arrange(samples, seed=0, batch_size=16, weights=weights)
+    shares = {"small": Ramp(start=1.0), "large": Ramp(start=1.0)}
+    order = arrange(samples, seed=0, batch_size=16, shares=shares)
     whole = [np.unique(order.samples_at(np.arange(k, k + 16))[1]).size for k in range(0, 48, 16)]
     assert count_copies(16, samples, order) == pytest.approx(np.mean([16 - size for size in whole]))
     assert 4.5 < count_copies(16, samples, order) < 7  # half of a batch is 8 pairs of 3 samples

@@ -194,9 +194,7 @@ def _data(found: Translation, given: Mapping[str, list[str]], _processes: int) -
         if factor and factor.is_integer():
             found.recipe["data"]["train"][name]["repeat"] = int(factor)
         elif factor:
-            found.notes.append(
-                f"an upsampling factor of {factor}: give every source a weight, its share of the samples"
-            )
+            found.notes.append(f"an upsampling factor of {factor}: give every source a `share` of the samples")
 
 
 def _factors(words: str) -> list[float]:

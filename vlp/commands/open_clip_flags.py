@@ -25,7 +25,7 @@ LAUNCH = Flag("", "The launcher decides: `recipes/launch/`.")
 FLAGS: dict[str, Flag] = {
     # data
     "train-data": Flag("data.train.LABEL.card", ""),
-    "train-data-upsampling-factors": Flag("data.train.LABEL.repeat", "Whole factors only; others as `weight`s."),
+    "train-data-upsampling-factors": Flag("data.train.LABEL.repeat", "Whole factors only; others as `share`s."),
     "val-data": Flag("", "Make a retrieval set of it (docs/add-an-evaluator.md) and name it in `evaluation.tasks`."),
     "train-num-samples": Flag("train.samples", "Counted from the shards; with `--epochs` it gives the length."),
     "val-num-samples": Flag("", "Declared in the task, and checked."),

@@ -52,7 +52,7 @@ SECTIONS: dict[str, Any] = {
     "recipe": schema.Recipe,
     "data": schema.DataSection,
     "data.train.LABEL": schema.SourceSection,
-    "data.train.LABEL.weight": Ramp,
+    "data.train.LABEL.share": Ramp,
     "data.crop": Crop,
     "data.views.LABEL": (Crop, schema.ViewSection),
     "data.text_views.LABEL": (TextAugment, schema.TextViewSection),

@@ -25,7 +25,7 @@ def arrange(
     *,
     seed: int,
     batch_size: int,
-    weights: Mapping[str, Ramp] | None = None,
+    shares: Mapping[str, Ramp] | None = None,
     mixing: Mixing = "sample",
     shuffle_shards: int | None = None,
 ) -> Order:
@@ -35,20 +35,20 @@ def arrange(
         samples: All samples.
         seed: Source of all that is random.
         batch_size: Samples of one step of the whole job.
-        weights: How much each source counts; without any, all samples of all sources count the same.
+        shares: How much each source counts; without any, all samples of all sources count the same.
         mixing: What comes from one source in a row: a sample, a batch, or as many batches as fill a typical shard.
         shuffle_shards: Shards whose samples are shuffled together; None shuffles all.
 
     Raises:
         RecipeError: Settings that contradict each other, or a cache too small for what is shuffled together.
     """
-    groups = [samples.parts[places] for places in samples.places.values()] if weights else [samples.parts]
+    groups = [samples.parts[places] for places in samples.places.values()] if shares else [samples.parts]
     check_cache(samples.cards.values(), ([part.shard for part in parts] for parts in groups), shuffle_shards)
-    if not weights:
+    if not shares:
         if mixing != "sample":
-            raise RecipeError(f"data.mixing={mixing} takes turns by weight: give every source of data.train a weight")
+            raise RecipeError(f"data.mixing={mixing} takes turns by share: give every source of data.train a share")
         return _shuffle(samples.sizes, seed, shuffle_shards)
-    _check_weights(samples, weights)
+    _check_shares(samples, shares)
     ingredients = []
     for number, parts in enumerate(samples.places.values()):
         sizes = samples.sizes[parts]
@@ -56,9 +56,9 @@ def arrange(
         first_id = int(samples.sizes[: parts.start].sum())
         ingredients.append(Ingredient(order, _run(mixing, sizes, batch_size), first_id, parts.start))
     try:
-        return Mixture(ingredients, Timetable([weights[source] for source in samples.places], batch_size), seed)
+        return Mixture(ingredients, Timetable([shares[source] for source in samples.places], batch_size), seed)
     except ValueError as error:
-        raise RecipeError(f"data.train: {error}: one source must have a weight at every step") from error
+        raise RecipeError(f"data.train: {error}: one source must have a share at every step") from error
 
 
 def _shuffle(sizes: NDArray[np.int64], seed: int, window: int | None) -> Order:
@@ -74,16 +74,16 @@ def _run(mixing: Mixing, sizes: NDArray[np.int64], batch_size: int) -> int:
     return max(1, round(float(np.median(sizes[sizes > 0])) / batch_size)) * batch_size
 
 
-def _check_weights(samples: SampleSet, weights: Mapping[str, Ramp]) -> None:
-    without = [source for source in samples.cards if source not in weights]
+def _check_shares(samples: SampleSet, shares: Mapping[str, Ramp]) -> None:
+    without = [source for source in samples.cards if source not in shares]
     if without:
-        raise RecipeError(f"data.train: {', '.join(without)}: no weight; give a weight to every source or to none")
-    if len(weights) == 1:
-        raise RecipeError(f"data.train.{next(iter(weights))}.weight: it is the only source; leave the weight out")
+        raise RecipeError(f"data.train: {', '.join(without)}: no share; give a share to every source or to none")
+    if len(shares) == 1:
+        raise RecipeError(f"data.train.{next(iter(shares))}.share: it is the only source; leave the share out")
     for source, parts in samples.places.items():
         if samples.repeats.get(source, 1) > 1:
             raise RecipeError(
-                f"data.train.{source}: repeat and weight both say how much a source counts; leave repeat out"
+                f"data.train.{source}: repeat and share both say how much a source counts; leave repeat out"
             )
         if not samples.sizes[parts].any():
             raise RecipeError(f"data.train.{source}: not one sample in its shards; take the source out or repair them")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import reduce
 from operator import or_
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
 from vlp.data.arrange import Mixing
 from vlp.data.order.timetable import Ramp
@@ -85,13 +86,21 @@ class SourceSection(Section):
     Args:
         card: Name or path of a card under `data/`.
         repeat: How often an epoch goes through it, for small sources that should count more.
-        weight: Its share of the samples, relative to the weights of the other sources: a number, or a ramp over steps.
-            All sources have one, or none.
+        share: Its share of the samples, relative to the shares of the other sources: a number, or a ramp over steps.
+            All sources have one, or none. Older recipes call it `weight`.
     """
 
     card: str
     repeat: int = Field(1, ge=1)
-    weight: float | RampSection | None = None
+    share: float | RampSection | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rename(cls, values: Any) -> Any:
+        """Take `weight`, the name of `share` in older recipes and locks."""
+        if not isinstance(values, Mapping) or "weight" not in values or "share" in values:
+            return values
+        return {"share" if name == "weight" else name: value for name, value in values.items()}
 
 
 class DataSection(Section):
@@ -105,7 +114,7 @@ class DataSection(Section):
             `captions.augment`.
         policy: A published augmentation policy for the pixels of every image view; null is none.
         spare_first_view: Keep `augment` and `policy` away from the first image view, which is then only cropped.
-        mixing: What comes from one source in a row, where sources have weights: a sample, a batch of the whole job, or
+        mixing: What comes from one source in a row, where sources have shares: a sample, a batch of the whole job, or
             as many batches as fill a typical shard.
         shuffle_shards: Shards whose samples are shuffled together, so that the others need not be at hand; null
             shuffles all samples together.

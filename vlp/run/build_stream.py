@@ -57,19 +57,19 @@ def build_stream(recipe: Recipe, towers: DualEncoder, device: torch.device) -> S
 
 
 def _build_order(recipe: Recipe, samples: SampleSet) -> Order:
-    weights: dict[str, Ramp] = {}
+    shares: dict[str, Ramp] = {}
     for label, source in recipe.data.train.items():
-        weight = source.weight
+        share = source.share
         try:
-            if weight is not None:
-                weights[label] = Ramp(start=weight) if isinstance(weight, float) else Ramp(**settings(weight))
+            if share is not None:
+                shares[label] = Ramp(start=share) if isinstance(share, float) else Ramp(**settings(share))
         except ValueError as error:
-            raise RecipeError(f"data.train.{label}.weight: {error}") from error
+            raise RecipeError(f"data.train.{label}.share: {error}") from error
     return arrange(
         samples,
         seed=recipe.seed,
         batch_size=recipe.train.batch_size,
-        weights=weights,
+        shares=shares,
         mixing=recipe.data.mixing,
         shuffle_shards=recipe.data.shuffle_shards,
     )
@@ -86,7 +86,7 @@ def _check_twins(batch_size: int, samples: SampleSet, order: Order) -> None:
     if copies > MANY_COPIES * batch_size:
         warnings.warn(
             f"data.train: about {copies:.2g} of the {batch_size} pairs of a batch are copies of others in it, which "
-            "are no negatives of them: lower train.batch_size, or the weight or repeat of small sources",
+            "are no negatives of them: lower train.batch_size, or the share or repeat of small sources",
             VlpWarning,
             stacklevel=3,
         )

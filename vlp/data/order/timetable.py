@@ -28,7 +28,7 @@ class Ramp:
         if end is not None and not 0 <= first_step < last_step:
             raise ValueError(f"last_step {last_step} must come after first_step {first_step} when end is set")
         if not (min(start, end or 0) >= 0 and 0 < max(start, end or 0) < np.inf):
-            raise ValueError("a weight is a number above 0: leave a source out that should never come")
+            raise ValueError("a share is a number above 0: leave a source out that should never come")
         self.start = float(start)
         self.end = self.start if end is None else float(end)
         self.first_step = first_step
@@ -58,7 +58,7 @@ class Timetable:
         weights = np.array([[ramp(step) for step in steps] for ramp in ramps])
         totals = weights.sum(axis=0)
         if not totals.all():
-            raise ValueError(f"all weights are 0 at step {steps[int(totals.argmin())]}")
+            raise ValueError(f"all shares are 0 at step {steps[int(totals.argmin())]}")
         self._times = np.array(steps, dtype=np.float64) * batch_size
         self._shares = weights / totals
         spans = np.diff(self._times)

@@ -50,6 +50,8 @@ class TaskFile(BaseModel):
         version: Raised whenever numbers of this task stop being comparable.
         evaluator: Registered name.
         main_metric: The number to quote.
+        random: What guessing scores in that metric, on average.
+        source: Who defined the task: a paper, or an address.
         settings: Those of the evaluator, as `vlp describe EVALUATOR` lists them.
     """
 
@@ -58,6 +60,8 @@ class TaskFile(BaseModel):
     version: int
     evaluator: str
     main_metric: str
+    random: float | None = None
+    source: str = ""
     data: DataSource
     settings: dict[str, object] = {}
 
@@ -68,6 +72,8 @@ class Task:
 
     Args:
         settings: Instance of the settings model of the evaluator.
+        random: What guessing scores in the main metric.
+        source: Who defined the task.
     """
 
     name: str
@@ -76,6 +82,8 @@ class Task:
     main_metric: str
     data: DataSource
     settings: BaseModel
+    random: float | None = None
+    source: str = ""
 
     @classmethod
     def from_mapping(cls, name: str, mapping: Mapping[str, Any], where: str) -> Task:
@@ -93,7 +101,7 @@ class Task:
         except RecipeError as error:
             raise RecipeError(f"{where}: evaluator: {error}") from error
         settings = _validated(schema, file.settings, f"{where}: settings")
-        return cls(name, file.version, file.evaluator, file.main_metric, file.data, settings)
+        return cls(name, file.version, file.evaluator, file.main_metric, file.data, settings, file.random, file.source)
 
     def open(self, encoder: SharedEncoder) -> Evaluator:
         """Open the data, complete or refused, and create the evaluator.

@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import io
-import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
 from vlp.data.faults import BadSampleError
 from vlp.data.pixels.decode import to_rgb
-from vlp.data.shards.index import Entry
 from vlp.data.shards.shard import Shard, open_shards
-from vlp.evaluators.layout import CLASS_NAMES, IMAGES, LABEL_SUFFIX, TEMPLATES, SetFolder, find_root, read_lines
+from vlp.evaluators.labelled import EvaluationSample, captions_of, groups_of, label_matrix_of, label_of, read_samples
+from vlp.evaluators.layout import CLASS_NAMES, GROUPS, KINDS, TEMPLATES, SetFolder, find_root, read_lines
 from vlp.ground import dist
 from vlp.ground.files import sha256_of
 from vlp.ground.paths import find_file
 from vlp.ground.types import RecipeError
 
 MAX_PIXELS = 100_000_000
-READING = threading.Lock()  # the open files of shards are made for one thread
 
 
 Pixels = Literal["training", "referee"]
@@ -43,6 +42,8 @@ class DataSource(BaseModel):
         captions: Number of captions, in a retrieval set.
         classes: Number of classes.
         class_names: File of class names to use instead of the set's own, relative to `eval/`.
+        groups: Names of the columns of `KEY.npy` in a classification set, such as `region`: integers that say to which
+            groups a sample belongs.
         classes_without_samples: How many classes have no sample, where that is known and meant.
         sha256: Checksums by file name relative to the root.
     """
@@ -56,32 +57,9 @@ class DataSource(BaseModel):
     captions: int | None = None
     classes: int | None = None
     class_names: str | None = None
+    groups: tuple[str, ...] = ()
     classes_without_samples: int = 0
     sha256: dict[str, str] = {}
-
-
-@dataclass(frozen=True)
-class EvaluationSample:
-    """Where one image lies, and the bytes that stand beside it (its class, captions or label vector)."""
-
-    key: str
-    shard: Shard
-    image: Entry
-    label: bytes
-
-    def image_bytes(self) -> bytes:
-        """Read the encoded image; threads may do so side by side.
-
-        Raises:
-            BadSampleError: It cannot be read any more.
-        """
-        with READING:
-            return self.shard.read(self.image)
-
-    @property
-    def where(self) -> str:
-        """Path or address of its tar."""
-        return self.shard.location
 
 
 @dataclass(frozen=True)
@@ -89,9 +67,11 @@ class EvaluationSet:
     """A complete set: every image with its label, in the order of the shards.
 
     Args:
-        labels: Class of each image (classification only).
-        captions: Captions of each image (retrieval only).
+        kind: One of `layout.KINDS`.
+        labels: Class of each image (classification), or whether its cue means it (association).
+        captions: Captions of each image (retrieval), the right one and wrong ones (choice), or its cue (association).
         label_matrix: Classes of each image as zeros and ones (multilabel only).
+        groups: Integers of each image, by the name of the group (classification only).
         pixels: How images become RGB.
         sha256: One checksum over the checksums of all files.
     """
@@ -102,6 +82,7 @@ class EvaluationSet:
     labels: tuple[int, ...]
     captions: tuple[tuple[str, ...], ...]
     label_matrix: np.ndarray | None
+    groups: Mapping[str, NDArray[np.int64]]
     class_names: tuple[str, ...]
     templates: tuple[str, ...]
     pixels: Pixels
@@ -156,21 +137,24 @@ def open_set(source: DataSource) -> EvaluationSet:
         digests |= {name: hashlib.sha256(content).hexdigest() for name, content in lists.items()}
         _check_digests(folder, source, digests)
         names_file = _names_file(folder, source)
-        samples = [sample for shard in shards for sample in _samples(shard, LABEL_SUFFIX[kind])]
+        members = (*KINDS[kind], *([GROUPS] if source.groups else []))
+        samples = [sample for shard in shards for sample in read_samples(shard, members)]
         found = EvaluationSet(
             folder=folder,
             kind=kind,
             samples=tuple(samples),
-            labels=tuple(_label(sample) for sample in samples) if kind == "classification" else (),
-            captions=tuple(_captions(sample) for sample in samples) if kind == "retrieval" else (),
-            label_matrix=_label_matrix(samples) if kind == "multilabel" else None,
+            labels=tuple(label_of(sample) for sample in samples) if "cls" in members else (),
+            captions=tuple(captions_of(sample) for sample in samples) if "txt" in members else (),
+            label_matrix=label_matrix_of(samples) if kind == "multilabel" else None,
+            groups=groups_of(samples, source.groups),
             class_names=_class_names(folder, source),
             templates=folder.lines(TEMPLATES) or (),
             pixels=source.pixels,
             sha256=_digest_of(digests),
         )
         _check_counts(found, source)
-        if names_file:
+        _check_kind(found)
+        if names_file and kind in ("classification", "multilabel"):
             _check_classes(found, source, names_file)
         _check_keys(samples)
     return found
@@ -200,28 +184,6 @@ def _open_shards(folder: SetFolder, split: str) -> list[Shard]:
     return shards
 
 
-def _samples(shard: Shard, label_suffix: str) -> Iterable[EvaluationSample]:
-    """Yield the samples of one tar in its order; members of other kinds are never read.
-
-    Args:
-        label_suffix: `cls`, `txt` or `npy`.
-    """
-    for place in range(len(shard)):
-        key = shard.key(place)
-        try:
-            members = shard.members(place)
-            images = [name for name in IMAGES if name in members]
-            if not images and label_suffix not in members:
-                continue
-            if len(images) != 1 or label_suffix not in members:
-                what = f"no .{label_suffix}" if images else "no image"
-                raise RecipeError(f"{shard.location}: sample '{key}' has {what if len(images) < 2 else 'two images'}")
-            label = shard.read(members[label_suffix])
-        except BadSampleError as error:
-            raise RecipeError(f"{shard.location}: sample '{key}': {error}") from error
-        yield EvaluationSample(key, shard, members[images[0]], label)
-
-
 def _names_file(folder: SetFolder, source: DataSource) -> str | None:
     """Return where the names of the classes stand."""
     if source.class_names:
@@ -248,33 +210,19 @@ def _digest_of(digests: dict[str, str]) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def _label(sample: EvaluationSample) -> int:
-    try:
-        return int(sample.label)
-    except ValueError as error:
-        raise RecipeError(f"{sample.where}: class of sample '{sample.key}' is {sample.label[:20]!r}") from error
-
-
-def _captions(sample: EvaluationSample) -> tuple[str, ...]:
-    try:
-        captions = tuple(sample.label.decode("utf-8").splitlines())
-    except UnicodeDecodeError as error:
-        raise RecipeError(f"{sample.where}: captions of sample '{sample.key}' are not UTF-8") from error
-    if not captions or not all(caption.strip() for caption in captions):
-        raise RecipeError(f"{sample.where}: sample '{sample.key}' has a blank caption")
-    return captions
-
-
-def _label_matrix(samples: list[EvaluationSample]) -> np.ndarray:
-    rows = []
-    for sample in samples:
-        try:
-            rows.append(np.load(io.BytesIO(sample.label), allow_pickle=False).astype(np.int8).reshape(-1))
-        except (ValueError, EOFError) as error:
-            raise RecipeError(f"{sample.where}: labels of sample '{sample.key}' do not load: {error}") from error
-        if len(rows[-1]) != len(rows[0]) or not np.isin(rows[-1], (0, 1)).all():
-            raise RecipeError(f"{sample.where}: labels of sample '{sample.key}' are not {len(rows[0])} zeros and ones")
-    return np.stack(rows)
+def _check_kind(found: EvaluationSet) -> None:
+    """Refuse samples that say nothing in a set of this kind."""
+    least = {"choice": 2, "association": 1}.get(found.kind, 0)
+    for sample, captions in zip(found.samples, found.captions, strict=False):
+        if len(captions) < least:
+            raise RecipeError(f"{sample.where}: sample '{sample.key}' has {len(captions)} captions to choose from")
+        if found.kind == "association" and len(captions) > 1:
+            raise RecipeError(f"{sample.where}: sample '{sample.key}' has {len(captions)} cues; each line is one")
+    for sample, label in zip(found.samples, found.labels, strict=False):
+        if found.kind == "association" and label not in (0, 1):
+            raise RecipeError(
+                f"{sample.where}: sample '{sample.key}' says {label}: 1 means that the cue means it, 0 not"
+            )
 
 
 def _check_counts(found: EvaluationSet, source: DataSource) -> None:

@@ -2,9 +2,9 @@
 
 ROOT/classnames.txt                           one class per line
 ROOT/zeroshot_classification_templates.txt    one prompt per line, {c} stands for the class
-ROOT/dataset_type.txt                         retrieval | multilabel; absent for classification
+ROOT/dataset_type.txt                         what the set is, see KINDS; absent for classification
 ROOT/SPLIT/nshards.txt                        N, then SPLIT/0.tar ... SPLIT/(N-1).tar
-    KEY.webp|png|jpg|jpeg  with  KEY.cls | KEY.txt | KEY.npy
+    KEY.webp|png|jpg|jpeg  with  KEY.cls and perhaps KEY.npy | KEY.txt | KEY.npy | KEY.txt | KEY.txt and KEY.cls
 """
 
 from __future__ import annotations
@@ -22,7 +22,16 @@ from vlp.data.shards.remote import TransferError, is_remote
 from vlp.ground.paths import folders
 from vlp.ground.types import RecipeError
 
-LABEL_SUFFIX = {"classification": "cls", "retrieval": "txt", "multilabel": "npy"}
+KINDS: dict[str, tuple[str, ...]] = {
+    "classification": ("cls",),
+    "retrieval": ("txt",),
+    "multilabel": ("npy",),
+    "choice": ("txt",),
+    "association": ("txt", "cls"),
+}
+"""What stands beside each image: its class; its captions, one per line; a vector of zeros and ones, one per class; the
+right caption and behind it wrong ones; a cue, and whether the image is meant by it."""
+GROUPS = "npy"  # integers of a classification set that say which groups a sample belongs to
 IMAGES = ("webp", "png", "jpg", "jpeg")
 CLASS_NAMES = "classnames.txt"
 TEMPLATES = "zeroshot_classification_templates.txt"
@@ -78,7 +87,7 @@ class SetFolder:
         return None if content is None else split_lines(content, self.locate(name))
 
     def kind(self) -> str:
-        """Return what the set is: `classification`, `retrieval` or `multilabel`.
+        """Return what the set is, one of KINDS.
 
         Raises:
             RecipeError: Its `dataset_type.txt` says something else.
@@ -86,8 +95,8 @@ class SetFolder:
         name = "dataset_type.txt"
         content = self.content(name)
         kind = "classification" if content is None else _text(content, self.locate(name)).strip().lower()
-        if kind not in LABEL_SUFFIX:
-            raise RecipeError(f"{self.locate(name)}: '{kind}' is none of {', '.join(LABEL_SUFFIX)}")
+        if kind not in KINDS:
+            raise RecipeError(f"{self.locate(name)}: '{kind}' is none of {', '.join(KINDS)}")
         return kind
 
     def shards(self, split: str) -> list[str]:

@@ -151,11 +151,29 @@ class Metric:
 
 
 @dataclass(frozen=True)
+class PerSample:
+    """What each sample adds to a metric, so that two models can be compared sample by sample later.
+
+    Args:
+        values: A number per sample; the metric is their mean.
+        groups: Where given, the metric is the mean over groups of the means within them; a number per sample.
+    """
+
+    values: Sequence[float]
+    groups: Sequence[int] | None = None
+
+
+@dataclass(frozen=True)
 class Evaluation:
-    """All that one task found out: its metrics, and curves or lists that a report may draw."""
+    """All that one task found out: its metrics, and curves or lists that a report may draw.
+
+    Args:
+        samples: For metrics that are means over samples, what each sample adds.
+    """
 
     metrics: tuple[Metric, ...]
     details: dict[str, Any] = field(default_factory=dict)
+    samples: dict[str, PerSample] = field(default_factory=dict)
 
 
 class Encoder(Protocol):

@@ -11,7 +11,8 @@ from vlp.curate.parallel import map_in_order, progress
 from vlp.curate.rules.base import Flags, rules
 from vlp.data.faults import BadSampleError
 from vlp.data.pixels.decode import decode_image
-from vlp.evaluators.dataset import MAX_PIXELS, EvaluationSample, open_set
+from vlp.evaluators.dataset import MAX_PIXELS, open_set
+from vlp.evaluators.labelled import EvaluationSample
 from vlp.ground.types import RecipeError
 
 

@@ -220,9 +220,7 @@ def _check_kind(found: EvaluationSet) -> None:
             raise RecipeError(f"{sample.where}: sample '{sample.key}' has {len(captions)} cues; each line is one")
     for sample, label in zip(found.samples, found.labels, strict=False):
         if found.kind == "association" and label not in (0, 1):
-            raise RecipeError(
-                f"{sample.where}: sample '{sample.key}' says {label}: 1 means that the cue means it, 0 not"
-            )
+            raise RecipeError(f"{sample.where}: sample '{sample.key}' says {label}, neither 0 nor 1")
 
 
 def _check_counts(found: EvaluationSet, source: DataSource) -> None:

@@ -12,8 +12,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from vlp.evaluate import DEFAULT_TASKS, evaluate_model
+from vlp.evaluate import evaluate_model
 from vlp.ground.types import RecipeError
+from vlp.run.subject import DEFAULT_TASKS
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from tests.evaluators.sets import write_captions, write_classes
 from tests.towers.tiny import tiny_model
-from vlp.evaluate import DEFAULT_TASKS, evaluate_model, find_subject
+from vlp.evaluate import evaluate_model
 from vlp.evaluators.base import evaluators, load_task
 from vlp.evaluators.dataset import open_set
 from vlp.evaluators.layout import read_lines
@@ -19,6 +19,7 @@ from vlp.ground.types import RecipeError
 from vlp.recipe.compose import load_recipe, lock_text
 from vlp.recipe.model import build_model
 from vlp.run.checkpoint import LOCK, save
+from vlp.run.subject import DEFAULT_TASKS, find_subject
 from vlp.towers.encoder import TowerEncoder
 
 EVAL = next(folders("eval"))

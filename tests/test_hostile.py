@@ -39,6 +39,8 @@ COMMANDS = {
     "train card": ["train", "smoke", "data.train={embedded: null, mine: {card: '{}'}}"],
     "eval": ["eval", "{}"],
     "eval task": ["eval", "missing", "--tasks", "{}"],
+    "embed": ["embed", "{}", "embedded", "--to", "out"],
+    "embed data": ["embed", "missing", "{}", "--to", "out"],
     "report": ["report", "{}"],
     "export": ["export", "{}", "--to", "out"],
     "push": ["push", "{}", "me/model"],

@@ -23,7 +23,7 @@ FLOORS = (
     ("evaluators", "objectives", "strategies"),
     ("recipe",),
     ("run",),
-    ("train", "evaluate", "export", "report", "curate"),
+    ("train", "evaluate", "export", "embeddings", "report", "curate"),
     ("commands",),
     ("cli",),
 )

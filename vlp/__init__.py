@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 PLACES = {
     "load": "vlp.evaluate",
     "score": "vlp.evaluate",
+    "read_embeddings": "vlp.embeddings.parts",
     "load_recipe": "vlp.recipe.compose",
     "load_card": "vlp.data.shards.cards",
     "load_task": "vlp.evaluators.base",

@@ -31,6 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
         ("train", _train),
         ("eval", _eval),
         ("report", _report),
+        ("embed", _embed),
         ("export", _export),
         ("push", _push),
         ("data", add_data_commands),
@@ -76,6 +77,29 @@ def _eval(parser: argparse.ArgumentParser) -> None:
         from vlp.evaluate import evaluate_model
 
         sys.exit(evaluate_model(parsed.model, parsed.tasks, parsed.to, pixels=parsed.pixels))
+
+    parser.set_defaults(command=command)
+
+
+def _embed(parser: argparse.ArgumentParser) -> None:
+    """embed: write the embeddings of a data set to files; started again, it goes on where it was stopped."""
+    parser.add_argument("model", help="what vlp eval takes")
+    parser.add_argument("data", help="data card: a YAML file, or a name under data/")
+    parser.add_argument("--to", type=Path, required=True, help="folder to write")
+    parser.add_argument("--sides", nargs="+", choices=("images", "texts"), default=["images", "texts"])
+    parser.add_argument("--format", choices=("parquet", "npy"), default="parquet")
+    parser.add_argument("--type", choices=("float16", "float32"), default="float16")
+
+    def command(parsed: argparse.Namespace) -> None:
+        from vlp.embeddings.embed import embed
+        from vlp.ground import dist
+
+        done, left_out = embed(
+            parsed.model, parsed.data, parsed.to, sides=parsed.sides, file_format=parsed.format, kind=parsed.type
+        )
+        if dist.is_main():
+            listed = f", {left_out} could not be read: {parsed.to / 'faults.jsonl'}" if left_out else ""
+            print(f"{done} samples embedded in {parsed.to}{listed}")
 
     parser.set_defaults(command=command)
 

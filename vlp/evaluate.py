@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,31 +15,8 @@ from vlp.evaluators.record import table
 from vlp.evaluators.tasks import run_tasks
 from vlp.ground import dist
 from vlp.run.launch import check_same, checksum, join_evaluation
-from vlp.run.trained_model import is_run, load_model_of_run, split_label
-from vlp.towers.dual import DualEncoder
+from vlp.run.subject import find_subject
 from vlp.towers.encoder import TowerEncoder
-from vlp.towers.load import load_model
-
-DEFAULT_TASKS = ("emoji24", "clipart-folders", "photos-cc0", "emoji-retrieval", "clipart-retrieval", "geometry")
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A model to evaluate and what is known about it.
-
-    Args:
-        tasks: Tasks to run unless others are asked for.
-        folder: Where its evaluations are kept; None keeps none.
-        number_format: What it was trained and evaluated in on the way; None is float32.
-    """
-
-    model: DualEncoder
-    name: str
-    step: int | None = None
-    weights: str = "model"
-    tasks: tuple[str, ...] = DEFAULT_TASKS
-    folder: Path | None = None
-    number_format: torch.dtype | None = None
 
 
 def load(name: str, *, device: torch.device | str = "cpu", batch_size: int = 256) -> TowerEncoder:
@@ -119,25 +96,3 @@ def evaluate_model(
         if target is not None:
             print(f"written to {target}")
     return int(any("error" in record or "unwritten" in record for record in records))
-
-
-def find_subject(name: str) -> Subject:
-    """Load a model by name.
-
-    Raises:
-        RecipeError: No such model, or it has no weights.
-    """
-    path, label = split_label(name)
-    if not is_run(path):
-        return Subject(load_model(name), name)
-    trained = load_model_of_run(path, label)
-    step = trained.checkpoint.step
-    return Subject(
-        trained.model,
-        trained.recipe.name,
-        step,
-        trained.weights,
-        trained.recipe.evaluation.tasks or DEFAULT_TASKS,
-        trained.checkpoint.path.parent.parent / "evaluations" / f"step_{step:08d}",
-        trained.recipe.train.number_format,
-    )

@@ -19,7 +19,6 @@ from urllib.parse import urlsplit
 
 import torch
 
-from vlp.evaluate import DEFAULT_TASKS
 from vlp.ground import files
 from vlp.ground.cores import quota, usable_cores
 from vlp.ground.provenance import commit, machine, versions
@@ -28,6 +27,7 @@ from vlp.recipe.compose import load_recipe
 from vlp.recipe.model import build_model
 from vlp.recipe.schema import Recipe
 from vlp.run.ready import check_ready
+from vlp.run.subject import DEFAULT_TASKS
 from vlp.run.trackers import PACKAGES
 
 GIB = 2**30

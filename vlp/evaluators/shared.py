@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float32
@@ -18,6 +19,7 @@ from vlp.ground import dist
 from vlp.ground.cores import usable_cores
 from vlp.ground.types import Encoder, RecipeError
 
+Decoded = TypeVar("Decoded")
 NORM_TOLERANCE = 1e-3
 
 
@@ -100,12 +102,12 @@ def chunk_size(size: int) -> int:
     return min(256, max(16, -(-size // 64)))
 
 
-def decode_ahead(decode: Callable[[int], Image], indices: range) -> Iterator[Image]:
+def decode_ahead(decode: Callable[[int], Decoded], indices: range) -> Iterator[Decoded]:
     """Yield decoded images in order, a few of them decoded ahead by threads (the codecs release the GIL)."""
     num_threads = min(8, usable_cores())
     left = iter(indices)
     with ThreadPoolExecutor(num_threads) as pool:
-        waiting: deque[Future[Image]] = deque(pool.submit(decode, i) for i in islice(left, 2 * num_threads))
+        waiting: deque[Future[Decoded]] = deque(pool.submit(decode, i) for i in islice(left, 2 * num_threads))
         while waiting:
             yield waiting.popleft().result()
             waiting.extend(pool.submit(decode, i) for i in islice(left, 1))

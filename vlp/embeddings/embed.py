@@ -1,0 +1,149 @@
+"""Write the embeddings of a data set: the input of search, of filters and of probes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+from PIL.Image import Image
+from tqdm import tqdm
+
+from vlp.data.faults import BadSampleError
+from vlp.data.pixels.decode import MOST_PIXELS, decode_image
+from vlp.data.samples import SampleSet
+from vlp.data.shards.cards import load_card
+from vlp.data.texts.captions import Captions
+from vlp.embeddings.parts import (
+    Format,
+    Kind,
+    Part,
+    Side,
+    check_format,
+    claim_folder,
+    finish_folder,
+    has_part,
+    write_part,
+)
+from vlp.evaluators.labelled import READING
+from vlp.evaluators.shared import decode_ahead
+from vlp.ground import dist
+from vlp.run.launch import check_same, checksum, join_evaluation
+from vlp.run.subject import find_subject
+from vlp.towers.encoder import TowerEncoder
+
+SAMPLES_PER_PART = 8192
+
+
+def embed(
+    model: str,
+    data: str,
+    folder: Path,
+    *,
+    sides: Sequence[Side] = ("images", "texts"),
+    file_format: Format = "parquet",
+    kind: Kind = "float16",
+    batch_size: int = 256,
+) -> tuple[int, int]:
+    """Embed the images and first captions of a data set; started anew, go on where it was stopped.
+
+    Started by torchrun or `accelerate launch`, the processes share the work; the files are the same for any number.
+
+    Args:
+        model: As `vlp eval` takes it.
+        data: Name or path of a data card.
+        folder: Where `part-00000.parquet` and the following go, or three files of NumPy for each part, and
+            `embeddings.json`, which says what they hold.
+        sides: What is embedded.
+        file_format: `parquet` has a row per sample; `npy` is read without any library but NumPy.
+        kind: Type of the numbers.
+        batch_size: Images or texts per forward.
+
+    Returns:
+        How many samples are embedded, those of earlier starts included, and how many had to be left out.
+
+    Raises:
+        RecipeError: No such model or card, or the folder holds embeddings of something else.
+    """
+    device = join_evaluation()
+    with dist.together():
+        check_format(file_format)
+        card = load_card(data)
+        samples = SampleSet({card.name: card})
+        subject = find_subject(model)
+        told = float(checksum(subject.model.state_dict().values()))
+    check_same("the model", f"{told} of {subject.name}")
+    manifest = {
+        "model": subject.name,
+        "weights": subject.weights,
+        "checksum": told,
+        "data": card.name,
+        "fingerprint": card.fingerprint,
+        "samples": len(samples),
+        "samples_per_part": SAMPLES_PER_PART,
+        "width": int(subject.model.model_cfg["embed_dim"]),
+        "type": kind,
+        "format": file_format,
+        "sides": list(sides),
+    }
+    dist.on_main(partial(claim_folder, folder, manifest))
+    encoder = TowerEncoder(
+        subject.model.to(device), device=device, batch_size=batch_size, autocast=subject.number_format
+    )
+    with dist.together():
+        _write_parts(encoder, samples, folder, sides, file_format, kind)
+    return dist.on_main(partial(finish_folder, folder))
+
+
+def _write_parts(
+    encoder: TowerEncoder, samples: SampleSet, folder: Path, sides: Sequence[Side], file_format: Format, kind: Kind
+) -> None:
+    starts = range(0, len(samples), SAMPLES_PER_PART)
+    mine = list(enumerate(starts))[dist.rank() :: dist.world_size()]
+    captions = Captions()
+    with tqdm(total=len(samples), desc="embedding", unit=" samples", disable=not dist.is_main()) as bar:
+        for number, start in mine:
+            ids = range(start, min(start + SAMPLES_PER_PART, len(samples)))
+            stem = folder / f"part-{number:05d}"
+            if not has_part(stem):
+                part = embed_part(encoder, samples, captions, ids, sides)
+                write_part(stem, part, file_format, kind)
+            bar.update(len(ids) * dist.world_size())
+
+
+def embed_part(
+    encoder: TowerEncoder, samples: SampleSet, captions: Captions, ids: range, sides: Sequence[Side]
+) -> Part:
+    """Embed samples in a row."""
+    part = Part()
+
+    def read(number: int) -> tuple[str, str, Image | None] | BadSampleError:
+        try:
+            with READING:
+                sample = samples[number]
+                key = sample.shard.key(sample.place)
+                caption = captions.first(sample) if "texts" in sides else ""
+                content = sample.read_image() if "images" in sides else b""
+            return key, caption, decode_image(content, MOST_PIXELS) if "images" in sides else None
+        except BadSampleError as error:
+            return error
+
+    def sound() -> Iterator[Image]:
+        for number, found in zip(ids, decode_ahead(read, ids), strict=True):
+            if isinstance(found, BadSampleError):
+                part.faults.append(samples.fault(number, found.reason, found.detail).as_dict())
+                continue
+            key, caption, image = found
+            part.ids.append(number)
+            part.keys.append(key)
+            part.captions.append(caption)
+            if image is not None:
+                yield image
+
+    if "images" in sides:
+        part.images = encoder.embed_images(sound()).numpy()
+    else:
+        assert not list(sound())
+    if "texts" in sides:
+        part.texts = encoder.embed_texts(part.captions).numpy()
+    return part

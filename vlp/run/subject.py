@@ -1,0 +1,55 @@
+"""Any model that can be named: a run, a checkpoint, an export, or what open_clip and transformers know."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from vlp.run.trained_model import is_run, load_model_of_run, split_label
+from vlp.towers.dual import DualEncoder
+from vlp.towers.load import load_model
+
+DEFAULT_TASKS = ("emoji24", "clipart-folders", "photos-cc0", "emoji-retrieval", "clipart-retrieval", "geometry")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model to evaluate and what is known about it.
+
+    Args:
+        tasks: Tasks to run unless others are asked for.
+        folder: Where its evaluations are kept; None keeps none.
+        number_format: What it was trained and evaluated in on the way; None is float32.
+    """
+
+    model: DualEncoder
+    name: str
+    step: int | None = None
+    weights: str = "model"
+    tasks: tuple[str, ...] = DEFAULT_TASKS
+    folder: Path | None = None
+    number_format: torch.dtype | None = None
+
+
+def find_subject(name: str) -> Subject:
+    """Load a model by name.
+
+    Raises:
+        RecipeError: No such model, or it has no weights.
+    """
+    path, label = split_label(name)
+    if not is_run(path):
+        return Subject(load_model(name), name)
+    trained = load_model_of_run(path, label)
+    step = trained.checkpoint.step
+    return Subject(
+        trained.model,
+        trained.recipe.name,
+        step,
+        trained.weights,
+        trained.recipe.evaluation.tasks or DEFAULT_TASKS,
+        trained.checkpoint.path.parent.parent / "evaluations" / f"step_{step:08d}",
+        trained.recipe.train.number_format,
+    )

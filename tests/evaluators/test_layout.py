@@ -51,6 +51,38 @@ def test_a_remote_set_is_the_local_one(tmp_path, server, write):
     same(open_set(DataSource(root=put(server, root))), opened(root))
 
 
+NAMES = [("wds_vtab-dtd", "wds_vtab-dtd_test"), ("wds_vtab-cifar10", "wds_cifar10_test"), ("wds_cars", "wds_cars_test")]
+
+
+@pytest.mark.parametrize("asked, there", NAMES)
+def test_a_set_is_found_by_the_name_that_datacomp_gives_it(tmp_path, server, asked, there):
+    root = write_classes(tmp_path / there)
+    assert find_root(str(tmp_path / asked)).root == str(root.resolve())
+    address = put(server, root, there)
+    assert find_root(address.replace(there, asked)).root == address
+    same(open_set(DataSource(root=address.replace(there, asked))), opened(root))
+
+
+@pytest.mark.parametrize("asked, there", NAMES)
+def test_the_name_that_was_asked_for_comes_first(tmp_path, server, asked, there):
+    for name in (asked, there):
+        put(server, write_classes(tmp_path / name), name)
+    assert find_root(str(tmp_path / asked)).name == asked
+    assert find_root(f"{server.address}/{asked}").name == asked
+
+
+def test_a_set_that_is_nowhere_is_called_what_it_was_asked_for(tmp_path, server):
+    assert find_root(f"{server.address}/wds_vtab-dtd").name == "wds_vtab-dtd"
+    with pytest.raises(RecipeError, match=r"wds_vtab-dtd': no such folder"):
+        find_root(str(tmp_path / "wds_vtab-dtd"))
+
+
+def test_caltech101_of_torchvision_does_not_stand_in_for_that_of_vtab(tmp_path):
+    write_classes(tmp_path / "wds_caltech101")
+    with pytest.raises(RecipeError, match="no such folder"):
+        find_root(str(tmp_path / "wds_vtab-caltech101"))
+
+
 def test_shards_are_fetched_once_and_lists_at_each_start(tmp_path, server):
     address = put(server, write_classes(tmp_path / "set"))
     open_set(DataSource(root=address))

@@ -124,7 +124,7 @@ class SetFolder:
 
 
 def find_root(root: str) -> SetFolder:
-    """Return the folder of a set.
+    """Return the folder of a set, by CLIP_benchmark's name for it or by DataComp's.
 
     Raises:
         RecipeError: It is not there, or an environment variable in it is not set.
@@ -138,10 +138,13 @@ def find_root(root: str) -> SetFolder:
         )
     if is_remote(text):
         # The page of a data set on the hub, as CLIP_benchmark takes it, is not where its files are.
-        return SetFolder(HUB_PAGE.sub(r"\1/resolve/", text.rstrip("/")))
-    for candidate in _candidates(root, text):
-        if candidate.is_dir():
-            return SetFolder(str(candidate.resolve()))
+        address = HUB_PAGE.sub(r"\1/resolve/", text.rstrip("/"))
+        names = _names_of(address)
+        return SetFolder(next((name for name in names if len(names) > 1 and _is_set(name)), address))
+    for name in _names_of(text):
+        for candidate in _candidates(root, name):
+            if candidate.is_dir():
+                return SetFolder(str(candidate.resolve()))
     raise RecipeError(f"data.root '{root}': no such folder")
 
 
@@ -170,6 +173,22 @@ def read_lines(path: Path) -> tuple[str, ...]:
     if not path.is_file():
         raise RecipeError(f"{path}: no such file")
     return split_lines(path.read_bytes(), str(path))
+
+
+def _names_of(location: str) -> list[str]:
+    """Return where a set may lie: DataComp calls wds_vtab-dtd wds_vtab-dtd_test, and wds_vtab-cifar10 wds_cifar10_test."""
+    head, slash, name = location.rpartition("/")
+    if not name.startswith("wds_") or name.endswith("_test"):
+        return [location]
+    return list(dict.fromkeys([location, f"{location}_test", f"{head}{slash}{name.replace('wds_vtab-', 'wds_')}_test"]))
+
+
+def _is_set(address: str) -> bool:
+    """Say whether a set may lie behind an address; whoever reads it learns what else is wrong there."""
+    try:
+        return _fetch(f"{address}/test/nshards.txt") is not None
+    except (OSError, TransferError) as error:
+        return not (isinstance(error, TransferError) and error.is_final)
 
 
 def _candidates(root: str, text: str) -> Iterator[Path]:

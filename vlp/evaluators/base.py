@@ -10,11 +10,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from vlp.evaluators.dataset import DataSource, EvaluationSet
 from vlp.evaluators.shared import SharedEncoder
-from vlp.ground import dist, paths
+from vlp.evaluators.variants import read_task
+from vlp.ground import dist
 from vlp.ground.explain import explain
 from vlp.ground.registry import Registry, settings_of
 from vlp.ground.types import Evaluation, RecipeError
-from vlp.ground.yaml import read_yaml
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -53,6 +53,8 @@ class TaskFile(BaseModel):
         random: What guessing scores in that metric, on average.
         source: Who defined the task: a paper, or an address.
         settings: Those of the evaluator, as `vlp describe EVALUATOR` lists them.
+        variants: Further tasks, called `TASK-VARIANT`: names, or names with the keys that they change. In every text of
+            the file `{variant}` stands for the name; where it does, the file is no task without one.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -64,6 +66,7 @@ class TaskFile(BaseModel):
     source: str = ""
     data: DataSource
     settings: dict[str, object] = {}
+    variants: tuple[str, ...] | dict[str, dict[str, object] | None] = ()
 
 
 @dataclass(frozen=True)
@@ -115,13 +118,12 @@ class Task:
 
 
 def load_task(name: str) -> Task:
-    """Return a task by its name under `eval/` or by the path of its YAML file.
+    """Return a task by its name under `eval/`, such as `cifar10` or `imagenet1k-it`, or by the path of its YAML file.
 
     Raises:
         RecipeError: No such task, or a mistake in it.
     """
-    path = paths.find_card("eval", name)
-    return Task.from_mapping(path.stem, read_yaml(path), str(path))
+    return Task.from_mapping(*read_task(name))
 
 
 def _validated(model: type[Model], mapping: Mapping[str, Any], where: str) -> Model:

@@ -10,10 +10,11 @@ from safetensors.torch import save_file
 from tests.evaluators.sets import write_captions, write_classes
 from tests.towers.tiny import tiny_model
 from vlp.evaluate import evaluate_model
-from vlp.evaluators.base import evaluators, load_task
+from vlp.evaluators.base import TaskFile, evaluators, load_task
 from vlp.evaluators.dataset import open_set
 from vlp.evaluators.layout import read_lines
 from vlp.evaluators.tasks import run_tasks
+from vlp.evaluators.variants import families, read_task
 from vlp.ground.paths import folders
 from vlp.ground.types import RecipeError
 from vlp.recipe.compose import load_recipe, lock_text
@@ -23,8 +24,14 @@ from vlp.run.subject import DEFAULT_TASKS, find_subject
 from vlp.towers.encoder import TowerEncoder
 
 EVAL = next(folders("eval"))
-TASK_FILES = sorted(EVAL.rglob("*.yaml"))
+FAMILIES = list(families())
+TASKS = [name for _, names in FAMILIES for name in names]
 NEEDS_LOCAL_DATA = "${VLP_EVAL_ROOT}/"
+# Evaluators and settings that tasks name and nobody has written yet: to be emptied, not to be added to.
+NOT_YET = {"multilabel", "choice", "winoground", "association", "faces"}
+SETTINGS_NOT_YET = {"group", "ignore_groups", "top", "captions", "folds"}
+NO_CHANCE = {"geometry"}  # measures that nobody guesses
+NO_COUNT = {"winogavil"}  # how many images it has is published nowhere
 
 
 @pytest.fixture
@@ -52,17 +59,70 @@ def tasks(tmp_path):
 
 
 def test_there_are_tasks():
-    assert len(TASK_FILES) > 10
-    assert set(DEFAULT_TASKS) <= {path.stem for path in TASK_FILES}
+    assert len(FAMILIES) > 70
+    assert len(TASKS) == len(set(TASKS)) > len(FAMILIES)
+    assert set(DEFAULT_TASKS) <= set(TASKS)
 
 
-@pytest.mark.parametrize("path", TASK_FILES, ids=lambda path: path.stem)
-def test_every_task_that_ships_loads(path):
-    task = load_task(path.stem)
-    assert task.name == path.stem
-    assert task.data.samples
+@pytest.mark.parametrize("path, names", FAMILIES, ids=[path.stem for path, _ in FAMILIES])
+def test_every_task_that_ships_says_what_it_is(path, names):
+    assert names
     assert path.read_text().startswith("# ")
-    assert task.data.root.startswith(NEEDS_LOCAL_DATA) or task.data.sha256
+    for name in names:
+        title, mapping, where = read_task(name)
+        task = TaskFile.model_validate(mapping)
+        assert (title, where) == (name, str(path))
+        assert task.version >= 1
+        assert task.source
+        assert name in NO_CHANCE or (task.random is not None and 0 < task.random < 1)
+        assert name in NO_COUNT or task.data.samples
+        assert task.evaluator != "zero_shot" or task.data.classes
+        assert task.data.root.startswith(f"{NEEDS_LOCAL_DATA}wds_") or task.data.sha256
+        assert "{variant}" not in str(mapping)
+
+
+# Languages differ in nothing that a schema could refuse: the first and the last of a file stand for them.
+@pytest.mark.parametrize("name", sorted({name for _, names in FAMILIES for name in (names[0], names[-1])}))
+def test_every_task_that_ships_loads(name):
+    _, mapping, _ = read_task(name)
+    waits = {mapping["evaluator"]} & NOT_YET | set(mapping.get("settings", {})) & SETTINGS_NOT_YET
+    if waits:
+        with pytest.raises(RecipeError, match="|".join(sorted(waits))):
+            load_task(name)
+        pytest.skip(f"{', '.join(sorted(waits))}: not written yet")
+    assert load_task(name).name == name
+
+
+def test_what_nobody_has_written_is_waited_for():
+    """The lists of what is missing get shorter with each merge."""
+    mappings = [read_task(name)[1] for name in TASKS]
+    assert {mapping["evaluator"] for mapping in mappings} >= NOT_YET
+    assert {setting for mapping in mappings for setting in mapping.get("settings", {})} >= SETTINGS_NOT_YET
+
+
+def test_no_two_tasks_are_the_same():
+    told = {}
+    for name in TASKS:
+        _, mapping, _ = read_task(name)
+        what = str([mapping["evaluator"], mapping["data"], mapping.get("settings", {})])
+        assert told.setdefault(what, name) == name
+
+
+def test_the_files_that_tasks_name_are_there_or_said_to_be_made():
+    made = {"prompts/imagenet1k-cupl.json"}
+    named = {
+        file
+        for name in TASKS
+        for mapping in [read_task(name)[1]]
+        for file in (mapping["data"].get("class_names"), mapping.get("settings", {}).get("prompts"))
+        if file
+    }
+    assert len(named) > 10
+    assert {file for file in named if not (EVAL / file).is_file()} == made
+    for name in TASKS:
+        data = read_task(name)[1]["data"]
+        if "class_names" in data:
+            assert len(read_lines(EVAL / data["class_names"])) == data["classes"], name
 
 
 @pytest.mark.parametrize("name", DEFAULT_TASKS)

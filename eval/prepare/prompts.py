@@ -4,8 +4,8 @@ pip install --no-deps --target /tmp/clip_benchmark clip-benchmark==1.6.2
 PYTHONPATH=/tmp/clip_benchmark python eval/prepare/prompts.py
 PYTHONPATH=/tmp/clip_benchmark python eval/prepare/prompts.py --cupl eval/prompts/imagenet1k-cupl.json
 
-The first command is the whole installation: the package is read, not imported, and needs none of what it depends on. Both
-packages, clip-benchmark and open_clip_torch, are under the MIT licence. CuPL's prompts are 10 MB and not committed.
+The first command is the whole installation: the package is read, not imported, and needs none of what it depends on.
+Both packages, clip-benchmark and open_clip_torch, are under the MIT licence. CuPL's prompts are 9 MB and not committed.
 """
 
 from __future__ import annotations

@@ -176,7 +176,7 @@ def read_lines(path: Path) -> tuple[str, ...]:
 
 
 def _names_of(location: str) -> list[str]:
-    """Return where a set may lie: DataComp calls wds_vtab-dtd wds_vtab-dtd_test, and wds_vtab-cifar10 wds_cifar10_test."""
+    """Return where a set may lie: DataComp says wds_vtab-dtd_test for wds_vtab-dtd, wds_cifar10_test for CIFAR-10."""
     head, slash, name = location.rpartition("/")
     if not name.startswith("wds_") or name.endswith("_test"):
         return [location]

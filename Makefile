@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := runs/quickstart
 TESTS ?= tests
-PAGES := terms reference from-open-clip
+PAGES := terms reference from-open-clip tasks
 GPU_PYTHON ?= 3.12
 OPEN_CLIP ?= git+https://github.com/mlfoundations/open_clip
 
@@ -48,7 +48,7 @@ open-clip: .venv/ready  ## the tests that meet open_clip, with its main branch o
 	PYTHONPATH=.venv-open-clip $(BIN)/pytest -n 2 --dist worksteal tests/towers tests/export tests/evaluators \
 	  tests/strategies tests/benchmarks/test_benchmarks.py tests/test_train.py tests/test_golden.py
 
-pages: .venv/ready  ## write the generated pages of docs/ anew, from the documentation of the parts
+pages: .venv/ready  ## write the generated pages of docs/ anew, from the parts' documentation and the tasks' files
 	for page in $(PAGES); do $(BIN)/vlp describe --page $$page > docs/$$page.md; done
 
 check-pages: .venv/ready  ## whether these pages show every part

@@ -151,8 +151,8 @@ def _push(parser: argparse.ArgumentParser) -> None:
 
 
 def _list(parser: argparse.ArgumentParser) -> None:
-    """list: what there is: recipes, tasks, cards, models with their weights, runs."""
-    parser.add_argument("what", choices=("recipes", "tasks", "cards", "models", "runs"))
+    """list: what there is: recipes, tasks, suites of tasks, cards, models with their weights, runs."""
+    parser.add_argument("what", choices=("recipes", "tasks", "suites", "cards", "models", "runs"))
     parser.add_argument("part", nargs="?", default="", help="only names that contain this")
 
     def command(parsed: argparse.Namespace) -> None:
@@ -231,7 +231,9 @@ def _describe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", nargs="?", help="a part, a section or a setting (train.batch_size); default: list all")
     parser.add_argument("--search", metavar="WORD", help="list the parts and settings whose documentation has a word")
     parser.add_argument(
-        "--page", choices=("terms", "reference", "from-open-clip"), help="print a page of Markdown: docs/PAGE.md"
+        "--page",
+        choices=("terms", "reference", "from-open-clip", "tasks"),
+        help="print a page of Markdown: docs/PAGE.md",
     )
 
     def command(parsed: argparse.Namespace) -> None:

@@ -9,10 +9,15 @@ from vlp.evaluators.variants import read_task, task_names
 from vlp.ground.types import RecipeError
 
 BASE = "version: 1\nevaluator: retrieval\nmain_metric: mean_recall@1\n"
-LANGUAGES = BASE + "data: {root: sets/{variant}, samples: 9}\nvariants: [de, fr, no]\n".replace("sets/{", "sets/x-{")
+LANGUAGES = BASE + 'data: {root: "sets/x-{variant}", samples: 9}\nvariants: [de, fr, no]\n'
 READINGS = (
     BASE
-    + "data: {root: here, samples: 9}\nvariants:\n  few: {random: 0.5, data: {samples: 3}}\n  any: {data: {samples: }}\n"
+    + """\
+data: {root: here, samples: 9}
+variants:
+  few: {random: 0.5, data: {samples: 3}}
+  any: {data: {samples: }}
+"""
 )
 
 
@@ -24,7 +29,7 @@ def put(tmp_path, monkeypatch):
 
     def write(name, text):
         path = tmp_path / "eval" / f"{name}.yaml"
-        path.write_text(text.replace("root: sets/x-{variant}", 'root: "sets/x-{variant}"'))
+        path.write_text(text)
         return path
 
     return write

@@ -7,19 +7,22 @@ from pathlib import Path
 
 import open_clip
 
+from vlp.evaluators.suites import suite_files
+from vlp.evaluators.variants import families
 from vlp.ground import paths
 from vlp.ground.types import RecipeError
 from vlp.ground.yaml import read_yaml
 from vlp.run.checkpoint import LOCK, candidates
 
 RUNS = "runs"
+MOST_VARIANTS = 6
 
 
 def list_things(what: str, part: str = "") -> list[str]:
     """Return a line for each thing whose name contains `part`.
 
     Args:
-        what: `recipes`, `tasks`, `cards`, `models` or `runs`.
+        what: `recipes`, `tasks`, `suites`, `cards`, `models` or `runs`.
 
     Raises:
         RecipeError: There are none.
@@ -35,6 +38,24 @@ def _of_yaml(noun: str) -> Iterator[tuple[str, str]]:
     for name, path in sorted(paths.cards(noun).items()):
         if name != paths.BASE:
             yield name, _first_comment(path)
+
+
+def _tasks() -> Iterator[tuple[str, str]]:
+    """Yield a line for each file; variants of a task share one."""
+    for path, names in families():
+        first, *others = names
+        if not others:
+            yield first, _first_comment(path)
+            continue
+        variants = [name.removeprefix(f"{path.stem}-") for name in names if name != path.stem]
+        shown = ", ".join(variants[:MOST_VARIANTS]) + (", ..." if len(variants) > MOST_VARIANTS else "")
+        name = f"{path.stem}[-VARIANT]" if first == path.stem else f"{path.stem}-VARIANT"
+        yield name, f"{_first_comment(path)} (variants: {shown})"
+
+
+def _suites() -> Iterator[tuple[str, str]]:
+    for name, path in sorted(suite_files().items()):
+        yield name, _first_comment(path)
 
 
 def _cards() -> Iterator[tuple[str, str]]:
@@ -73,7 +94,8 @@ def _first_comment(path: Path) -> str:
 
 LISTS: dict[str, Callable[[], Iterator[tuple[str, str]]]] = {
     "recipes": lambda: _of_yaml("recipes"),
-    "tasks": lambda: _of_yaml("eval"),
+    "tasks": _tasks,
+    "suites": _suites,
     "cards": _cards,
     "models": _models,
     "runs": _runs,

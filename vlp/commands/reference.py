@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 from vlp.commands.from_open_clip import flags_page
 from vlp.commands.settings_text import body_of, default_of, kind_of, sentences_of
+from vlp.commands.task_table import tasks_page
 from vlp.curate.rules.base import rules
 from vlp.curate.sources.rows import sources
 from vlp.data.order.timetable import Ramp
@@ -211,6 +212,7 @@ PAGES: dict[str, Callable[..., str]] = {
     "terms": terms_page,
     "reference": reference_page,
     "from-open-clip": lambda _shows=None: flags_page(),
+    "tasks": tasks_page,
 }
 
 

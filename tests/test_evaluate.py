@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 from safetensors.torch import save_file
 
 from tests.evaluators.sets import write_captions, write_classes
 from tests.towers.tiny import tiny_model
-from vlp.evaluate import evaluate_model
+from vlp.evaluate import evaluate_model, evaluate_models, find_tasks
 from vlp.evaluators.base import TaskFile, evaluators, load_task
 from vlp.evaluators.dataset import open_set
 from vlp.evaluators.layout import read_lines
@@ -188,3 +190,58 @@ def test_a_model_that_cannot_be_loaded_is_an_error(name):
 def test_an_unknown_task_is_an_error_with_a_neighbour(export):
     with pytest.raises(RecipeError, match=r"emoji42.*emoji24"):
         evaluate_model(str(export), ["emoji42"])
+
+
+@pytest.fixture
+def suite(tmp_path, tasks, monkeypatch):
+    """A suite of the two tasks, under the working directory."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "eval" / "suites").mkdir(parents=True)
+    for path in tasks:
+        Path(path).rename(tmp_path / "eval" / Path(path).name)
+    (tmp_path / "eval" / "suites" / "mine.yaml").write_text("# Both.\ntasks: [classes, captions]\n")
+    return "mine"
+
+
+def test_a_suite_stands_for_its_tasks(suite):
+    found, suites = find_tasks(["captions", suite])
+    assert [task.name for task in found] == ["captions", "classes"]
+    assert [each.name for each in suites] == [suite]
+    assert find_tasks(["eval/suites/mine.yaml"])[1][0].name == suite
+    with pytest.raises(RecipeError, match="nowhere"):
+        find_tasks(["nowhere"])
+
+
+def test_a_suite_ends_with_its_mean(export, suite, tmp_path, capsys):
+    table = tmp_path / "table.json"
+    assert evaluate_models([str(export)], [suite], tmp_path / "out", table_file=table) == 0
+    rows = {row["task"]: row["value"] for row in json.loads(table.read_text())}
+    assert rows["mine: average"] == pytest.approx((rows["classes"] + rows["captions"]) / 2)
+    assert "mine: average" in capsys.readouterr().out
+
+
+def test_a_start_takes_what_an_earlier_one_finished(export, suite, tmp_path, capsys):
+    assert evaluate_models([str(export)], [suite], tmp_path / "out") == 0
+    (tmp_path / "out" / "captions.json").unlink()
+    kept = (tmp_path / "out" / "classes.json").stat().st_mtime_ns
+    assert evaluate_models([str(export)], [suite], tmp_path / "out", resume=True) == 0
+    assert "1 of 2 tasks are done" in capsys.readouterr().err
+    assert (tmp_path / "out" / "classes.json").stat().st_mtime_ns == kept
+    assert (tmp_path / "out" / "captions.json").exists()
+    with pytest.raises(RecipeError, match="--resume: there is no folder"):
+        evaluate_models([str(export)], [suite], resume=True)
+
+
+def test_several_models_have_folders_of_their_own_and_one_table(export, suite, tmp_path, capsys):
+    other = tmp_path / "other"
+    shutil.copytree(export, other)
+    assert evaluate_models([str(export), str(other)], [suite], tmp_path / "out") == 0
+    assert len(list((tmp_path / "out").glob("*/classes.json"))) == 2
+    printed = capsys.readouterr().out
+    assert printed.count("mine: average") == 2
+    assert str(other) in printed
+
+
+def test_a_table_that_nobody_can_write_is_refused_before_the_work(export, suite, tmp_path):
+    with pytest.raises(RecipeError, match="end it with one of"):
+        evaluate_models(["nothing of the kind"], [suite], table_file=tmp_path / "table.xlsx")

@@ -59,14 +59,23 @@ def _train(parser: argparse.ArgumentParser) -> None:
 
 
 def _eval(parser: argparse.ArgumentParser) -> None:
-    """eval: score a run, a checkpoint, an export or any open_clip model on tasks."""
+    """eval: score runs, checkpoints, exports or any open_clip model on tasks and suites of tasks."""
     parser.add_argument(
-        "model", help="run or checkpoint folder, exported folder, hf-hub:ORG/NAME, or NAME:TAG of open_clip"
+        "models",
+        nargs="+",
+        metavar="model",
+        help="run or checkpoint folder, exported folder, hf-hub:ORG/NAME, or NAME:TAG of open_clip",
     )
     parser.add_argument(
-        "--tasks", nargs="+", help="names under eval/ or YAML files; default: those of the run's recipe"
+        "--tasks",
+        nargs="+",
+        help="names under eval/, suites under eval/suites/, or YAML files; default: those of the run's recipe",
     )
     parser.add_argument("--to", type=Path, help="folder for the results (JSON); default: the run folder's evaluations")
+    parser.add_argument("--resume", action="store_true", help="take the results that are there, run what is missing")
+    parser.add_argument(
+        "--table", type=Path, metavar="FILE", help="write the main metrics to a .md, .csv or .json file"
+    )
     parser.add_argument(
         "--pixels",
         choices=("training", "referee"),
@@ -74,9 +83,18 @@ def _eval(parser: argparse.ArgumentParser) -> None:
     )
 
     def command(parsed: argparse.Namespace) -> None:
-        from vlp.evaluate import evaluate_model
+        from vlp.evaluate import evaluate_models
 
-        sys.exit(evaluate_model(parsed.model, parsed.tasks, parsed.to, pixels=parsed.pixels))
+        sys.exit(
+            evaluate_models(
+                parsed.models,
+                parsed.tasks,
+                parsed.to,
+                pixels=parsed.pixels,
+                resume=parsed.resume,
+                table_file=parsed.table,
+            )
+        )
 
     parser.set_defaults(command=command)
 

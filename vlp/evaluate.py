@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from vlp.evaluators.base import load_task
+from vlp.evaluators.base import Task, load_task
 from vlp.evaluators.dataset import Pixels
-from vlp.evaluators.record import table
-from vlp.evaluators.tasks import run_tasks
+from vlp.evaluators.record import Record, table
+from vlp.evaluators.scoreboard import Score, as_text, scores_of, write_scores, writer_of
+from vlp.evaluators.suites import Suite, is_suite, load_suite
+from vlp.evaluators.tasks import finished, run_tasks
 from vlp.ground import dist
+from vlp.ground.types import RecipeError
 from vlp.run.launch import check_same, checksum, join_evaluation
 from vlp.run.subject import find_subject
 from vlp.towers.encoder import TowerEncoder
@@ -51,36 +56,93 @@ def score(encoder: TowerEncoder, tasks: Sequence[str], *, name: str = "model") -
     return run_tasks(opened, encoder, model=name, step=None, weights="model", preprocess=preprocess, folder=None)
 
 
-def evaluate_model(
-    name: str, task_names: Sequence[str] | None = None, folder: Path | None = None, *, pixels: Pixels | None = None
+def evaluate_models(
+    names: Sequence[str],
+    task_names: Sequence[str] | None = None,
+    folder: Path | None = None,
+    *,
+    pixels: Pixels | None = None,
+    resume: bool = False,
+    table_file: Path | None = None,
 ) -> int:
-    """Evaluate a model, print a table, write one JSON file per task.
+    """Evaluate models one after the other, print a table, write one JSON file per model and task.
 
     Started by torchrun or `accelerate launch`, the processes share the work.
 
     Args:
-        name: Run or checkpoint folder (`RUN:LABEL` for other weights of it), exported folder, `hf-hub:ORG/NAME`, or
+        names: Run or checkpoint folders (`RUN:LABEL` for other weights of it), exported folders, `hf-hub:ORG/NAME`, or
             `NAME:TAG` of open_clip.
-        task_names: Names under `eval/` or YAML files; those of the run's recipe, or the shipped ones, when absent.
+        task_names: Names under `eval/`, suites under `eval/suites/`, or YAML files; those of the run's recipe, or the
+            shipped ones, when absent.
+        folder: Where the files go, of several models into a folder each; a run keeps its own by default, other models
+            none.
         pixels: How images become RGB, for all tasks: as in training or as with referees; by default as each task says.
-        folder: Where the files go; a run keeps its own by default, other models none.
+        resume: Take the records that are there already, where task and weights are the same.
+        table_file: A file for the main metrics: Markdown, CSV or JSON, as its suffix says.
 
     Returns:
         Exit status: 0, or 1 if a task failed or its record could not be written.
 
     Raises:
-        RecipeError: No such model or task.
+        RecipeError: No such model, task or suite.
     """
     device = join_evaluation()
     with dist.together():
-        wanted = [load_task(task) for task in dict.fromkeys(task_names or ())]  # before gigabytes are read
+        wanted = find_tasks(task_names or ())  # before gigabytes are read
+        if table_file is not None:
+            writer_of(table_file)
+    scores: list[Score] = []
+    failed = False
+    for name in dict.fromkeys(names):
+        place = folder if folder is None or len(names) == 1 else folder / name.strip("/").replace("/", "_")
+        records, tasks = _evaluate(name, wanted[0], place, device=device, pixels=pixels, resume=resume)
+        scores += scores_of(records, tasks, wanted[1])
+        failed |= any("error" in record or "unwritten" in record for record in records)
+        if dist.is_main() and len(names) == 1 and not wanted[1]:
+            print(table(records))
+    if dist.is_main() and (len(names) > 1 or wanted[1]):
+        print(as_text(scores))
+    if table_file is not None:
+        dist.on_main(partial(write_scores, table_file, scores))
+    return int(failed)
+
+
+def find_tasks(names: Sequence[str]) -> tuple[list[Task], list[Suite]]:
+    """Return the tasks that names stand for, each once, and the suites among the names.
+
+    Raises:
+        RecipeError: One is neither a task nor a suite.
+    """
+    suites = [load_suite(name) for name in dict.fromkeys(names) if is_suite(name)]
+    members = {suite.name: suite.tasks for suite in suites}
+    flat = [task for name in names for task in (members[Path(name).stem] if is_suite(name) else (name,))]
+    return [load_task(name) for name in dict.fromkeys(flat)], suites
+
+
+def _evaluate(
+    name: str,
+    wanted: Sequence[Task],
+    folder: Path | None,
+    *,
+    device: torch.device,
+    pixels: Pixels | None,
+    resume: bool,
+) -> tuple[list[Record], list[Task]]:
+    """Score one model, and say where its records are."""
+    with dist.together():
         subject = find_subject(name)
         _ = subject.model.tokenizer  # refused here, once, where it does not fit the tower
-        tasks = wanted or [load_task(task) for task in dict.fromkeys(subject.tasks)]
+        tasks = list(wanted) or find_tasks(subject.tasks)[0]
         if pixels is not None:
             tasks = [replace(task, data=task.data.model_copy(update={"pixels": pixels})) for task in tasks]
-    check_same("the model", f"{float(checksum(subject.model.state_dict().values()))} of {subject.name}")
+        told = float(checksum(subject.model.state_dict().values()))
+    check_same("the model", f"{told} of {subject.name}")
     target = folder or subject.folder
+    if resume and target is None:
+        raise RecipeError("--resume: there is no folder to go on with; name it with --to")
+    done = dist.on_main(partial(finished, tasks, target, told)) if resume and target is not None else {}
+    if done and dist.is_main():
+        print(f"{len(done)} of {len(tasks)} tasks are done in {target}", file=sys.stderr)
     records = run_tasks(
         tasks,
         TowerEncoder(subject.model.to(device), device=device, autocast=subject.number_format),
@@ -88,11 +150,18 @@ def evaluate_model(
         step=subject.step,
         weights=subject.weights,
         preprocess=subject.model.preprocess_cfg,
+        model_checksum=told,
         folder=target,
         progress=True,
+        done=done,
     )
-    if dist.is_main():
-        print(table(records))
-        if target is not None:
-            print(f"written to {target}")
-    return int(any("error" in record or "unwritten" in record for record in records))
+    if dist.is_main() and target is not None:
+        print(f"written to {target}", file=sys.stderr)
+    return records, tasks
+
+
+def evaluate_model(
+    name: str, task_names: Sequence[str] | None = None, folder: Path | None = None, *, pixels: Pixels | None = None
+) -> int:
+    """Evaluate one model; see `evaluate_models`."""
+    return evaluate_models([name], task_names, folder, pixels=pixels)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from dataclasses import replace
 
 import pytest
 
 from tests.evaluators.sets import HashEncoder, task_on, write_captions, write_classes
 from vlp.evaluators.base import Task
 from vlp.evaluators.record import flatten, headline, table, to_json
-from vlp.evaluators.tasks import run_task, run_tasks
+from vlp.evaluators.shared import SharedEncoder
+from vlp.evaluators.tasks import by_set, finished, run_task, run_tasks
 from vlp.ground.types import RecipeError
 
 MAIN = {"zero_shot": "acc1", "retrieval": "mean_recall@1", "geometry": "modality_gap"}
@@ -108,3 +111,63 @@ def test_the_columns_of_the_table_are_aligned(tmp_path):
     lines = table(run_tasks([make_task("zero_shot", tmp_path)], HashEncoder(), model="m")).splitlines()
     assert len({len(line) for line in lines}) == 1
     assert lines[0].split() == ["task", "metric", "value", "95", "%", "interval", "n"]
+
+
+def test_tasks_on_one_set_follow_each_other_and_records_keep_the_order(tmp_path):
+    captions, classes = write_captions(tmp_path / "captions"), write_classes(tmp_path / "classes")
+    first, other, last = (
+        task_on(captions, "retrieval", "mean_recall@1"),
+        task_on(classes, "zero_shot", "acc1"),
+        replace(task_on(captions, "geometry", "auc"), name="shape"),
+    )
+    assert [task.name for task in by_set([first, other, last])] == ["captions", "shape", "classes"]
+    records = run_tasks([first, other, last], HashEncoder(), model="m")
+    assert [record["task"] for record in records] == ["captions", "classes", "shape"]
+
+
+def test_embeddings_that_no_later_task_needs_are_forgotten(tmp_path):
+    one, other = (task_on(write_captions(tmp_path / name), "geometry", "auc") for name in ("one", "other"))
+    shared = SharedEncoder(HashEncoder())
+    for task in (one, other):
+        run_task(task, shared, model="m")
+    assert len(shared._images) == 2
+    shared.keep_sets([other.data])
+    assert [key[0] for key in shared._images] == [str(tmp_path / "other")]
+    assert len(shared._sets) == 1
+
+
+def test_a_task_that_is_done_is_not_run_again(tmp_path):
+    tasks = [make_task("zero_shot", tmp_path), make_task("retrieval", tmp_path)]
+    folder = tmp_path / "out"
+    before = run_tasks(tasks, HashEncoder(), model="m", model_checksum=7.0, folder=folder)
+    (folder / "retrieval.json").unlink()
+    done = finished(tasks, folder, 7.0)
+    assert list(done) == ["zero_shot"]
+    encoder = HashEncoder()
+    after = run_tasks(tasks, encoder, model="m", model_checksum=7.0, folder=folder, done=done)
+    assert encoder.num_images == 40  # of the retrieval set alone
+    assert [record["metrics"] for record in after] == [record["metrics"] for record in before]
+
+
+def test_what_another_task_or_another_model_left_is_not_taken(tmp_path):
+    task = make_task("retrieval", tmp_path)
+    folder = tmp_path / "out"
+    run_tasks([task], HashEncoder(), model="m", model_checksum=7.0, folder=folder)
+    assert finished([task], folder, 7.0)
+    assert not finished([task], folder, 8.0)
+    assert not finished([replace(task, version=2)], folder, 7.0)
+    assert not finished([replace(task, data=task.data.model_copy(update={"pixels": "referee"}))], folder, 7.0)
+    (folder / "retrieval.json").write_text('{"error": "no room"}')
+    assert not finished([task], folder, 7.0)
+    (folder / "retrieval.json").write_text('{"torn')
+    assert not finished([task], folder, 7.0)
+
+
+def test_a_line_per_task_says_how_far_it_has_come(tmp_path, capsys):
+    tasks = [make_task("zero_shot", tmp_path), make_task("retrieval", tmp_path)]
+    run_tasks(tasks, HashEncoder(), model="m", progress=True)
+    lines = [line for line in capsys.readouterr().err.replace("\r", "\n").splitlines() if "/2" in line and ": " in line]
+    assert re.fullmatch(
+        r"1/2, about \d+ s left: zero_shot acc1 0\.\d{4}", next(li for li in lines if li.startswith("1/2"))
+    )
+    assert any(line.startswith("2/2: retrieval mean_recall@1 0.") for line in lines)

@@ -58,6 +58,15 @@ def write_record(path: Path, record: Record) -> None:
     write_text(path, to_json(record))
 
 
+def read_record(path: Path) -> Record | None:
+    """Return what `write_record` wrote; None where there is nothing, or something else."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
 def flatten(records: Sequence[Record]) -> dict[str, float]:
     """Return `eval/<task>/<metric>` values of the tasks that succeeded."""
     return {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
@@ -49,6 +49,15 @@ class SharedEncoder:
         if key not in self._sets:
             self._sets[key] = open_set(source)
         return self._sets[key]
+
+    def keep_sets(self, sources: Iterable[DataSource]) -> None:
+        """Forget the sets, and the embeddings of their images, that none of these sources needs."""
+        keys = {source.model_dump_json() for source in sources}
+        self._sets = {key: data for key, data in self._sets.items() if key in keys}
+        needed = {(data.folder.root, data.sha256, data.pixels) for data in self._sets.values()}
+        for known in (self._images, self._different):
+            for key in known.keys() - needed:
+                del known[key]
 
     def images(self, data: EvaluationSet) -> Float32[Tensor, "n d"]:
         """Embed all images of a set, in its order."""

@@ -84,6 +84,14 @@ def suite_files() -> dict[str, Path]:
     return found
 
 
+def is_suite(name: str) -> bool:
+    """Whether a name, or a path of a YAML file, is that of a suite and not of a task."""
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml"):
+        return path.is_file() and "evaluator" not in read_yaml(path)
+    return name in suite_files() and name not in task_names()
+
+
 def load_suite(name: str) -> Suite:
     """Return a suite by its name under `eval/suites/` or by the path of its YAML file.
 

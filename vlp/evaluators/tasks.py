@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from vlp.evaluators.base import Task
-from vlp.evaluators.record import Record, finish, lay_out, write_record
+from vlp.evaluators.pace import Pace
+from vlp.evaluators.record import Record, finish, headline, lay_out, read_record, write_record
 from vlp.evaluators.shared import SharedEncoder
 from vlp.ground import dist
 from vlp.ground.types import Encoder
@@ -23,6 +29,7 @@ def run_task(
     step: int | None = None,
     weights: str = "model",
     preprocess: Mapping[str, Any] | None = None,
+    model_checksum: float | None = None,
 ) -> Record:
     """Evaluate a model on a task, on all processes together, and return the record, equal on each of them.
 
@@ -32,6 +39,7 @@ def run_task(
         step: Training step of the weights, if they have one.
         weights: Label of the weights, such as `model`.
         preprocess: How the model's images are prepared, for the record.
+        model_checksum: A number that depends on every weight, for the record.
 
     Raises:
         RecipeError: The data are incomplete or the model's embeddings unusable.
@@ -47,10 +55,12 @@ def run_task(
                 "version": task.version,
                 "evaluator": task.evaluator,
                 "main_metric": task.main_metric,
+                "task_sha256": task_sha256(task),
                 "settings": task.settings.model_dump(mode="json"),
                 "model": model,
                 "step": step,
                 "weights": weights,
+                "model_checksum": model_checksum,
                 "metrics": lay_out(evaluation, task.main_metric),
                 "details": evaluation.details,
                 "data_sha256": shared.open(task.data).sha256,
@@ -66,6 +76,35 @@ def run_task(
     return dist.broadcast_object(record)
 
 
+def task_sha256(task: Task) -> str:
+    """Return a checksum of all that a task says."""
+    said = {
+        "version": task.version,
+        "evaluator": task.evaluator,
+        "main_metric": task.main_metric,
+        "settings": task.settings.model_dump(mode="json"),
+        "data": task.data.model_dump(mode="json"),
+    }
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+
+def finished(tasks: Sequence[Task], folder: Path, model_checksum: float) -> dict[str, Record]:
+    """Return the records in a folder that tell what running these tasks would tell.
+
+    Args:
+        model_checksum: That of the weights, as `run_tasks` was told.
+    """
+    records = {task.name: read_record(folder / f"{task.name}.json") for task in tasks}
+    return {
+        task.name: record
+        for task in tasks
+        if (record := records[task.name]) is not None
+        and "error" not in record
+        and record.get("task_sha256") == task_sha256(task)
+        and record.get("model_checksum") == model_checksum
+    }
+
+
 def run_tasks(
     tasks: Sequence[Task],
     encoder: Encoder,
@@ -74,30 +113,54 @@ def run_tasks(
     step: int | None = None,
     weights: str = "model",
     preprocess: Mapping[str, Any] | None = None,
+    model_checksum: float | None = None,
     folder: Path | None = None,
     progress: bool = False,
+    done: Mapping[str, Record] | None = None,
 ) -> list[Record]:
     """Run tasks one after the other; one that fails leaves a record with its `error` and does not stop the others.
 
-    Nor does a file that cannot be written: its record says so as `unwritten`.
+    Nor does a file that cannot be written: its record says so as `unwritten`. Tasks on one set of images follow each
+    other, so that its embeddings can go when the last of them is done; records come in the order of the tasks.
 
     Args:
         folder: Where the main process writes one JSON file per task.
-        progress: Show bars on the main process.
+        progress: Show bars and a line per task on the main process.
+        done: Records of earlier starts by the name of the task, which are taken as they are.
     """
     shared = SharedEncoder(encoder, progress=progress)
-    records = []
-    for task in tasks:
+    found: dict[str, Record] = dict(done or {})
+    left = by_set([task for task in tasks if task.name not in found])
+    pace = Pace(left, num_done=len(tasks) - len(left))
+    for place, task in enumerate(left):
         try:
-            record = run_task(task, shared, model=model, step=step, weights=weights, preprocess=preprocess)
+            record = run_task(
+                task,
+                shared,
+                model=model,
+                step=step,
+                weights=weights,
+                preprocess=preprocess,
+                model_checksum=model_checksum,
+            )
         except Exception as error:
             record = {"task": task.name, "version": task.version, "evaluator": task.evaluator, "model": model}
             record |= {"step": step, "weights": weights, "error": f"{type(error).__name__}: {error}"}
-        record = dist.broadcast_object(record)
-        records.append(record)
+        found[task.name] = record = dist.broadcast_object(record)
         if folder is not None:
             record |= dist.on_main(partial(_keep, folder / f"{task.name}.json", record))
-    return records
+        shared.keep_sets(other.data for other in left[place + 1 :])
+        if progress and dist.is_main():
+            tqdm.write(f"{pace.after(task)}: {headline(record)}", file=sys.stderr)
+    return [found[task.name] for task in tasks]
+
+
+def by_set(tasks: Sequence[Task]) -> list[Task]:
+    """Return tasks in their order, but those on one set together."""
+    first: dict[str, int] = {}
+    for place, task in enumerate(tasks):
+        first.setdefault(task.data.root, place)
+    return sorted(tasks, key=lambda task: first[task.data.root])
 
 
 def _keep(path: Path, record: Record) -> Record:

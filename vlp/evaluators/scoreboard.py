@@ -1,0 +1,174 @@
+"""One row per task and model: what people quote, for the terminal, a paper, a table program or another program."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vlp.evaluators.base import Task
+from vlp.evaluators.record import Record
+from vlp.evaluators.suites import Suite
+from vlp.ground.files import write_text
+from vlp.ground.types import RecipeError
+
+COLUMNS = ("model", "task", "metric", "value", "low", "high", "n", "guessing")
+
+
+@dataclass(frozen=True)
+class Score:
+    """The main metric of a task, or the mean of a suite.
+
+    Args:
+        metric: Its name; for a mean, what it is the mean of.
+        low: Lower end of the 95 % interval, where there is one.
+        high: Its upper end.
+        count: Samples, or tasks of a mean.
+        guessing: What a model that guesses would score, where the task says so.
+        error: Why there is no value.
+    """
+
+    model: str
+    task: str
+    metric: str
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    count: int | None = None
+    guessing: float | None = None
+    error: str = ""
+
+
+def scores_of(records: Sequence[Record], tasks: Sequence[Task], suites: Sequence[Suite] = ()) -> list[Score]:
+    """Return the main metric of each record of one model, and the means of the suites that were asked for.
+
+    A suite of which a task failed has no mean: one over fewer tasks would be another number.
+    """
+    guesses = {task.name: task.random for task in tasks}
+    scores = [_score(record, guesses.get(record["task"])) for record in records]
+    values = {score.task: score.value for score in scores if score.value is not None}
+    model = records[0]["model"] if records else ""
+    for suite in suites:
+        for name, value in suite.averages(values).items():
+            group = suite.groups.get(name)
+            what = f"mean of {len(group or suite.tasks)} tasks"
+            scores.append(Score(model, f"{suite.name}: {name}", what, value, count=len(group or suite.tasks)))
+        if missing := [task for task in suite.tasks if task not in values]:
+            error = f"no mean: {', '.join(missing[:3])} {'is' if len(missing) == 1 else 'are'} missing"
+            scores.append(Score(model, suite.name, "", None, error=error))
+    return scores
+
+
+def _score(record: Record, guessing: float | None) -> Score:
+    if "error" in record:
+        return Score(record["model"], record["task"], "", None, error=record["error"])
+    name = record["main_metric"]
+    metric = record["metrics"][name]
+    return Score(
+        record["model"],
+        record["task"],
+        name,
+        metric["value"],
+        metric["low"],
+        metric["high"],
+        metric["count"],
+        guessing,
+    )
+
+
+def write_scores(path: Path, scores: Sequence[Score]) -> None:
+    """Write a table; its suffix says how: `.md`, `.csv` or `.json`.
+
+    Raises:
+        RecipeError: Another suffix, or the file cannot be written.
+    """
+    try:
+        write_text(path, writer_of(path)(scores))
+    except OSError as error:
+        raise RecipeError(f"--table {path}: cannot be written ({error})") from error
+
+
+def writer_of(path: Path) -> Callable[[Sequence[Score]], str]:
+    """Return what writes a table with the suffix of a file.
+
+    Raises:
+        RecipeError: There is none.
+    """
+    if path.suffix not in WRITERS:
+        raise RecipeError(f"--table {path}: end it with one of {', '.join(WRITERS)}")
+    return WRITERS[path.suffix]
+
+
+def as_text(scores: Sequence[Score]) -> str:
+    """Return aligned columns for the terminal."""
+    several = len({score.model for score in scores}) > 1
+    head = (*(("model",) if several else ()), "task", "metric", "value", "95 % interval", "n", "guessing")
+    rows = [head]
+    for score in scores:
+        interval = "" if score.low is None or score.high is None else f"{score.low:.4f} .. {score.high:.4f}"
+        cells = (score.task, score.metric, _number(score.value), interval, _count(score.count), _number(score.guessing))
+        rows.append((*((score.model,) if several else ()), *cells))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+    numbers = {"value", "n", "guessing"}
+    lines = [
+        "  ".join(
+            cell.rjust(width) if name in numbers else cell.ljust(width)
+            for cell, width, name in zip(row, widths, head, strict=True)
+        ).rstrip()
+        for row in rows
+    ]
+    return "\n".join([*lines, *(f"{score.task} FAILED ({score.error})" for score in scores if score.error)])
+
+
+def as_markdown(scores: Sequence[Score]) -> str:
+    """Return a table for a page."""
+    lines = [f"| {' | '.join(COLUMNS)} |", "|---|---|---|--:|--:|--:|--:|--:|"]
+    for score in scores:
+        cells = [score.model, score.task, score.metric or score.error]
+        cells += [_number(score.value), _number(score.low), _number(score.high), _count(score.count)]
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in [*cells, _number(score.guessing)]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def as_csv(scores: Sequence[Score]) -> str:
+    """Return rows with all digits."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow((*COLUMNS, "error"))
+    for score in scores:
+        writer.writerow(["" if value is None else value for value in _values(score)])
+    return file.getvalue()
+
+
+def as_json(scores: Sequence[Score]) -> str:
+    """Return a list of mappings with all digits."""
+    rows = [dict(zip((*COLUMNS, "error"), _values(score), strict=True)) for score in scores]
+    return json.dumps(rows, indent=1, allow_nan=False) + "\n"
+
+
+def _values(score: Score) -> tuple[str | float | int | None, ...]:
+    return (
+        score.model,
+        score.task,
+        score.metric,
+        score.value,
+        score.low,
+        score.high,
+        score.count,
+        score.guessing,
+        score.error,
+    )
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _count(value: int | None) -> str:
+    return "" if value is None else str(value)
+
+
+WRITERS: Mapping[str, Callable[[Sequence[Score]], str]] = {".md": as_markdown, ".csv": as_csv, ".json": as_json}

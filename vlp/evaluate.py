@@ -20,11 +20,10 @@ from vlp.evaluators.tasks import finished, run_tasks
 from vlp.ground import dist
 from vlp.ground.types import RecipeError
 from vlp.run.launch import check_same, checksum, join_evaluation
-from vlp.run.subject import find_subject
-from vlp.towers.encoder import TowerEncoder
+from vlp.run.subject import AnyEncoder, find_subject
 
 
-def load(name: str, *, device: torch.device | str = "cpu", batch_size: int = 256) -> TowerEncoder:
+def load(name: str, *, device: torch.device | str = "cpu", batch_size: int = 256) -> AnyEncoder:
     """Return an encoder that turns PIL images and strings into embeddings of unit length.
 
     Args:
@@ -36,12 +35,10 @@ def load(name: str, *, device: torch.device | str = "cpu", batch_size: int = 256
     Raises:
         RecipeError: No such model, or it has no weights.
     """
-    subject = find_subject(name)
-    model = subject.model.to(device)
-    return TowerEncoder(model, device=device, batch_size=batch_size, autocast=subject.number_format)
+    return find_subject(name).encoder(device, batch_size=batch_size)
 
 
-def score(encoder: TowerEncoder, tasks: Sequence[str], *, name: str = "model") -> list[dict[str, Any]]:
+def score(encoder: AnyEncoder, tasks: Sequence[str], *, name: str = "model") -> list[dict[str, Any]]:
     """Score an encoder on tasks; return what `vlp eval` would write, one record per task.
 
     Args:
@@ -131,11 +128,11 @@ def _evaluate(
     """Score one model, and say where its records are."""
     with dist.together():
         subject = find_subject(name)
-        _ = subject.model.tokenizer  # refused here, once, where it does not fit the tower
+        subject.check_tokenizer()  # once, before the work
         tasks = list(wanted) or find_tasks(subject.tasks)[0]
         if pixels is not None:
             tasks = [replace(task, data=task.data.model_copy(update={"pixels": pixels})) for task in tasks]
-        told = float(checksum(subject.model.state_dict().values()))
+        told = float(checksum(subject.tensors()))
     check_same("the model", f"{told} of {subject.name}")
     target = folder or subject.folder
     if resume and target is None:
@@ -145,7 +142,7 @@ def _evaluate(
         print(f"{len(done)} of {len(tasks)} tasks are done in {target}", file=sys.stderr)
     records = run_tasks(
         tasks,
-        TowerEncoder(subject.model.to(device), device=device, autocast=subject.number_format),
+        subject.encoder(device),
         model=subject.name,
         step=subject.step,
         weights=subject.weights,

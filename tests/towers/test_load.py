@@ -53,3 +53,16 @@ def test_an_empty_folder_is_refused(tmp_path):
 def test_an_unknown_name_names_its_neighbour():
     with pytest.raises(RecipeError, match="did you mean 'ViT-B-32'"):
         load_model("ViT-B-23:openai")
+
+
+def test_a_checkpoint_of_open_clips_trainer_needs_its_architecture_before_the_colon(tmp_path):
+    """`NAME:FILE`, as its trainer writes it: weights of a wrapped model beside an optimizer's state."""
+    model = tiny_model()
+    config = {"model_cfg": model.model_cfg, "preprocess_cfg": model.preprocess_cfg}
+    (tmp_path / "tiny.json").write_text(json.dumps(config))
+    state = {f"module.{name}": value for name, value in model.core.state_dict().items()}
+    torch.save({"epoch": 5, "name": "mine", "state_dict": state, "optimizer": {"state": {}}}, tmp_path / "epoch_5.pt")
+    loaded = load_model(f"{tmp_path}/tiny.json:{tmp_path}/epoch_5.pt")
+    assert torch.equal(TowerEncoder(model).embed_texts(CAPTIONS), TowerEncoder(loaded).embed_texts(CAPTIONS))
+    with pytest.raises(RecipeError, match=r"no weights at .*epoch_6\.pt"):
+        load_model(f"{tmp_path}/tiny.json:{tmp_path}/epoch_6.pt")

@@ -28,9 +28,9 @@ from vlp.embeddings.parts import (
 from vlp.evaluators.labelled import READING
 from vlp.evaluators.shared import decode_ahead
 from vlp.ground import dist
+from vlp.ground.types import Encoder
 from vlp.run.launch import check_same, checksum, join_evaluation
 from vlp.run.subject import find_subject
-from vlp.towers.encoder import TowerEncoder
 
 SAMPLES_PER_PART = 8192
 
@@ -71,7 +71,7 @@ def embed(
         card = load_card(data)
         samples = SampleSet({card.name: card})
         subject = find_subject(model)
-        told = float(checksum(subject.model.state_dict().values()))
+        told = float(checksum(subject.tensors()))
     check_same("the model", f"{told} of {subject.name}")
     manifest = {
         "model": subject.name,
@@ -81,22 +81,20 @@ def embed(
         "fingerprint": card.fingerprint,
         "samples": len(samples),
         "samples_per_part": SAMPLES_PER_PART,
-        "width": int(subject.model.model_cfg["embed_dim"]),
+        "width": subject.model.embed_dim,
         "type": kind,
         "format": file_format,
         "sides": list(sides),
     }
     dist.on_main(partial(claim_folder, folder, manifest))
-    encoder = TowerEncoder(
-        subject.model.to(device), device=device, batch_size=batch_size, autocast=subject.number_format
-    )
+    encoder = subject.encoder(device, batch_size=batch_size)
     with dist.together():
         _write_parts(encoder, samples, folder, sides, file_format, kind)
     return dist.on_main(partial(finish_folder, folder))
 
 
 def _write_parts(
-    encoder: TowerEncoder, samples: SampleSet, folder: Path, sides: Sequence[Side], file_format: Format, kind: Kind
+    encoder: Encoder, samples: SampleSet, folder: Path, sides: Sequence[Side], file_format: Format, kind: Kind
 ) -> None:
     starts = range(0, len(samples), SAMPLES_PER_PART)
     mine = list(enumerate(starts))[dist.rank() :: dist.world_size()]
@@ -111,9 +109,7 @@ def _write_parts(
             bar.update(len(ids) * dist.world_size())
 
 
-def embed_part(
-    encoder: TowerEncoder, samples: SampleSet, captions: Captions, ids: range, sides: Sequence[Side]
-) -> Part:
+def embed_part(encoder: Encoder, samples: SampleSet, captions: Captions, ids: range, sides: Sequence[Side]) -> Part:
     """Embed samples in a row."""
     part = Part()
 

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 from vlp.ground.types import RecipeError
+from vlp.towers.borrowed import BorrowedModel, is_borrowed
 from vlp.towers.dual import DualEncoder
 from vlp.towers.open_clip import OpenClipImage, OpenClipText
-from vlp.towers.sources import HUB, LOCAL, folder_of, read_config
+from vlp.towers.sources import CONFIG_FILE, HUB, LOCAL, folder_of, hub_folder, read_config
+from vlp.towers.transformers_folders import kind_of
+
+SENTENCE_MODULES = "modules.json"
 
 
 def load_model(name: str) -> DualEncoder:
     """Load a model with its weights, in evaluation mode.
 
     Args:
-        name: A folder with `open_clip_config.json`, `hf-hub:ORG/NAME`, or `NAME:TAG` of open_clip.
+        name: A folder with `open_clip_config.json`, a CLIP or SigLIP of transformers, `hf-hub:ORG/NAME`, `NAME:TAG` of
+            open_clip, or `NAME:FILE` with a checkpoint of open_clip's trainer.
 
     Raises:
         RecipeError: No such model, or it has no weights.
@@ -22,4 +30,47 @@ def load_model(name: str) -> DualEncoder:
     read_config(source)
     if not is_place and not tag:
         raise RecipeError(f"'{name}' is an architecture without weights: name them too, as in '{name}:TAG'")
-    return DualEncoder(OpenClipImage(name=source), OpenClipText(name=source), weights=name).eval()
+    weights = tag if Path(tag).expanduser().is_file() else name
+    return DualEncoder(OpenClipImage(name=source), OpenClipText(name=source), weights=weights).eval()
+
+
+def load_any_model(name: str) -> DualEncoder | BorrowedModel:
+    """Load a model that can be evaluated, whether open_clip's towers can express it or not.
+
+    Args:
+        name: As `load_model`; also a folder or a page of the hub with another dual encoder of transformers (ALIGN,
+            CLIPSeg, SigLIP 2), or with a CLIP of sentence-transformers.
+
+    Raises:
+        RecipeError: No such model, or it has no weights.
+    """
+    folder = _folder(name)
+    if folder is None:
+        return load_model(name)
+    if (inner := _clip_in_sentence_transformers(folder)) is not None:
+        return load_any_model(str(inner))
+    if (folder / CONFIG_FILE).is_file() or not is_borrowed(folder):
+        return load_model(str(folder))
+    if kind_of(folder) is None:
+        return BorrowedModel(folder)
+    try:
+        return load_model(str(folder))
+    except RecipeError:  # a CLIP or SigLIP with something that open_clip's towers do not have
+        return BorrowedModel(folder)
+
+
+def _folder(name: str) -> Path | None:
+    """Return the folder of a model that is no export of open_clip; of a page of the hub, the copy on this machine."""
+    if name.startswith(HUB):
+        return hub_folder(name.removeprefix(HUB))
+    return folder_of(name)
+
+
+def _clip_in_sentence_transformers(folder: Path) -> Path | None:
+    """Return where a folder of sentence-transformers keeps its CLIP."""
+    try:
+        modules = json.loads((folder / SENTENCE_MODULES).read_text(encoding="utf-8"))
+        names = [module["path"] for module in modules if str(module["type"]).rsplit(".", 1)[-1] == "CLIPModel"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return folder / names[0] if names else None

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import open_clip
+from huggingface_hub import snapshot_download
 from open_clip.pretrained import download_pretrained, download_pretrained_from_hf, get_pretrained_cfg
 
 from vlp.ground.registry import nearest
@@ -22,6 +23,7 @@ CONFIG_FILE = "open_clip_config.json"
 WEIGHT_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
 HUB = "hf-hub:"
 LOCAL = "local-dir:"
+FETCHED = ["*.json", "*.txt", "*.model", "*.safetensors"]  # of a page for transformers: never code or pickles
 
 
 @dataclass(frozen=True)
@@ -182,6 +184,25 @@ def _read_folder(folder: Path) -> dict[str, Any]:
             "and no CLIP or SigLIP of transformers (config.json)"
         )
     return _read_json(folder / CONFIG_FILE)
+
+
+def hub_folder(name: str) -> Path | None:
+    """Return a copy of a page of the hub that transformers can read; None where the page is open_clip's.
+
+    Raises:
+        RecipeError: It cannot be fetched, or is neither.
+    """
+    try:
+        _from_hub(name, CONFIG_FILE)
+    except RecipeError as error:
+        try:
+            folder = Path(snapshot_download(name, allow_patterns=FETCHED))
+        except Exception:  # whatever it is, the first error says more
+            raise error from None
+        if not (folder / transformers_folders.CONFIG).is_file():
+            raise
+        return folder
+    return None
 
 
 def _from_hub(name: str, file: str | None) -> Path:

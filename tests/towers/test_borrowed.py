@@ -1,0 +1,238 @@
+"""Dual encoders that open_clip cannot build are run by transformers, and give what transformers gives."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from torch.nn import functional
+
+from tests.evaluators.sets import write_classes
+from tests.hub_double import hub_double
+from tests.towers.tiny import tiny_images
+from vlp.evaluate import evaluate_model, load
+from vlp.ground.types import RecipeError
+from vlp.run.subject import find_subject
+from vlp.towers.borrowed import BorrowedModel
+from vlp.towers.dual import DualEncoder
+from vlp.towers.load import load_any_model
+
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "cat", "dog", "that", "sleeps", "of", "photo"]
+TEXTS = ["a cat", "a dog that sleeps"]
+SMALL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+VISION = {**SMALL, "image_size": 32, "patch_size": 8}
+TEXT = {**SMALL, "vocab_size": len(WORDS), "max_position_embeddings": 16, "bos_token_id": 2, "eos_token_id": 3}
+
+
+def clipseg():
+    config = transformers.CLIPSegConfig(text_config=TEXT, vision_config=VISION, projection_dim=24)
+    return transformers.CLIPSegModel(config)
+
+
+def siglip2():
+    vision = {**SMALL, "patch_size": 8, "num_patches": 16}
+    text = {**TEXT, "projection_size": 32}
+    return transformers.Siglip2Model(transformers.Siglip2Config(text_config=text, vision_config=vision))
+
+
+def chinese_clip():
+    config = transformers.ChineseCLIPConfig(
+        text_config={**SMALL, "vocab_size": len(WORDS), "max_position_embeddings": 16},
+        vision_config=VISION,
+        projection_dim=24,
+    )
+    return transformers.ChineseCLIPModel(config)
+
+
+SIZE = {"height": 32, "width": 32}
+PREPARED = {
+    clipseg: lambda: transformers.CLIPImageProcessor(size=SIZE, do_center_crop=False),
+    siglip2: lambda: transformers.Siglip2ImageProcessor(patch_size=8, max_num_patches=16),
+    chinese_clip: lambda: transformers.ChineseCLIPImageProcessor(size=SIZE, do_center_crop=False),
+}
+
+
+def words():
+    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    special = [("[CLS]", 2), ("[SEP]", 3)]
+    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=special)
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        eos_token="[SEP]",
+        model_max_length=16,
+    )
+
+
+def write(folder, make):
+    torch.manual_seed(0)
+    model = make().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    model.save_pretrained(folder)
+    words().save_pretrained(folder)
+    PREPARED[make]().save_pretrained(folder)
+    return model
+
+
+@pytest.fixture(params=PREPARED, ids=lambda make: make.__name__)
+def theirs(request, tmp_path):
+    return tmp_path / "model", write(tmp_path / "model", request.param)
+
+
+def features(found):
+    return functional.normalize(found if isinstance(found, torch.Tensor) else found.pooler_output, dim=-1)
+
+
+@torch.no_grad()
+def test_embeddings_are_those_of_transformers(theirs):
+    folder, model = theirs
+    encoder = load(str(folder))
+    images = [image.convert("RGB") for image in tiny_images()]
+    processor = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil")
+    prepared = processor(images=images, return_tensors="pt")
+    fill = {"padding": "max_length"} if model.config.model_type == "siglip2" else {"padding": True}
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    tokens = tokenizer(TEXTS, max_length=16, truncation=True, return_tensors="pt", **fill)
+    assert torch.allclose(encoder.embed_images(images), features(model.get_image_features(**prepared)), atol=1e-6)
+    assert torch.allclose(encoder.embed_texts(TEXTS), features(model.get_text_features(**tokens)), atol=1e-6)
+    assert encoder.scale == pytest.approx(float(model.logit_scale.exp()))
+
+
+def test_what_else_a_batch_holds_changes_nothing(theirs):
+    encoder = load(str(theirs[0]))
+    together = encoder.embed_texts(TEXTS)
+    alone = torch.cat([encoder.embed_texts([text]) for text in TEXTS])
+    assert torch.allclose(together, alone, atol=1e-6)
+    long = encoder.embed_texts(["a " * 100])
+    assert long.shape == together[:1].shape
+
+
+def test_such_a_model_is_evaluated(theirs, tmp_path, capsys):
+    write_classes(tmp_path / "set")
+    (tmp_path / "task.yaml").write_text(
+        f"version: 1\nevaluator: zero_shot\nmain_metric: acc1\ndata: {{root: {tmp_path}/set}}\n"
+    )
+    assert evaluate_model(str(theirs[0]), [str(tmp_path / "task.yaml")], tmp_path / "out") == 0
+    record = json.loads((tmp_path / "out" / "task.json").read_text())
+    assert record["preprocess"]["image_processor_type"]
+    assert record["model_checksum"] > 0
+
+
+def test_the_width_is_known(theirs):
+    folder, model = theirs
+    subject = find_subject(str(folder))
+    assert isinstance(subject.model, BorrowedModel)
+    assert subject.model.embed_dim == load(str(folder)).embed_images(tiny_images()).shape[1]
+    assert len(list(subject.tensors())) == len(model.state_dict())
+
+
+def test_weights_that_are_missing_are_refused(tmp_path):
+    write(tmp_path / "model", clipseg)
+    weights = load_file(tmp_path / "model" / "model.safetensors")
+    del weights["text_projection.weight"]
+    save_file(weights, tmp_path / "model" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(RecipeError, match=r"1 tensors have no weights there, text_projection\.weight"):
+        load_any_model(str(tmp_path / "model"))
+
+
+def test_a_model_of_one_side_is_refused(tmp_path):
+    config = transformers.ViTConfig(**SMALL, image_size=32, patch_size=8)
+    transformers.ViTModel(config).save_pretrained(tmp_path)
+    words().save_pretrained(tmp_path)
+    transformers.ViTImageProcessor(size=SIZE).save_pretrained(tmp_path)
+    with pytest.raises(RecipeError, match="a vit of transformers is no dual encoder"):
+        load_any_model(str(tmp_path))
+
+
+def test_a_folder_without_its_tokenizer_says_so(tmp_path):
+    write(tmp_path / "model", clipseg)
+    for path in (tmp_path / "model").glob("token*"):
+        path.unlink()
+    with pytest.raises(RecipeError, match="no tokenizer"):
+        load_any_model(str(tmp_path / "model"))
+
+
+def test_a_clip_of_sentence_transformers_is_found(tmp_path):
+    write(tmp_path / "whole" / "0_CLIPModel", clipseg)
+    modules = [{"idx": 0, "name": "0", "path": "0_CLIPModel", "type": "sentence_transformers.models.CLIPModel"}]
+    (tmp_path / "whole" / "modules.json").write_text(json.dumps(modules))
+    found = load_any_model(str(tmp_path / "whole"))
+    assert isinstance(found, BorrowedModel) and found.folder.name == "0_CLIPModel"
+
+
+def clip_folder(folder):
+    config = transformers.CLIPConfig(text_config=TEXT, vision_config=VISION, projection_dim=24)
+    torch.manual_seed(0)
+    transformers.CLIPModel(config).save_pretrained(folder)
+    words().save_pretrained(folder)
+    transformers.CLIPImageProcessor(size=SIZE, do_center_crop=False).save_pretrained(folder)
+
+
+def test_a_clip_that_open_clip_can_build_is_not_borrowed(tmp_path):
+    clip_folder(tmp_path)
+    assert isinstance(load_any_model(str(tmp_path)), DualEncoder)
+
+
+def test_a_clip_that_it_cannot_build_is(tmp_path):
+    clip_folder(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["vision_config"]["hidden_act"] = "gelu"  # the text tower keeps QuickGELU
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert isinstance(load_any_model(str(tmp_path)), BorrowedModel)
+
+
+LOAD = """
+import sys, torch
+from tests.towers.test_borrowed import TEXTS
+from vlp.evaluate import load
+for name in ("me/seg", "me/clip"):
+    there, here = load("hf-hub:" + name), load(sys.argv[1] + "/" + name)
+    assert torch.equal(there.embed_texts(TEXTS), here.embed_texts(TEXTS)), name
+    print(type(there).__name__)
+try:
+    load("hf-hub:me/nothing")
+except ValueError as error:
+    print(error)
+"""
+
+
+def test_a_page_of_the_hub_for_transformers(tmp_path):
+    """One process for all of it: the hub's client reads its environment when it is imported."""
+    write(tmp_path / "me" / "seg", clipseg)
+    clip_folder(tmp_path / "me" / "clip")
+    with hub_double() as hub:
+        for name in ("me/seg", "me/clip"):
+            files = {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}
+            hub.repositories[name] = files | {"model.py": b"raise SystemExit", "old.bin": b"a pickle"}
+        hub.repositories["me/nothing"] = {"README.md": b"nothing"}
+        away = {"HF_ENDPOINT": hub.address, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(tmp_path / "home")}
+        environment = {**os.environ, **away, "HF_HUB_OFFLINE": "0"}
+        done = subprocess.run(
+            [sys.executable, "-c", LOAD, str(tmp_path)], env=environment, capture_output=True, text=True
+        )
+    assert done.returncode == 0, done.stderr[-3000:]
+    lines = done.stdout.splitlines()
+    assert lines[:2] == ["BorrowedEncoder", "TowerEncoder"]
+    assert "cannot fetch open_clip_config.json of 'hf-hub:me/nothing'" in lines[2]
+    assert not [call for call in hub.calls if call.endswith(("model.py", "old.bin"))]
+
+
+def test_a_tokenizer_with_more_words_than_the_tower_is_refused(tmp_path):
+    write(tmp_path / "model", clipseg)
+    text = {**TEXT, "vocab_size": 5}
+    config = transformers.CLIPSegConfig(text_config=text, vision_config=VISION, projection_dim=24)
+    transformers.CLIPSegModel(config).save_pretrained(tmp_path / "model")
+    with pytest.raises(RecipeError, match=r"its tokenizer gives 10 for .* its text tower has 5 words"):
+        load_any_model(str(tmp_path / "model"))

@@ -15,7 +15,7 @@ from vlp.evaluators.base import Task, load_task
 from vlp.evaluators.dataset import Pixels
 from vlp.evaluators.record import Record, table
 from vlp.evaluators.scoreboard import Score, as_text, scores_of, write_scores, writer_of
-from vlp.evaluators.suites import Suite, is_suite, load_suite
+from vlp.evaluators.suites import Suite, is_suite, load_suite, match_tasks
 from vlp.evaluators.tasks import finished, run_tasks
 from vlp.ground import dist
 from vlp.ground.types import RecipeError
@@ -105,11 +105,12 @@ def evaluate_models(
 
 
 def find_tasks(names: Sequence[str]) -> tuple[list[Task], list[Suite]]:
-    """Return the tasks that names stand for, each once, and the suites among the names.
+    """Return the tasks that names and patterns such as `xtd10-*` stand for, each once, and the suites among them.
 
     Raises:
         RecipeError: One is neither a task nor a suite.
     """
+    names = [match for name in names for match in (match_tasks([name], "--tasks") if "*" in name else (name,))]
     suites = [load_suite(name) for name in dict.fromkeys(names) if is_suite(name)]
     members = {suite.name: suite.tasks for suite in suites}
     flat = [task for name in names for task in (members[Path(name).stem] if is_suite(name) else (name,))]

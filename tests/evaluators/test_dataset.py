@@ -248,3 +248,8 @@ def test_an_unknown_kind_is_an_error(tmp_path):
     root = write_classes(tmp_path / "set")
     (root / "dataset_type.txt").write_text("segmentation")
     assert "dataset_type.txt" in refused(root)
+
+
+def test_classes_without_samples_may_be_unknown(tmp_path):
+    root = write_classes(tmp_path / "set", labels=(0, 2, 0))
+    assert len(open_set(DataSource(root=str(root), classes_without_samples=None))) == 3

@@ -44,7 +44,7 @@ class DataSource(BaseModel):
         class_names: File of class names to use instead of the set's own, relative to `eval/`.
         groups: Names of the columns of `KEY.npy` in a classification set, such as `region`: integers that say to which
             groups a sample belongs.
-        classes_without_samples: How many classes have no sample, where that is known and meant.
+        classes_without_samples: How many classes have no sample, where that is known and meant; null does not check.
         sha256: Checksums by file name relative to the root.
     """
 
@@ -58,7 +58,7 @@ class DataSource(BaseModel):
     classes: int | None = None
     class_names: str | None = None
     groups: tuple[str, ...] = ()
-    classes_without_samples: int = 0
+    classes_without_samples: int | None = 0
     sha256: dict[str, str] = {}
 
 
@@ -248,7 +248,7 @@ def _check_classes(found: EvaluationSet, source: DataSource, file: str) -> None:
         raise RecipeError(f"{file} names {num_classes} classes, but labels have {found.label_matrix.shape[1]}")
     present = set(found.labels) if found.label_matrix is None else set(np.flatnonzero(found.label_matrix.any(0)))
     absent = [name for number, name in enumerate(found.class_names) if number not in present]
-    if len(absent) != source.classes_without_samples:
+    if source.classes_without_samples not in (None, len(absent)):
         raise RecipeError(
             f"{found.folder.locate(source.split)}: {len(absent)} of the classes in {file} have no sample "
             f"({', '.join(absent[:5])}); the task allows data.classes_without_samples={source.classes_without_samples}"

@@ -6,7 +6,7 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from vlp.evaluators.base import Task
 from vlp.evaluators.pace import Pace
+from vlp.evaluators.per_sample import lay_out_samples, write_samples
 from vlp.evaluators.record import Record, finish, headline, lay_out, read_record, write_record
 from vlp.evaluators.shared import SharedEncoder
 from vlp.ground import dist
@@ -30,6 +31,7 @@ def run_task(
     weights: str = "model",
     preprocess: Mapping[str, Any] | None = None,
     model_checksum: float | None = None,
+    folder: Path | None = None,
 ) -> Record:
     """Evaluate a model on a task, on all processes together, and return the record, equal on each of them.
 
@@ -40,6 +42,7 @@ def run_task(
         weights: Label of the weights, such as `model`.
         preprocess: How the model's images are prepared, for the record.
         model_checksum: A number that depends on every weight, for the record.
+        folder: Where the main process writes what each sample adds to the metrics.
 
     Raises:
         RecipeError: The data are incomplete or the model's embeddings unusable.
@@ -73,7 +76,11 @@ def run_task(
             texts=evaluator.texts,
             seconds=time.perf_counter() - start,
         )
-    return dist.broadcast_object(record)
+        samples = lay_out_samples(evaluation.samples, shared.open(task.data))
+    record = dist.broadcast_object(record)
+    if folder is not None:
+        record |= dist.on_main(partial(_keep, partial(write_samples, folder / task.name, samples), folder))
+    return record
 
 
 def task_sha256(task: Task) -> str:
@@ -124,7 +131,7 @@ def run_tasks(
     other, so that its embeddings can go when the last of them is done; records come in the order of the tasks.
 
     Args:
-        folder: Where the main process writes one JSON file per task.
+        folder: Where the main process writes one JSON file per task, and one table of what each sample adds.
         progress: Show bars and a line per task on the main process.
         done: Records of earlier starts by the name of the task, which are taken as they are.
     """
@@ -142,13 +149,15 @@ def run_tasks(
                 weights=weights,
                 preprocess=preprocess,
                 model_checksum=model_checksum,
+                folder=folder,
             )
         except Exception as error:
             record = {"task": task.name, "version": task.version, "evaluator": task.evaluator, "model": model}
             record |= {"step": step, "weights": weights, "error": f"{type(error).__name__}: {error}"}
         found[task.name] = record = dist.broadcast_object(record)
         if folder is not None:
-            record |= dist.on_main(partial(_keep, folder / f"{task.name}.json", record))
+            path = folder / f"{task.name}.json"
+            record |= dist.on_main(partial(_keep, partial(write_record, path, record), path))
         shared.keep_sets(other.data for other in left[place + 1 :])
         if progress and dist.is_main():
             tqdm.write(f"{pace.after(task)}: {headline(record)}", file=sys.stderr)
@@ -163,9 +172,9 @@ def by_set(tasks: Sequence[Task]) -> list[Task]:
     return sorted(tasks, key=lambda task: first[task.data.root])
 
 
-def _keep(path: Path, record: Record) -> Record:
+def _keep(write: Callable[[], None], path: Path) -> Record:
     try:
-        write_record(path, record)
+        write()
     except OSError as error:
         return {"unwritten": f"{path}: {error}"}
     return {}

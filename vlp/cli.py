@@ -30,6 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
     for name, add in (
         ("train", _train),
         ("eval", _eval),
+        ("compare", _compare),
         ("report", _report),
         ("embed", _embed),
         ("export", _export),
@@ -118,6 +119,24 @@ def _embed(parser: argparse.ArgumentParser) -> None:
         if dist.is_main():
             listed = f", {left_out} could not be read: {parsed.to / 'faults.jsonl'}" if left_out else ""
             print(f"{done} samples embedded in {parsed.to}{listed}")
+
+    parser.set_defaults(command=command)
+
+
+def _compare(parser: argparse.ArgumentParser) -> None:
+    """compare: say which differences between evaluated models are more than chance."""
+    parser.add_argument(
+        "models", nargs="+", metavar="MODEL", help="folder of records or run; A1,A2,A3: training seeds of one model"
+    )
+    parser.add_argument("--tasks", nargs="+", help="only these; default: all that every model was scored on")
+    forms = parser.add_mutually_exclusive_group()
+    for form in ("markdown", "csv", "json"):
+        forms.add_argument(f"--{form}", dest="form", action="store_const", const=form, help=f"print {form}")
+
+    def command(parsed: argparse.Namespace) -> None:
+        from vlp.commands.compare_models import print_comparison
+
+        sys.exit(print_comparison(parsed.models, parsed.tasks, parsed.form or "text"))
 
     parser.set_defaults(command=command)
 

@@ -83,6 +83,10 @@ def _eval(parser: argparse.ArgumentParser) -> None:
         help="decode images as in training, or as CLIP_benchmark does; default: as each task says (training)",
     )
 
+    parser.add_argument(
+        "--against", metavar="FILE", help="published numbers to hold the scores against: results/published.yaml"
+    )
+
     def command(parsed: argparse.Namespace) -> None:
         from vlp.evaluate import evaluate_models
 
@@ -94,6 +98,7 @@ def _eval(parser: argparse.ArgumentParser) -> None:
                 pixels=parsed.pixels,
                 resume=parsed.resume,
                 table_file=parsed.table,
+                against=parsed.against,
             )
         )
 

@@ -13,6 +13,7 @@ import torch
 
 from vlp.evaluators.base import Task, load_task
 from vlp.evaluators.dataset import Pixels
+from vlp.evaluators.published import Published, judge, read_published, verdict_table
 from vlp.evaluators.record import Record, table
 from vlp.evaluators.scoreboard import Score, as_text, scores_of, write_scores, writer_of
 from vlp.evaluators.suites import Suite, is_suite, load_suite, match_tasks
@@ -61,6 +62,7 @@ def evaluate_models(
     pixels: Pixels | None = None,
     resume: bool = False,
     table_file: Path | None = None,
+    against: str | None = None,
 ) -> int:
     """Evaluate models one after the other, print a table, write one JSON file per model and task.
 
@@ -69,39 +71,51 @@ def evaluate_models(
     Args:
         names: Run or checkpoint folders (`RUN:LABEL` for other weights of it), exported folders, `hf-hub:ORG/NAME`, or
             `NAME:TAG` of open_clip.
-        task_names: Names under `eval/`, suites under `eval/suites/`, or YAML files; those of the run's recipe, or the
-            shipped ones, when absent.
+        task_names: Names under `eval/`, suites under `eval/suites/`, or YAML files; when absent those that have
+            published numbers, or else those of the run's recipe, or the shipped ones.
         folder: Where the files go, of several models into a folder each; a run keeps its own by default, other models
             none.
         pixels: How images become RGB, for all tasks: as in training or as with referees; by default as each task says.
         resume: Take the records that are there already, where task and weights are the same.
         table_file: A file for the main metrics: Markdown, CSV or JSON, as its suffix says.
+        against: File of published numbers to hold the records against, such as `results/published.yaml`.
 
     Returns:
-        Exit status: 0, or 1 if a task failed or its record could not be written.
+        Exit status: 0, or 1 if a task failed, its record could not be written, or a published number is different.
 
     Raises:
         RecipeError: No such model, task or suite.
     """
     device = join_evaluation()
     with dist.together():
-        wanted = find_tasks(task_names or ())  # before gigabytes are read
+        wanted, suites = find_tasks(task_names or ())  # before gigabytes are read
         if table_file is not None:
             writer_of(table_file)
+        published = {name: _published(against, name, wanted) for name in names}
     scores: list[Score] = []
     failed = False
     for name in dict.fromkeys(names):
         place = folder if folder is None or len(names) == 1 else folder / name.strip("/").replace("/", "_")
-        records, tasks = _evaluate(name, wanted[0], place, device=device, pixels=pixels, resume=resume)
-        scores += scores_of(records, tasks, wanted[1])
+        told = published[name]
+        chosen = wanted or (find_tasks(told.tasks)[0] if told else [])
+        records, tasks = _evaluate(name, chosen, place, device=device, pixels=pixels, resume=resume)
+        scores += scores_of(records, tasks, suites)
+        verdicts = judge(records, told) if told else []
         failed |= any("error" in record or "unwritten" in record for record in records)
-        if dist.is_main() and len(names) == 1 and not wanted[1]:
+        failed |= any(verdict.judgement == "different" for verdict in verdicts)
+        if dist.is_main() and len(names) == 1 and not suites:
             print(table(records))
-    if dist.is_main() and (len(names) > 1 or wanted[1]):
+        if dist.is_main() and told:
+            print(verdict_table(verdicts, told))
+    if dist.is_main() and (len(names) > 1 or suites):
         print(as_text(scores))
     if table_file is not None:
         dist.on_main(partial(write_scores, table_file, scores))
     return int(failed)
+
+
+def _published(against: str | None, name: str, tasks: Sequence[Task]) -> Published | None:
+    return read_published(against, name, [task.name for task in tasks]) if against else None
 
 
 def find_tasks(names: Sequence[str]) -> tuple[list[Task], list[Suite]]:
@@ -159,7 +173,12 @@ def _evaluate(
 
 
 def evaluate_model(
-    name: str, task_names: Sequence[str] | None = None, folder: Path | None = None, *, pixels: Pixels | None = None
+    name: str,
+    task_names: Sequence[str] | None = None,
+    folder: Path | None = None,
+    *,
+    pixels: Pixels | None = None,
+    against: str | None = None,
 ) -> int:
     """Evaluate one model; see `evaluate_models`."""
-    return evaluate_models([name], task_names, folder, pixels=pixels)
+    return evaluate_models([name], task_names, folder, pixels=pixels, against=against)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import subprocess
+from pathlib import Path
 
 import pytest
 from safetensors.torch import save_file
 
 from tests.evaluators.test_scripts import load_script
 from tests.towers.tiny import tiny_model
-from vlp.cli import main
+from vlp.cli import build_parser, main
 from vlp.evaluators.base import load_task
 from vlp.evaluators.published import judge, read_published, verdict_table
 from vlp.ground.paths import folders
@@ -18,6 +21,7 @@ from vlp.ground.types import RecipeError
 from vlp.ground.yaml import read_yaml
 
 SHIPPED = next(folders("eval")) / "results" / "published.yaml"
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
 TASKS = ["clipart-folders", "clipart-retrieval"]
 
 
@@ -134,6 +138,19 @@ def test_the_script_reads_the_tables_of_a_checkout(tmp_path):
         line.split(", value")[0] for line in shipped if "value" in line
     ], "run eval/prepare/published.py again"
     assert all("0.1230" in line for line in lines if "value" in line)
+
+
+def test_the_file_on_the_page_is_understood(tmp_path):
+    (block,) = re.findall(r"```yaml\n(.*?)```", PAGE, flags=re.S)
+    (tmp_path / "published.yaml").write_text(block)
+    found = read_published(str(tmp_path / "published.yaml"), "runs/mine", [])
+    assert found.tasks == ("imagenet1k", "cifar10")
+
+
+@pytest.mark.parametrize("line", re.findall(r"^vlp .*", PAGE, flags=re.M))
+def test_the_commands_on_the_page_are_understood(line):
+    words = shlex.split(line.split(">")[0], comments=True)[1:]
+    assert build_parser().parse_args(words).command
 
 
 @pytest.fixture

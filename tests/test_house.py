@@ -7,55 +7,11 @@ import re
 import warnings
 from collections.abc import Iterable, Mapping
 from graphlib import CycleError, TopologicalSorter
-from pathlib import Path
 
 import pytest
 
+from tests.house import FILES, FLOOR, FLOORS, IMPORTS, MODULES, PACKAGE, ROOT, room_of
 from vlp.ground.types import VlpWarning
-
-ROOT = Path(__file__).resolve().parent.parent
-PACKAGE = ROOT / "vlp"
-FILES = sorted(PACKAGE.rglob("*.py"))
-
-FLOORS = (
-    ("ground",),
-    ("html", "pairs", "towers", "data", "step"),
-    ("evaluators", "objectives", "strategies"),
-    ("recipe",),
-    ("run",),
-    ("train", "evaluate", "export", "embeddings", "report", "curate"),
-    ("commands",),
-    ("cli",),
-)
-"""Rooms of `vlp/`, from the ground up; `docs/concepts.md` shows the same."""
-FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
-
-
-def name_of(path: Path) -> str:
-    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-
-
-MODULES = {name_of(path): path for path in FILES}
-
-
-def room_of(module: str) -> str:
-    return module.split(".")[1]
-
-
-def imported_by(tree: ast.AST) -> set[str]:
-    """Return the modules of this package that code imports, at its top or within a function."""
-    names = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            names |= {
-                whole if (whole := f"{node.module}.{alias.name}") in MODULES else node.module for alias in node.names
-            }
-        elif isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-    return {name for name in names if name.startswith("vlp.")}
-
-
-IMPORTS = {module: imported_by(ast.parse(path.read_text(encoding="utf-8"))) for module, path in MODULES.items()}
 
 
 def circle_in(arrows: Mapping[str, set[str]]) -> list[str]:

@@ -1,0 +1,1 @@
+"""What makes parts of the pages: `make pages`."""

@@ -1,0 +1,78 @@
+"""Pages show files as they are, the picture shows the house as it is, and the results are those of the reports."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from docs.tools.house import draw
+from docs.tools.pages import DOCS, SNIPPETS, shown_in, with_snippets
+from docs.tools.results import Report, missed, read_reports, results_page
+from docs.tools.rooms import arrows, rooms
+from tests.house import FLOOR, IMPORTS, room_of
+
+PAGES = sorted(DOCS.glob("*.md"))
+HOW_TOS = [page for page in PAGES if page.stem.startswith("add-a") and page.stem != "add-a-dataset"]
+
+
+def test_there_is_a_page_for_each_kind_of_part():
+    assert {page.stem for page in HOW_TOS} >= {
+        *("add-a-term", "add-a-strategy", "add-an-evaluator", "add-a-tower", "add-a-source", "add-a-rule"),
+    }
+
+
+@pytest.mark.parametrize("page", HOW_TOS, ids=lambda page: page.stem)
+def test_a_page_shows_files_as_they_are(page):
+    text = page.read_text(encoding="utf-8")
+    assert shown_in(text)
+    assert with_snippets(text) == text, "renew it: make pages"
+
+
+@pytest.mark.parametrize("page", HOW_TOS, ids=lambda page: page.stem)
+def test_a_page_shows_no_other_python(page):
+    """What a test does not run ages."""
+    text = page.read_text(encoding="utf-8")
+    assert set(re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)) <= set(shown_in(text).values())
+
+
+def test_every_part_is_shown_somewhere():
+    shown = {name for page in PAGES for name in shown_in(page.read_text(encoding="utf-8"))}
+    files = {str(path.relative_to(SNIPPETS)) for path in SNIPPETS.rglob("*.*") if "__pycache__" not in path.parts}
+    assert files - shown == {"recipes/vitb32_distance.yaml"}  # every term needs a recipe; one is shown
+
+
+def test_another_file_makes_a_page_stale():
+    text = "[`eval/x.yaml`](snippets/eval/emoji24-calibration.yaml):\n\n```yaml\nversion: 0\n```\n"
+    assert "version: 0" not in with_snippets(text) and "evaluator: calibration" in with_snippets(text)
+
+
+def test_the_picture_of_the_house_is_up_to_date():
+    assert (DOCS / "images" / "house.svg").read_text(encoding="utf-8") == draw(), "renew it: make pages"
+
+
+def test_the_picture_shows_every_room_and_hides_no_import():
+    assert rooms().keys() == FLOOR.keys()
+    reached = {name: {name} for name in rooms()}
+    for name in sorted(rooms(), key=FLOOR.__getitem__):
+        for upper, lower in arrows():
+            if upper == name:
+                reached[name] |= reached[lower]
+    for module, others in IMPORTS.items():
+        for other in others:
+            if module != "vlp" and room_of(other) != "ground":
+                assert room_of(other) in reached[room_of(module)], (module, other)
+
+
+def test_the_results_are_up_to_date():
+    assert (DOCS / "results.md").read_text(encoding="utf-8") == results_page(read_reports()), "renew it: make pages"
+
+
+def test_every_report_is_listed_and_what_was_missed_is_said():
+    reports = read_reports()
+    assert len(reports) >= 7
+    page = results_page(reports)
+    assert all(report.link in page for report in reports)
+    target = {"what": "speed", "measured": 1.5, "at_least": 2.0, "reached": False}
+    report = Report(DOCS / "x.md", "x", {"targets": [target, {**target, "what": "other", "reached": True}]})
+    assert missed([report])[1:] == [["speed", "1.5", ">= 2", "[x](../benchmarks/reports/x.md)"]]

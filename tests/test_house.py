@@ -72,8 +72,8 @@ def test_a_class_name_stands_once():
 
 
 def test_the_map_shows_the_floors():
-    """`docs/concepts.md` has the floors, the highest first: change the one when the other changes."""
-    page = (ROOT / "docs" / "concepts.md").read_text(encoding="utf-8")
+    """`docs/architecture.md` has the floors, the highest first: change the one when the other changes."""
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     drawing = "\n".join(" · ".join(rooms) for rooms in reversed(FLOORS))
     assert drawing in page, drawing
 

@@ -7,7 +7,7 @@ PAGES := terms reference from-open-clip tasks
 GPU_PYTHON ?= 3.12
 OPEN_CLIP ?= git+https://github.com/mlfoundations/open_clip
 
-.PHONY: quickstart test golden mutants open-clip pages check-pages lint types smoke gpu-wheels clean help
+.PHONY: quickstart test golden mutants open-clip pages check-pages site lint types smoke gpu-wheels clean help
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -48,11 +48,16 @@ open-clip: .venv/ready  ## the tests that meet open_clip, with its main branch o
 	PYTHONPATH=.venv-open-clip $(BIN)/pytest -n 2 --dist worksteal tests/towers tests/export tests/evaluators \
 	  tests/strategies tests/benchmarks/test_benchmarks.py tests/test_train.py tests/test_golden.py
 
-pages: .venv/ready  ## write the generated pages of docs/ anew, from the parts' documentation and the tasks' files
+pages: .venv/ready  ## write what is generated in docs/ anew: parts, tasks, imports, snippets, reports
 	for page in $(PAGES); do $(BIN)/vlp describe --page $$page > docs/$$page.md; done
+	$(BIN)/python -m docs.tools.pages
 
-check-pages: .venv/ready  ## whether these pages show every part
+check-pages: .venv/ready  ## whether it is up to date
 	for page in $(PAGES); do $(BIN)/vlp describe --page $$page | diff -u docs/$$page.md - || exit 1; done
+	$(BIN)/python -m docs.tools.pages --check
+
+site: .venv/ready  ## the documentation as a site, in build/site; warnings and links that lead nowhere are errors
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --nitpicky --quiet --fresh-env -c docs -d build/doctrees . build/site
 
 lint: .venv/ready  ## style
 	$(BIN)/ruff check .

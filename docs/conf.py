@@ -46,7 +46,13 @@ NAVIGATION = {
         "docs/filtering",
         "Shipped data </data/embedded/LICENSES>",
     ),
-    "Evaluate and use": ("eval/README", "Records </eval/results/README>", "docs/python-api"),
+    "Evaluate and use": (
+        "eval/README",
+        "docs/tasks",
+        "Comparing models </docs/evaluation>",
+        "Records </eval/results/README>",
+        "docs/python-api",
+    ),
     "Extend": (
         *("docs/add-a-term", "docs/add-a-strategy", "docs/add-an-evaluator", "docs/add-a-tower", "docs/add-a-source"),
         *("docs/add-a-rule", "docs/architecture", "CONTRIBUTING"),

@@ -7,14 +7,12 @@ import pytest
 import torch
 from sklearn.metrics import balanced_accuracy_score, top_k_accuracy_score
 
+from tests.evaluators.kinds import check_intervals, check_samples, values_of, vector, write_set
 from tests.evaluators.sets import HashEncoder, opened, unit, write_captions, write_classes
+from vlp.evaluators.dataset import DataSource, open_set
 from vlp.evaluators.shared import SharedEncoder
 from vlp.evaluators.zero_shot import ZeroShot, classify
 from vlp.ground.types import RecipeError
-
-
-def values_of(evaluation):
-    return {metric.name: metric.value for metric in evaluation.metrics}
 
 
 def draw(num_images=300, num_classes=7, width=16, seed=0):
@@ -142,3 +140,50 @@ def test_a_perfect_model_is_perfect():
     labels = torch.from_numpy(np.arange(60) % 6)
     found = values_of(classify(torch.eye(6)[labels], torch.eye(6), labels, names(6), 1))
     assert set(found.values()) == {1.0}
+
+
+def test_what_samples_add_makes_up_the_metrics():
+    images, classes, labels = draw()
+    evaluation = classify(images, classes, labels, names(7), 1)
+    check_samples(evaluation, ["acc1", "acc5", "acc1_strict", "mean_per_class_recall", "macro_f1"])
+    check_intervals(evaluation)
+
+
+def grouped(tmp_path):
+    samples = {f"s{i}": {"cls": str(i % 6).encode(), "npy": vector(i % 4, i % 3)} for i in range(36)}
+    root = write_set(tmp_path / "set", "classification", samples, [f"thing {word}" for word in "abcdef"])
+    return open_set(DataSource(root=str(root), groups=("country", "region")))
+
+
+def test_the_worst_group_of_a_set(tmp_path):
+    data = grouped(tmp_path)
+    evaluation = ZeroShot(data, group="country", ignore_groups=(2,), top=5).run(SharedEncoder(HashEncoder()))
+    hits = np.array(evaluation.details["ranks"]) <= 5
+    shares = [hits[np.arange(36) % 4 == group].mean() for group in range(4)]
+    assert values_of(evaluation)["worst_group_acc5"] == min(shares[0], shares[1], shares[3])
+    assert values_of(evaluation)["mean_group_acc5"] == pytest.approx(np.mean(shares))
+    assert evaluation.details["groups_acc5_by_country"]["ignored"] == [2]
+    check_samples(evaluation, ["mean_group_acc5", "acc1"])
+
+
+def test_a_hierarchy_of_a_set(tmp_path):
+    data = grouped(tmp_path)
+    (tmp_path / "tree.yaml").write_text("".join(f"{name}: {'xy'[i % 2]}\n" for i, name in enumerate(data.class_names)))
+    evaluation = ZeroShot(data, hierarchy=str(tmp_path / "tree.yaml")).run(SharedEncoder(HashEncoder()))
+    predictions = np.array(evaluation.details["predictions"])
+    assert values_of(evaluation)["acc1_super"] == (predictions % 2 == np.arange(36) % 2).mean()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"group": "contry"}, "no column 'contry'; did you mean 'country'"),
+        ({"group": "region", "ignore_groups": (7,)}, "no sample is in group 7"),
+        ({"ignore_groups": (1,)}, "no effect without settings.group"),
+        ({"top": 5}, "no effect without settings.group"),
+        ({"group": "region", "top": 7}, "settings.top is 7, and there are 6 classes"),
+    ],
+)
+def test_settings_of_groups_that_make_no_sense_are_errors(tmp_path, settings, message):
+    with pytest.raises(RecipeError, match=message):
+        ZeroShot(grouped(tmp_path), **settings)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from vlp.evaluators.base import Task, load_task
 from vlp.evaluators.dataset import EvaluationSet, open_set
-from vlp.evaluators.prompts import fill, templates_of
+from vlp.evaluators.prompts import average, prompts_of
 from vlp.evaluators.retrieval import rank_positives
 from vlp.evaluators.shared import decode_ahead
 from vlp.ground.types import Encoder, RecipeError
@@ -146,12 +146,11 @@ def _by_class(task: Task, data: EvaluationSet, encoder: Encoder, indices: tuple[
     present = sorted(set(labels.tolist()))
     names = tuple(data.class_names[label] for label in present)
     settings = task.settings.model_dump()
-    templates = templates_of(data, settings.get("prompts"))
-    rows = encoder.embed_texts(fill(templates, names)).reshape(len(names), len(templates), -1).mean(dim=1)
+    prompts = prompts_of(data, settings.get("prompts"), names)
     pairs = [
         (query, place) for query, label in enumerate(present) for place in torch.where(labels == label)[0].tolist()
     ]
-    query_rows = torch.nn.functional.normalize(rows, dim=1)
+    query_rows = average(encoder.embed_texts(prompts.texts), prompts.counts)
     return Search(names, query_rows, _images(data, encoder, indices), indices, torch.tensor(pairs).T.contiguous())
 
 

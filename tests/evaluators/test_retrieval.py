@@ -7,13 +7,11 @@ from itertools import permutations
 import pytest
 import torch
 
+from tests.evaluators.kinds import check_intervals, check_samples, values_of
 from tests.evaluators.sets import HashEncoder, opened, unit, write_captions
 from vlp.evaluators.retrieval import Ranks, Retrieval, rank_positives, retrieve
 from vlp.evaluators.shared import SharedEncoder
-
-
-def values_of(evaluation):
-    return {metric.name: metric.value for metric in evaluation.metrics}
+from vlp.ground.types import RecipeError
 
 
 def draw(num_images=40, width=8, seed=0):
@@ -160,3 +158,65 @@ def test_what_a_program_that_sorts_would_say_lies_between_the_bounds():
             assert low - 1e-9 <= share <= high + 1e-9
             assert low <= found[f"image_to_text_recall@{k}"] <= high
     assert bounds["image_to_text_recall@1"][0] < bounds["image_to_text_recall@1"][1]
+
+
+def test_what_samples_add_makes_up_the_metrics():
+    images, texts, image_of_text = draw()
+    texts = (texts * 4).round() / 4  # ties
+    for num_folds in (1, 3):
+        evaluation = retrieve(images, texts, image_of_text, num_folds=num_folds, precisions=("r_precision", "map_at_r"))
+        names = [
+            f"{direction}_{name}"
+            for direction in ("image_to_text", "text_to_image")
+            for name in ("recall@1", "recall@10", "r_precision", "map_at_r")
+        ]
+        check_samples(evaluation, [*names, "mean_recall@5"])
+        check_intervals(evaluation)
+
+
+@pytest.mark.parametrize("num_folds", [2, 3, 7])
+def test_folds_are_sets_of_their_own(num_folds):
+    images, texts, image_of_text = draw()
+    order = torch.randperm(len(texts), generator=torch.Generator().manual_seed(3))
+    whole = retrieve(images, texts[order], image_of_text[order], num_folds=num_folds, precisions=("map_at_r",))
+    parts = []
+    for fold in range(num_folds):
+        chosen = [i for i in range(40) if i * num_folds // 40 == fold]
+        mine = torch.tensor([int(image) in chosen for image in image_of_text])
+        parts.append(retrieve(images[chosen], texts[mine], image_of_text[mine] - chosen[0], precisions=("map_at_r",)))
+    found = values_of(whole)
+    for name in found:
+        if "median" not in name:
+            assert found[name] == pytest.approx(sum(values_of(part)[name] for part in parts) / num_folds), name
+    ranks = [rank for part in parts for rank in part.details["ranks"]["image_to_text"]]
+    assert whole.details["ranks"]["image_to_text"] == ranks
+    straight = torch.tensor([rank for part in parts for rank in part.details["ranks"]["text_to_image"]])
+    assert whole.details["ranks"]["text_to_image"] == straight[order].tolist()
+    assert whole.details["folds"] == num_folds
+
+
+def test_precision_of_images_and_captions_by_hand():
+    images = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    texts = unit(torch.tensor([[3.0, 1.0], [1.0, 2.0], [1.0, 3.0]]))
+    evaluation = retrieve(images, texts, torch.tensor([0, 0, 1]), precisions=("r_precision", "map_at_r"))
+    found = values_of(evaluation)
+    # the first image finds its captions at 1 and 2, the second at 1; of the captions the second is taken for the other
+    assert (found["image_to_text_r_precision"], found["image_to_text_map_at_r"]) == (1, 1)
+    assert found["text_to_image_r_precision"] == found["text_to_image_recall@1"] == pytest.approx(2 / 3)
+
+
+def test_the_first_captions_alone(tmp_path):
+    data = opened(write_captions(tmp_path / "set"))
+    evaluator = Retrieval(data, captions="first", folds=4, r_precision=True)
+    assert evaluator.texts == tuple(f"word{i} number0" for i in range(40))
+    evaluation = evaluator.run(SharedEncoder(HashEncoder()))
+    assert (evaluation.details["captions"], evaluation.details["folds"]) == (40, 4)
+    found = values_of(evaluation)
+    assert found["image_to_text_r_precision"] == pytest.approx(found["image_to_text_recall@1"])
+    assert "image_to_text_map_at_r" not in found
+
+
+@pytest.mark.parametrize("folds", [0, 41])
+def test_more_folds_than_images_are_an_error(tmp_path, folds):
+    with pytest.raises(RecipeError, match=f"settings.folds is {folds}, and there are 40 images"):
+        Retrieval(opened(write_captions(tmp_path / "set")), folds=folds)

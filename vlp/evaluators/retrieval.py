@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -11,12 +13,14 @@ from torch import Tensor
 
 from vlp.evaluators.base import check_kind, evaluators
 from vlp.evaluators.dataset import EvaluationSet
-from vlp.evaluators.intervals import mean, median, proportion
+from vlp.evaluators.intervals import mean, mean_of_proportions, median, proportion
+from vlp.evaluators.r_precision import precision_at_r
 from vlp.evaluators.shared import SharedEncoder
-from vlp.ground.types import Evaluation, Metric
+from vlp.ground.types import Evaluation, Metric, PerSample, RecipeError
 
 SCORES_AT_ONCE = 2**23
 DIRECTIONS = ("image_to_text", "text_to_image")
+RANKS = ("ahead", "tied", "positives")
 
 
 @evaluators.register("retrieval")
@@ -25,24 +29,45 @@ class Retrieval:
 
     A query is a hit at k if any of its positives is among the k best; recall is the mean over queries. Items of equal
     score, such as captions that stand at several images, have no order: a metric is its expectation over all orders,
-    and `details.bounds` says what it is where ties fall against the model and where they fall for it. A program that
-    sorts gives a number between these.
+    and `details.bounds` says what recall is where ties fall against the model and where they fall for it. A program
+    that sorts gives a number between these.
 
     Args:
         recall_at: The values of k.
+        captions: All captions of an image, or the first alone, as CLIP_benchmark has it for Crossmodal-3600.
+        folds: Search parts of the set, this many, one image after the other as they stand; recall is the mean over
+            them. 5 folds of COCO's 5,000 images are COCO 1k.
+        r_precision: Also report the share of positives among as many best items as a query has positives.
+        map_at_r: Also report the mean precision among these (Musgrave et al. 2020, arXiv 2003.08505).
     """
 
-    def __init__(self, data: EvaluationSet, *, recall_at: tuple[int, ...] = (1, 5, 10)):
+    def __init__(
+        self,
+        data: EvaluationSet,
+        *,
+        recall_at: tuple[int, ...] = (1, 5, 10),
+        captions: Literal["all", "first"] = "all",
+        folds: int = 1,
+        r_precision: bool = False,
+        map_at_r: bool = False,
+    ):
         check_kind(data, "retrieval")
+        if not 1 <= folds <= len(data):
+            raise RecipeError(f"settings.folds is {folds}, and there are {len(data)} images")
         self.data = data
         self.recall_at = recall_at
-        self.texts = tuple(caption for captions in data.captions for caption in captions)
+        self.folds = folds
+        self.precisions = (*(["r_precision"] if r_precision else []), *(["map_at_r"] if map_at_r else []))
+        chosen = [listed if captions == "all" else listed[:1] for listed in data.captions]
+        self.texts = tuple(caption for listed in chosen for caption in listed)
+        self.image_of_text = torch.tensor([image for image, listed in enumerate(chosen) for _ in listed])
 
     def run(self, encoder: SharedEncoder) -> Evaluation:
         """Embed images and captions and rank them."""
         images, texts = encoder.images(self.data), encoder.texts(self.texts)
-        image_of_text = torch.tensor([i for i, captions in enumerate(self.data.captions) for _ in captions])
-        return retrieve(images, texts, image_of_text, self.recall_at)
+        return retrieve(
+            images, texts, self.image_of_text, self.recall_at, num_folds=self.folds, precisions=self.precisions
+        )
 
 
 @dataclass(frozen=True)
@@ -84,46 +109,133 @@ class Ranks:
         return 1 - misses
 
 
+@dataclass(frozen=True)
+class Queries:
+    """One direction of a search.
+
+    Args:
+        ranks: Where the best positives stand.
+        precisions: R-precision and mAP@R of each query, by name, where they are wanted.
+        folds: The fold of each query.
+    """
+
+    direction: str
+    ranks: Ranks
+    precisions: dict[str, Float64[Tensor, " q"]]
+    folds: Int64[Tensor, " q"]
+
+    def share(self, name: str, hits: Float64[Tensor, " q"]) -> Metric:
+        """Return the share of hits, which ties may split: within each fold, and their mean."""
+        counts = np.bincount(self.folds.numpy())
+        found = np.minimum(np.bincount(self.folds.numpy(), weights=hits.numpy()), counts)
+        if len(counts) == 1:
+            return proportion(name, float(found[0]), int(counts[0]))
+        return mean_of_proportions(name, found, counts)
+
+    def average(self, name: str, values: Float64[Tensor, " q"]) -> Metric:
+        """Return the mean of numbers: within each fold, and the mean of these."""
+        counts = np.bincount(self.folds.numpy())
+        return mean(name, values.numpy(), 1 / counts[self.folds.numpy()])
+
+    def each(self, values: Float64[Tensor, " q"]) -> PerSample:
+        """Return what queries add to either."""
+        return PerSample(values.tolist(), self.folds.tolist() if self.folds.any() else None)
+
+
 def retrieve(
     images: Float32[Tensor, "n d"],
     texts: Float32[Tensor, "m d"],
     image_of_text: Int64[Tensor, " m"],
     recall_at: tuple[int, ...] = (1, 5, 10),
+    *,
+    num_folds: int = 1,
+    precisions: Sequence[str] = (),
 ) -> Evaluation:
-    """Compute recall and median rank in both directions; every image must have a caption."""
-    order = image_of_text.argsort(stable=True)
-    of_images = rank_positives(images, texts, torch.stack([image_of_text[order], order]))
-    of_texts = rank_positives(texts, images, torch.stack([torch.arange(len(texts)), image_of_text]))
+    """Compute recall and median rank in both directions, where the rows lie; every image must have a caption.
+
+    Args:
+        num_folds: Parts of the images, of equal size up to one, that are searched each on its own.
+        precisions: Any of `r_precision` and `map_at_r`.
+    """
+    image_of_text = image_of_text.cpu()
+    folds = torch.arange(len(images)) * num_folds // len(images)
+    searched = [
+        _search("image_to_text", images, texts, image_of_text, folds, precisions),
+        _search("text_to_image", images, texts, image_of_text, folds, precisions),
+    ]
     metrics: list[Metric] = []
+    samples: dict[str, PerSample] = {}
     bounds: dict[str, list[float]] = {}
-    for direction, ranks in zip(DIRECTIONS, (of_images, of_texts), strict=True):
+    for queries in searched:
+        ranks, direction = queries.ranks, queries.direction
         for k in recall_at:
-            name, count = f"{direction}_recall@{k}", len(ranks.ahead)
-            metrics.append(proportion(name, float(ranks.chances(k).sum()), count))
-            bounds[name] = [int((each <= k).sum()) / count for each in (ranks.worst, ranks.best)]
+            name, hits = f"{direction}_recall@{k}", ranks.chances(k)
+            metrics.append(queries.share(name, hits))
+            samples[name] = queries.each(hits)
+            bounds[name] = [queries.share(name, (each <= k).double()).value for each in (ranks.worst, ranks.best)]
         metrics.append(median(f"{direction}_median_rank", ranks.expected.numpy()))
-    metrics += [mean_recall(k, of_images.chances(k), of_texts.chances(k), image_of_text) for k in recall_at]
+        for name, values in queries.precisions.items():
+            metrics.append(queries.average(f"{direction}_{name}", values))
+            samples[f"{direction}_{name}"] = queries.each(values)
     for k in recall_at:
+        name = f"mean_recall@{k}"
+        metric, samples[name] = mean_recall(k, searched[0], searched[1], image_of_text)
+        metrics.append(metric)
         pairs = zip(*(bounds[f"{direction}_recall@{k}"] for direction in DIRECTIONS), strict=True)
-        bounds[f"mean_recall@{k}"] = [sum(pair) / 2 for pair in pairs]
+        bounds[name] = [sum(pair) / 2 for pair in pairs]
     details = {
         "images": len(images),
         "captions": len(texts),
-        "ties": {"image_to_text": int(of_images.tied.sum()), "text_to_image": int(of_texts.tied.sum())},
+        "folds": num_folds,
+        "ties": {queries.direction: int(queries.ranks.tied.sum()) for queries in searched},
         "bounds": bounds,
-        "ranks": {"image_to_text": of_images.worst.tolist(), "text_to_image": of_texts.worst.tolist()},
+        "ranks": {queries.direction: queries.ranks.worst.tolist() for queries in searched},
     }
-    return Evaluation(tuple(metrics), details)
+    return Evaluation(tuple(metrics), details, samples)
 
 
 def mean_recall(
-    k: int, image_hits: Float64[Tensor, " n"], text_hits: Float64[Tensor, " m"], image_of_text: Int64[Tensor, " m"]
-) -> Metric:
+    k: int, of_images: Queries, of_texts: Queries, image_of_text: Int64[Tensor, " m"]
+) -> tuple[Metric, PerSample]:
     """Mean of both directions' recall (DataComp's main metric); the bootstrap draws images with their captions."""
-    num_images = len(image_hits)
-    caption_hits = np.bincount(image_of_text.numpy(), weights=text_hits.numpy(), minlength=num_images)
-    per_image = (image_hits.numpy() / num_images + caption_hits / len(text_hits)) / 2
-    return mean(f"mean_recall@{k}", per_image * num_images)
+    folds = of_images.folds.numpy()
+    image_counts, text_counts = np.bincount(folds), np.bincount(of_texts.folds.numpy())
+    weights = of_texts.ranks.chances(k).numpy()
+    caption_hits = np.bincount(image_of_text.numpy(), weights=weights, minlength=len(folds))
+    per_image = (of_images.ranks.chances(k).numpy() / image_counts[folds] + caption_hits / text_counts[folds]) / 2
+    values = per_image * (len(folds) / len(image_counts))
+    return mean(f"mean_recall@{k}", values), PerSample(values.tolist())
+
+
+def _search(
+    direction: str,
+    images: Float32[Tensor, "n d"],
+    texts: Float32[Tensor, "m d"],
+    image_of_text: Int64[Tensor, " m"],
+    folds: Int64[Tensor, " n"],
+    precisions: Sequence[str],
+) -> Queries:
+    """Search each fold and put its queries back in their places."""
+    by_image = direction == "image_to_text"
+    fold_of_query = folds if by_image else folds[image_of_text]
+    parts = []
+    for fold in range(int(folds.max()) + 1):
+        chosen, captions = torch.where(folds == fold)[0], torch.where(folds[image_of_text] == fold)[0]
+        pairs = torch.stack([image_of_text[captions] - chosen[0], torch.arange(len(captions))])
+        order = pairs[0].argsort(stable=True)
+        whole = len(chosen) == len(images)
+        rows = images if whole else images[chosen.to(images.device)]
+        words = texts if whole else texts[captions.to(texts.device)]
+        sides = (rows, words, pairs[:, order]) if by_image else (words, rows, pairs.flip(0))
+        parts.append((rank_positives(*sides), precision_at_r(*sides) if precisions else ()))
+    places = fold_of_query.argsort(stable=True).argsort()
+    ranks = Ranks(*(torch.cat([getattr(part, name) for part, _ in parts])[places] for name in RANKS))
+    found = {
+        name: torch.cat([each[number] for _, each in parts])[places]
+        for number, name in enumerate(("r_precision", "map_at_r"))
+        if name in precisions
+    }
+    return Queries(direction, ranks, found, fold_of_query)
 
 
 def rank_positives(
@@ -131,7 +243,7 @@ def rank_positives(
     items: Float32[Tensor, "m d"],
     positives: Int64[Tensor, "2 p"],
 ) -> Ranks:
-    """Return where each query's best positive stands.
+    """Return where each query's best positive stands, on the CPU.
 
     Memory is SCORES_AT_ONCE numbers; buffers are used again, because the allocator keeps what it freed.
 
@@ -141,22 +253,27 @@ def rank_positives(
     parts = []
     chunk = min(len(queries), max(1, SCORES_AT_ONCE // len(items)))
     score_buffer = queries.new_empty(chunk, len(items))
-    flag_buffer = torch.empty(chunk, len(items), dtype=torch.bool)
-    for start in range(0, len(queries), chunk):
+    flag_buffer = torch.empty(chunk, len(items), dtype=torch.bool, device=queries.device)
+    starts = range(0, len(queries), chunk)
+    borders = torch.searchsorted(positives[0].cpu(), torch.tensor([*starts, len(queries)])).tolist()
+    positives = positives.to(queries.device)
+    for number, start in enumerate(starts):
         rows = queries[start : start + chunk]
         scores = torch.mm(rows, items.T, out=score_buffer[: len(rows)])
         flags = flag_buffer[: len(rows)]
-        first, last = torch.searchsorted(positives[0], torch.tensor([start, start + len(scores)])).tolist()
-        query, item = positives[0, first:last] - start, positives[1, first:last]
+        mine = positives[:, borders[number] : borders[number + 1]]
+        query, item = mine[0] - start, mine[1]
         found = scores[query, item]
         best = scores.new_full((len(scores),), -torch.inf).scatter_reduce(0, query, found, "amax")
         among_best = torch.zeros_like(best, dtype=torch.int64).index_add_(0, query, (found == best[query]).long())
         ahead = _count(torch.gt(scores, best[:, None], out=flags))
         tied = _count(torch.eq(scores, best[:, None], out=flags)) - among_best
         parts.append((ahead, tied, among_best))
-    return Ranks(*(torch.cat(column) for column in zip(*parts, strict=True)))
+    return Ranks(*(torch.cat(column).cpu() for column in zip(*parts, strict=True)))
 
 
 def _count(flags: Tensor) -> Int64[Tensor, " q"]:
-    """Count by rows; torch would first copy the flags to integers."""
+    """Count by rows; on the CPU torch would first copy the flags to integers."""
+    if flags.device.type != "cpu":
+        return flags.sum(dim=1)
     return torch.from_numpy(np.count_nonzero(flags.numpy(), axis=1))

@@ -105,8 +105,8 @@ def score_pairs(
         right = {name: np.bincount(places[found.numpy()], minlength=len(values)) for name, found in hits.items()}
         metrics += [mean_of_proportions(f"macro_{name}", each, sizes) for name, each in right.items()]
         samples |= {f"macro_{name}": PerSample(samples[name].values, places.tolist()) for name in SCORES}
-        details["groups"] = {"values": values.tolist(), "examples": sizes.tolist()}
-        details["groups"] |= {name: each.tolist() for name, each in right.items()}
+        by_name = {name: each.tolist() for name, each in right.items()}
+        details["groups"] = {"values": values.tolist(), "examples": sizes.tolist(), **by_name}
     return Evaluation(tuple(metrics), details, samples)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vlp.evaluators.intervals import mean, mean_of_proportions, median, proportion
+from vlp.evaluators.intervals import linearised, mean, mean_of_means, mean_of_proportions, median, proportion
 
 
 def test_wilson_gives_the_published_interval():
@@ -55,3 +55,27 @@ def test_the_median_interval_covers(size):
 def test_few_values_have_a_median_without_interval():
     metric = median("x", np.array([1, 2, 3, 4]))
     assert (metric.value, metric.low, metric.high) == (2.5, None, None)
+
+
+def test_an_interval_by_influences_is_that_of_the_normal_mean():
+    values = np.random.default_rng(0).random(400)
+    metric = linearised("x", values.mean(), (values - values.mean()) / 400)
+    spread = 1.959964 * values.std() / 20
+    assert (metric.low, metric.high) == (pytest.approx(values.mean() - spread), pytest.approx(values.mean() + spread))
+    assert metric.count == 400
+
+
+def test_an_interval_by_influences_stays_inside_zero_and_one():
+    metric = linearised("x", 0.99, np.full(4, 0.4))
+    assert (metric.low, metric.high) == (0.0, 1.0)
+
+
+def test_mean_of_means_is_as_wide_as_a_bootstrap_within_groups_says():
+    random = np.random.default_rng(0)
+    groups = np.repeat([0, 1, 2], [50, 200, 80])
+    values = random.random(330) * np.array([0.3, 1.0, 0.6])[groups]
+    metric = mean_of_means("x", values, groups)
+    parts = [values[groups == group] for group in range(3)]
+    assert metric.value == pytest.approx(np.mean([part.mean() for part in parts]))
+    draws = [np.mean([random.choice(part, len(part)).mean() for part in parts]) for _ in range(3000)]
+    assert metric.high - metric.low == pytest.approx(2 * 1.96 * np.std(draws), rel=0.05)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tests.evaluators.kinds import vector, write_set
 from tests.evaluators.sets import HashEncoder, task_on, write_captions, write_classes
 from tests.processes import run_processes
 from vlp.evaluators.record import to_json
@@ -31,6 +32,10 @@ def run_all(rank, world_size, folder):
         task_on(folder / "classes", "zero_shot", "acc1"),
         task_on(folder / "captions", "retrieval", "mean_recall@1"),
         task_on(folder / "captions", "geometry", "auc"),
+        task_on(folder / "several", "multilabel", "map"),
+        task_on(folder / "choices", "choice", "accuracy"),
+        task_on(folder / "choices", "winoground", "group_score"),
+        task_on(folder / "cues", "association", "jaccard"),
     ]
     records = run_tasks(tasks, HashEncoder(), model="m")
     return [to_json(record | {"seconds": 0, "date": ""}) for record in records]
@@ -49,6 +54,14 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sets")
     write_classes(folder / "classes", labels=[i % 3 for i in range(50)])
     write_captions(folder / "captions")
+    several = {f"s{i}": {"npy": vector(i % 2, i % 3 == 0, 1)} for i in range(40)}
+    write_set(folder / "several", "multilabel", several, ["red cat", "green dog", "blue bird"])
+    choices = {
+        f"s{i // 2}_{i % 2}": {"txt": f"word{i} of word{i ^ 1}\nword{i ^ 1} of word{i}".encode()} for i in range(40)
+    }
+    write_set(folder / "choices", "choice", choices)
+    cues = {f"s{i // 5}_{i % 5}": {"txt": f"cue{i // 5}".encode(), "cls": str(i % 5 // 3).encode()} for i in range(40)}
+    write_set(folder / "cues", "association", cues)
     for rank in range(2):
         write_classes(folder / f"lacking{rank}")
     (folder / "lacking1" / "test" / "1.tar").unlink()

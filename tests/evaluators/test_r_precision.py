@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.evaluators.kinds import draw_rows
-from vlp.evaluators.r_precision import precision_at_r
+from vlp.evaluators.r_precision import BLOCK, largest, precision_at_r
 
 
 def walk(order, right):
@@ -80,3 +80,11 @@ def test_positives_that_are_nowhere_count():
     scores = torch.tensor([3.0, 2.0, 1.0])[:, None]
     precision, mean_precision = precision_at_r(torch.ones(1, 1), scores, pairs([[0, 2]]), torch.tensor([2]))
     assert (precision.item(), mean_precision.item()) == pytest.approx((2 / 4, (1 + 2 / 3) / 4))
+
+
+@pytest.mark.parametrize("width", [3, BLOCK * 9, BLOCK * 40 + 17])
+@pytest.mark.parametrize("coarse", [False, True])
+def test_the_largest_are_found_by_blocks(width, coarse):
+    scores = torch.randn(20, width, generator=torch.Generator().manual_seed(0))
+    scores = scores.round() if coarse else scores
+    assert torch.equal(largest(scores, 3), scores.sort(dim=1, descending=True).values[:, :3])

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vlp.evaluators.base import check_kind, evaluators
 from vlp.evaluators.dataset import EvaluationSet
-from vlp.evaluators.intervals import mean, proportion
+from vlp.evaluators.intervals import mean_of_means, proportion
 from vlp.evaluators.r_precision import precision_at_r
 from vlp.evaluators.retrieval import rank_positives, retrieve
 from vlp.evaluators.shared import SharedEncoder
@@ -148,9 +148,9 @@ def score_truth(
                 samples[metrics[-1].name] = PerSample(each.tolist())
             details[f"{name}_{direction}_queries"] = len(rows)
         for metric, both in found.items():
-            metrics.append(_of_both(f"{name}_{metric}", both))
-            groups = [side for side, each in enumerate(both) for _ in range(len(each))]
-            samples[f"{name}_{metric}"] = PerSample(torch.cat(both).tolist(), groups)
+            groups = np.repeat([0, 1], [len(each) for each in both])
+            metrics.append(mean_of_means(f"{name}_{metric}", torch.cat(both).numpy(), groups))
+            samples[f"{name}_{metric}"] = PerSample(torch.cat(both).tolist(), groups.tolist())
     for prefix, folds in (("coco_5k", 1), ("coco_1k", FOLDS)):
         own = retrieve(images, texts, image_of_text, tuple(recall_at), num_folds=folds)
         metrics += [replace(metric, name=f"{prefix}_{metric.name}") for metric in own.metrics]
@@ -181,9 +181,4 @@ def pairs_of(
 def _average(name: str, values: Float64[Tensor, " q"], metric: str) -> Metric:
     if metric.startswith("recall"):
         return proportion(name, float(values.sum()), len(values))
-    return mean(name, values.numpy())
-
-
-def _of_both(name: str, both: Sequence[Float64[Tensor, " q"]]) -> Metric:
-    weights = np.concatenate([np.full(len(each), 1 / len(each)) for each in both])
-    return mean(name, torch.cat(list(both)).numpy(), weights)
+    return mean_of_means(name, values.numpy(), np.zeros(len(values), dtype=np.int64))

@@ -58,6 +58,18 @@ def linearised(name: str, value: float, influences: np.ndarray) -> Metric:
     return Metric(name, value, len(influences), max(0.0, value - spread), min(1.0, value + spread))
 
 
+def mean_of_means(name: str, values: np.ndarray, groups: np.ndarray) -> Metric:
+    """Unweighted mean over groups of the means within them, of numbers between 0 and 1; many are as cheap as few.
+
+    Args:
+        groups: Of each value, numbered from 0, none empty.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    counts = np.bincount(groups)
+    means = np.bincount(groups, weights=values) / counts
+    return linearised(name, float(means.mean()), (values - means[groups]) / counts[groups] / len(counts))
+
+
 def median(name: str, values: np.ndarray) -> Metric:
     """Median with the distribution-free interval between two order statistics (None below 6 values).
 

@@ -7,6 +7,7 @@ from jaxtyping import Float32, Float64, Int64
 from torch import Tensor
 
 SCORES_AT_ONCE = 2**23
+BLOCK = 64
 
 
 def precision_at_r(
@@ -32,8 +33,10 @@ def precision_at_r(
     padded[positives[0].cpu(), places] = positives[1].cpu()
     chunk = max(1, SCORES_AT_ONCE // max(len(items), 8 * padded.shape[1]))
     parts = []
+    buffer = queries.new_empty(min(chunk, len(queries)), len(items))
     for rows, wanted, size in zip(queries.split(chunk), padded.split(chunk), sizes.split(chunk), strict=True):
-        parts.append(_expected(rows @ items.T, wanted.to(rows.device), size.to(rows.device)))
+        scores = torch.mm(rows, items.T, out=buffer[: len(rows)])
+        parts.append(_expected(scores, wanted.to(rows.device), size.to(rows.device)))
     precision, mean_precision = (torch.cat(column).cpu() for column in zip(*parts, strict=True))
     return precision, mean_precision
 
@@ -43,12 +46,17 @@ def _expected(
 ) -> tuple[Float64[Tensor, " q"], Float64[Tensor, " q"]]:
     """Walk down the R best places; each holds any of the items that score the same."""
     longest = wanted.shape[1]
-    falling = scores.topk(longest, dim=1).values
+    falling = largest(scores, min(longest + 1, scores.shape[1]))
+    more_equal = falling[:, -1] == falling[:, longest - 1]  # there may be more of these than the list has
+    falling = falling[:, :longest]
     found = torch.where(wanted >= 0, scores.gather(1, wanted.clamp(min=0)), -torch.inf).sort(dim=1, descending=True)
     right = found.values
     ahead, end = _bounds(falling, falling)
-    lowest = falling[:, -1:]
-    equal = torch.where(falling == lowest, (scores == lowest).sum(dim=1, keepdim=True), end - ahead).double()
+    equal = (end - ahead).double()
+    tied = torch.where(more_equal)[0]
+    lowest = falling[tied, -1:]
+    counts = (scores[tied] == lowest).sum(dim=1, keepdim=True).double()
+    equal[tied] = torch.where(falling[tied] == lowest, counts, equal[tied])
     right_ahead, right_end = _bounds(right, falling)
     right_equal = (right_end - right_ahead).double()
     place = torch.arange(1, longest + 1, device=scores.device)
@@ -58,6 +66,19 @@ def _expected(
     before = (place - ahead - 1) * (right_equal - 1) / (equal - 1).clamp(min=1)
     at_place = chance * (right_ahead + 1 + before) / place
     return chance.sum(dim=1) / size, at_place.sum(dim=1) / size
+
+
+def largest(scores: Float32[Tensor, "q m"], k: int) -> Float32[Tensor, "q k"]:
+    """Return the k largest of each row, falling: those of the k blocks of columns with the largest maxima.
+
+    Several times faster than `topk` on wide rows, which copies each with its places.
+    """
+    if scores.shape[1] <= 4 * k * BLOCK:
+        return scores.topk(k, dim=1).values
+    whole = scores.shape[1] // BLOCK * BLOCK
+    blocks = scores[:, :whole].unflatten(1, (-1, BLOCK))
+    chosen = blocks.amax(dim=2).topk(k, dim=1).indices[:, :, None].expand(-1, -1, BLOCK)
+    return torch.cat([blocks.gather(1, chosen).flatten(1), scores[:, whole:]], dim=1).topk(k, dim=1).values
 
 
 def _bounds(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vlp.evaluators.base import check_kind, evaluators
 from vlp.evaluators.dataset import EvaluationSet
-from vlp.evaluators.intervals import mean, mean_of_proportions, median, proportion
+from vlp.evaluators.intervals import mean, mean_of_means, mean_of_proportions, median, proportion
 from vlp.evaluators.r_precision import precision_at_r
 from vlp.evaluators.shared import SharedEncoder
 from vlp.ground.types import Evaluation, Metric, PerSample, RecipeError
@@ -134,8 +134,7 @@ class Queries:
 
     def average(self, name: str, values: Float64[Tensor, " q"]) -> Metric:
         """Return the mean of numbers: within each fold, and the mean of these."""
-        counts = np.bincount(self.folds.numpy())
-        return mean(name, values.numpy(), 1 / counts[self.folds.numpy()])
+        return mean_of_means(name, values.numpy(), self.folds.numpy())
 
     def each(self, values: Float64[Tensor, " q"]) -> PerSample:
         """Return what queries add to either."""
@@ -227,15 +226,25 @@ def _search(
         rows = images if whole else images[chosen.to(images.device)]
         words = texts if whole else texts[captions.to(texts.device)]
         sides = (rows, words, pairs[:, order]) if by_image else (words, rows, pairs.flip(0))
-        parts.append((rank_positives(*sides), precision_at_r(*sides) if precisions else ()))
+        ranks = rank_positives(*sides)
+        parts.append((ranks, _precisions(ranks, *sides) if precisions else ()))
     places = fold_of_query.argsort(stable=True).argsort()
-    ranks = Ranks(*(torch.cat([getattr(part, name) for part, _ in parts])[places] for name in RANKS))
+    together = Ranks(*(torch.cat([getattr(part, name) for part, _ in parts])[places] for name in RANKS))
     found = {
         name: torch.cat([each[number] for _, each in parts])[places]
         for number, name in enumerate(("r_precision", "map_at_r"))
         if name in precisions
     }
-    return Queries(direction, ranks, found, fold_of_query)
+    return Queries(direction, together, found, fold_of_query)
+
+
+def _precisions(
+    ranks: Ranks, queries: Float32[Tensor, "q d"], items: Float32[Tensor, "m d"], positives: Int64[Tensor, "2 p"]
+) -> tuple[Float64[Tensor, " q"], Float64[Tensor, " q"]]:
+    """Return R-precision and mAP@R; where each query has one positive, both are recall at 1."""
+    if len(positives[0]) == len(queries):
+        return ranks.chances(1), ranks.chances(1)
+    return precision_at_r(queries, items, positives)
 
 
 def rank_positives(

@@ -1,0 +1,72 @@
+"""Scores where the features lie: a GPU says what the CPU says."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.evaluators.kinds import draw_rows, values_of
+from vlp.evaluators.association import pick
+from vlp.evaluators.choice import choose
+from vlp.evaluators.eccv_caption import GroundTruth, score_truth
+from vlp.evaluators.hierarchy import score_superclasses
+from vlp.evaluators.multilabel import rank_images
+from vlp.evaluators.retrieval import retrieve
+from vlp.evaluators.winoground import score_pairs
+from vlp.evaluators.zero_shot import classify, rank_classes
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+NAMES = tuple(f"class {k}" for k in range(9))
+LABELS = torch.arange(600) % 9
+OWNERS = torch.arange(600).repeat_interleave(3)
+
+
+def zero_shot(images, texts):
+    return classify(images, texts[:9], LABELS, NAMES, 1)
+
+
+def superclasses(images, texts):
+    labels = LABELS.to(images.device)
+    ranked = rank_classes(images, texts[:9], labels)
+    return score_superclasses(images, texts[:9], ranked.predictions, labels, LABELS[:9] % 3, ("a", "b", "c"))
+
+
+def multilabel(images, texts):
+    return rank_images(images, texts[:9], torch.arange(600)[:, None] % torch.arange(2, 11) == 0, NAMES)
+
+
+def choice(images, texts):
+    return choose(images, texts, torch.full((600,), 3), [[1.0, 2.0, 3.0]] * 600)
+
+
+def winoground(images, texts):
+    scores = images.reshape(300, 2, -1) @ texts[:600].reshape(300, 2, -1).transpose(1, 2)
+    return score_pairs(scores, [str(i) for i in range(300)])
+
+
+def association(images, texts):
+    scores = images.reshape(60, 10, -1) @ texts[:60, :, None]
+    labels = (torch.arange(600).reshape(60, 10) % 3 == 0).to(images.device)
+    return pick(scores[:, :, 0], labels, torch.ones_like(labels))
+
+
+def retrieval(images, texts):
+    return retrieve(images, texts, OWNERS, num_folds=2, precisions=("r_precision", "map_at_r"))
+
+
+def eccv_caption(images, texts):
+    links = {"eccv": ({3: (12, 15), 40: (201, 7)}, {12: (3, 9)}), "cxc": ({5: (25,)}, {25: (5, 6)})}
+    return score_truth(images[:100], texts[:500], GroundTruth(tuple(range(100)), tuple(range(500)), links), (1, 5))
+
+
+@pytest.mark.parametrize(
+    "score", [zero_shot, superclasses, multilabel, choice, winoground, association, retrieval, eccv_caption]
+)
+def test_a_gpu_says_what_the_cpu_says(score):
+    images = draw_rows(600, 32)
+    texts = torch.nn.functional.normalize(images[OWNERS] + 0.3 * draw_rows(1800, 32, seed=1), dim=1)
+    assert values_of(score(images.cuda(), texts.cuda())) == pytest.approx(values_of(score(images, texts)), abs=1e-6)

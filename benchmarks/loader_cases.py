@@ -30,7 +30,6 @@ BATCH_SIZE = 256
 SIZE = 224
 SCALE = (0.9, 1.0)  # the default of open_clip
 CONTEXT = 77
-MAX_PIXELS = 1 << 26
 # What processes have in hand when the clock starts, and again when it stops, is little beside these.
 FEWEST_BATCHES = 24
 FIDELITY_SAMPLES = 200
@@ -95,7 +94,7 @@ def measure_stream(samples: SampleSet, case: Case) -> dict[str, float]:
 def measure_codec(samples: SampleSet) -> dict[str, float]:
     """Decode alone: in full, and to 1/8 in gray, which is little more than reading the Huffman codes."""
     files = [samples[number].read("jpg") for number in range(len(samples))]
-    pictures = [open_picture(data, MAX_PIXELS) for data in files]
+    pictures = [open_picture(data) for data in files]
     sizes = [(-(-picture.height // 8), -(-picture.width // 8)) for picture in pictures]
 
     def reduce_to_gray(data: bytes, size: tuple[int, int]) -> None:
@@ -113,7 +112,7 @@ def measure_stages(samples: SampleSet) -> dict[str, float]:
     peer = open_clip.get_tokenizer("ViT-B-32")
     numbers = [(number,) for number in range(len(samples))]
     files = [samples[number].read("jpg") for (number,) in numbers]
-    pictures = [open_picture(data, MAX_PIXELS) for data in files]
+    pictures = [open_picture(data) for data in files]
     cuts = [cutter.draw(picture, Draws(0, CROP, 0, number)) for number, picture in enumerate(pictures)]
     pixels = [picture.pixels(cut.factor, fast=True) for picture, cut in zip(pictures, cuts, strict=True)]
     crops = [cutter.take(*pair, pair[1].factor) for pair in zip(pixels, cuts, strict=True)]
@@ -130,7 +129,7 @@ def measure_stages(samples: SampleSet) -> dict[str, float]:
         cutter.take(pixels[number], cuts[number], cuts[number].factor)
 
     def draw(number: int) -> None:
-        cutter.draw(open_picture(files[number], MAX_PIXELS), Draws(0, CROP, 0, number, 0))
+        cutter.draw(open_picture(files[number]), Draws(0, CROP, 0, number, 0))
 
     batches = [texts[first : first + BATCH_SIZE] for first in range(0, len(texts), BATCH_SIZE)]
     return {
@@ -167,7 +166,7 @@ def fidelity(case: Case) -> dict[str, list[float]]:
 
 def compare(cutter: Crop, data: bytes, number: int) -> float:
     """Return the peak signal-to-noise ratio of one crop."""
-    picture = open_picture(data, MAX_PIXELS)
+    picture = open_picture(data)
     cut = cutter.draw(picture, Draws(0, CROP, 0, number, 0))
     ours = cutter.take(picture.pixels(cut.factor, fast=cutter.decoding == "fast"), cut, cut.factor)
     part = Image.open(io.BytesIO(data)).convert("RGB").crop(cut.box)

@@ -10,7 +10,7 @@ from pathlib import Path
 from vlp.curate.parallel import map_in_order, num_shards, progress
 from vlp.data import Captions, Card
 from vlp.data.faults import BadSampleError
-from vlp.data.pixels.decode import MOST_BYTES, MOST_PIXELS, decode_image
+from vlp.data.pixels.decode import check_bytes, decode_image
 from vlp.data.samples import Sample
 from vlp.data.shards.cards import load_card
 from vlp.data.shards.remote import is_remote
@@ -141,13 +141,12 @@ def _check_sample(card: Card, shard: Shard, place: int, captions: list[Captions]
     Raises:
         BadSampleError: The first thing that is wrong with it.
     """
-    sample = Sample(place, card.name, card, shard, place, shard.members(place))
+    sample = Sample.of_card(card, shard, place)
     sample.image_member()
     for extension in card.images:
         if extension in sample.members:
-            if sample.size(extension) > MOST_BYTES:
-                raise BadSampleError("oversized_image", f"{sample.size(extension)} bytes, more than {MOST_BYTES}")
-            decode_image(sample.read(extension), MOST_PIXELS)
+            check_bytes(sample.size(extension))
+            decode_image(sample.read(extension))
     missing = 0
     for reader in captions:
         try:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from vlp.data.faults import BadSampleError, Fault, Reason
 from vlp.data.order.shuffle import Order
-from vlp.data.pixels.decode import EXTENSIONS, MOST_BYTES
+from vlp.data.pixels.decode import EXTENSIONS, MOST_BYTES, check_bytes
 from vlp.data.shards.cards import Card
 from vlp.data.shards.index import Entry
 from vlp.data.shards.kept import read_kept
@@ -41,6 +41,15 @@ class Sample:
     place: int
     members: dict[str, Entry]
 
+    @classmethod
+    def of_card(cls, card: Card, shard: Shard, place: int) -> Sample:
+        """Return a sample of one card by itself; its place in its tar is its id.
+
+        Raises:
+            BadSampleError: Its members contradict each other.
+        """
+        return cls(place, card.name, card, shard, place, shard.members(place))
+
     @property
     def caption_keys(self) -> Mapping[str, float]:
         """Where the data set keeps its captions, with weights."""
@@ -64,8 +73,7 @@ class Sample:
             BadSampleError: There is none, it is larger than this, or as `Shard.read`.
         """
         extension = self.image_member()
-        if self.size(extension) > max_bytes:
-            raise BadSampleError("oversized_image", f"{self.size(extension)} bytes, more than {max_bytes}")
+        check_bytes(self.size(extension), max_bytes)
         return self.read(extension)
 
     def size(self, extension: str) -> int:

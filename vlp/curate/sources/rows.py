@@ -12,11 +12,12 @@ from typing import Any, ClassVar, Protocol, cast
 
 from vlp.data import Captions
 from vlp.data.faults import BadSampleError, Reason
-from vlp.data.pixels.decode import MOST_BYTES, MOST_PIXELS, decode_image
+from vlp.data.pixels.decode import MOST_BYTES, check_bytes, decode_image, format_of
 from vlp.data.samples import Sample
 from vlp.ground.registry import Registry
 
 JSON_KEY = "caption"
+EXTENSION_OF = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Row:
         Captions().first(cast(Sample, _InMemory(members, caption_keys)))
         data = self._image_bytes()
         kind = image_kind(data)
-        decode_image(data, MOST_PIXELS)
+        decode_image(data)
         return {**members, kind: data}
 
     def _image_bytes(self) -> bytes:
@@ -172,15 +173,11 @@ def image_kind(data: bytes) -> str:
     Raises:
         BadSampleError: None of the formats that training reads, or too large.
     """
-    if len(data) > MOST_BYTES:
-        raise BadSampleError("oversized_image", f"{len(data)} bytes, more than {MOST_BYTES}")
-    if data[:3] == b"\xff\xd8\xff":
-        return "jpg"
-    if data[:8] == b"\x89PNG\r\n\x1a\n":
-        return "png"
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "webp"
-    raise BadSampleError("corrupt_image", "neither JPEG, PNG nor WebP" if data else "empty file")
+    check_bytes(len(data))
+    found = format_of(data)
+    if not found:
+        raise BadSampleError("corrupt_image", "neither JPEG, PNG nor WebP" if data else "empty file")
+    return EXTENSION_OF[found]
 
 
 def read_file(path: Path, reason: Reason) -> bytes:

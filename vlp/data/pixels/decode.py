@@ -14,6 +14,7 @@ from PIL import Image
 from vlp.data.faults import BadSampleError, net
 
 EXTENSIONS = ("jpg", "jpeg", "png", "webp")
+# What is larger is no sample: the one limit of training, packing, filters and checks.
 MOST_PIXELS = 1 << 26
 MOST_BYTES = 1 << 26
 FORMATS = ("JPEG", "PNG", "WEBP")
@@ -106,8 +107,27 @@ class PillowPicture:
         return np.asarray(to_rgb(self.image))
 
 
+def format_of(data: bytes) -> str:
+    """Return which of `FORMATS` a content says it has, whatever its file is called; empty for none of them."""
+    if data.startswith(JPEG):
+        return "JPEG"
+    if data.startswith(PNG):
+        return "PNG"
+    return "WEBP" if data[:4] == b"RIFF" and data[8:12] == b"WEBP" else ""
+
+
+def check_bytes(num_bytes: int, max_bytes: int = MOST_BYTES) -> None:
+    """Refuse an encoded image by its size.
+
+    Raises:
+        BadSampleError: `oversized_image`.
+    """
+    if num_bytes > max_bytes:
+        raise BadSampleError("oversized_image", f"{num_bytes} bytes, more than {max_bytes}")
+
+
 @net("corrupt_image")
-def open_picture(data: bytes, max_pixels: int) -> Picture:
+def open_picture(data: bytes, max_pixels: int = MOST_PIXELS) -> Picture:
     """Read the header of an image.
 
     Raises:
@@ -119,7 +139,7 @@ def open_picture(data: bytes, max_pixels: int) -> Picture:
     return picture
 
 
-def decode_image(data: bytes, max_pixels: int) -> Image.Image:
+def decode_image(data: bytes, max_pixels: int = MOST_PIXELS) -> Image.Image:
     """Decode to RGB; transparent parts become white, 16 bits become 8, animations show their first frame.
 
     The orientation tag of cameras is ignored, as in open_clip.

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import struct
 import tarfile
+import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -25,6 +27,16 @@ def image_bytes(number: int, extension: str = "jpg", width: int = 24, height: in
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, SUFFIXES[extension], **({"lossless": True} if extension == "webp" else {}))
     return file.getvalue()
+
+
+def png_chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that promises many pixels and holds few."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + png_chunk(b"IDAT", zlib.compress(bytes(1 << 16)))
 
 
 def sample_members(number: int, extension: str = "jpg") -> Members:

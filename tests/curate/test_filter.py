@@ -16,11 +16,14 @@ from safetensors.torch import save_file
 
 from tests.curate.pairs import captions_in, photo, write_pairs
 from tests.evaluators.sets import write_classes
-from tests.shards import write_tar
+from tests.shards import image_bytes, write_tar
 from tests.towers.tiny import tiny_model
 from vlp.cli import main
+from vlp.curate.facts.facts import LENGTH
 from vlp.curate.filter import filter_card
+from vlp.curate.inspect_facts import inspect_samples
 from vlp.curate.rules.base import rules
+from vlp.data import SampleSet
 from vlp.data.shards.cards import load_card
 from vlp.evaluators.dataset import DataSource, open_set
 from vlp.ground.types import RecipeError
@@ -265,12 +268,11 @@ def test_a_filtered_card_can_be_filtered(tmp_path):
 
 
 def test_a_filtered_card_is_inspected_as_training_sees_it(tmp_path):
-    from vlp.curate.facts.measure import measure
-
     pairs = [(photo(number), " ".join(WORDS[:number])) for number in (4, 1, 3, 2)]
     found = filter_by(tmp_path, write_pairs(tmp_path, pairs), "length: {fewest: 2, most: 3}")
-    measured = measure(load_card(str(found.card)), 1)
-    assert (measured.samples, measured.columns.ids.tolist(), measured.columns.words.tolist()) == (2, [0, 1], [3, 2])
+    card = load_card(str(found.card))
+    seen = inspect_samples(card, SampleSet({card.name: card}), tmp_path / ".measured", 1)
+    assert (seen.samples, seen.ids.tolist(), seen.of(LENGTH)["pieces"].tolist()) == (2, [0, 1], [3, 2])
 
 
 def columns_of(folder):
@@ -298,6 +300,19 @@ def test_a_changed_shard_is_measured_again(tmp_path):
     assert filter_by(tmp_path, card, "length: {fewest: 2}").kept == 2
     write_pairs(tmp_path, [(photo(0), "one two"), (photo(1), "three")])
     assert filter_by(tmp_path, card, "length: {fewest: 2}").kept == 1
+
+
+def test_facts_of_other_members_are_not_taken_for_those_of_the_card(tmp_path):
+    members = [("0.jpg", photo(0, 20)), ("0.png", image_bytes(1, "png", 90, 90)), ("0.txt", b"one")]
+    write_tar(tmp_path / "shards" / "0.tar", members)
+    kept = []
+    for image in ("jpg", "png"):
+        (tmp_path / "both.yaml").write_text(f"name: both\nshards: shards/*.tar\nimages: [{image}]\n")
+        try:
+            kept.append(filter_by(tmp_path, tmp_path / "both.yaml", "size: {short_side_over: 50}").kept)
+        except RecipeError:
+            kept.append(0)
+    assert kept == [0, 1]
 
 
 def test_the_command_prints_a_table_and_writes_a_report(tmp_path, capsys):

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import re
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from tests.shards import image_bytes, write_shards
-from vlp.curate.facts.measure import measure
+from tests.shards import image_bytes, png_header, write_shards
+from vlp.curate.facts.facts import CAPTION, HEADER, IMAGE, LENGTH
+from vlp.curate.filter import filter_card
 from vlp.curate.inspect import inspect_card
+from vlp.curate.inspect_facts import Inspected, inspect_samples
+from vlp.data import SampleSet
+from vlp.data.pixels.decode import FORMATS
 from vlp.data.shards.cards import load_card
 from vlp.ground.types import RecipeError
 from vlp.ground.yaml import write_yaml
@@ -29,6 +35,11 @@ def card(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(write_yaml({"name": "mine", "shards": "shards/*.tar", "licence": "CC-BY-4.0 & more"}))
     return path
+
+
+def numbers_of(card) -> Inspected:
+    opened = load_card(str(card))
+    return inspect_samples(opened, SampleSet({opened.name: opened}), card.parent / ".measured", workers=1)
 
 
 @pytest.fixture
@@ -59,13 +70,64 @@ def test_a_seed_draws_the_same_images(card, tmp_path, monkeypatch):
 
 
 def test_numbers_are_those_of_the_samples(card):
-    measured = measure(load_card(str(card)), workers=1)
-    columns = measured.columns
-    assert measured.samples == 12 and columns.ids.tolist() == [*range(7), *range(8, 12)]
-    assert (columns.widths.max(), columns.heights.max()) == (60, 20)
-    assert (columns.characters[6], columns.words[6], columns.words[4]) == (4, 1, 3)
-    assert columns.caption_hashes[4] == columns.caption_hashes[5] and columns.image_hashes[4] == columns.image_hashes[0]
-    assert measured.vocabulary["caption"] == 10 and measured.faults == {"missing_image": 1}
+    found = numbers_of(card)
+    assert found.samples == 12 and found.ids.tolist() == [*range(7), *range(8, 12)]
+    assert found.of(HEADER)["size"].max(0).tolist() == [60, 20]
+    assert found.of(LENGTH)[6].tolist() == (4, 1) and found.of(LENGTH)["pieces"][4] == 3
+    assert found.of(CAPTION)[4] == found.of(CAPTION)[5] and found.of(IMAGE)[4] == found.of(IMAGE)[0]
+    assert found.vocabulary["caption"] == 10 and found.faults == {"missing_image": 1}
+
+
+def photo_of_a_phone() -> bytes:
+    """Return a JPEG that holds a second picture, as phones write them."""
+    first, second = (Image.new("RGB", (60, 20), color) for color in ("red", "blue"))
+    file = io.BytesIO()
+    first.save(file, "MPO", save_all=True, append_images=[second])
+    return file.getvalue()
+
+
+def test_an_image_counts_where_training_uses_it(card, tmp_path):
+    """A photograph of two pictures is a JPEG; what training refuses by its header is left out."""
+    replace = {
+        1: [("000001.jpg", photo_of_a_phone()), ("000001.txt", b"two eyes")],
+        2: [("000002.png", png_header(8193, 8192)), ("000002.txt", b"far too large")],
+    }
+    write_shards(tmp_path / "shards", 2, 6, replace=replace)
+    found = numbers_of(card)
+    assert found.faults == {"oversized_image": 1} and found.ids.tolist() == [0, 1, *range(3, 12)]
+    size, kind, num_bytes = found.of(HEADER)[1]
+    assert (*size, FORMATS[kind], num_bytes) == (60, 20, "JPEG", len(photo_of_a_phone()))
+
+
+def columns_of(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*.npz")}
+
+
+def test_a_page_leaves_nothing_beside_it(card, tmp_path, page):
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["page.html"]
+
+
+def test_what_a_filter_measured_is_not_measured_again(card, tmp_path, page):
+    """Beside a filter's results a page takes what is there, and adds what is not, for the next page or filter."""
+    (tmp_path / "rules.yaml").write_text("size: {short_side_over: 1}\nimages_per_caption: {}\n")
+    filter_card(str(card), tmp_path / "out" / "kept.yaml", tmp_path / "rules.yaml", workers=1)
+    before = columns_of(tmp_path / "out")
+    pages = []
+    for _ in range(2):
+        pages.append(inspect_card(str(card), tmp_path / "out" / "page.html", workers=1).read_text())
+        after = columns_of(tmp_path / "out")
+        assert before.items() < after.items() and len(after) == len(before) + 2 * 2  # image and length of two shards
+    assert pages == [page, page]
+
+
+def test_the_samples_of_a_filtered_card_are_measured_alone(card, tmp_path):
+    (tmp_path / "rules.yaml").write_text("length: {fewest: 2, most: 5}\n")
+    kept = filter_card(str(card), tmp_path / "kept.yaml", tmp_path / "rules.yaml", workers=1).card
+    before = columns_of(tmp_path / ".measured")
+    found = numbers_of(kept)
+    assert columns_of(tmp_path / ".measured") == before
+    assert found.samples == 3 and found.ids.tolist() == [0, 1] and found.faults == {"missing_image": 1}
+    assert found.of(LENGTH)["pieces"].tolist() == [3, 3]
 
 
 @pytest.mark.processes

@@ -6,7 +6,6 @@ import io
 import json
 import os
 import pickle
-import struct
 import tempfile
 import zlib
 from itertools import islice
@@ -16,7 +15,7 @@ import pytest
 from PIL import Image
 
 from tests.forks import forked
-from tests.shards import image_bytes, sample_members, write_shards, write_tar
+from tests.shards import image_bytes, png_chunk, png_header, sample_members, write_shards, write_tar
 from vlp.data import Card, Faults, SampleSet
 from vlp.data.faults import Fault, Quarantine
 from vlp.ground import files
@@ -24,16 +23,6 @@ from vlp.ground.types import RecipeError, VlpWarning
 
 GOOD = dict(sample_members(0))
 TEXT = b"a caption"
-
-
-def png_chunk(name: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-
-def png_header(width: int, height: int) -> bytes:
-    """A PNG that promises many pixels and holds few."""
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + png_chunk(b"IDAT", zlib.compress(bytes(1 << 16)))
 
 
 def png_text_bomb() -> bytes:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from vlp.curate.facts.gather import FOLDER, FactTable, gather
 from vlp.curate.rules.base import Rule, read_rules
-from vlp.curate.subset import check_target, kept_before, write_subset
+from vlp.curate.subset import check_target, write_subset
 from vlp.data.shards.cards import load_card
 from vlp.ground import paths
 from vlp.ground.files import write_text
@@ -92,7 +92,7 @@ def filter_card(name: str, to: Path, rules: Path, *, workers: int | None = None)
     facts = [fact for rule in wanted.values() for fact in rule.facts]
     try:
         table = gather(card, facts, target.parent / FOLDER, workers)
-        before = kept_before(card, len(table))
+        before = table.used
         faults = table.faults(facts)
         alive, steps = _apply(wanted, table, before & (faults == ""))
     except KeyboardInterrupt as error:

@@ -13,11 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Resampling
 
-from vlp.curate.facts.measure import Measured, SampleNumbers, measure
+from vlp.curate.facts.facts import CAPTION, HEADER, IMAGE
+from vlp.curate.facts.gather import FOLDER
+from vlp.curate.facts.view import View
+from vlp.curate.inspect_facts import Inspected, inspect_samples
 from vlp.curate.inspect_page import Findings, Group, ShownSample, page
-from vlp.data import Captions, SampleSet
+from vlp.data import SampleSet
 from vlp.data.faults import BadSampleError
-from vlp.data.pixels.decode import FORMATS, MOST_PIXELS, decode_image
+from vlp.data.pixels.decode import FORMATS
 from vlp.data.shards.cards import load_card
 from vlp.ground.cores import usable_cores
 from vlp.ground.files import write_text
@@ -42,16 +45,14 @@ def inspect_card(name: str, to: Path | None = None, *, seed: int = 0, workers: i
         RecipeError: No such card, a shard is missing, or no sample can be used.
     """
     card = load_card(name)
-    measured = measure(card, usable_cores() if workers is None else workers)
-    if not len(measured.columns):
-        raise RecipeError(
-            f"card '{card.name}': none of {measured.samples} samples can be used: {dict(measured.faults)}"
-        )
-    findings = _find(_Viewer(SampleSet({card.name: card})), measured, seed)
     target = (to or Path(f"{card.name}.html")).expanduser()
     if target.is_dir():
         raise RecipeError(f"--to {target}: a folder; name a file such as {target / 'page.html'}")
-    write_text(target, page(card, findings))
+    samples = SampleSet({card.name: card})
+    found = inspect_samples(card, samples, target.parent / FOLDER, usable_cores() if workers is None else workers)
+    if not len(found):
+        raise RecipeError(f"card '{card.name}': none of {found.samples} samples can be used: {dict(found.faults)}")
+    write_text(target, page(card, _find(_Viewer(samples), found, seed)))
     return target
 
 
@@ -60,46 +61,47 @@ class _Viewer:
 
     def __init__(self, samples: SampleSet):
         self._samples = samples
-        self._captions = Captions()
 
     def caption(self, number: int) -> str:
-        return self._captions.first(self._samples[number])
+        return View(self._samples[number]).caption
 
     def thumbnail(self, number: int) -> str:
         """Return a small WebP as base64 text; empty where the image cannot be decoded."""
-        sample = self._samples[number]
-        try:
-            image = decode_image(sample.read_image(), MOST_PIXELS)
-        except BadSampleError:
-            return ""
-        image.thumbnail((PIXELS, PIXELS), Resampling.LANCZOS)
-        buffer = io.BytesIO()
-        image.save(buffer, "WEBP", quality=78, method=4)
-        return base64.b64encode(buffer.getvalue()).decode("ascii")
+        return _thumbnail(View(self._samples[number]))
 
     def picture(self, number: int) -> ShownSample:
-        sample = self._samples[number]
-        return ShownSample(sample.shard.key(sample.place), self.thumbnail(number), self.caption(number))
+        view = View(self._samples[number])
+        return ShownSample(view.key, _thumbnail(view), view.caption)
 
 
-def _find(viewer: _Viewer, measured: Measured, seed: int) -> Findings:
-    columns = measured.columns
-    drawn = random.Random(seed).sample(range(len(columns)), min(SHOWN, len(columns)))
-    texts = _groups(columns.caption_hashes)
-    images = _groups(columns.image_hashes)
+def _thumbnail(view: View) -> str:
+    try:
+        image = view.image
+    except BadSampleError:
+        return ""
+    image.thumbnail((PIXELS, PIXELS), Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    image.save(buffer, "WEBP", quality=78, method=4)
+    return base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _find(viewer: _Viewer, samples: Inspected, seed: int) -> Findings:
+    drawn = random.Random(seed).sample(range(len(samples)), min(SHOWN, len(samples)))
+    texts = _groups(samples.of(CAPTION))
+    images = _groups(samples.of(IMAGE))
     repeated = [group for group in images.largest(GROUPS) if len(group) > 1]
-    ids = columns.ids
+    ids = samples.ids
     return Findings(
-        measured=measured,
+        samples=samples,
         seed=seed,
         pictures=tuple(viewer.picture(int(ids[place])) for place in drawn),
         captions=tuple((viewer.caption(int(ids[g[0]])), len(g)) for g in texts.largest(COMMON_CAPTIONS) if len(g) > 1),
-        words=tuple(measured.vocabulary.most_common(COMMON_WORDS)),
+        words=tuple(samples.vocabulary.most_common(COMMON_WORDS)),
         distinct_captions=len(texts.counts),
         repeated_captions=int(texts.counts[texts.counts > 1].sum()),
-        repeated_images=len(columns) - len(images.counts),
+        repeated_images=len(samples) - len(images.counts),
         groups=tuple(_group(viewer, ids[group]) for group in repeated),
-        kinds=_count_formats(columns),
+        kinds=_count_formats(samples),
     )
 
 
@@ -129,6 +131,6 @@ def _groups(values: NDArray[Any]) -> _Groups:
     return _Groups(order, starts, counts)
 
 
-def _count_formats(columns: SampleNumbers) -> dict[str, int]:
-    kinds, counts = np.unique(columns.kinds, return_counts=True)
+def _count_formats(samples: Inspected) -> dict[str, int]:
+    kinds, counts = np.unique(samples.of(HEADER)["format"], return_counts=True)
     return {FORMATS[kind]: int(count) for kind, count in zip(kinds, counts, strict=True)}

@@ -9,7 +9,8 @@ from html import escape
 import numpy as np
 
 import vlp
-from vlp.curate.facts.measure import Measured
+from vlp.curate.facts.facts import HEADER, LENGTH
+from vlp.curate.inspect_facts import Inspected
 from vlp.curate.parallel import num_shards
 from vlp.data import Card
 from vlp.html import style_sheet
@@ -43,7 +44,7 @@ class Findings:
         repeated_images: Images that equal an earlier one.
     """
 
-    measured: Measured
+    samples: Inspected
     seed: int
     pictures: tuple[ShownSample, ...]
     captions: tuple[tuple[str, int], ...]
@@ -91,13 +92,12 @@ def page(card: Card, found: Findings) -> str:
 
 
 def _head(card: Card, found: Findings) -> str:
-    columns = found.measured.columns
-    sides = np.minimum(columns.widths, columns.heights)
+    sides = np.minimum(*found.samples.sides)
     figures = [
-        ("samples", f"in {num_shards(len(card.locations()))}", f"{found.measured.samples:,}", ""),
+        ("samples", f"in {num_shards(len(card.locations()))}", f"{found.samples.samples:,}", ""),
         ("shorter side", "median, in pixels", f"{np.median(sides):.0f}", f"{sides.min()} to {sides.max()}"),
-        ("captions that others have too", "in small letters", _share(found.repeated_captions, len(columns)), ""),
-        ("images that repeat another", "byte by byte", _share(found.repeated_images, len(columns)), ""),
+        ("captions that others have too", "in small letters", _share(found.repeated_captions, len(found.samples)), ""),
+        ("images that repeat another", "byte by byte", _share(found.repeated_images, len(found.samples)), ""),
     ]
     cells = "".join(
         f'<div><p class="what"><b>{name}</b> {aside}</p><p class="big">{value}</p><p class="aside">{more}</p></div>'
@@ -141,32 +141,32 @@ def _sheet(found: Findings) -> str:
 
 
 def _captions(found: Findings) -> str:
-    columns = found.measured.columns
-    charts = histogram("Characters", "of a caption", columns.characters, "text")
-    charts += histogram("Words", "of a caption, split at spaces", columns.words, "text")
+    lengths = found.samples.of(LENGTH)
+    charts = histogram("Characters", "of a caption", lengths["characters"], "text")
+    charts += histogram("Words", "of a caption, split at spaces", lengths["pieces"], "text")
     words = "".join(f"<div><dt>{escape(word)}</dt><dd>{count:,}</dd></div>" for word, count in found.words)
     common = _table(("caption", "times"), found.captions) if found.captions else _plain("No caption occurs twice.")
-    note = f"{found.distinct_captions:,} distinct ones among {len(columns):,}; the first caption of each sample counts."
+    among = f"{found.distinct_captions:,} distinct ones among {len(found.samples):,}"
     return _section(
         "Captions",
-        note,
+        f"{among}; the first caption of each sample counts.",
         f'<div class="grid">{charts}</div><div class="columns"><div><h3>Most common captions</h3>{common}</div>'
         f'<div><h3>Most common words</h3><dl class="words">{words}</dl></div></div>',
     )
 
 
 def _images(found: Findings) -> str:
-    columns = found.measured.columns
-    widths, heights = columns.widths.astype(np.float64), columns.heights.astype(np.float64)
+    widths, heights = found.samples.sides
+    num_bytes = found.samples.of(HEADER)["bytes"]
     charts = [
-        histogram("Shorter side", "pixels", np.minimum(columns.widths, columns.heights), "image"),
+        histogram("Shorter side", "pixels", np.minimum(widths, heights), "image"),
         histogram("Aspect", "width by height", widths / heights, "image", log=True, write="{:.2f}".format),
-        histogram("File size", "kB", columns.bytes / 1000, "image", log=True, write="{:,.1f}".format),
+        histogram("File size", "kB", num_bytes / 1000, "image", log=True, write="{:,.1f}".format),
     ]
-    sizes, counts = np.unique(np.stack([columns.widths, columns.heights]), axis=1, return_counts=True)
+    sizes, counts = np.unique(np.stack([widths, heights]), axis=1, return_counts=True)
     order = np.argsort(-counts, kind="stable")[:10]
     common = [(f"{sizes[0, k]} x {sizes[1, k]}", int(counts[k])) for k in order]
-    note = f"{columns.bytes.sum() / 1e6:,.1f} MB of encoded images."
+    note = f"{num_bytes.sum() / 1e6:,.1f} MB of encoded images."
     return _section(
         "Images",
         note,
@@ -189,7 +189,7 @@ def _twins(found: Findings) -> str:
 
 
 def _left_out(found: Findings) -> str:
-    faults = found.measured.faults
+    faults = found.samples.faults
     if not faults:
         return ""
     note = "Not part of the numbers above. <code>vlp data verify</code> names them and also decodes the pixels."

@@ -10,9 +10,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from vlp.curate.facts.column import Column
 from vlp.curate.facts.facts import CAPTION, KEY, LOOK
-from vlp.curate.facts.gather import FOLDER, Column, FactTable, gather
-from vlp.curate.subset import check_target, kept_before, write_subset
+from vlp.curate.facts.gather import FOLDER, FactTable, gather
+from vlp.curate.subset import check_target, write_subset
 from vlp.data.shards.cards import load_card
 from vlp.ground.randomness import fold, mix_array
 from vlp.ground.types import RecipeError
@@ -69,7 +70,7 @@ def split_card(name: str, to: Path, shares: str, *, seed: int = 0, by: By = "key
     except KeyboardInterrupt as error:
         raise RecipeError("interrupted; the same command continues where it stopped") from error
     which = np.searchsorted(np.cumsum(list(wanted.values()))[:-1], _points(table, by, seed), "right")
-    before = kept_before(card, len(table))
+    before = table.used
     flags = {part: before & (which == number) for number, part in enumerate(wanted)}
     empty = [part for part in wanted if not flags[part].any()]
     if empty:

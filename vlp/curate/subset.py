@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 from ruamel.yaml import YAML
 
 from vlp.curate.sources.writer import PARTIAL
-from vlp.data import Card
 from vlp.data.shards.cards import load_card
-from vlp.data.shards.kept import read_kept, read_note, write_kept
+from vlp.data.shards.kept import read_note, write_kept
 from vlp.data.shards.shard import Shard
 from vlp.data.shards.summary import summary_beside, write_summary
 from vlp.ground import paths
@@ -41,15 +40,6 @@ def check_target(source: str, to: Path, note: str | None = None) -> Path:
     if note is not None and before and before != note:
         raise RecipeError(f"{to}: exists, made by '{before}', not '{note}'; name another folder, or remove it")
     return target
-
-
-def kept_before(card: Card, samples: int) -> NDArray[np.bool_]:
-    """Say of each sample whether the card uses it."""
-    if card.keep is None:
-        return np.ones(samples, dtype=np.bool_)
-    flags = np.zeros(samples, dtype=np.bool_)
-    flags[read_kept(card.folder / card.keep, samples)] = True
-    return flags
 
 
 def write_subset(source: str, target: Path, flags: NDArray[np.bool_], shards: Sequence[Shard], note: str) -> None:

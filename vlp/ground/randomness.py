@@ -6,6 +6,7 @@ streams for its generators, and creating one per sample costs more than all draw
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import MutableSequence, Sequence
 from functools import lru_cache
@@ -38,6 +39,11 @@ def mix_array(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     values = (values ^ (values >> np.uint64(30))) * np.uint64(FIRST)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(SECOND)
     return values ^ (values >> np.uint64(31))
+
+
+def hash64(data: bytes) -> int:
+    """Return the first 64 bits of a hash that is equal on every machine."""
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
 
 
 def fold(*key: int) -> int:

@@ -9,10 +9,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from vlp.curate.facts.measure import hash64
 from vlp.curate.facts.perceptual import look_of
 from vlp.curate.facts.view import View
-from vlp.ground.randomness import GOLDEN, mix_array
+from vlp.data.pixels.decode import FORMATS, format_of
+from vlp.ground.randomness import GOLDEN, hash64, mix_array
 
 MOST_WORDS = 64
 
@@ -79,12 +79,17 @@ def _image(view: View) -> int:
     return hash64(view.data)
 
 
-def _size(view: View) -> tuple[int, int]:
-    return view.size
+def _header(view: View) -> tuple[tuple[int, int], int, int]:
+    picture = view.picture
+    return (picture.width, picture.height), FORMATS.index(format_of(view.data)), len(view.data)
 
 
 def _look(view: View) -> tuple[int, tuple[int, ...]]:
     return look_of(view.image)
+
+
+def _length(view: View) -> tuple[int, int]:
+    return len(view.caption), view.caption.count(" ") + 1
 
 
 def _num_words(view: View) -> int:
@@ -108,7 +113,8 @@ def grams_of(words: list[str]) -> NDArray[np.uint64]:
 KEY = Number("key", "uint64", _key)
 CAPTION = Number("caption", "uint64", _caption)
 IMAGE = Number("image", "uint64", _image)
-SIZE = Number("size", "int32", _size, (2,))
+HEADER = Number("header", [("size", "int32", (2,)), ("format", "uint8"), ("bytes", "int64")], _header)
+LENGTH = Number("length", [("characters", "int32"), ("pieces", "int32")], _length)
 LOOK = Number("look", [("code", "uint64"), ("color", "int16", (3,))], _look)
 WORDS = Number("words", "int32", _num_words)
 GRAMS = Number("grams", "uint64", _grams, (2 * MOST_WORDS,))

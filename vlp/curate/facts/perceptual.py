@@ -9,7 +9,6 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image, Resampling
-from scipy.fft import dctn
 
 from vlp.ground.types import RecipeError
 
@@ -31,6 +30,8 @@ def look_of(image: Image) -> tuple[int, tuple[int, ...]]:
 
 def code_of(grey: NDArray[np.uint8]) -> int:
     """Return which of the 8 x 8 lowest cosines are larger than their median; brightness is left out."""
+    from scipy.fft import dctn  # 16 MB, which nothing else of a page or a filter needs
+
     waves = dctn(grey.astype(np.float64), norm="ortho")[:8, :8].ravel()
     # Rounded, so that the last bits of another processor's sums flip nothing in flat pictures.
     waves = np.round(waves, 3)

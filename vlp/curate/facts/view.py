@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-import io
+import re
 from functools import cached_property
 
 from PIL import Image
 
-from vlp.curate.facts.measure import WORD
 from vlp.data import Captions
-from vlp.data.faults import net
-from vlp.data.pixels.decode import FORMATS, MOST_PIXELS, decode_image
+from vlp.data.pixels.decode import Picture, open_picture
 from vlp.data.samples import Sample
+
+CAPTIONS = Captions()
+WORD = re.compile(r"\w[\w'-]*")
+
+
+def words_of(text: str) -> list[str]:
+    """Return the words of a text in small letters, without punctuation."""
+    return WORD.findall(text.lower())
 
 
 class View:
@@ -32,12 +38,12 @@ class View:
     @cached_property
     def caption(self) -> str:
         """The first caption of the first key that the card names."""
-        return Captions().first(self.sample)
+        return CAPTIONS.first(self.sample)
 
     @cached_property
     def words(self) -> list[str]:
-        """Words of the caption in small letters, without punctuation."""
-        return WORD.findall(self.caption.lower())
+        """Words of the caption."""
+        return words_of(self.caption)
 
     @cached_property
     def data(self) -> bytes:
@@ -45,12 +51,11 @@ class View:
         return self.sample.read_image()
 
     @cached_property
-    def size(self) -> tuple[int, int]:
-        """Width and height, from the header."""
-        with net("corrupt_image"), Image.open(io.BytesIO(self.data), formats=FORMATS) as image:
-            return image.size
+    def picture(self) -> Picture:
+        """The header of the image, judged as training judges it."""
+        return open_picture(self.data)
 
     @cached_property
     def image(self) -> Image.Image:
         """The pixels."""
-        return decode_image(self.data, MOST_PIXELS)
+        return Image.fromarray(self.picture.pixels())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vlp.curate.facts.facts import SIZE
+from vlp.curate.facts.facts import HEADER
 from vlp.curate.facts.gather import FactTable
 from vlp.curate.rules.base import Flags, rules
 
@@ -18,7 +18,7 @@ class Size:
         aspect_under: Long side divided by short side.
     """
 
-    facts = (SIZE,)
+    facts = (HEADER,)
 
     def __init__(self, *, short_side_over: int = 200, aspect_under: float = 3.0):
         self.short_side_over = short_side_over
@@ -26,11 +26,11 @@ class Size:
 
     def drops(self, table: FactTable, alive: Flags) -> Flags:
         """Compare both sides."""
-        sides = table.values(SIZE)
+        sides = table.values(HEADER)["size"]
         short, long = sides.min(1), sides.max(1)
         return ~((short > self.short_side_over) & (long < self.aspect_under * short))
 
     def reason(self, table: FactTable, number: int) -> str:
         """Name the size."""
-        width, height = table.value(SIZE, number)
+        width, height = table.value(HEADER, number)["size"]
         return f"{width} x {height}"

@@ -12,11 +12,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from vlp.curate.facts.measure import hash64
 from vlp.curate.sources.columns import Columns
 from vlp.curate.sources.delimited import has_columns, read_delimited, separator_of
 from vlp.curate.sources.rows import JSON_KEY, ListedRows, Row, Rows, caption_members, sources
 from vlp.data.pixels.decode import EXTENSIONS
+from vlp.ground.randomness import hash64
 from vlp.ground.types import RecipeError
 
 DELIMITED = (".csv", ".tsv")

@@ -7,6 +7,7 @@ import pytest
 from tests.shards import write_shards
 from vlp.cli import main
 from vlp.curate.bench import Speed, Speeds, bench_card
+from vlp.data.shards.cards import load_card
 from vlp.ground.types import RecipeError
 from vlp.ground.yaml import write_yaml
 
@@ -20,7 +21,7 @@ def card_file(tmp_path):
 
 
 def test_every_number_of_processes_up_to_the_most_is_measured(card_file):
-    speeds = bench_card(str(card_file), image_size=8, seconds=0.05, workers=3)
+    speeds = bench_card(load_card(str(card_file)), image_size=8, seconds=0.05, workers=3)
     assert [row.workers for row in speeds.rows] == [0, 1, 2, 3]
     assert all(row.samples_per_second > 0 for row in speeds.rows)
 
@@ -42,4 +43,4 @@ def test_more_processes_that_bring_nothing_are_not_advised():
 @pytest.mark.parametrize("wrong", [{"image_size": 0}, {"seconds": 0}])
 def test_nothing_to_measure_is_refused(card_file, wrong):
     with pytest.raises(RecipeError, match="larger than 0"):
-        bench_card(str(card_file), **wrong)
+        bench_card(load_card(str(card_file)), **wrong)

@@ -10,6 +10,7 @@ import pytest
 
 from tests.curate.pairs import photo, write_pairs
 from vlp.curate.filter import filter_card
+from vlp.data.shards.cards import load_card
 
 SCRIPT = Path(__file__).parents[2] / "data" / "prepare" / "filter_with_ray.py"
 RULES = "duplicate_images: {}\nimages_per_caption: {most: 2}\nrare_words: {frequent: 4, megabytes: 1}\n"
@@ -27,7 +28,8 @@ def cluster(monkeypatch, tmp_path):
 
 def test_a_cluster_keeps_what_one_machine_keeps(cluster, tmp_path):
     captions = ["a cat", "a dog", "a cat", "a bird", "a cat", "a dog"]
-    card = write_pairs(tmp_path, [(photo(number % 4), caption) for number, caption in enumerate(captions)], 2)
+    pairs = [(photo(number % 4), caption) for number, caption in enumerate(captions)]
+    card = load_card(write_pairs(tmp_path, pairs, 2))
     rules = tmp_path / "rules.yaml"
     rules.write_text(RULES)
     one = filter_card(card, tmp_path / "one" / "kept.yaml", rules, workers=1)

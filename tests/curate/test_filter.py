@@ -19,11 +19,12 @@ from tests.evaluators.sets import write_classes
 from tests.shards import image_bytes, write_tar
 from tests.towers.tiny import tiny_model
 from vlp.cli import main
+from vlp.curate.facts.fact_files import FactFiles
 from vlp.curate.facts.facts import LENGTH
 from vlp.curate.filter import filter_card
 from vlp.curate.inspect_facts import inspect_samples
 from vlp.curate.rules.base import rules
-from vlp.data import SampleSet
+from vlp.data import Card, SampleSet
 from vlp.data.shards.cards import load_card
 from vlp.evaluators.dataset import DataSource, open_set
 from vlp.ground.types import RecipeError
@@ -45,7 +46,7 @@ def keep(tmp_path):
 def filter_by(folder, card, text, *, workers=1, to="kept.yaml"):
     path = folder / "rules.yaml"
     path.write_text(text)
-    return filter_card(str(card), folder / to, path, workers=workers)
+    return filter_card(load_card(str(card)), folder / to, path, workers=workers)
 
 
 def tinted(number, *shares, size=64):
@@ -271,7 +272,7 @@ def test_a_filtered_card_is_inspected_as_training_sees_it(tmp_path):
     pairs = [(photo(number), " ".join(WORDS[:number])) for number in (4, 1, 3, 2)]
     found = filter_by(tmp_path, write_pairs(tmp_path, pairs), "length: {fewest: 2, most: 3}")
     card = load_card(str(found.card))
-    seen = inspect_samples(card, SampleSet({card.name: card}), tmp_path / ".measured", 1)
+    seen = inspect_samples(SampleSet({card.name: card}), FactFiles(card, tmp_path / ".measured"), 1)
     assert (seen.samples, seen.ids.tolist(), seen.of(LENGTH)["pieces"].tolist()) == (2, [0, 1], [3, 2])
 
 
@@ -335,6 +336,33 @@ def test_the_new_card_keeps_comments_and_finds_its_shards_from_elsewhere(tmp_pat
     assert found.card.read_text().startswith("# taken in May\nname: new\n")
     assert "licence: CC0-1.0" in found.card.read_text()
     assert captions_in(found.card) == ["one two"]
+
+
+def test_a_card_that_is_edited_meanwhile_counts_as_it_was_opened(tmp_path):
+    """Measuring takes hours; what is kept fits the shards and captions that were measured."""
+    card = load_card(write_pairs(tmp_path, [(photo(0), "one two"), (photo(1), "three")]))
+    card.file.write_text("name: pairs\nshards: other/*.tar\ncaptions: {json.text: 1.0}\n")
+    (tmp_path / "rules.yaml").write_text("length: {fewest: 2}")
+    found = filter_card(card, tmp_path / "kept.yaml", tmp_path / "rules.yaml", workers=1)
+    assert captions_in(found.card) == ["one two"]
+
+
+def test_a_card_behind_a_link_keeps_its_shards(tmp_path):
+    write_pairs(tmp_path / "here", [(photo(0), "one two"), (photo(1), "three")])
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "here" / "pairs.yaml").rename(tmp_path / "elsewhere" / "pairs.yaml")
+    link = tmp_path / "here" / "linked.yaml"
+    link.symlink_to(tmp_path / "elsewhere" / "pairs.yaml")
+    found = filter_by(tmp_path / "here", link, "length: {fewest: 2}", to="there/kept.yaml")
+    assert captions_in(found.card) == ["one two"]
+
+
+def test_a_card_made_in_python_can_be_filtered(tmp_path):
+    write_pairs(tmp_path, [(photo(0), "one two"), (photo(1), "three")])
+    (tmp_path / "rules.yaml").write_text("length: {fewest: 2}")
+    made = Card(name="made", shards="shards/*.tar", licence="CC0-1.0", folder=tmp_path)
+    found = filter_card(made, tmp_path / "there" / "kept.yaml", tmp_path / "rules.yaml", workers=1)
+    assert captions_in(found.card) == ["one two"] and load_card(str(found.card)).licence == "CC0-1.0"
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.shards import image_bytes, png_header, write_shards
+from vlp.curate.facts.fact_files import FactFiles
 from vlp.curate.facts.facts import CAPTION, HEADER, IMAGE, LENGTH
 from vlp.curate.filter import filter_card
 from vlp.curate.inspect import inspect_card
@@ -39,12 +40,12 @@ def card(tmp_path):
 
 def numbers_of(card) -> Inspected:
     opened = load_card(str(card))
-    return inspect_samples(opened, SampleSet({opened.name: opened}), card.parent / ".measured", workers=1)
+    return inspect_samples(SampleSet({opened.name: opened}), FactFiles(opened, card.parent / ".measured"), workers=1)
 
 
 @pytest.fixture
 def page(card, tmp_path):
-    return inspect_card(str(card), tmp_path / "out" / "page.html", workers=1).read_text()
+    return inspect_card(load_card(str(card)), tmp_path / "out" / "page.html", workers=1).read_text()
 
 
 def test_the_page_shows_what_is_there(page):
@@ -65,7 +66,9 @@ def test_the_page_loads_nothing(page):
 
 def test_a_seed_draws_the_same_images(card, tmp_path, monkeypatch):
     monkeypatch.setattr("vlp.curate.inspect.SHOWN", 3)
-    pages = [inspect_card(str(card), tmp_path / "p.html", seed=seed, workers=1).read_text() for seed in (0, 0, 1)]
+    pages = [
+        inspect_card(load_card(str(card)), tmp_path / "p.html", seed=seed, workers=1).read_text() for seed in (0, 0, 1)
+    ]
     assert pages[0] == pages[1] != pages[2]
 
 
@@ -110,11 +113,11 @@ def test_a_page_leaves_nothing_beside_it(card, tmp_path, page):
 def test_what_a_filter_measured_is_not_measured_again(card, tmp_path, page):
     """Beside a filter's results a page takes what is there, and adds what is not, for the next page or filter."""
     (tmp_path / "rules.yaml").write_text("size: {short_side_over: 1}\nimages_per_caption: {}\n")
-    filter_card(str(card), tmp_path / "out" / "kept.yaml", tmp_path / "rules.yaml", workers=1)
+    filter_card(load_card(str(card)), tmp_path / "out" / "kept.yaml", tmp_path / "rules.yaml", workers=1)
     before = columns_of(tmp_path / "out")
     pages = []
     for _ in range(2):
-        pages.append(inspect_card(str(card), tmp_path / "out" / "page.html", workers=1).read_text())
+        pages.append(inspect_card(load_card(str(card)), tmp_path / "out" / "page.html", workers=1).read_text())
         after = columns_of(tmp_path / "out")
         assert before.items() < after.items() and len(after) == len(before) + 2 * 2  # image and length of two shards
     assert pages == [page, page]
@@ -122,7 +125,7 @@ def test_what_a_filter_measured_is_not_measured_again(card, tmp_path, page):
 
 def test_the_samples_of_a_filtered_card_are_measured_alone(card, tmp_path):
     (tmp_path / "rules.yaml").write_text("length: {fewest: 2, most: 5}\n")
-    kept = filter_card(str(card), tmp_path / "kept.yaml", tmp_path / "rules.yaml", workers=1).card
+    kept = filter_card(load_card(str(card)), tmp_path / "kept.yaml", tmp_path / "rules.yaml", workers=1).card
     before = columns_of(tmp_path / ".measured")
     found = numbers_of(kept)
     assert columns_of(tmp_path / ".measured") == before
@@ -132,19 +135,19 @@ def test_the_samples_of_a_filtered_card_are_measured_alone(card, tmp_path):
 
 @pytest.mark.processes
 def test_processes_agree(card, tmp_path):
-    pages = [inspect_card(str(card), tmp_path / "p.html", workers=workers).read_text() for workers in (1, 2)]
+    pages = [inspect_card(load_card(str(card)), tmp_path / "p.html", workers=workers).read_text() for workers in (1, 2)]
     assert pages[0] == pages[1]
 
 
 def test_a_card_without_a_usable_sample_is_refused(card, tmp_path):
     write_shards(tmp_path / "shards", 2, 1, replace={k: [(f"{k}.txt", b"x")] for k in range(2)})
     with pytest.raises(RecipeError, match="none of 2 samples can be used"):
-        inspect_card(str(card), tmp_path / "p.html", workers=1)
+        inspect_card(load_card(str(card)), tmp_path / "p.html", workers=1)
 
 
 def test_a_folder_is_no_page(card, tmp_path):
     with pytest.raises(RecipeError, match="a folder; name a file"):
-        inspect_card(str(card), tmp_path, workers=1)
+        inspect_card(load_card(str(card)), tmp_path, workers=1)
 
 
 @pytest.mark.parametrize("values", [[3], [0, 0, 0], [1.5], [1, 10_000], list(range(100))])

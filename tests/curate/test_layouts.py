@@ -113,10 +113,10 @@ def test_another_split_does_not_write_over_the_cards_of_the_first(pictures, tmp_
     (pictures / "t.csv").write_text("\n".join(["path,caption", *rows]))
     card = str(packed(pictures / "t.csv").card)
     settings = {"to": tmp_path / "parts", "workers": 1}
-    first = split_card(card, shares="a=0.5,b=0.5", **settings)
-    assert split_card(card, shares="a=0.5,b=0.5", **settings) == first
+    first = split_card(load_card(card), shares="a=0.5,b=0.5", **settings)
+    assert split_card(load_card(card), shares="a=0.5,b=0.5", **settings) == first
     with pytest.raises(RecipeError, match=r"exists, made by 'split mine by key: a of a=0\.5,b=0\.5, seed 0', not"):
-        split_card(card, shares="a=0.5,b=0.5", seed=1, **settings)
+        split_card(load_card(card), shares="a=0.5,b=0.5", seed=1, **settings)
 
 
 # ---------------------------------------- parquet

@@ -149,7 +149,7 @@ def test_shards_of_a_source_that_shrank_are_removed(photos, tmp_path):
         path.unlink()
     packed = pack(photos, tmp_path / "mine", limits=SMALL, workers=1)
     assert packed.samples == 4 and list(shards_of(tmp_path / "mine")) == ["000000.tar"]
-    assert not verify_card(str(packed.card), workers=1).findings
+    assert not verify_card(load_card(str(packed.card)), workers=1).findings
 
 
 def break_some(photos):
@@ -174,7 +174,7 @@ def test_bad_rows_are_left_out_counted_and_listed(photos, tmp_path):
     assert len(lines) == 6
     assert any("animation.gif" in line["detail"] for line in lines)
     assert "3  mine  corrupt_image" in str(packed)
-    assert not verify_card(str(packed.card), workers=1).findings
+    assert not verify_card(load_card(str(packed.card)), workers=1).findings
 
 
 def test_too_many_bad_rows_stop_the_pack_with_a_table(tmp_path):

@@ -9,6 +9,7 @@ import pytest
 from tests.shards import image_bytes, sample_members, write_shards
 from vlp.cli import main
 from vlp.curate.verify import verify_card
+from vlp.data.shards.cards import load_card
 from vlp.ground.yaml import write_yaml
 
 
@@ -24,7 +25,7 @@ def write_card(tmp_path):
 
 
 def reasons(card, **settings):
-    return [finding.reason for finding in verify_card(card, workers=1, **settings).findings]
+    return [finding.reason for finding in verify_card(load_card(card), workers=1, **settings).findings]
 
 
 def test_a_sound_card_passes(write_card, capsys):
@@ -91,4 +92,4 @@ def test_a_wrong_count_and_a_forgotten_checksum_are_found(write_card):
 @pytest.mark.processes
 def test_processes_agree(write_card):
     card = write_card({1: [("000001.txt", b"x")]})
-    assert verify_card(card, workers=2) == verify_card(card, workers=1)
+    assert verify_card(load_card(card), workers=2) == verify_card(load_card(card), workers=1)

@@ -16,6 +16,7 @@ import pytest
 from tests.shards import write_shards
 from vlp.curate.verify import verify_card
 from vlp.data import Card
+from vlp.data.shards.cards import load_card
 from vlp.evaluators.base import load_task
 from vlp.evaluators.dataset import open_set
 from vlp.ground.types import RecipeError
@@ -153,7 +154,7 @@ def test_two_builds_are_equal_whatever_the_number_of_processes(renderer, package
     build(packages, tmp_path / "b", workers=2)
     first, second = content(tmp_path / "a"), content(tmp_path / "b")
     assert len(first) == 7 and first == second
-    verdict = verify_card(str(tmp_path / "a" / "icons.yaml"), workers=1)
+    verdict = verify_card(load_card(str(tmp_path / "a" / "icons.yaml")), workers=1)
     assert verdict.samples == 7 and not verdict.findings
 
 

@@ -101,7 +101,7 @@ def test_a_copy_of_the_data_is_the_same_data(tmp_path, shards, checksums):
     """Jobs copy shards to the disk of their machine at each start, with new times and under a new path."""
     recipe = tiny_recipe(tmp_path, shards)
     if checksums:
-        index_card(str(tmp_path / "card.yaml"), workers=1)
+        index_card(load_card(str(tmp_path / "card.yaml")), workers=1)
     claim(recipe)
     shutil.copytree(tmp_path / "shards", tmp_path / "elsewhere" / "shards", copy_function=shutil.copyfile)
     shutil.rmtree(tmp_path / "shards")
@@ -112,17 +112,17 @@ def test_a_copy_of_the_data_is_the_same_data(tmp_path, shards, checksums):
 def test_an_index_that_was_written_meanwhile_is_no_change(tmp_path, shards):
     recipe = tiny_recipe(tmp_path, shards)
     claim(recipe)
-    index_card(str(tmp_path / "card.yaml"), workers=1)
+    index_card(load_card(str(tmp_path / "card.yaml")), workers=1)
     claim(recipe)
     claim(recipe, allow_changes=True)
     write_shards(tmp_path / "shards", 2, 7, formats=("png",))
-    index_card(str(tmp_path / "card.yaml"), workers=1)
+    index_card(load_card(str(tmp_path / "card.yaml")), workers=1)
     assert "shard 00000.tar, 00001.tar: replaced" in refused(recipe)
 
 
 def test_a_shard_that_lost_its_index_and_was_replaced_is_said(tmp_path, shards):
     recipe = tiny_recipe(tmp_path, shards)
-    index_card(str(tmp_path / "card.yaml"), workers=1)
+    index_card(load_card(str(tmp_path / "card.yaml")), workers=1)
     claim(recipe)
     for index in (tmp_path / "shards").glob("*.index"):
         index.unlink()

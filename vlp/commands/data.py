@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vlp.data import Card
 
 
 def add_data_commands(parser: argparse.ArgumentParser) -> None:
@@ -23,6 +28,18 @@ def add_data_commands(parser: argparse.ArgumentParser) -> None:
         command = commands.add_parser(name, help=help_text, description=help_text, allow_abbrev=False)
         add(command)
         command.add_argument("--workers", type=int, metavar="N", help="processes; default: one per core")
+
+
+def _use_card(parser: argparse.ArgumentParser, use: Callable[[Card, argparse.Namespace], None]) -> None:
+    """Let a command name a card, which is opened once and handed on."""
+    parser.add_argument("card", help="name under data/, or a YAML file")
+
+    def command(parsed: argparse.Namespace) -> None:
+        from vlp.data.shards.cards import load_card
+
+        use(load_card(parsed.card), parsed)
+
+    parser.set_defaults(command=command)
 
 
 def _data_pack(parser: argparse.ArgumentParser) -> None:
@@ -54,79 +71,73 @@ def _data_pack(parser: argparse.ArgumentParser) -> None:
 
 def _data_verify(parser: argparse.ArgumentParser) -> None:
     """verify: check counts and checksums of a card, and decode every image and caption; a fault gives status 1."""
-    parser.add_argument("card", help="name under data/, or a YAML file")
 
-    def command(parsed: argparse.Namespace) -> None:
+    def command(card: Card, parsed: argparse.Namespace) -> None:
         from vlp.curate.verify import verify_card
 
-        verdict = verify_card(parsed.card, workers=parsed.workers)
+        verdict = verify_card(card, workers=parsed.workers)
         print(verdict)
         sys.exit(1 if verdict.findings else 0)
 
-    parser.set_defaults(command=command)
+    _use_card(parser, command)
 
 
 def _data_inspect(parser: argparse.ArgumentParser) -> None:
     """inspect: write one HTML page of a card: images, captions, sizes, duplicates."""
-    parser.add_argument("card", help="name under data/, or a YAML file")
     parser.add_argument("--to", type=Path, help="HTML file; default: NAME.html")
     parser.add_argument("--seed", type=int, default=0, help="which images are shown; default: 0")
 
-    def command(parsed: argparse.Namespace) -> None:
+    def command(card: Card, parsed: argparse.Namespace) -> None:
         from vlp.curate.inspect import inspect_card
 
-        print(inspect_card(parsed.card, parsed.to, seed=parsed.seed, workers=parsed.workers))
+        print(inspect_card(card, parsed.to, seed=parsed.seed, workers=parsed.workers))
 
-    parser.set_defaults(command=command)
+    _use_card(parser, command)
 
 
 def _data_index(parser: argparse.ArgumentParser) -> None:
     """index: write indices beside a card's shards and a summary beside the card, so that runs start at once."""
-    parser.add_argument("card", help="name under data/, or a YAML file")
 
-    def command(parsed: argparse.Namespace) -> None:
+    def command(card: Card, parsed: argparse.Namespace) -> None:
         from vlp.curate.index_shards import index_card
 
-        print(index_card(parsed.card, workers=parsed.workers))
+        print(index_card(card, workers=parsed.workers))
 
-    parser.set_defaults(command=command)
+    _use_card(parser, command)
 
 
 def _data_bench(parser: argparse.ArgumentParser) -> None:
     """bench: measure a card's loader alone, and say how many processes a model needs."""
-    parser.add_argument("card", help="name under data/, or a YAML file")
     parser.add_argument("--size", type=int, default=224, metavar="PIXELS", help="side of the crops; default: 224")
     parser.add_argument("--seconds", type=float, default=5.0, help="how long each setting is measured; default: 5")
     parser.add_argument("--needed", type=float, metavar="RATE", help="samples a second that the model takes")
 
-    def command(parsed: argparse.Namespace) -> None:
+    def command(card: Card, parsed: argparse.Namespace) -> None:
         from vlp.curate.bench import bench_card
 
-        speeds = bench_card(parsed.card, image_size=parsed.size, seconds=parsed.seconds, workers=parsed.workers)
+        speeds = bench_card(card, image_size=parsed.size, seconds=parsed.seconds, workers=parsed.workers)
         print(speeds)
         if parsed.needed:
             print(speeds.advice(parsed.needed))
 
-    parser.set_defaults(command=command)
+    _use_card(parser, command)
 
 
 def _data_filter(parser: argparse.ArgumentParser) -> None:
     """filter: leave samples out by rules; copies nothing, writes a card that names the samples kept."""
-    parser.add_argument("card", help="name under data/, or a YAML file")
     parser.add_argument("--to", type=Path, required=True, help="card to write (YAML)")
     parser.add_argument("--rules", type=Path, required=True, help="YAML file of rules, such as filters/align.yaml")
 
-    def command(parsed: argparse.Namespace) -> None:
+    def command(card: Card, parsed: argparse.Namespace) -> None:
         from vlp.curate.filter import filter_card
 
-        print(filter_card(parsed.card, parsed.to, parsed.rules, workers=parsed.workers))
+        print(filter_card(card, parsed.to, parsed.rules, workers=parsed.workers))
 
-    parser.set_defaults(command=command)
+    _use_card(parser, command)
 
 
 def _data_split(parser: argparse.ArgumentParser) -> None:
     """split: divide a card into parts by a hash of each sample; copies nothing, writes a card per part."""
-    parser.add_argument("card", help="name under data/, or a YAML file")
     parser.add_argument("--to", type=Path, required=True, help="folder for the cards")
     parser.add_argument("--shares", required=True, metavar="train=SHARE,val=SHARE", help="parts; their sum is 1")
     parser.add_argument("--seed", type=int, default=0, help="another seed, another split; default: 0")
@@ -137,12 +148,10 @@ def _data_split(parser: argparse.ArgumentParser) -> None:
         help="what stays in one part: samples of one key, images that look the same, or one caption; default: key",
     )
 
-    def command(parsed: argparse.Namespace) -> None:
+    def command(card: Card, parsed: argparse.Namespace) -> None:
         from vlp.curate.split import split_card
 
-        split = split_card(
-            parsed.card, parsed.to, parsed.shares, seed=parsed.seed, by=parsed.by, workers=parsed.workers
-        )
+        split = split_card(card, parsed.to, parsed.shares, seed=parsed.seed, by=parsed.by, workers=parsed.workers)
         print(split)
 
-    parser.set_defaults(command=command)
+    _use_card(parser, command)

@@ -83,7 +83,6 @@ SENTENCES = {
     "model.image": "The image tower, by `type`: one of the image towers.",
     "model.text": "The text tower, by `type`: one of the text towers.",
 }
-NO_KEYS = {"card": {"folder"}}
 FILES: dict[str, Any] = {"card": Card, "task": TaskFile, "task.data": DataSource}
 # How a part of each registry is asked for, and where.
 USES: tuple[tuple[Registry[Any], str, str], ...] = (
@@ -262,8 +261,7 @@ def _settings(documented: Any) -> type[BaseModel]:
 
 def fields_of(each: Described) -> dict[str, Any]:
     """Return the settings of a part, and what is known of each."""
-    hidden = NO_KEYS.get(each.name, set())
-    return {name: field for name, field in each.settings.model_fields.items() if name not in hidden}
+    return {name: field for name, field in each.settings.model_fields.items() if not field.exclude}
 
 
 def _has(word: str, *texts: str) -> bool:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from vlp.curate.parallel import progress
 from vlp.data import Captions, Card, Crop, SampleSet, Stream, Views
-from vlp.data.shards.cards import load_card
 from vlp.ground.cores import usable_cores
 from vlp.ground.types import RecipeError
 from vlp.towers.tokenizers import ClipTokenizer
@@ -72,11 +71,10 @@ class Speeds:
         return "\n".join(lines)
 
 
-def bench_card(name: str, *, image_size: int = 224, seconds: float = 5.0, workers: int | None = None) -> Speeds:
+def bench_card(card: Card, *, image_size: int = 224, seconds: float = 5.0, workers: int | None = None) -> Speeds:
     """Measure a card's loader with 0, 1, 2, 4, ... decoding processes.
 
     Args:
-        name: Name of the card, or the path of its file.
         image_size: Side of the crops in pixels.
         seconds: How long each number of processes is measured.
         workers: Most processes tried; as many as there are cores when absent.
@@ -86,7 +84,7 @@ def bench_card(name: str, *, image_size: int = 224, seconds: float = 5.0, worker
     """
     if image_size < 1 or seconds <= 0:
         raise RecipeError(f"--size {image_size} and --seconds {seconds:g} must be larger than 0")
-    card, cpus = load_card(name), usable_cores()
+    cpus = usable_cores()
     most = cpus if workers is None else workers
     counts = [0, *(2**k for k in range(max(most, 1).bit_length()) if 2**k < most), most] if most else [0]
     rows = []

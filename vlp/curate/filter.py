@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vlp.curate.facts.gather import FOLDER, FactTable, gather
+from vlp.curate.facts.fact_files import FOLDER
+from vlp.curate.facts.gather import FactTable, gather
 from vlp.curate.rules.base import Rule, read_rules
 from vlp.curate.subset import check_target, write_subset
-from vlp.data.shards.cards import load_card
+from vlp.data import Card
 from vlp.ground import paths
 from vlp.ground.files import write_text
 from vlp.ground.types import RecipeError
@@ -71,14 +72,13 @@ class Filtered:
         return "\n".join(f"{count:14,d}  {what}" for count, what in rows)
 
 
-def filter_card(name: str, to: Path, rules: Path, *, workers: int | None = None) -> Filtered:
+def filter_card(card: Card, to: Path, rules: Path, *, workers: int | None = None) -> Filtered:
     """Apply rules one after the other, each to what those before it left, and write a card of the rest.
 
     What was measured of a shard is kept beside the card, so that the same command continues after an interruption, and
     other settings read nothing again.
 
     Args:
-        name: Name of the card, or the path of its file.
         to: The new card.
         rules: A file of rules.
         workers: Processes; all cores when absent.
@@ -86,8 +86,7 @@ def filter_card(name: str, to: Path, rules: Path, *, workers: int | None = None)
     Raises:
         RecipeError: A mistake in the card or the rules, an interruption, or nothing is left.
     """
-    card = load_card(name)
-    target = check_target(name, to)
+    target = check_target(card, to)
     wanted = read_rules(paths.find_file("recipes", str(rules)))
     facts = [fact for rule in wanted.values() for fact in rule.facts]
     try:
@@ -108,7 +107,7 @@ def filter_card(name: str, to: Path, rules: Path, *, workers: int | None = None)
     )
     if not found.kept:
         raise RecipeError(f"nothing is left of card '{card.name}':\n{found.table()}")
-    write_subset(name, target, alive, table.shards, f"filter {card.name} by {', '.join(wanted)}")
+    write_subset(card, target, alive, table.shards, f"filter {card.name} by {', '.join(wanted)}")
     write_text(found.report, json.dumps(asdict(found), indent=1, default=str, ensure_ascii=False) + "\n")
     return found
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vlp.curate.parallel import map_in_order, num_shards, progress
+from vlp.data import Card
 from vlp.data.faults import BadSampleError
-from vlp.data.shards.cards import load_card
 from vlp.data.shards.index import build_index, index_in_memory
 from vlp.data.shards.shard import Shard, open_shards
 from vlp.data.shards.summary import Known, summary_beside, summary_in_cache, write_summary
@@ -57,17 +57,15 @@ class Indices:
         return "\n".join(lines)
 
 
-def index_card(name: str, *, workers: int | None = None) -> Indices:
+def index_card(card: Card, *, workers: int | None = None) -> Indices:
     """Build the indices that are missing or belong to an older content of their shard; fetch remote shards for it.
 
     Args:
-        name: Name of the card, or the path of its file.
         workers: Processes; all cores when absent.
 
     Raises:
         RecipeError: A shard cannot be read, or neither its folder nor the cache can be written.
     """
-    card = load_card(name)
     shards = open_shards(card)
     indexed = []
     with progress(len(shards), "shards") as bar:

@@ -13,15 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Resampling
 
+from vlp.curate.facts.fact_files import FOLDER, FactFiles
 from vlp.curate.facts.facts import CAPTION, HEADER, IMAGE
-from vlp.curate.facts.gather import FOLDER
 from vlp.curate.facts.view import View
 from vlp.curate.inspect_facts import Inspected, inspect_samples
 from vlp.curate.inspect_page import Findings, Group, ShownSample, page
-from vlp.data import SampleSet
+from vlp.data import Card, SampleSet
 from vlp.data.faults import BadSampleError
 from vlp.data.pixels.decode import FORMATS
-from vlp.data.shards.cards import load_card
 from vlp.ground.cores import usable_cores
 from vlp.ground.files import write_text
 from vlp.ground.types import RecipeError
@@ -32,11 +31,10 @@ CAPTIONS_OF_GROUP = 4
 PIXELS = 144
 
 
-def inspect_card(name: str, to: Path | None = None, *, seed: int = 0, workers: int | None = None) -> Path:
+def inspect_card(card: Card, to: Path | None = None, *, seed: int = 0, workers: int | None = None) -> Path:
     """Write a page about a card and return its path.
 
     Args:
-        name: Name of the card, or the path of its file.
         to: The file; NAME.html when absent.
         seed: Decides which images are shown.
         workers: Processes; all cores when absent.
@@ -44,12 +42,12 @@ def inspect_card(name: str, to: Path | None = None, *, seed: int = 0, workers: i
     Raises:
         RecipeError: No such card, a shard is missing, or no sample can be used.
     """
-    card = load_card(name)
     target = (to or Path(f"{card.name}.html")).expanduser()
     if target.is_dir():
         raise RecipeError(f"--to {target}: a folder; name a file such as {target / 'page.html'}")
     samples = SampleSet({card.name: card})
-    found = inspect_samples(card, samples, target.parent / FOLDER, usable_cores() if workers is None else workers)
+    files = FactFiles(card, target.parent / FOLDER)
+    found = inspect_samples(samples, files, usable_cores() if workers is None else workers)
     if not len(found):
         raise RecipeError(f"card '{card.name}': none of {found.samples} samples can be used: {dict(found.faults)}")
     write_text(target, page(card, _find(_Viewer(samples), found, seed)))

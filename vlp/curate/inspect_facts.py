@@ -6,18 +6,17 @@ import contextlib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vlp.curate.facts.column import Column, first_faults, measure
+from vlp.curate.facts.fact_files import FactFiles
 from vlp.curate.facts.facts import CAPTION, HEADER, IMAGE, LENGTH, Number
-from vlp.curate.facts.gather import column_file, keep, missing
 from vlp.curate.facts.view import View, words_of
 from vlp.curate.parallel import map_in_order, progress
-from vlp.data import Card, SampleSet
+from vlp.data import SampleSet
 from vlp.data.samples import UsedShard
 from vlp.data.shards.shard import Shard
 
@@ -63,17 +62,17 @@ class Inspected:
         return width, height
 
 
-def inspect_samples(card: Card, samples: SampleSet, folder: Path, workers: int) -> Inspected:
+def inspect_samples(samples: SampleSet, files: FactFiles, workers: int) -> Inspected:
     """Read every sample that a card uses once; pixels are not decoded.
 
     Args:
-        folder: Where a filter or a split keeps what it measured: what is there is not measured again, and what is
-            not is added. Where there is no such folder, nothing is kept.
+        files: Where a filter or a split keeps what it measured: what is there is not measured again, and what is not
+            is added. Where there is no such folder, nothing is kept.
 
     Raises:
         RecipeError: One of the processes was killed.
     """
-    tasks = [(card, used, folder) for used in samples.parts]
+    tasks = [(files, used) for used in samples.parts]
     total = 0
     ids: list[NDArray[np.int64]] = []
     values: dict[str, list[NDArray[Any]]] = {fact.name: [] for fact in FACTS}
@@ -92,9 +91,9 @@ def inspect_samples(card: Card, samples: SampleSet, folder: Path, workers: int) 
     return Inspected(total, np.concatenate(ids), whole, vocabulary, faults)
 
 
-def _inspect_shard(task: tuple[Card, UsedShard, Path]) -> Inspected:
-    card, used, folder = task
-    columns, texts = _columns(card, used.shard, used.places, folder)
+def _inspect_shard(task: tuple[FactFiles, UsedShard]) -> Inspected:
+    files, used = task
+    columns, texts = _columns(files, used.shard, used.places)
     reasons = first_faults([*columns, texts], len(used))
     usable = reasons == ""
     faults = Counter(reasons[~usable].tolist())
@@ -106,17 +105,17 @@ def _inspect_shard(task: tuple[Card, UsedShard, Path]) -> Inspected:
     return Inspected(len(usable), np.flatnonzero(usable), values, vocabulary, faults)
 
 
-def _columns(card: Card, shard: Shard, places: NDArray[np.int32] | None, folder: Path) -> tuple[list[Column], Column]:
+def _columns(files: FactFiles, shard: Shard, places: NDArray[np.int32] | None) -> tuple[list[Column], Column]:
     """Return the facts of a shard's used samples, kept ones and fresh ones, and their captions."""
-    fresh = missing(card, shard, FACTS, folder)
-    *measured, texts = measure(card, shard, range(len(shard)) if places is None else places, [*fresh, TEXT])
+    fresh = files.missing(shard, FACTS)
+    *measured, texts = measure(files.card, shard, range(len(shard)) if places is None else places, [*fresh, TEXT])
     found = {fact.name: column for fact, column in zip(fresh, measured, strict=True)}
     is_whole = places is None and not any((column.faults == "shard_error").any() for column in measured)
-    if is_whole and folder.is_dir():
+    if is_whole and files.folder.is_dir():
         with contextlib.suppress(OSError):  # a page needs no room for what the next one could use
             for fact in fresh:
-                keep(folder, column_file(card, shard, fact), found[fact.name].pack())
+                files.keep(files.name(shard, fact), found[fact.name].pack())
     for fact in FACTS:
         if fact.name not in found:
-            found[fact.name] = Column.unpack(folder / column_file(card, shard, fact)).at(places)
+            found[fact.name] = files.read(shard, fact).at(places)
     return [found[fact.name] for fact in FACTS], texts

@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlp.curate.facts.column import Column
+from vlp.curate.facts.fact_files import FOLDER
 from vlp.curate.facts.facts import CAPTION, KEY, LOOK
-from vlp.curate.facts.gather import FOLDER, FactTable, gather
+from vlp.curate.facts.gather import FactTable, gather
 from vlp.curate.subset import check_target, write_subset
-from vlp.data.shards.cards import load_card
+from vlp.data import Card
 from vlp.ground.randomness import fold, mix_array
 from vlp.ground.types import RecipeError
 
@@ -47,11 +48,12 @@ class Split:
         return "\n".join([f"{total:14,d}  samples of {self.source}", *lines])
 
 
-def split_card(name: str, to: Path, shares: str, *, seed: int = 0, by: By = "key", workers: int | None = None) -> Split:
+def split_card(
+    card: Card, to: Path, shares: str, *, seed: int = 0, by: By = "key", workers: int | None = None
+) -> Split:
     """Write one card per part. Every sample is in one part, and stays there when the set grows.
 
     Args:
-        name: Name of the card, or the path of its file.
         to: Folder for the cards, NAME-PART.yaml each.
         shares: `train=0.98,val=0.02`.
         seed: Another seed, another split.
@@ -62,9 +64,8 @@ def split_card(name: str, to: Path, shares: str, *, seed: int = 0, by: By = "key
         RecipeError: A mistake in the arguments, an interruption, or a part without samples.
     """
     wanted = parse_shares(shares)
-    card = load_card(name)
     notes = {part: f"split {card.name} by {by}: {part} of {shares}, seed {seed}" for part in wanted}
-    targets = {part: check_target(name, to / f"{card.name}-{part}.yaml", notes[part]) for part in wanted}
+    targets = {part: check_target(card, to / f"{card.name}-{part}.yaml", notes[part]) for part in wanted}
     try:
         table = gather(card, [KEY, FACTS[by]], to.expanduser().resolve() / FOLDER, workers)
     except KeyboardInterrupt as error:
@@ -78,7 +79,7 @@ def split_card(name: str, to: Path, shares: str, *, seed: int = 0, by: By = "key
             f"--shares {shares}: no sample falls into {', '.join(empty)}; ask for more, or another --seed"
         )
     for part, target in targets.items():
-        write_subset(name, target, flags[part], table.shards, notes[part])
+        write_subset(card, target, flags[part], table.shards, notes[part])
     return Split(card.name, tuple(Share(targets[p], wanted[p], int(flags[p].sum())) for p in wanted))
 
 

@@ -12,7 +12,6 @@ from vlp.data import Captions, Card
 from vlp.data.faults import BadSampleError
 from vlp.data.pixels.decode import check_bytes, decode_image
 from vlp.data.samples import Sample
-from vlp.data.shards.cards import load_card
 from vlp.data.shards.remote import is_remote
 from vlp.data.shards.shard import Shard, open_shards
 from vlp.data.shards.tar import scan_tar
@@ -64,17 +63,15 @@ class Verdict:
         return "\n".join([*lines, f"{head}:", *(f"  {count:8d}  {reason}" for reason, count in counts.most_common())])
 
 
-def verify_card(name: str, *, workers: int | None = None) -> Verdict:
+def verify_card(card: Card, *, workers: int | None = None) -> Verdict:
     """Read all bytes of a card's shards and decode every sample.
 
     Args:
-        name: Name of the card, or the path of its file.
         workers: Processes; all cores when absent.
 
     Raises:
         RecipeError: No such card, or a shard is missing.
     """
-    card = load_card(name)
     shards = open_shards(card)
     samples = 0
     findings: list[Finding] = []

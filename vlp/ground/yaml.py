@@ -22,17 +22,34 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises:
         RecipeError: Not YAML, not a mapping, or a key stands twice; names the file and the line.
     """
+    return parse_settings(read_text(path), str(path))
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a file that people write.
+
+    Raises:
+        RecipeError: It cannot be read, or is not text.
+    """
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise RecipeError(f"{path}: not text in UTF-8 ({error})") from error
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read ({error})") from error
-    mapping = parse_yaml(text, str(path))
+
+
+def parse_settings(text: str, where: str) -> dict[str, Any]:
+    """Return the mapping in a YAML text; `where` names its source in errors.
+
+    Raises:
+        RecipeError: Not YAML, not a mapping, or a key stands twice.
+    """
+    mapping = parse_yaml(text, where)
     if mapping is None:
         return {}
     if not isinstance(mapping, dict):
-        raise RecipeError(f"{path}: expected `key: value` lines at the top level")
+        raise RecipeError(f"{where}: expected `key: value` lines at the top level")
     return mapping
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlp.curate.facts.column import Column, first_faults, measure
+from vlp.curate.facts.fact_files import FactFiles
 from vlp.curate.facts.facts import Fact
 from vlp.curate.facts.view import View
 from vlp.curate.parallel import map_in_order, progress
@@ -24,21 +23,16 @@ from vlp.data.samples import Sample
 from vlp.data.shards.kept import read_kept
 from vlp.data.shards.shard import Shard, open_shards
 from vlp.ground.cores import usable_cores
-from vlp.ground.files import write_whole
 from vlp.ground.types import RecipeError
-
-VERSION = "2"
-FOLDER = ".measured"
 
 
 @dataclass(frozen=True)
 class Measurement:
     """Facts to measure of one shard."""
 
-    card: Card
+    files: FactFiles
     shard: Shard
     facts: tuple[Fact, ...]
-    folder: Path
     threads: int = 1
 
 
@@ -46,15 +40,15 @@ class FactTable:
     """Facts of all samples of a card's shards, in their order.
 
     Args:
-        folder: Where the columns of each shard lie.
+        files: Where the columns of each shard lie.
         workers: Processes that a rule may use.
     """
 
-    def __init__(self, card: Card, shards: Sequence[Shard], folder: Path, workers: int):
-        self.card = card
+    def __init__(self, files: FactFiles, shards: Sequence[Shard], workers: int):
+        self.files = files
+        self.card = files.card
         self.shards = shards
         self.starts = [0, *accumulate(map(len, shards))]
-        self.folder = folder
         self.workers = workers
 
     def __len__(self) -> int:
@@ -72,7 +66,7 @@ class FactTable:
     def columns(self, fact: Fact) -> Iterator[tuple[slice, Column]]:
         """Yield a fact shard by shard, with the places of the shard's samples."""
         for shard, start, stop in zip(self.shards, self.starts, self.starts[1:], strict=False):
-            yield slice(start, stop), self._column(shard, fact)
+            yield slice(start, stop), self.files.read(shard, fact)
 
     def values(self, fact: Fact) -> NDArray[Any]:
         """Return a fact of all samples."""
@@ -81,12 +75,12 @@ class FactTable:
     def value(self, fact: Fact, number: int) -> Any:
         """Return a fact of one sample."""
         which = self._shard_of(number)
-        return self._column(self.shards[which], fact).values[number - self.starts[which]]
+        return self.files.read(self.shards[which], fact).values[number - self.starts[which]]
 
     def faults(self, facts: Sequence[Fact]) -> NDArray[np.str_]:
         """Return why each sample cannot be judged by some of the facts; empty where it can."""
         return np.concatenate(
-            [first_faults((self._column(shard, fact) for fact in facts), len(shard)) for shard in self.shards]
+            [first_faults((self.files.read(shard, fact) for fact in facts), len(shard)) for shard in self.shards]
         )
 
     def view(self, number: int) -> View:
@@ -97,9 +91,6 @@ class FactTable:
     def shard_name(self, number: int) -> str:
         """Return the name of the shard that a sample lies in."""
         return self.shards[self._shard_of(number)].name
-
-    def _column(self, shard: Shard, fact: Fact) -> Column:
-        return Column.unpack(self.folder / column_file(self.card, shard, fact))
 
     def _shard_of(self, number: int) -> int:
         return int(np.searchsorted(self.starts, number, "right")) - 1
@@ -118,20 +109,16 @@ def gather(card: Card, facts: Sequence[Fact], folder: Path, workers: int | None 
     processes = usable_cores() if workers is None else workers
     shards = open_shards(card)
     on_cores = list({fact.name: fact for fact in facts if not fact.on_device}.values())
-    tasks = [Measurement(card, shard, missing(card, shard, on_cores, folder), folder) for shard in shards]
+    files = FactFiles(card, folder)
+    tasks = [Measurement(files, shard, files.missing(shard, on_cores)) for shard in shards]
     with progress(len(shards), "shards") as bar:
         for _ in map_in_order(_measure_and_keep, tasks, processes):
             bar.update()
     for fact in facts:
         # Last, since loading a model starts threads, and processes must not be forked beside them.
         if fact.on_device:
-            _measure_here(card, shards, fact, folder)
-    return FactTable(card, shards, folder, processes)
-
-
-def missing(card: Card, shard: Shard, facts: Sequence[Fact], folder: Path) -> tuple[Fact, ...]:
-    """Return the facts of a shard that are not kept yet."""
-    return tuple(fact for fact in facts if not zipfile.is_zipfile(folder / column_file(card, shard, fact)))
+            _measure_here(files, shards, fact)
+    return FactTable(files, shards, processes)
 
 
 def measured_files(task: Measurement) -> dict[str, bytes]:
@@ -142,35 +129,21 @@ def measured_files(task: Measurement) -> dict[str, bytes]:
     """
     if not task.facts:
         return {}
-    card, shard = task.card, task.shard
-    columns = measure(card, shard, range(len(shard)), task.facts, threads=task.threads, met=_stop_at)
-    return {column_file(card, shard, fact): col.pack() for fact, col in zip(task.facts, columns, strict=True)}
-
-
-def column_file(card: Card, shard: Shard, fact: Fact) -> str:
-    """Return the name of the file with a fact of a shard; another content of the shard gives another name."""
-    known = shard.known
-    members = card.images, sorted(card.captions.items())
-    identity = (VERSION, shard.location, known.bytes, known.samples, known.tag, members)
-    return f"{fact.name}/{hashlib.sha256(repr(identity).encode()).hexdigest()[:32]}.npz"
-
-
-def keep(folder: Path, name: str, content: bytes) -> None:
-    """Write a file with a fact of a shard, whole or not at all."""
-    with write_whole(folder / name) as file:
-        file.write(content)
+    files, shard = task.files, task.shard
+    columns = measure(files.card, shard, range(len(shard)), task.facts, threads=task.threads, met=_stop_at)
+    return {files.name(shard, fact): column.pack() for fact, column in zip(task.facts, columns, strict=True)}
 
 
 def _measure_and_keep(task: Measurement) -> None:
     for name, content in measured_files(task).items():
-        keep(task.folder, name, content)
+        task.files.keep(name, content)
 
 
-def _measure_here(card: Card, shards: Sequence[Shard], fact: Fact, folder: Path) -> None:
+def _measure_here(files: FactFiles, shards: Sequence[Shard], fact: Fact) -> None:
     with progress(len(shards), f"shards ({fact.name})") as bar:
         for shard in shards:
-            if missing(card, shard, [fact], folder):
-                _measure_and_keep(Measurement(card, shard, (fact,), folder, usable_cores()))
+            if files.missing(shard, [fact]):
+                _measure_and_keep(Measurement(files, shard, (fact,), usable_cores()))
             bar.update()
 
 

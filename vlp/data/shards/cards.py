@@ -21,7 +21,7 @@ from vlp.ground import paths
 from vlp.ground.explain import explain
 from vlp.ground.files import sha256_of
 from vlp.ground.types import RecipeError
-from vlp.ground.yaml import read_yaml
+from vlp.ground.yaml import parse_settings, read_text
 
 Value = TypeVar("Value")
 DEFAULT_CACHE_GB = 100.0
@@ -56,6 +56,7 @@ class Card(BaseModel):
         licence: Terms of use.
         home: Where the data comes from.
         folder: Where the card lies; not part of the file.
+        file: The file itself, and `text` what stands in it, comments and all; not part of it either.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -76,6 +77,8 @@ class Card(BaseModel):
     licence: str = ""
     home: str = ""
     folder: Path = Field(Path(), exclude=True)
+    file: Path = Field(Path(), exclude=True)
+    text: str = Field("", exclude=True)
 
     @field_validator("captions")
     @classmethod
@@ -90,18 +93,19 @@ class Card(BaseModel):
         return tuple(name.lower().removeprefix(".") for name in images)
 
     @classmethod
-    def from_mapping(cls, mapping: Mapping[str, Any], path: Path) -> Card:
+    def from_mapping(cls, mapping: Mapping[str, Any], path: Path, text: str = "") -> Card:
         """Check the settings of a card.
 
         Args:
             mapping: What stands in the file.
             path: The file; shards are found relative to its folder.
+            text: The file as it stands, for whoever writes another card from it.
 
         Raises:
             RecipeError: A mistake; names the file, the key and the nearest valid name.
         """
         try:
-            return cls.model_validate({**mapping, "folder": path.parent.resolve()})
+            return cls.model_validate({**mapping, "folder": path.parent.resolve(), "file": path, "text": text})
         except ValidationError as error:
             raise RecipeError(explain(error, cls, [(str(path), mapping)])) from error
 
@@ -279,4 +283,5 @@ def load_card(name: str) -> Card:
         RecipeError: No such card, or a mistake in it.
     """
     path = paths.find_card("data", name)
-    return Card.from_mapping(read_yaml(path), path)
+    text = read_text(path)
+    return Card.from_mapping(parse_settings(text, str(path)), path, text)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vlp.commands.open_clip_flags import FLAGS, WITHOUT_VALUE
+from vlp.ground.errors import said_by
 from vlp.ground.files import write_text
 from vlp.ground.registry import nearest
 from vlp.ground.types import RecipeError
@@ -122,7 +123,7 @@ def _all(given: Mapping[str, list[str]], flag: str, kind: Callable[[str], Any]) 
     try:
         return [kind(value) for value in given.get(flag, ())]
     except (ValueError, SyntaxError, TypeError) as error:
-        raise RecipeError(f"--{flag} {' '.join(given[flag])}: {' '.join(str(error).split())}") from error
+        raise RecipeError(f"--{flag} {' '.join(given[flag])}: {said_by(error)}") from error
 
 
 def _one(given: Mapping[str, list[str]], flag: str, kind: Callable[[str], Any] = str, default: Any = None) -> Any:

@@ -45,7 +45,24 @@ def printable(text: str) -> str:
     return "".join(letter if letter.isprintable() or letter in "\n\t" else f"\\x{ord(letter):02x}" for letter in text)
 
 
+def said_by(error: BaseException, most: int | None = None) -> str:
+    """Return the words of an error in one line, cut behind so many letters."""
+    said = " ".join(str(error).split())
+    return said if most is None or len(said) <= most else f"{said[:most]}..."
+
+
 def one_line(error: BaseException) -> str:
     """Return an error's kind and words in one line."""
-    said = " ".join(str(error).split())
+    said = said_by(error)
     return f"{type(error).__name__}: {said}" if said else type(error).__name__
+
+
+def first_line(error: BaseException, *, kind: bool = False) -> str:
+    """Return the first line of what a library says at length; the kind of the error where it says nothing.
+
+    Args:
+        kind: Whether the kind stands before the words.
+    """
+    said = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    name = type(error).__name__
+    return (f"{name}: {said}" if kind else said) if said else name

@@ -10,6 +10,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
+from vlp.ground.errors import first_line
 from vlp.ground.types import RecipeError
 
 DEEPEST = 50  # levels of settings in settings
@@ -68,7 +69,7 @@ def parse_yaml(text: str, where: str) -> Any:
     except MarkedYAMLError as error:
         raise RecipeError(f"{where}: line {_line(error)}: {error.problem or 'not valid YAML'}") from error
     except (YAMLError, ValueError, RecursionError) as error:
-        raise RecipeError(f"{where}: not valid YAML ({str(error).splitlines()[0]})") from error
+        raise RecipeError(f"{where}: not valid YAML ({first_line(error)})") from error
 
 
 def write_yaml(value: Any) -> str:

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vlp.ground import files
+from vlp.ground.errors import first_line
 from vlp.ground.files import sha256_of
 from vlp.ground.manifest import MANIFEST, lay_out_manifest, read_manifest
 from vlp.ground.provenance import versions
@@ -302,8 +303,7 @@ def _check_content(path: Path) -> None:
         elif path.name == TRAINING:
             torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # of bytes that anybody may have written
-        said = (str(error).splitlines() or [type(error).__name__])[0]
-        raise RecipeError(f"{path.parent}: {path.name} cannot be loaded ({said})") from error
+        raise RecipeError(f"{path.parent}: {path.name} cannot be loaded ({first_line(error)})") from error
 
 
 @cache

@@ -8,6 +8,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from vlp.ground.errors import first_line
 from vlp.ground.types import RecipeError, VlpWarning
 from vlp.recipe.layers import leaves
 from vlp.recipe.schema import Recipe
@@ -44,10 +45,8 @@ def start_trackers(accelerator: Accelerator, recipe: Recipe, run_id: str) -> Tra
     try:
         accelerator.init_trackers(recipe.log.project, config=plain_settings(recipe), init_kwargs=names)
     except Exception as error:  # no account, no network: a broken tracker must not cost a run
-        said = (str(error).splitlines() or [""])[0]
-        warnings.warn(
-            f"log.trackers: the run goes on untracked: {type(error).__name__}: {said}", VlpWarning, stacklevel=2
-        )
+        said = first_line(error, kind=True)
+        warnings.warn(f"log.trackers: the run goes on untracked: {said}", VlpWarning, stacklevel=2)
         return None
 
     def track(metrics: dict[str, float], step: int) -> None:

@@ -17,6 +17,7 @@ from open_clip.timm_model import TimmModel
 from torch import nn
 from transformers import AutoConfig
 
+from vlp.ground.errors import said_by
 from vlp.ground.types import RecipeError
 from vlp.towers.base import Fragment
 from vlp.towers.encoders import OtherEncoder, is_known_to_open_clip
@@ -169,12 +170,7 @@ def _reason(error: Exception) -> str:
     for argument, key in (("patch_drop_rate", "patch_drop"), ("drop_path_rate", "drop_path")):
         if isinstance(error, TypeError) and argument in str(error):
             return f"image.{key} has no effect on this backbone, which does not know it: remove it ({error})"
-    return f"the towers cannot be built as set: {type(error).__name__}: {_one_line(error)}"
-
-
-def _one_line(error: Exception) -> str:
-    said = " ".join(str(error).split())
-    return said if len(said) <= LONGEST else f"{said[:LONGEST]}..."
+    return f"the towers cannot be built as set: {type(error).__name__}: {said_by(error, LONGEST)}"
 
 
 def _check_image(visual: nn.Module, model_cfg: dict[str, Any]) -> None:
@@ -223,7 +219,7 @@ def _try_one_text(text: HFTextEncoder, config: dict[str, Any]) -> None:
         raise RecipeError(
             f"text.context_length: '{config['hf_model_name']}' cannot read {length} tokens"
             + (f" (it has {most} positions, of which its first {pad + 1} may be kept for padding)" if most else "")
-            + f": take fewer, such as text.context_length={(most or length) - pad - 1} ({_one_line(error)})"
+            + f": take fewer, such as text.context_length={(most or length) - pad - 1} ({said_by(error, LONGEST)})"
         ) from error
 
 

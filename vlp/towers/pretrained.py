@@ -12,6 +12,7 @@ from open_clip.hf_model import HFTextEncoder
 from torch import nn
 from transformers import AutoModel
 
+from vlp.ground.errors import first_line
 from vlp.ground.types import RecipeError
 from vlp.towers.weights import Loaded
 
@@ -59,8 +60,7 @@ def load_encoder(text: HFTextEncoder, source: str) -> Loaded:
     try:
         twin, info = AutoModel.from_pretrained(source, output_loading_info=True, dtype=torch.float32)
     except Exception as error:  # transformers raises its own, the hub's, the network's and the disk's errors
-        said = (str(error).splitlines() or [""])[0]
-        raise RecipeError(f"text.pretrained: cannot read the weights of '{source}': {said}") from error
+        raise RecipeError(f"text.pretrained: cannot read the weights of '{source}': {first_line(error)}") from error
     absent = set(info["missing_keys"]) | {key for key, *_ in info["mismatched_keys"]}
     if twin.config.is_encoder_decoder:
         twin = twin.encoder

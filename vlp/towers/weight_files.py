@@ -20,6 +20,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from vlp.ground.errors import first_line
 from vlp.ground.types import RecipeError
 
 # Where the weights lie in what trainers save: open_clip, Lightning and timm; fairseq and others; DeepSpeed.
@@ -52,8 +53,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     except RecipeError:
         raise
     except Exception as error:  # of bytes that anybody may have written
-        said = (str(error).splitlines() or [""])[0]
-        raise RecipeError(f"'{path}' cannot be read as weights: {type(error).__name__}: {said}"[:400]) from error
+        raise RecipeError(f"'{path}' cannot be read as weights: {first_line(error, kind=True)}"[:400]) from error
     if not found:
         raise RecipeError(f"'{path}' holds no tensors with names")
     return found

@@ -14,6 +14,7 @@ from vlp.curate.sources.columns import Columns
 from vlp.curate.sources.folders import holds_images
 from vlp.curate.sources.rows import JSON_KEY, Row, Rows, sources
 from vlp.curate.sources.tables import row_of
+from vlp.ground.errors import first_line
 from vlp.ground.types import RecipeError
 
 SUFFIX = ".parquet"
@@ -138,7 +139,7 @@ class ParquetRows:
                 yield from rows
                 place += len(batch)
         except Exception as error:  # pyarrow raises its own, OSError and ValueError over damaged bytes
-            why = (str(error).splitlines() or [type(error).__name__])[0]
+            why = first_line(error)
         yield from [f"the parquet file is damaged ({why})"] * (high - low - given)
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import io
+import json
 import re
+from html import escape
+from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.shards import image_bytes, png_header, write_shards
+from tests.shards import image_bytes, png_header, write_shards, write_tar
 from vlp.curate.facts.fact_files import FactFiles
 from vlp.curate.facts.facts import CAPTION, HEADER, IMAGE, LENGTH
 from vlp.curate.filter import filter_card
@@ -58,6 +61,34 @@ def test_the_page_shows_what_is_there(page):
     assert '<tr><td>24 x 20</td><td class="n">10</td></tr>' in page
     for title in ("Characters", "Words", "Shorter side", "Aspect", "File size", "File types", "Most common words"):
         assert f">{title}<" in page
+
+
+class Tags(HTMLParser):
+    """Names of all tags and of all their attributes."""
+
+    def __init__(self):
+        super().__init__()
+        self.names, self.attributes = set(), set()
+
+    def handle_starttag(self, tag, attrs):
+        self.names.add(tag)
+        self.attributes.update(name for name, _ in attrs)
+
+
+def test_words_of_strangers_stay_words(tmp_path):
+    """Whatever a card, a file name or a caption says, no tag and no attribute comes of it."""
+    hostile = "<script>alert('x')</script>\" onload=\"alert(1)"
+    members = [(f"<b onclick='y'>{k}.jpg", image_bytes(0)) for k in range(2)]
+    members += [(f"<b onclick='y'>{k}.json", json.dumps({hostile: hostile}).encode()) for k in range(2)]
+    write_tar(tmp_path / "0.tar", sorted(members))
+    settings = {"captions": {f"json.{hostile}": 1.0}, "licence": hostile, "home": f"https://x.org/{hostile}"}
+    (tmp_path / "mine.yaml").write_text(write_yaml({"name": hostile, "shards": "*.tar", **settings}))
+    page = inspect_card(load_card(str(tmp_path / "mine.yaml")), tmp_path / "p.html", workers=1).read_text()
+    assert page.count(escape(hostile)) >= 8 and "onclick=&#x27;y&#x27;" in page
+    tags = Tags()
+    tags.feed(page)
+    assert "figcaption" in tags.names and "script" not in tags.names
+    assert [name for name in tags.attributes if name.startswith("on")] == []
 
 
 def test_the_page_loads_nothing(page):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL.Image import Resampling
 
 from vlp.curate.facts.fact_files import FOLDER, FactFiles
 from vlp.curate.facts.facts import CAPTION, HEADER, IMAGE
@@ -24,11 +21,11 @@ from vlp.data.pixels.decode import FORMATS
 from vlp.ground.cores import usable_cores
 from vlp.ground.files import write_text
 from vlp.ground.types import RecipeError
+from vlp.html.frame import thumbnail
 
 SHOWN = 60
 COMMON_CAPTIONS, COMMON_WORDS, GROUPS = 20, 60, 12
 CAPTIONS_OF_GROUP = 4
-PIXELS = 144
 
 
 def inspect_card(card: Card, to: Path | None = None, *, seed: int = 0, workers: int | None = None) -> Path:
@@ -74,13 +71,9 @@ class _Viewer:
 
 def _thumbnail(view: View) -> str:
     try:
-        image = view.image
+        return thumbnail(view.image, effort=4)
     except BadSampleError:
         return ""
-    image.thumbnail((PIXELS, PIXELS), Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    image.save(buffer, "WEBP", quality=78, method=4)
-    return base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def _find(viewer: _Viewer, samples: Inspected, seed: int) -> Findings:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from html import escape
 
 import numpy as np
 
@@ -13,8 +12,9 @@ from vlp.curate.facts.facts import HEADER, LENGTH
 from vlp.curate.inspect_facts import Inspected
 from vlp.curate.parallel import num_shards
 from vlp.data import Card
-from vlp.html import style_sheet
+from vlp.html.frame import big_number, big_share, document, head, section, table
 from vlp.html.histogram import histogram
+from vlp.html.words import text
 
 
 @dataclass(frozen=True)
@@ -79,75 +79,53 @@ td:first-child { overflow-wrap: anywhere; }
 def page(card: Card, found: Findings) -> str:
     """Return the whole page."""
     parts = [_head(card, found), _sheet(found), _captions(found), _images(found), _twins(found), _left_out(found)]
-    style = style_sheet() + OWN_STYLE
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<meta name="color-scheme" content="light dark">'
-        f"<title>{escape(card.name)} &middot; vlp data</title><style>{style}</style></head>"
-        f"<body><main>{''.join(parts)}<footer>vlp {vlp.__version__} &middot; "
-        f"<code>vlp data inspect {escape(card.name)} --seed {found.seed}</code> &middot; "
-        "this page loads nothing</footer></main></body></html>\n"
-    )
+    command = f"<code>vlp data inspect {text(card.name)} --seed {found.seed}</code>"
+    footer = (f"vlp {vlp.__version__}", command, "this page loads nothing")
+    return document(card.name, "vlp data", "".join(parts), footer, style=OWN_STYLE)
 
 
 def _head(card: Card, found: Findings) -> str:
     sides = np.minimum(*found.samples.sides)
-    figures = [
-        ("samples", f"in {num_shards(len(card.locations()))}", f"{found.samples.samples:,}", ""),
-        ("shorter side", "median, in pixels", f"{np.median(sides):.0f}", f"{sides.min()} to {sides.max()}"),
-        ("captions that others have too", "in small letters", _share(found.repeated_captions, len(found.samples)), ""),
-        ("images that repeat another", "byte by byte", _share(found.repeated_images, len(found.samples)), ""),
+    captions, images = (count / len(found.samples) for count in (found.repeated_captions, found.repeated_images))
+    cells = [
+        big_number("samples", f"in {num_shards(len(card.locations()))}", f"{found.samples.samples:,}", ""),
+        big_number("shorter side", "median, in pixels", f"{np.median(sides):.0f}", f"{sides.min()} to {sides.max()}"),
+        big_number("captions that others have too", "in small letters", big_share(captions), ""),
+        big_number("images that repeat another", "byte by byte", big_share(images), ""),
     ]
-    cells = "".join(
-        f'<div><p class="what"><b>{name}</b> {aside}</p><p class="big">{value}</p><p class="aside">{more}</p></div>'
-        for name, aside, value, more in figures
-    )
-    home = escape(card.home)
+    home = text(card.home)
     if home.startswith("http") and " " not in home:
         home = f'<a href="{home}">{home}</a>'
-    licence = f"Licence: <b>{escape(card.licence)}</b>" if card.licence else "The card names <b>no licence</b>"
-    return (
-        '<header class="head"><p class="over"><span>Data set</span>'
-        f"<span>captions: {escape(', '.join(card.captions))}</span></p>"
-        f'<h1>{escape(card.name)}</h1><p class="lede">{licence}{f", from {home}" if home else ""}.</p>'
-        f'<div class="figures">{cells}</div></header>'
-    )
-
-
-def _share(part: int, whole: int) -> str:
-    return f"{100 * part / whole:.1f}<small>%</small>"
-
-
-def _section(title: str, note: str, body: str) -> str:
-    name = title.lower().replace(" ", "-")
-    return f'<section id="{name}"><header><h2>{title}</h2><p>{note}</p></header>{body}</section>'
+    licence = f"Licence: <b>{text(card.licence)}</b>" if card.licence else "The card names <b>no licence</b>"
+    over = ("<span>Data set</span>", f"<span>captions: {text(', '.join(card.captions))}</span>")
+    lede = f"{licence}{f', from {home}' if home else ''}."
+    return head(over, card.name, lede, f'<div class="figures">{"".join(cells)}</div>')
 
 
 def _image(thumbnail: str, name: str) -> str:
     if not thumbnail:
-        return f'<div class="broken" title="{escape(name)}: cannot be decoded"></div>'
-    return f'<img src="data:image/webp;base64,{thumbnail}" alt="" title="{escape(name)}" loading="lazy">'
+        return f'<div class="broken" title="{text(name)}: cannot be decoded"></div>'
+    return f'<img src="data:image/webp;base64,{thumbnail}" alt="" title="{text(name)}" loading="lazy">'
 
 
 def _sheet(found: Findings) -> str:
     figures = "".join(
-        f'<figure>{_image(shown.thumbnail, shown.key)}<figcaption title="{escape(shown.caption)}">'
-        f"{escape(shown.caption)}</figcaption></figure>"
+        f'<figure>{_image(shown.thumbnail, shown.key)}<figcaption title="{text(shown.caption)}">'
+        f"{text(shown.caption)}</figcaption></figure>"
         for shown in found.pictures
     )
     note = f"{len(found.pictures)} samples drawn at random with seed {found.seed}."
-    return _section("Samples", note, f'<div class="sheet">{figures}</div>')
+    return section("Samples", note, f'<div class="sheet">{figures}</div>')
 
 
 def _captions(found: Findings) -> str:
     lengths = found.samples.of(LENGTH)
     charts = histogram("Characters", "of a caption", lengths["characters"], "text")
     charts += histogram("Words", "of a caption, split at spaces", lengths["pieces"], "text")
-    words = "".join(f"<div><dt>{escape(word)}</dt><dd>{count:,}</dd></div>" for word, count in found.words)
-    common = _table(("caption", "times"), found.captions) if found.captions else _plain("No caption occurs twice.")
+    words = "".join(f"<div><dt>{text(word)}</dt><dd>{count:,}</dd></div>" for word, count in found.words)
+    common = _counts(("caption", "times"), found.captions) if found.captions else _plain("No caption occurs twice.")
     among = f"{found.distinct_captions:,} distinct ones among {len(found.samples):,}"
-    return _section(
+    return section(
         "Captions",
         f"{among}; the first caption of each sample counts.",
         f'<div class="grid">{charts}</div><div class="columns"><div><h3>Most common captions</h3>{common}</div>'
@@ -167,25 +145,25 @@ def _images(found: Findings) -> str:
     order = np.argsort(-counts, kind="stable")[:10]
     common = [(f"{sizes[0, k]} x {sizes[1, k]}", int(counts[k])) for k in order]
     note = f"{num_bytes.sum() / 1e6:,.1f} MB of encoded images."
-    return _section(
+    return section(
         "Images",
         note,
         f'<div class="grid">{"".join(charts)}</div><div class="columns">'
-        f"<div><h3>Most common sizes</h3>{_table(('pixels', 'images'), common)}</div>"
-        f"<div><h3>File types</h3>{_table(('type', 'images'), found.kinds.items())}</div></div>",
+        f"<div><h3>Most common sizes</h3>{_counts(('pixels', 'images'), common)}</div>"
+        f"<div><h3>File types</h3>{_counts(('type', 'images'), found.kinds.items())}</div></div>",
     )
 
 
 def _twins(found: Findings) -> str:
     if not found.groups:
-        return _section("Duplicates", "", _plain("No two images are equal byte by byte."))
+        return section("Duplicates", "", _plain("No two images are equal byte by byte."))
     figures = "".join(
         f"<figure>{_image(group.thumbnail, '')}<figcaption><b>{group.times} times</b> "
-        f"{escape(' | '.join(group.captions))}</figcaption></figure>"
+        f"{text(' | '.join(group.captions))}</figcaption></figure>"
         for group in found.groups
     )
     note = f"{found.repeated_images:,} images repeat another byte by byte; the most frequent ones, with their captions."
-    return _section("Duplicates", note, f'<div class="sheet twins">{figures}</div>')
+    return section("Duplicates", note, f'<div class="sheet twins">{figures}</div>')
 
 
 def _left_out(found: Findings) -> str:
@@ -193,13 +171,12 @@ def _left_out(found: Findings) -> str:
     if not faults:
         return ""
     note = "Not part of the numbers above. <code>vlp data verify</code> names them and also decodes the pixels."
-    return _section("Left out", note, _table(("reason", "samples"), faults.most_common()))
+    return section("Left out", note, _counts(("reason", "samples"), faults.most_common()))
 
 
-def _table(head: tuple[str, str], rows: Iterable[tuple[str, int]]) -> str:
-    body = "".join(f'<tr><td>{escape(name)}</td><td class="n">{count:,}</td></tr>' for name, count in rows)
-    return f'<table><thead><tr><th>{head[0]}</th><th class="n">{head[1]}</th></tr></thead><tbody>{body}</tbody></table>'
+def _counts(titles: tuple[str, str], rows: Iterable[tuple[str, int]]) -> str:
+    return table(titles, ((name, f"{count:,}") for name, count in rows))
 
 
-def _plain(text: str) -> str:
-    return f'<p class="plain">{text}</p>'
+def _plain(said: str) -> str:
+    return f'<p class="plain">{said}</p>'

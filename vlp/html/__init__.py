@@ -1,4 +1,4 @@
-"""The one kit for pages and charts: style, words, axes, histograms."""
+"""The one kit for pages and charts: style, frame, words, axes, histograms."""
 
 from __future__ import annotations
 

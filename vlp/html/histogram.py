@@ -1,13 +1,15 @@
-"""Histograms as inline SVG, dressed by the style sheet of the run report."""
+"""Histograms as inline SVG, dressed by the style sheet."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from html import escape
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from vlp.html.frame import figure
+from vlp.html.words import text
 
 WIDTH, HEIGHT = 380, 190
 TOP, BOTTOM = 12, 28
@@ -38,7 +40,7 @@ def histogram(
     heights = counts / counts.max() * (floor - TOP)
     bars = "".join(
         f'<rect class="area {color}" x="{left:.1f}" width="{right - left - 1:.1f}" y="{floor - height:.1f}" '
-        f'height="{height:.1f}"><title>{escape(write(low))} to {escape(write(high))}: {count:,}</title></rect>'
+        f'height="{height:.1f}"><title>{text(write(low))} to {text(write(high))}: {count:,}</title></rect>'
         for left, right, height, low, high, count in zip(
             places, places[1:], heights, edges, edges[1:], counts, strict=False
         )
@@ -47,16 +49,12 @@ def histogram(
     ends = {0: "start", **({last // 2: "middle"} if last > 1 else {}), last: "end"}
     ticks = "".join(
         f'<text class="tick" x="{places[place]:.1f}" y="{floor + 16}" text-anchor="{anchor}">'
-        f"{escape(write(edges[place]))}</text>"
+        f"{text(write(edges[place]))}</text>"
         for place, anchor in ends.items()
     )
-    said = f"median {escape(write(median))}, largest {escape(write(float(values.max())))}"
-    return (
-        f'<figure class="chart"><figcaption><b>{escape(title)}</b> <span class="unit">{escape(unit)}</span>'
-        f'<output>{said}</output></figcaption><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img">'
-        f"<title>{escape(title)}</title><desc>{said} of {len(values):,}</desc>{bars}"
-        f'<line class="axis" x1="2" x2="{WIDTH - 2}" y1="{floor}" y2="{floor}"/>{ticks}</svg></figure>'
-    )
+    said = f"median {write(median)}, largest {write(float(values.max()))}"
+    axis = f'<line class="axis" x1="2" x2="{WIDTH - 2}" y1="{floor}" y2="{floor}"/>'
+    return figure(title, unit, said, f"{said} of {len(values):,}", bars + axis + ticks, size=(WIDTH, HEIGHT))
 
 
 def _edges(values: NDArray[Any], log: bool) -> NDArray[np.float64]:

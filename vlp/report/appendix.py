@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from vlp.ground.yaml import write_yaml
+from vlp.html.frame import gap, section, table
 from vlp.html.words import text
 from vlp.report.gallery import SEED, SHOWN, Gallery, Hit, Shown
 from vlp.report.reading import Record, RecordedRun
-from vlp.report.sections import gap, section
 
 
 def retrievals(found: Gallery | str) -> str:
@@ -66,12 +66,9 @@ def _faults(run: RecordedRun) -> str:
         if met:
             return gap(f"{met:.0f} bad samples were counted, but none is listed in quarantine.jsonl.")
         return gap("No bad sample was met." if run.lines else "Nothing was read yet.")
-    rows = "".join(
-        f'<tr><td>{text(source)}</td><td>{text(reason.replace("_", " "))}</td><td class="n">{number}</td></tr>'
-        for (source, reason), number in run.faults.most_common()
-    )
-    head = '<tr><th>source</th><th>reason</th><th class="n">samples</th></tr>'
-    return f"<table><thead>{head}</thead><tbody>{rows}</tbody></table>"
+    counts = run.faults.most_common()
+    rows = [(source, reason.replace("_", " "), str(number)) for (source, reason), number in counts]
+    return table(("source", "reason", "samples"), rows)
 
 
 def recipe(run: RecordedRun) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from vlp.html.axes import Axis, Point, smooth, spread, thin
+from vlp.html.frame import figure
 from vlp.html.words import number, percent, short, text, ticks
 
 Write = Callable[[float], str]
@@ -79,7 +80,8 @@ def line_chart(
     last = last_number(series[0].points) if len(series) == 1 else None
     said = write(last) if last is not None else ""
     data = hover_data(x, series, drawn, is_share, x_name)
-    return figure(title, head, said, describe(title, series, x_name, write), "".join(body), data=data)
+    told = describe(title, series, x_name, write)
+    return figure(title, head, said, told, "".join(body), size=(WIDTH, HEIGHT), data=data)
 
 
 def frame(x: Axis, y: Axis, x_name: str, is_share: bool) -> str:
@@ -196,27 +198,6 @@ def hover_data(x: Axis, series: Sequence[Series], drawn: Sequence[Sequence[Point
     ]
     box = {"from": x.start, "to": x.end, "width": WIDTH, "low": x.low, "high": x.high, "log": x.log}
     return json.dumps(box | {"share": is_share, "name": x_name, "lines": lines}, separators=(",", ":"))
-
-
-def figure(
-    title: str,
-    unit: str,
-    said: str,
-    description: str,
-    body: str,
-    *,
-    size: tuple[int, int] = (WIDTH, HEIGHT),
-    data: str = "",
-    css: str = "",
-) -> str:
-    """Put a chart into its frame: title line and drawing."""
-    read_out = f' data-hover="{text(data)}"' if data else ""
-    return (
-        f'<figure class="chart {css}"><figcaption><b>{text(title)}</b> <span class="unit">{text(unit)}</span>'
-        f"<output>{said}</output></figcaption>"
-        f'<svg viewBox="0 0 {size[0]} {size[1]}" role="img"{read_out}><title>{text(title)}</title>'
-        f"<desc>{text(description)}</desc>{body}</svg></figure>"
-    )
 
 
 def missing(title: str, reason: str) -> str:

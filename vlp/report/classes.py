@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from vlp.html.frame import figure
 from vlp.html.words import text
-from vlp.report.charts import WIDTH, figure
+from vlp.report.charts import WIDTH
 from vlp.report.reading import Record
 
 SHOWN = 24

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from vlp.html.axes import Axis
+from vlp.html.frame import figure
 from vlp.html.words import number, short, text
-from vlp.report.charts import LEFT, RIGHT, TOP, WIDTH, figure
+from vlp.report.charts import LEFT, RIGHT, TOP, WIDTH
 
 WIDE = (780, 292)
 ROWS = 6

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float32, Int64
-from PIL.Image import Image, Resampling
 from torch import Tensor
 
 from vlp.evaluators.base import Task, load_task
@@ -21,13 +18,13 @@ from vlp.evaluators.prompts import average, prompts_of
 from vlp.evaluators.retrieval import rank_positives
 from vlp.evaluators.shared import decode_ahead
 from vlp.ground.types import Encoder, RecipeError
+from vlp.html.frame import thumbnail
 from vlp.run.trained_model import load_model_of_run
 from vlp.towers.encoder import TowerEncoder
 
 SEED = 0
 SHOWN = 5
 MAX_IMAGES = 2000
-PIXELS = 144
 
 
 @dataclass(frozen=True)
@@ -172,7 +169,7 @@ def _answer(search: Search, data: EvaluationSet, query: int, rank: int) -> Shown
             rank=order.index(place) + 1,
             score=float(scores[place]),
             is_right=place in right,
-            thumbnail=thumbnail(data.image(search.indices[place])),
+            thumbnail=thumbnail(data.image(search.indices[place]), effort=6),
             caption=_caption(data, search.indices[place]),
         )
         for place in shown
@@ -182,12 +179,3 @@ def _answer(search: Search, data: EvaluationSet, query: int, rank: int) -> Shown
 
 def _caption(data: EvaluationSet, index: int) -> str:
     return data.captions[index][0] if data.kind == "retrieval" else data.class_names[data.labels[index]]
-
-
-def thumbnail(image: Image) -> str:
-    """Return a small WebP as base64 text."""
-    small = image.convert("RGB")
-    small.thumbnail((PIXELS, PIXELS), Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    small.save(buffer, "WEBP", quality=78, method=6)
-    return base64.b64encode(buffer.getvalue()).decode("ascii")

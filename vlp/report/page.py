@@ -5,7 +5,8 @@ from __future__ import annotations
 from statistics import median
 from typing import Any
 
-from vlp.html import hover_script, style_sheet
+from vlp.html import hover_script
+from vlp.html.frame import big_number, big_share, document, head
 from vlp.html.words import (
     DOT,
     TIMES,
@@ -37,7 +38,7 @@ def page(run: RecordedRun, gallery: Gallery | str) -> str:
         gallery: Retrievals, or why there are none.
     """
     parts = [
-        head(run),
+        _head(run),
         sections.learning(run),
         sections.evaluation(run),
         sections.geometry(run),
@@ -45,28 +46,22 @@ def page(run: RecordedRun, gallery: Gallery | str) -> str:
         appendix.data(run),
         appendix.recipe(run),
     ]
-    style = style_sheet()
-    script = hover_script()
-    version = run.provenance.get("versions", {}).get("vlp", "")
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<meta name="color-scheme" content="light dark">'
-        f"<title>{text(run.name)} {DOT} vlp report</title><style>{style}</style></head><body><main>{''.join(parts)}"
-        f"<footer>vlp {text(version)} {DOT} <code>vlp report {text(run.folder.name)}</code> {DOT} "
-        f"this page loads nothing and keeps full precision in its <code>data</code> elements</footer></main>"
-        f"<script>{script}</script></body></html>\n"
+    footer = (
+        f"vlp {text(run.provenance.get('versions', {}).get('vlp', ''))}",
+        f"<code>vlp report {text(run.folder.name)}</code>",
+        "this page loads nothing and keeps full precision in its <code>data</code> elements",
     )
+    return document(run.name, "vlp report", "".join(parts), footer, script=hover_script())
 
 
-def head(run: RecordedRun) -> str:
+def _head(run: RecordedRun) -> str:
     """Return name, state, key numbers and facts."""
-    return (
-        f'<header class="head"><p class="over"><span>Pretraining report</span><span>{text(run.date)}</span>'
-        f"<span>commit <code>{text(run.provenance.get('commit', 'unknown'))}</code></span>"
-        f"<span>seed {text(run.settings.get('seed', ''))}</span>{_state(run)}</p>"
-        f'<h1>{text(run.name)}</h1><p class="lede">{_lede(run)}</p>{_figures(run)}{_facts(run)}</header>'
+    over = (
+        f"<span>Pretraining report</span><span>{text(run.date)}</span>",
+        f"<span>commit <code>{text(run.provenance.get('commit', 'unknown'))}</code></span>",
+        f"<span>seed {text(run.settings.get('seed', ''))}</span>{_state(run)}",
     )
+    return head(over, run.name, _lede(run), _figures(run) + _facts(run))
 
 
 def _state(run: RecordedRun) -> str:
@@ -138,7 +133,7 @@ def _figure(run: RecordedRun, record: Record) -> str:
     metric = record["metrics"][name]
     shown = quantity(name, metric["value"])
     if is_share(name):
-        shown = f"{100 * metric['value']:.1f}<small>%</small>"
+        shown = big_share(metric["value"])
     said = [interval(name, metric)] if interval(name, metric) else []
     guess = chance(record, name)
     if guess is not None:
@@ -146,11 +141,8 @@ def _figure(run: RecordedRun, record: Record) -> str:
     points = [
         (r["step"] or 0, r["metrics"][name]["value"]) for r in run.measured(record["task"]) if name in r["metrics"]
     ]
-    return (
-        f'<div><p class="what"><b>{text(record["task"])}</b> {text(metric_name(name))}</p>'
-        f'<p class="big"><data value="{metric["value"]!r}">{shown}</data></p>'
-        f'<p class="aside">{f" {DOT} ".join(said) or "&nbsp;"}</p>{spark(points)}</div>'
-    )
+    value = f'<data value="{metric["value"]!r}">{shown}</data>'
+    return big_number(record["task"], metric_name(name), value, f" {DOT} ".join(said) or "&nbsp;", spark(points))
 
 
 def _facts(run: RecordedRun) -> str:

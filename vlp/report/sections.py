@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 
 from vlp.html.axes import window
+from vlp.html.frame import gap, section
 from vlp.html.words import ARROW, count, is_share, metric_name, text
 from vlp.report.charts import Series, line_chart
 from vlp.report.classes import can_show_confusion, class_chart, confusion_chart
@@ -56,17 +57,6 @@ GEOMETRY: tuple[tuple[str, str, Wanted, bool], ...] = (
     ),
     ("Matching against other pairs", "", (("auc", "AUC", "cross"), ("overlap", "overlap", "plum")), True),
 )
-
-
-def section(title: str, note: str, body: str) -> str:
-    """Put a titled section around its body."""
-    name = title.lower().replace(" ", "-")
-    return f'<section id="{name}"><header><h2>{text(title)}</h2><p>{note}</p></header>{body}</section>'
-
-
-def gap(reason: str) -> str:
-    """Say what is missing."""
-    return f'<p class="missing">{text(reason)}</p>'
 
 
 def learning(run: RecordedRun) -> str:

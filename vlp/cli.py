@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from vlp.commands.adding import add_commands
 from vlp.commands.data import add_data_commands
 from vlp.ground.errors import said_in_one_line
 from vlp.recipe.arguments import add_train_arguments, parse
@@ -26,24 +27,24 @@ def build_parser() -> argparse.ArgumentParser:
         prog="vlp", description="Vision-language pretraining, from shards to the hub.", allow_abbrev=False
     )
     parser.add_argument("--version", action=_Version, help="show the version, the commit and the libraries, and leave")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, add in (
-        ("train", _train),
-        ("eval", _eval),
-        ("compare", _compare),
-        ("report", _report),
-        ("embed", _embed),
-        ("export", _export),
-        ("push", _push),
-        ("data", add_data_commands),
-        ("list", _list),
-        ("config", _config),
-        ("describe", _describe),
-        ("from-open-clip", _from_open_clip),
-        ("doctor", _doctor),
-    ):
-        _, help_text = add.__doc__.split(": ", 1)  # type: ignore[union-attr]
-        add(commands.add_parser(name, help=help_text, description=help_text, allow_abbrev=False))
+    add_commands(
+        parser,
+        (
+            _train,
+            _eval,
+            _compare,
+            _report,
+            _embed,
+            _export,
+            _push,
+            add_data_commands,
+            _list,
+            _config,
+            _describe,
+            _from_open_clip,
+            _doctor,
+        ),
+    )
     return parser
 
 

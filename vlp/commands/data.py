@@ -8,25 +8,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vlp.commands.adding import add_commands
+
 if TYPE_CHECKING:
     from vlp.data import Card
 
 
 def add_data_commands(parser: argparse.ArgumentParser) -> None:
     """data: write shards from images and tables, and check, index, filter, split and look at those of a card."""
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, add in (
-        ("pack", _data_pack),
-        ("verify", _data_verify),
-        ("inspect", _data_inspect),
-        ("index", _data_index),
-        ("bench", _data_bench),
-        ("filter", _data_filter),
-        ("split", _data_split),
-    ):
-        _, help_text = add.__doc__.split(": ", 1)  # type: ignore[union-attr]
-        command = commands.add_parser(name, help=help_text, description=help_text, allow_abbrev=False)
-        add(command)
+    adders = (_data_pack, _data_verify, _data_inspect, _data_index, _data_bench, _data_filter, _data_split)
+    for command in add_commands(parser, adders):
         command.add_argument("--workers", type=int, metavar="N", help="processes; default: one per core")
 
 

@@ -10,7 +10,7 @@ from PIL.Image import Image
 from tqdm import tqdm
 
 from vlp.data.faults import BadSampleError
-from vlp.data.pixels.decode import MOST_PIXELS, decode_image
+from vlp.data.pixels.decode import decode_image
 from vlp.data.samples import SampleSet
 from vlp.data.shards.cards import load_card
 from vlp.data.texts.captions import Captions
@@ -120,7 +120,7 @@ def embed_part(encoder: Encoder, samples: SampleSet, captions: Captions, ids: ra
                 key = sample.shard.key(sample.place)
                 caption = captions.first(sample) if "texts" in sides else ""
                 content = sample.read_image() if "images" in sides else b""
-            return key, caption, decode_image(content, MOST_PIXELS) if "images" in sides else None
+            return key, caption, decode_image(content) if "images" in sides else None
         except BadSampleError as error:
             return error
 

@@ -21,7 +21,7 @@ def cluster(monkeypatch, tmp_path):
     ray = pytest.importorskip("ray", reason="pip install 'ray[data]' to test the cluster script")
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     paths = [str(SCRIPT.parents[2]), os.environ.get("PYTHONPATH", "")]
-    ray.init(usable_cores=2, include_dashboard=False, runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(paths)}})
+    ray.init(num_cpus=2, include_dashboard=False, runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(paths)}})
     yield runpy.run_path(str(SCRIPT))
     ray.shutdown()
 

@@ -39,6 +39,7 @@ class SharedEncoder:
         self.scale = encoder.scale
         self.progress = progress
         self._sets: dict[str, EvaluationSet] = {}
+        self._places: dict[str, tuple[str, str]] = {}
         self._images: dict[tuple[str, str, str], Tensor] = {}
         self._different: dict[tuple[str, str, str], int] = {}
         self._texts: dict[str, Tensor] = {}
@@ -48,12 +49,17 @@ class SharedEncoder:
         key = source.model_dump_json()
         if key not in self._sets:
             self._sets[key] = open_set(source)
+            self._places[key] = (source.root, source.split)
         return self._sets[key]
 
     def keep_sets(self, sources: Iterable[DataSource]) -> None:
-        """Forget the sets, and the embeddings of their images, that none of these sources needs."""
-        keys = {source.model_dump_json() for source in sources}
-        self._sets = {key: data for key, data in self._sets.items() if key in keys}
+        """Forget the sets, and the embeddings of their images, that none of these sources needs.
+
+        Two tasks may read one set, declare different things of it, and share its embeddings.
+        """
+        places = {(source.root, source.split) for source in sources}
+        self._places = {key: place for key, place in self._places.items() if place in places}
+        self._sets = {key: data for key, data in self._sets.items() if key in self._places}
         needed = {(data.folder.root, data.sha256, data.pixels) for data in self._sets.values()}
         for known in (self._images, self._different):
             for key in known.keys() - needed:

@@ -32,7 +32,7 @@ class ForwardGradients:
         """Add all tiles to the statistic and to the gradients."""
         whole = self._whole
         for tile in whole.tiles(tile_size):
-            statistic.add_to_slope(tile, tile.logits)
+            statistic.add_and_differentiate(tile, tile.logits)
             slope = tile.logits
             self._slopes[tile.rows] += slope.sum(1)
             self._rows[tile.rows].addmm_(slope, whole.columns[tile.columns])
@@ -111,7 +111,7 @@ class BackwardWalk:
         (statistic, ratio), *others = self._used
         if tile.was_stored and self._stored_exponentials:
             assert isinstance(statistic, LogSumExp)
-            statistic.weigh_exponentials(tile, tile.logits)
+            statistic.exponentials_to_derivative(tile, tile.logits)
             return tile.logits
         if not others and ratio is None and not self._scale_by_tile:
             logits = tile.take(None, keep=False)
@@ -127,7 +127,7 @@ class BackwardWalk:
         return derivative
 
     def _weigh(self, statistic: Statistic, tile: Tile, logits: Tensor) -> None:
-        statistic.weigh(tile, logits)
+        statistic.to_derivative(tile, logits)
         if self._wants_bias and statistic.biased:
             self._bias_sum += self._share(tile) * logits.sum()
 

@@ -24,7 +24,7 @@ class Plain:
     def __init__(self) -> None:
         self.requests: dict[Axis, Request] = {}
 
-    def trusted(self) -> bool:
+    def is_exact(self) -> bool:
         """Never overflows."""
         return True
 
@@ -40,7 +40,7 @@ class PointwiseSum(Plain):
         self._mask = request.mask
         self._bias = bias
 
-    def begin(self, whole: Rectangle, _bound: float | None) -> None:
+    def begin_forward(self, whole: Rectangle, _bound: float | None) -> None:
         self._sums = {"row": zeros(whole, "row")}
         self._is_shared = "row" in shared(whole)
 
@@ -49,27 +49,27 @@ class PointwiseSum(Plain):
         for _, where, dim in places(tile, self.requests):
             self._sums["row"][where].add_(values.sum(dim))
 
-    def add_to_slope(self, tile: Tile, logits: Tensor) -> None:
+    def add_and_differentiate(self, tile: Tile, logits: Tensor) -> None:
         """Add a tile to the sums, and turn its logits into the derivative of each entry with respect to them."""
         logits = tile.hide(logits.add_(self._bias), self._mask)
         self._sums["row"][tile.rows].add_(self._function.row_sums(logits, tile.buffer("work")))
 
-    def combine(self, group: dist.Group) -> None:
+    def merge_processes(self, group: dist.Group) -> None:
         if self._is_shared:
             self._sums["row"] = dist.all_reduce_sum(self._sums["row"], group)
 
     def results(self) -> Vectors:
         return {"row": self._sums["row"]}
 
-    def memory(self) -> Vectors:
+    def saved_for_backward(self) -> Vectors:
         return {"row": self._sums["row"][:, None]}
 
-    def load(self, _memory: Vectors, gradients: Vectors, _bound: float | None, _group: dist.Group) -> None:
-        self._weights = gradients
+    def begin_backward(self, _saved: Vectors, gradients: Vectors, _bound: float | None, _group: dist.Group) -> None:
+        self._gradients = gradients
 
-    def weigh(self, tile: Tile, logits: Tensor) -> None:
+    def to_derivative(self, tile: Tile, logits: Tensor) -> None:
         slope = self._function.slope(tile.hide(logits.add_(self._bias), self._mask))
-        torch.mul(slope, outer_sum(tile, self._weights), out=logits)
+        torch.mul(slope, outer_sum(tile, self._gradients), out=logits)
 
 
 class KernelSum(Plain):
@@ -81,7 +81,7 @@ class KernelSum(Plain):
         self._mask = request.mask
         self._is_mean = isinstance(request, KMEAN)
 
-    def begin(self, whole: Rectangle, _bound: float | None) -> None:
+    def begin_forward(self, whole: Rectangle, _bound: float | None) -> None:
         self._sums = {axis: zeros(whole, axis) for axis in self.requests}
         self._totals = {axis: zeros(whole, axis, 0.0 if self._is_mean else 1.0) for axis in self.requests}
         self._shared = [axis for axis in self._sums if axis in shared(whole)]
@@ -94,7 +94,7 @@ class KernelSum(Plain):
             if self._is_mean:
                 self._totals[axis][where].add_(weights.sum(dim))
 
-    def combine(self, group: dist.Group) -> None:
+    def merge_processes(self, group: dist.Group) -> None:
         for axis in self._shared:
             self._sums[axis] = dist.all_reduce_sum(self._sums[axis], group)
             if self._is_mean:
@@ -103,14 +103,14 @@ class KernelSum(Plain):
     def results(self) -> Vectors:
         return {axis: sums / self._totals[axis] for axis, sums in self._sums.items()}
 
-    def memory(self) -> Vectors:
+    def saved_for_backward(self) -> Vectors:
         return {axis: total[:, None] for axis, total in self._totals.items()}
 
-    def load(self, memory: Vectors, gradients: Vectors, _bound: float | None, _group: dist.Group) -> None:
-        self._weights = {axis: gradients[axis] / rows[:, 0] for axis, rows in memory.items()}
+    def begin_backward(self, saved: Vectors, gradients: Vectors, _bound: float | None, _group: dist.Group) -> None:
+        self._gradients = {axis: gradients[axis] / rows[:, 0] for axis, rows in saved.items()}
 
-    def weigh(self, tile: Tile, logits: Tensor) -> None:
-        torch.mul(self._weights_of(tile), outer_sum(tile, self._weights), out=logits)
+    def to_derivative(self, tile: Tile, logits: Tensor) -> None:
+        torch.mul(self._weights_of(tile), outer_sum(tile, self._gradients), out=logits)
 
     def _weights_of(self, tile: Tile) -> Tensor:
         return tile.hide(tile.log_weights(self._kernel), self._mask).exp_()
@@ -126,7 +126,7 @@ class TopK(Plain):
         self._k = request.k
         self._mask = request.mask
 
-    def begin(self, whole: Rectangle, _bound: float | None) -> None:
+    def begin_forward(self, whole: Rectangle, _bound: float | None) -> None:
         self._row_start = whole.row_start
         self._values = {axis: zeros(whole, axis, -torch.inf)[:, None].repeat(1, self._k) for axis in self.requests}
         self._positions = {axis: torch.full_like(v, -1, dtype=torch.int64) for axis, v in self._values.items()}
@@ -147,7 +147,7 @@ class TopK(Plain):
         places_kept.copy_(torch.cat([places_kept, positions], dim=1).gather(1, order))
         kept.copy_(best)
 
-    def combine(self, group: dist.Group) -> None:
+    def merge_processes(self, group: dist.Group) -> None:
         if dist.world_size(group) == 1:
             return
         for axis in self._shared:
@@ -160,13 +160,13 @@ class TopK(Plain):
     def results(self) -> Vectors:
         return {axis: at.where(self._values[axis] != -torch.inf, -1) for axis, at in self._positions.items()}
 
-    def memory(self) -> Vectors:
+    def saved_for_backward(self) -> Vectors:
         return {}
 
-    def load(self, _memory: Vectors, _gradients: Vectors, _bound: float | None, _group: dist.Group) -> None:
+    def begin_backward(self, _saved: Vectors, _gradients: Vectors, _bound: float | None, _group: dist.Group) -> None:
         raise AssertionError("positions carry no gradient")
 
-    def weigh(self, _tile: Tile, _logits: Tensor) -> None:
+    def to_derivative(self, _tile: Tile, _logits: Tensor) -> None:
         raise AssertionError("positions carry no gradient")
 
 
@@ -183,7 +183,7 @@ class Histogram(Plain):
         self._per_unit = (request.num_bins - 1) / (request.high - request.low)
         self._mask = request.mask
 
-    def begin(self, whole: Rectangle, _bound: float | None) -> None:
+    def begin_forward(self, whole: Rectangle, _bound: float | None) -> None:
         self._dtype = whole.rows.dtype
         self._counts = whole.rows.new_zeros(self._num_bins, dtype=torch.float64)
 
@@ -203,19 +203,19 @@ class Histogram(Plain):
             counts[row].index_add_(0, (below + row).flatten(), shares.flatten())
         self._counts += counts.sum(0) * (2 if tile.mirrored else 1)
 
-    def combine(self, group: dist.Group) -> None:
+    def merge_processes(self, group: dist.Group) -> None:
         self._counts = dist.all_reduce_sum(self._counts, group)
 
     def results(self) -> Vectors:
         return {"row": self._counts.to(self._dtype)}
 
-    def memory(self) -> Vectors:
+    def saved_for_backward(self) -> Vectors:
         return {}
 
-    def load(self, _memory: Vectors, gradients: Vectors, _bound: float | None, group: dist.Group) -> None:
+    def begin_backward(self, _saved: Vectors, gradients: Vectors, _bound: float | None, group: dist.Group) -> None:
         self._slopes = dist.all_reduce_sum(gradients["row"], group).diff() * self._per_unit
 
-    def weigh(self, tile: Tile, cosines: Tensor) -> None:
+    def to_derivative(self, tile: Tile, cosines: Tensor) -> None:
         outside = (cosines < self._low) | (cosines > self._low + (self._num_bins - 1) / self._per_unit)
         below, _, hidden = self._place(tile, cosines)
         # a symmetric walk expects the sum of an entry's and its mirror image's derivative

@@ -58,7 +58,8 @@ class LogSumExp:
     """Sums of exponentials.
 
     With a bound, one exponential with one shift serves rows and columns; sums too small to be exact are noticed.
-    Without, every row and column keeps its own maximum.
+    Without, every row and column keeps its own maximum. Going back the shift is chosen anew, for by then all sums are
+    known; a statistic at the same shift as before can use what `add` left of its tiles.
     """
 
     biased = False
@@ -72,34 +73,38 @@ class LogSumExp:
         self._mask = request.mask
         self._kernel = request.kernel
         self._shift: float | None = None
+        self._shift_back: float | None = None
 
     @property
     def shift(self) -> float | None:
         """What `add` subtracts before it turns logits into their exponentials in place; None where it does not."""
         return self._shift
 
-    def begin(self, whole: Rectangle, bound: float | None) -> None:
+    @property
+    def shift_back(self) -> float | None:
+        """What `to_derivative` subtracts; None where each row and column has a level of its own."""
+        return self._shift_back
+
+    def begin_forward(self, whole: Rectangle, bound: float | None) -> None:
         self._individual.begin(whole)
-        self._shift = self._choose_shift(whole.rows.dtype, max(len(whole.rows), len(whole.columns)), bound)
+        size = max(len(whole.rows), len(whole.columns))
+        self._shift = self._choose_shift(whole.rows.dtype, size, bound)
+        self._smallest = math.exp(_log_of_smallest(whole.rows.dtype, size)) if self._shift is not None else 0.0
         empty = -torch.inf if self._shift is None else 0.0
         self._sums = {axis: zeros(whole, axis, empty) for axis in self.requests}
         self._shared = [axis for axis in self._sums if axis in shared(whole)]
 
     def _choose_shift(self, dtype: torch.dtype, size: int, bound: float | None) -> float | None:
-        """Return what keeps the sum of `size` exponentials finite, and note the smallest exact sum."""
+        """Return what keeps the sum of `size` exponentials finite; None where nothing is known to."""
         extra = 0.0 if self._kernel is None else self._kernel.largest
         if bound is None or extra is None or self._individual.is_on:
             return None
-        info = torch.finfo(dtype)
-        self._smallest = math.log(info.tiny) + math.log(size) - math.log(info.eps)
-        return max(bound + extra - (math.log(info.max) - math.log(size) - 1), 0.0)
+        return max(bound + extra - (math.log(torch.finfo(dtype).max) - math.log(size) - 1), 0.0)
 
     def add(self, tile: Tile, logits: Tensor) -> None:
-        self._complete(tile, logits)
+        self._add_kernel_and_hide(tile, logits)
         if self._shift is not None:
-            if self._shift:
-                logits.sub_(self._shift)
-            logits.exp_()
+            _exp_of_shifted(logits, self._shift)
         for axis, where, dim in places(tile, self._sums):
             sums = self._sums[axis][where]
             if self._shift is None:
@@ -107,70 +112,82 @@ class LogSumExp:
             else:
                 sums.add_(logits.sum(dim))
 
-    def _complete(self, tile: Tile, logits: Tensor) -> None:
+    def _add_kernel_and_hide(self, tile: Tile, logits: Tensor) -> None:
         self._individual.multiply(tile, logits)
         if self._kernel is not None:
             logits.add_(tile.log_weights(self._kernel))
         tile.hide(logits, self._mask)
 
-    def combine(self, group: dist.Group) -> None:
+    def merge_processes(self, group: dist.Group) -> None:
         reduce = dist.all_reduce_log_sum_exp if self._shift is None else dist.all_reduce_sum
         for axis in self._shared:
             self._sums[axis] = reduce(self._sums[axis], group)
 
-    def trusted(self) -> bool:
-        if self._shift is None:
-            return True
-        return all(bool((sums > math.exp(self._smallest)).all()) for sums in self._sums.values())
+    def is_exact(self) -> bool:
+        return self._shift is None or all(bool((sums > self._smallest).all()) for sums in self._sums.values())
 
     def results(self) -> Vectors:
         if self._shift is None:
             return self._sums
         return {axis: sums.log().add_(self._shift) for axis, sums in self._sums.items()}
 
-    def memory(self) -> Vectors:
+    def saved_for_backward(self) -> Vectors:
         return {axis: values[:, None] for axis, values in self.results().items()}
 
-    def load(self, memory: Vectors, gradients: Vectors, bound: float | None, _group: dist.Group) -> None:
-        levels = {axis: rows[:, 0] for axis, rows in memory.items()}
-        size = max(len(level) for level in levels.values())
-        self._shift = self._choose_shift(next(iter(levels.values())).dtype, size, bound)
+    def begin_backward(self, saved: Vectors, gradients: Vectors, bound: float | None, _group: dist.Group) -> None:
+        levels = {axis: rows[:, 0] for axis, rows in saved.items()}
         filled = {axis: level != -torch.inf for axis, level in levels.items()}
-        if self._shift is not None:
-            limit = self._shift + self._smallest
-            if not all(bool((level[filled[axis]] > limit).all()) for axis, level in levels.items()):
-                self._shift = None
-        if self._shift is None:
+        self._shift_back = self._choose_shift_back(levels, filled, bound)
+        if self._shift_back is None:
             self._levels = {axis: level.where(filled[axis], 0) for axis, level in levels.items()}
             # nothing moves an empty sum, whatever arrives: 0 times NaN would be NaN
             self._weights = {axis: gradients[axis].where(filled[axis], 0) for axis in levels}
             return
         self._weights = {
-            axis: (gradients[axis] * (self._shift - level).exp()).where(filled[axis], 0)
+            axis: (gradients[axis] * (self._shift_back - level).exp()).where(filled[axis], 0)
             for axis, level in levels.items()
         }
 
-    def weigh(self, tile: Tile, logits: Tensor) -> None:
-        self._complete(tile, logits)
-        if self._shift is None:
-            self._weigh_each(tile, logits)
+    def _choose_shift_back(self, levels: Vectors, filled: Vectors, bound: float | None) -> float | None:
+        """Return one shift for all levels, or None where some lie so far below it that their shares would vanish."""
+        size = max(len(level) for level in levels.values())
+        dtype = next(iter(levels.values())).dtype
+        shift = self._choose_shift(dtype, size, bound)
+        if shift is None:
+            return None
+        limit = shift + _log_of_smallest(dtype, size)
+        is_above = all(bool((level[filled[axis]] > limit).all()) for axis, level in levels.items())
+        return shift if is_above else None
+
+    def to_derivative(self, tile: Tile, logits: Tensor) -> None:
+        self._add_kernel_and_hide(tile, logits)
+        if self._shift_back is None:
+            self._to_weighted_softmax(tile, logits)
         else:
-            if self._shift:
-                logits.sub_(self._shift)
-            self.weigh_exponentials(tile, logits.exp_())
+            self.exponentials_to_derivative(tile, _exp_of_shifted(logits, self._shift_back))
         self._individual.multiply(tile, logits)
 
-    def weigh_exponentials(self, tile: Tile, exponentials: Tensor) -> None:
-        """Do the same with what `add` left of the logits, at the same shift."""
+    def exponentials_to_derivative(self, tile: Tile, exponentials: Tensor) -> None:
+        """Do the same with what `add` left of the logits, where `shift_back` equals `shift`."""
         exponentials.mul_(outer_sum(tile, self._weights))
 
-    def _weigh_each(self, tile: Tile, logits: Tensor) -> None:
+    def _to_weighted_softmax(self, tile: Tile, logits: Tensor) -> None:
         total = tile.buffer("total").zero_()
         softmax = tile.buffer("softmax")
         for axis in self._weights:
             level, weight = (along(tile, axis, vectors[axis]) for vectors in (self._levels, self._weights))
             total.add_(torch.sub(logits, level, out=softmax).exp_().mul_(weight))
         logits.copy_(total)
+
+
+def _log_of_smallest(dtype: torch.dtype, size: int) -> float:
+    """Return the logarithm of the smallest sum of `size` exponentials whose vanished addends do not show."""
+    info = torch.finfo(dtype)
+    return math.log(info.tiny) + math.log(size) - math.log(info.eps)
+
+
+def _exp_of_shifted(logits: Tensor, shift: float) -> Tensor:
+    return (logits.sub_(shift) if shift else logits).exp_()
 
 
 class SoftmaxMean:
@@ -186,7 +203,7 @@ class SoftmaxMean:
         self._individual = Individual(request)
         self._mask = request.mask
 
-    def begin(self, whole: Rectangle, _bound: float | None) -> None:
+    def begin_forward(self, whole: Rectangle, _bound: float | None) -> None:
         self._individual.begin(whole)
         self._levels = {axis: zeros(whole, axis, -torch.inf) for axis in self.requests}
         self._means = {axis: zeros(whole, axis) for axis in self.requests}
@@ -204,37 +221,37 @@ class SoftmaxMean:
             sums.mul_(_ratio(before, total)).add_(mean.mul_(_ratio(level, total)))
             before.copy_(total)
 
-    def combine(self, group: dist.Group) -> None:
+    def merge_processes(self, group: dist.Group) -> None:
         for axis in self._shared:
             level = self._levels[axis]
             total = dist.all_reduce_log_sum_exp(level, group)
             self._means[axis] = dist.all_reduce_sum(self._means[axis] * _ratio(level, total), group)
             self._levels[axis] = total
 
-    def trusted(self) -> bool:
+    def is_exact(self) -> bool:
         return True
 
     def results(self) -> Vectors:
         return self._means
 
-    def memory(self) -> Vectors:
+    def saved_for_backward(self) -> Vectors:
         return {axis: torch.stack([self._levels[axis], self._means[axis]], dim=1) for axis in self._means}
 
-    def load(self, memory: Vectors, gradients: Vectors, _bound: float | None, _group: dist.Group) -> None:
-        self._levels = {axis: _finite(rows[:, 0]) for axis, rows in memory.items()}
-        self._means = {axis: rows[:, 1] for axis, rows in memory.items()}
-        self._weights = gradients
+    def begin_backward(self, saved: Vectors, gradients: Vectors, _bound: float | None, _group: dist.Group) -> None:
+        self._saved_levels = {axis: _finite(rows[:, 0]) for axis, rows in saved.items()}
+        self._saved_means = {axis: rows[:, 1] for axis, rows in saved.items()}
+        self._gradients = gradients
 
-    def weigh(self, tile: Tile, logits: Tensor) -> None:
+    def to_derivative(self, tile: Tile, logits: Tensor) -> None:
         tile.hide(self._individual.multiply(tile, logits), self._mask)
         total, softmax, gap = tile.buffer("total").zero_(), tile.buffer("softmax"), tile.buffer("gap")
-        for axis in self._weights:
-            level, mean, weight = (
-                along(tile, axis, vectors[axis]) for vectors in (self._levels, self._means, self._weights)
+        for axis in self._gradients:
+            level, mean, gradient = (
+                along(tile, axis, vectors[axis]) for vectors in (self._saved_levels, self._saved_means, self._gradients)
             )
             torch.sub(logits, level, out=softmax).exp_()
             torch.sub(logits, mean, out=gap).add_(1).mul_(softmax).nan_to_num_(nan=0.0)
-            total.addcmul_(gap, weight.expand_as(gap))
+            total.addcmul_(gap, gradient.expand_as(gap))
         self._individual.multiply(tile, logits.copy_(total))
 
 

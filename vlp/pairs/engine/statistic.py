@@ -1,4 +1,4 @@
-"""How requests read tiles: the protocol, and the plan that lets requests share their work.
+"""How requests read tiles: the protocol of statistics, and where in their vectors the numbers of a tile belong.
 
 A statistic serves every request that differs only in its axis, so rows and columns share one exponential.
 """
@@ -21,7 +21,19 @@ AXES: tuple[Axis, Axis] = ("row", "column")
 
 
 class Statistic(Protocol):
-    """One sum over tiles.
+    """One sum over tiles, and the derivative of a loss with respect to what was added up.
+
+    The verbs in their order, and who says them:
+
+    1. `begin_forward`: the walk, before the first tile.
+    2. `add`: the path, for each tile once.
+    3. `merge_processes`: the walk, after the last tile; a collective.
+    4. `is_exact`: the walk; where one process says no, 1 to 3 come again, without a bound.
+    5. `results`, `saved_for_backward`: the answers, any number of times.
+    6. `begin_backward`: the path, at every backward pass; a collective.
+    7. `to_derivative`: the path, for each tile once after 6.
+
+    6 and 7 may come any number of times, and change nothing of what 5 says.
 
     Vectors of rows are of this process, vectors of columns of the whole batch; of a triangular walk both are of the
     whole batch.
@@ -30,7 +42,7 @@ class Statistic(Protocol):
         requests: The requests it answers, by axis.
         factor: Its scale: times the model's when `learned`.
         biased: Whether the model's bias is part of its logits.
-        differentiable: Whether `weigh` has anything to say.
+        differentiable: Whether its results carry gradients; if not, 6 and 7 never come.
         per_sample: Whether its results have one entry per row or column.
     """
 
@@ -41,28 +53,31 @@ class Statistic(Protocol):
     differentiable: bool
     per_sample: bool
 
-    def begin(self, whole: Rectangle, bound: float | None, /) -> None:
+    def begin_forward(self, whole: Rectangle, bound: float | None, /) -> None:
         """Clear the sums; `bound` limits the size of every logit where it is known without waiting."""
 
     def add(self, tile: Tile, logits: Tensor, /) -> None:
         """Add a tile to the sums; may overwrite `logits`."""
 
-    def combine(self, group: dist.Group, /) -> None:
-        """Complete the sums of the whole batch, to which every process adds its tiles."""
+    def merge_processes(self, group: dist.Group, /) -> None:
+        """Complete the sums of the whole batch, to which every process has added its tiles."""
 
-    def trusted(self) -> bool:
-        """Whether nothing overflowed or vanished; if not, the walk is repeated with no bound."""
+    def is_exact(self) -> bool:
+        """Whether nothing overflowed or vanished; always so without a bound."""
 
     def results(self) -> Vectors:
         """Return what was added up."""
 
-    def memory(self) -> Vectors:
-        """Return what `load` needs to see again, one row of numbers per row or column."""
+    def saved_for_backward(self) -> Vectors:
+        """Return what `begin_backward` needs to see again, one row of numbers per row or column."""
 
-    def load(self, memory: Vectors, gradients: Vectors, bound: float | None, group: dist.Group, /) -> None:
-        """Prepare `weigh` from the memory and the gradients of the results."""
+    def begin_backward(self, saved: Vectors, gradients: Vectors, bound: float | None, group: dist.Group, /) -> None:
+        """Prepare `to_derivative` from what was saved and the gradients of the results.
 
-    def weigh(self, tile: Tile, logits: Tensor, /) -> None:
+        Of a symmetric matrix, which is asked about its rows, both come for columns too.
+        """
+
+    def to_derivative(self, tile: Tile, logits: Tensor, /) -> None:
         """Turn `logits` into the derivative of the loss with respect to them."""
 
 

@@ -205,20 +205,20 @@ class _Walker:
             for axis, result in statistic.results().items():
                 is_whole = statistic.per_sample and (axis == "column" or self.is_triangular)
                 answers[statistic.requests[axis]] = (self._local_part(result) if is_whole else result).clone()
-            for axis, memory in statistic.memory().items():
+            for axis, memory in statistic.saved_for_backward().items():
                 is_whole = axis == "row" and self.is_triangular
                 self._memory[statistic.requests[axis]] = self._local_part(memory) if is_whole else memory
         return tuple(answers[request] for request in self.call.requests)
 
     def _walk(self, whole: Rectangle, bounds: Sequence[float | None], wanted: Sequence[bool]) -> None:
         for statistic, bound in zip(self.statistics, bounds, strict=True):
-            statistic.begin(whole, bound)
+            statistic.begin_forward(whole, bound)
         if self.call.is_fused:
             self._fused_walk(whole).forward()
         else:
             self._walk_tiles(whole, wanted)
         for statistic in self.statistics:
-            statistic.combine(self.call.group)
+            statistic.merge_processes(self.call.group)
 
     def _walk_tiles(self, whole: Rectangle, wanted: Sequence[bool]) -> None:
         statistic = self.statistics[0]
@@ -243,7 +243,7 @@ class _Walker:
         return FusedWalk(whole, self.statistics, scales, self._bias, self._feature_dtype)
 
     def _all_trusted(self) -> bool:
-        doubted = not all(statistic.trusted() for statistic in self.statistics)
+        doubted = not all(statistic.is_exact() for statistic in self.statistics)
         return not bool(dist.all_reduce_max(self.scale.new_tensor(float(doubted)), self.call.group))
 
     def _local_part(self, values: Tensor) -> Tensor:
@@ -269,7 +269,7 @@ class _Walker:
             if early is not None:
                 return early
         for statistic, bound, memory, weights in recalled:
-            statistic.load(memory, weights, bound, self.call.group)
+            statistic.begin_backward(memory, weights, bound, self.call.group)
         self._drop_kept_of_another_shift()
         used = [(s, ratio) for s, ratio in zip(self.statistics, self.ratios, strict=True) if s.differentiable]
         walk = BackwardWalk(
@@ -285,7 +285,7 @@ class _Walker:
 
     def _drop_kept_of_another_shift(self) -> None:
         statistic = self.statistics[0]
-        if self.kept_shift is not None and isinstance(statistic, LogSumExp) and statistic.shift != self.kept_shift:
+        if self.kept_shift is not None and isinstance(statistic, LogSumExp) and statistic.shift_back != self.kept_shift:
             self.kept.clear()
 
     def _fused_walk_back(self, recalled: Sequence[_Recalled], wanted: Sequence[bool]) -> tuple[Tensor | None, ...]:

@@ -44,7 +44,9 @@ def test_a_term_of_weight_zero_is_reported_and_moves_nothing():
 def test_terms_on_one_matrix_share_their_products(monkeypatch):
     counts = []
     product = Tile.__init__
-    monkeypatch.setattr(Tile, "__init__", lambda self, *args: (counts.append(1), product(self, *args))[1])
+    monkeypatch.setattr(
+        Tile, "__init__", lambda self, *args, **more: (counts.append(1), product(self, *args, **more))[1]
+    )
     everything = {"a": (ClipTerm(), one), "b": (SigLipTerm(), one), "c": (DclTerm(), one)}
     loss, _ = Objective(everything)(pairs_of(*draw_leaves(8)), 0)
     assert len(counts) == 1

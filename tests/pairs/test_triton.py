@@ -69,7 +69,7 @@ def on_device(blocks, device):
 
 def fused_stats(inputs, requests, device="cpu"):
     stats = pair_stats(on_device(blocks_of(*inputs), device), requests, backend="triton")
-    assert all(answers.grad_fn.walker.call.is_fused for answers in stats.values() if answers.requires_grad)
+    assert all(isinstance(answers.grad_fn.path, fused.FusedWalk) for answers in stats.values() if answers.requires_grad)
     return {key: answers.cpu() for key, answers in stats.items()}
 
 
@@ -254,7 +254,7 @@ def no_triton():
 def test_without_cuda_nobody_imports_triton(monkeypatch):
     monkeypatch.setattr(fused, "_kernels", no_triton)
     stats = pair_stats(blocks_of(*leaves(4, dtype=torch.float32)), REQUESTS["both"])
-    assert not stats["image_text", ROWS].grad_fn.walker.call.is_fused
+    assert not isinstance(stats["image_text", ROWS].grad_fn.path, fused.FusedWalk)
 
 
 def test_auto_needs_a_device_that_triton_knows_and_triton(monkeypatch):

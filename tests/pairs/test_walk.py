@@ -44,7 +44,7 @@ def test_equals_dense(name, size, tile_size):
 @pytest.mark.parametrize("name", REQUESTS)
 def test_without_a_bound_equals_dense(name, monkeypatch):
     """The way an accelerator goes, where reading the bound would wait."""
-    monkeypatch.setattr("vlp.pairs.engine.walk._Walker._bound_logits", lambda self: [None] * len(self.statistics))
+    monkeypatch.setattr("vlp.pairs.engine.matrix.bound_of_cosines", lambda *_: None)
     test_equals_dense(name, 13, 4)
 
 
@@ -237,11 +237,11 @@ def test_kept_tiles_give_the_same_numbers_and_go_with_the_backward_pass(name):
     for kept_bytes, kept_tiles in ((0, 0), (4 * 4 * 8 * 3, 3), (2**20, 16)):
         requests = {"image_image": [ROWS]} if name == "image_image" else REQUESTS[name]
         stats = pair_stats(blocks_of(*inputs), requests, tile_size=4, kept_bytes=kept_bytes)
-        walker = next(iter(stats.values())).grad_fn.walker
-        assert len(walker.kept) == (min(kept_tiles, 10) if name == "image_image" else kept_tiles)
+        path = next(iter(stats.values())).grad_fn.path
+        assert len(path.kept) == (min(kept_tiles, 10) if name == "image_image" else kept_tiles)
         loss = mix(stats)
         once = torch.autograd.grad(loss, inputs[:1], retain_graph=True)
-        assert not walker.kept
+        assert not path.kept
         results.append([loss, *once, *torch.autograd.grad(loss, inputs, allow_unused=True, materialize_grads=True)])
     for result in results[1:]:
         torch.testing.assert_close(result, results[0], rtol=1e-12, atol=1e-12)
@@ -253,9 +253,11 @@ def test_processes_share_the_tiles_of_a_symmetric_matrix(num_processes, local_si
     size = num_processes * local_size
     side, seen, walked = Side(torch.zeros(local_size, 1), torch.zeros(size, 1)), torch.zeros(size, size), []
     for rank in range(num_processes):
-        whole = Rectangle(side.local, side.everyone, rank * local_size, side, side, triangular=True)
+        whole = Rectangle(
+            side.local, side.everyone, rank * local_size, side, side, triangular=True, tile_size=tile_size
+        )
         walked.append(0)
-        for tile in whole.tiles(tile_size):
+        for tile in whole.tiles():
             seen[tile.batch_rows, tile.columns] += 1
             walked[-1] += tile.logits.numel()
             if tile.mirrored:
@@ -337,11 +339,11 @@ def test_the_largest_tensor_is_noticed():
 def test_nothing_outlives_the_loss():
     inputs = leaves(8)
     stats = pair_stats(blocks_of(*inputs), REQUESTS["all"])
-    node = weakref.ref(stats["image_text", ROWS].grad_fn.walker)
+    path = weakref.ref(stats["image_text", ROWS].grad_fn.path)
     gc.disable()
     try:
         del stats
-        assert node() is None
+        assert path() is None
     finally:
         gc.enable()
 

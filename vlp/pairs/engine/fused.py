@@ -9,7 +9,6 @@ features does not fit.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
 from typing import Any, Literal, NamedTuple, get_args
@@ -18,7 +17,11 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from vlp.pairs.engine.statistic import AXES, Statistic, Vectors
+from vlp.pairs.engine.gradients import Gradients, WantedGradients
+from vlp.pairs.engine.matrix import Matrix
+from vlp.pairs.engine.plain_sums import PointwiseSum
+from vlp.pairs.engine.softmax_sums import LogSumExp
+from vlp.pairs.engine.statistic import AXES, Returned, Statistic, Vectors
 from vlp.pairs.engine.tiles import Rectangle
 from vlp.pairs.functions import SOFTPLUS
 from vlp.pairs.requests import LSE, MAP, Axis, Block, Mask, Request, mask_of
@@ -186,82 +189,72 @@ def _finite(level: Tensor) -> Tensor:
     return level.where(level != -torch.inf, 0)
 
 
-@dataclass
 class FusedWalk:
-    """One block's walk over the part of this process.
+    """The path on CUDA: panels, whose tiles only kernels see.
 
     Args:
-        whole: Its rows are not scaled.
-        scales: Of each statistic.
-        dtype: Of the features as they came: the products of halves are formed from halves, and are exact.
+        matrix: Every statistic of it has a kernel.
     """
 
-    whole: Rectangle
-    statistics: Sequence[Statistic]
-    scales: Float[Tensor, " k"]
-    bias: Float[Tensor, ""]
-    dtype: torch.dtype
+    def __init__(self, matrix: Matrix, wanted: WantedGradients):
+        self._matrix, self._whole, self._wanted = matrix, matrix.part, wanted
 
     def forward(self) -> None:
-        """Add all tiles to the statistics, which have begun without a bound."""
-        plan = _plan(self.statistics, [statistic.requests for statistic in self.statistics])
+        """Add every tile to the statistics, which have begun without a bound."""
+        statistics = self._statistics()
+        plan = _plan(statistics, [statistic.requests for statistic in statistics])
+        scales = self._scales()
         for panel in self._panels():
-            parts = panel.forward(plan, self.scales, self.bias)
-            for entry, statistic in zip(plan, self.statistics, strict=True):
-                for axis, sums in statistic.results().items():
-                    _add(sums[panel.places[axis]], parts[axis][_place(entry, axis)], is_softplus=entry.is_softplus)
+            parts = panel.forward(plan, scales, self._matrix.bias)
+            for entry, statistic in zip(plan, statistics, strict=True):
+                for axis in statistic.requests:
+                    statistic.add_parts(axis, panel.places[axis], parts[axis][_place(entry, axis)])
 
-    def backward(
-        self, memories: Sequence[Vectors], weights: Sequence[Vectors], wants_rows: bool, wants_columns: bool
-    ) -> tuple[Tensor | None, Tensor | None, Tensor, Tensor]:
-        """Return the gradients of rows, columns, the logarithm of the scale, and the bias.
-
-        Args:
-            memories: What each statistic remembers.
-            weights: The gradients of its answers.
-        """
-        plan = _plan(self.statistics, weights)
-        vectors = {axis: self._stack(axis, memories, weights) for axis in AXES}
-        rows = torch.zeros_like(self.whole.rows) if wants_rows else None
-        columns = torch.zeros_like(self.whole.columns) if wants_columns else None
-        scale_and_bias = self.scales.new_zeros(2)
+    def backward(self, returned: Sequence[Returned]) -> Gradients:
+        """Turn one panel after the other into its derivative, and that into gradients."""
+        statistics, scales, whole = self._statistics(), self._scales(), self._whole
+        plan = _plan(statistics, [gradients for _, gradients in returned])
+        vectors = {axis: self._stack(axis, returned) for axis in AXES}
+        rows = torch.zeros_like(whole.rows) if self._wanted.rows else None
+        columns = torch.zeros_like(whole.columns) if self._wanted.columns else None
+        scale_and_bias = scales.new_zeros(2)
         for panel in self._panels():
-            derivative, parts = panel.backward(plan, self.scales, self.bias, vectors)
+            derivative, parts = panel.backward(plan, scales, self._matrix.bias, vectors)
             scale_and_bias += parts.sum(1)
             if rows is not None:
-                rows[panel.places["row"]].addmm_(derivative, self.whole.columns[panel.places["column"]])
+                rows[panel.places["row"]].addmm_(derivative, whole.columns[panel.places["column"]])
             if columns is not None:
-                columns[panel.places["column"]].addmm_(derivative.t(), self.whole.rows[panel.places["row"]])
-        if self.whole.row_side is self.whole.column_side:
+                columns[panel.places["column"]].addmm_(derivative.t(), whole.rows[panel.places["row"]])
+        if whole.is_symmetric:
             scale_and_bias /= 2  # the derivative is that of an entry and of its mirror image
         log_scale, bias = scale_and_bias.unbind()
-        return rows, columns, log_scale, bias
+        return Gradients(rows, columns, log_scale / self._matrix.scale, bias)
 
-    def _stack(
-        self, axis: Axis, memories: Sequence[Vectors], weights: Sequence[Vectors]
-    ) -> Float[Tensor, "places 2 size"]:
+    def _statistics(self) -> list[LogSumExp | PointwiseSum]:
+        found = [s for s in self._matrix.statistics if isinstance(s, LogSumExp | PointwiseSum)]
+        assert len(found) == len(self._matrix.statistics), "`is_chosen` looks for kernels"
+        return found
+
+    def _scales(self) -> Float[Tensor, " k"]:
+        return torch.stack([self._matrix.scale_of(statistic) for statistic in self._matrix.statistics])
+
+    def _stack(self, axis: Axis, returned: Sequence[Returned]) -> Float[Tensor, "places 2 size"]:
         """Return the log-sum-exps and their gradients, of those that have any along this axis."""
         pairs = [
-            torch.stack([_finite(memory[axis][:, 0]), weight[axis].where(memory[axis][:, 0] != -torch.inf, 0)])
-            for memory, weight in zip(memories, weights, strict=True)
-            if axis in weight
+            torch.stack([_finite(saved[axis][:, 0]), gradients[axis].where(saved[axis][:, 0] != -torch.inf, 0)])
+            for saved, gradients in returned
+            if axis in gradients
         ]
-        size = len(self.whole.rows if axis == "row" else self.whole.columns)
-        return torch.stack(pairs) if pairs else self.scales.new_empty(0, 2, size)
+        size = len(self._whole.rows if axis == "row" else self._whole.columns)
+        return torch.stack(pairs) if pairs else self._matrix.scale.new_empty(0, 2, size)
 
     def _panels(self) -> Iterator[Panel]:
         # Triton's interpreter multiplies the bits of bfloat16 as integers
-        is_broken = self.dtype == torch.bfloat16 and not self.scales.is_cuda
-        dtype = torch.float32 if is_broken else self.dtype
-        rows, columns = (features.to(dtype).contiguous() for features in (self.whole.rows, self.whole.columns))
+        is_broken = self._matrix.feature_dtype == torch.bfloat16 and not self._whole.rows.is_cuda
+        # as they came: the products of halves are formed from halves, and are exact
+        dtype = torch.float32 if is_broken else self._matrix.feature_dtype
+        rows, columns = (features.to(dtype).contiguous() for features in (self._whole.rows, self._whole.columns))
         for i in range(0, len(rows), PANEL_SIZE):
             for j in range(0, len(columns), PANEL_SIZE):
                 at: dict[Axis, slice] = {"row": slice(i, i + PANEL_SIZE), "column": slice(j, j + PANEL_SIZE)}
-                yield Panel(rows, columns, at, self.whole)
-
-
-def _add(sums: Tensor, parts: Float[Tensor, "tiles size"], *, is_softplus: bool) -> None:
-    if is_softplus:
-        sums.add_(parts.sum(0))
-    else:
-        torch.logaddexp(sums, parts.logsumexp(0), out=sums)
+                yield Panel(rows, columns, at, self._whole)

@@ -49,6 +49,10 @@ class PointwiseSum(Plain):
         for _, where, dim in places(tile, self.requests):
             self._sums["row"][where].add_(values.sum(dim))
 
+    def add_parts(self, _axis: Axis, where: slice, parts: Tensor) -> None:
+        """Add what tiles found that were walked elsewhere: one row of numbers for each."""
+        self._sums["row"][where].add_(parts.sum(0))
+
     def add_and_differentiate(self, tile: Tile, logits: Tensor) -> None:
         """Add a tile to the sums, and turn its logits into the derivative of each entry with respect to them."""
         logits = tile.hide(logits.add_(self._bias), self._mask)

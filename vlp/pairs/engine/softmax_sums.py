@@ -112,6 +112,11 @@ class LogSumExp:
             else:
                 sums.add_(logits.sum(dim))
 
+    def add_parts(self, axis: Axis, where: slice, parts: Tensor) -> None:
+        """Add what tiles found that were walked elsewhere without a shift: one row of log-sum-exps for each."""
+        sums = self._sums[axis][where]
+        torch.logaddexp(sums, parts.logsumexp(0), out=sums)
+
     def _add_kernel_and_hide(self, tile: Tile, logits: Tensor) -> None:
         self._individual.multiply(tile, logits)
         if self._kernel is not None:

@@ -6,18 +6,24 @@ A statistic serves every request that differs only in its axis, so rows and colu
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from vlp.ground import dist
 from vlp.pairs.engine.tiles import Rectangle, Tile
-from vlp.pairs.requests import HIST, LSE, MAP, TOPK, WMEAN, Axis, Request
+from vlp.pairs.requests import Axis, Request
 
 Vectors = dict[Axis, Tensor]
 AXES: tuple[Axis, Axis] = ("row", "column")
+
+
+class Returned(NamedTuple):
+    """What comes back to a statistic: what it saved, and the gradients of its results, by axis."""
+
+    saved: Vectors
+    gradients: Vectors
 
 
 class Statistic(Protocol):
@@ -112,22 +118,3 @@ def outer_sum(tile: Tile, vectors: Vectors) -> Tensor:
     """Return the sum of one number per row and one per column, for every entry."""
     parts = [along(tile, axis, vector) for axis, vector in vectors.items()]
     return parts[0] if len(parts) == 1 else torch.add(parts[0], parts[1], out=tile.buffer("total"))
-
-
-def plan_key(request: Request) -> Request:
-    """Return a request without its axis where both axes share their work."""
-    if isinstance(request, MAP | HIST):
-        return request
-    if isinstance(request, LSE | WMEAN) and request.individual:
-        return request
-    return replace(request, axis="row")
-
-
-def axis_of(request: Request) -> Axis:
-    """Return the axis along which a request's answer lies; what belongs to no axis counts as rows."""
-    return "row" if isinstance(request, MAP | HIST) else request.axis
-
-
-def is_differentiable(request: Request) -> bool:
-    """Whether the answer to a request carries a gradient."""
-    return not isinstance(request, TOPK)

@@ -31,16 +31,52 @@ class TileMemory:
         self._free.setdefault((numbers.numel(), numbers.dtype, numbers.device), []).append(numbers.view(-1))
 
 
-@dataclass
+class KeptTiles:
+    """Tiles that the forward walk leaves to the backward walk, which needs no second product for them.
+
+    Args:
+        num_bytes: So much of a matrix is kept, its first tiles.
+        memory: Where tiles come from and go to.
+    """
+
+    def __init__(self, num_bytes: int, memory: TileMemory):
+        self._num_bytes_left = num_bytes
+        self._memory = memory
+        self._tiles: dict[tuple[int, int], Tensor] = {}
+
+    def __len__(self) -> int:
+        return len(self._tiles)
+
+    def keep(self, rows: slice, columns: slice, like: Tensor) -> Float[Tensor, "height width"] | None:
+        """Return memory for a tile that is kept as whoever gets it leaves it; None where there is no more room."""
+        height, width = rows.stop - rows.start, columns.stop - columns.start
+        num_bytes = height * width * like.element_size()
+        if num_bytes > self._num_bytes_left:
+            return None
+        self._num_bytes_left -= num_bytes
+        tile = self._memory.take(height * width, like).view(height, width)
+        self._tiles[rows.start, columns.start] = tile
+        return tile
+
+    def pop(self, rows: slice, columns: slice) -> Float[Tensor, "height width"] | None:
+        """Return what was kept of a tile, once; None where it was not."""
+        return self._tiles.pop((rows.start, columns.start), None)
+
+    def clear(self) -> None:
+        """Forget all tiles."""
+        self._tiles.clear()
+
+
+@dataclass(frozen=True)
 class Rectangle:
     """The part of a similarity matrix that one process walks: its own rows, everyone's columns.
 
     Args:
-        rows: Already multiplied by the scale of the walk.
+        rows: As they are, or multiplied by a scale.
         row_start: Position of the first row in the whole batch.
         row_side: Ids, labels and reference features of the whole batch; `column_side` likewise.
         triangular: Of a symmetric matrix, walk each pair of tiles that mirror each other once among all processes.
-        stored: Tiles kept from the forward walk, by position; they need no second product.
+        tile_size: Rows and columns of a tile.
         memory: Where tiles come from and go to.
     """
 
@@ -50,42 +86,47 @@ class Rectangle:
     row_side: Side
     column_side: Side
     triangular: bool = False
-    stored: dict[tuple[int, int], Tensor] = field(default_factory=dict)
+    tile_size: int = TILE_SIZE
     memory: TileMemory = field(default_factory=TileMemory)
 
-    def tiles(self, tile_size: int, *, store_bytes: int = 0) -> Iterator[Tile]:
-        """Yield the tiles in order; each overwrites the one before, but for those that are stored.
+    @property
+    def is_symmetric(self) -> bool:
+        """Whether rows and columns are the same embeddings."""
+        return self.row_side is self.column_side
+
+    def tiles(self, *, keep_in: KeptTiles | None = None, take_from: KeptTiles | None = None) -> Iterator[Tile]:
+        """Yield the tiles in order; each overwrites the one before, but for those that are kept.
 
         Args:
-            store_bytes: Keep the first tiles, as whoever gets them leaves them, up to this size.
+            keep_in: Keeps the first tiles, as far as it has room.
+            take_from: Has tiles that need no product.
         """
-        buffers = Buffers(self.memory, self.rows, min(tile_size, max(len(self.rows), len(self.columns))))
-        left = store_bytes // self.rows.element_size()
-        for rows, columns in self._places(tile_size):
-            size = (rows.stop - rows.start) * (columns.stop - columns.start)
-            tile = Tile(self, rows, columns, buffers, size <= left)
-            if size <= left:
-                self.stored[rows.start, columns.start] = tile.logits
-                left -= size
-            yield tile
-            if tile.was_stored:
-                self.memory.give(tile.logits)
+        largest = min(self.tile_size, max(len(self.rows), len(self.columns)))
+        buffers = Buffers(self.memory, self.rows, largest)
+        for rows, columns in self._places():
+            kept = None if take_from is None else take_from.pop(rows, columns)
+            if kept is not None:
+                yield Tile(self, rows, columns, buffers, kept, was_kept=True)
+                self.memory.give(kept)
+                continue
+            room = None if keep_in is None else keep_in.keep(rows, columns, self.rows)
+            out = buffers.get("logits", rows.stop - rows.start, columns.stop - columns.start) if room is None else room
+            logits = torch.mm(self.rows[rows], self.columns[columns].t(), out=out)
+            yield Tile(self, rows, columns, buffers, logits, is_kept=room is not None)
         buffers.give_back()
 
-    def _places(self, tile_size: int) -> Iterator[tuple[slice, slice]]:
-        for rows in cut(0, len(self.rows), tile_size):
-            if self.triangular:
-                yield from ((rows, columns) for columns in self._half(rows, tile_size))
-            else:
-                yield from ((rows, columns) for columns in cut(0, len(self.columns), tile_size))
+    def _places(self) -> Iterator[tuple[slice, slice]]:
+        for rows in cut(0, len(self.rows), self.tile_size):
+            of_row = self._half(rows) if self.triangular else cut(0, len(self.columns), self.tile_size)
+            yield from ((rows, columns) for columns in of_row)
 
-    def _half(self, rows: slice, tile_size: int) -> Iterator[slice]:
+    def _half(self, rows: slice) -> Iterator[slice]:
         """Yield the columns of a row of tiles whose mirror images nobody else walks.
 
         A process takes its own half of the diagonal block, and the blocks of half of the others, in a circle; from the
         one opposite it takes every other tile.
         """
-        size = len(self.rows)
+        size, tile_size = len(self.rows), self.tile_size
         own, num_blocks = self.row_start // size, len(self.columns) // size
         yield from cut(self.row_start + rows.start, self.row_start + size, tile_size)
         for step in range(1, num_blocks // 2 + 1):
@@ -129,32 +170,36 @@ class Tile:
     Args:
         rows: Of this process; `batch_rows` are the same in the whole batch, `row_places` in vectors of rows.
         columns: Of the whole batch.
+        logits: Products of rows and columns, or what the forward walk left of them.
         mirrored: Whether the tile also stands for the one on the other side of the diagonal.
-        is_kept: Whether the logits stay for the backward walk, so that nobody but the walk itself may overwrite them.
-        was_stored: Whether the logits are what the forward walk left.
+        is_kept: Whether the logits stay for the backward walk, so that nobody but the path itself may overwrite them.
+        was_kept: Whether they stayed.
     """
 
-    def __init__(self, whole: Rectangle, rows: slice, columns: slice, buffers: Buffers, is_kept: bool):
+    def __init__(
+        self,
+        whole: Rectangle,
+        rows: slice,
+        columns: slice,
+        buffers: Buffers,
+        logits: Float[Tensor, "height width"],
+        *,
+        is_kept: bool = False,
+        was_kept: bool = False,
+    ):
         self.rows = rows
         self.columns = columns
+        self.logits = logits
+        self.is_kept = is_kept
+        self.was_kept = was_kept
         self.batch_rows = slice(whole.row_start + rows.start, whole.row_start + rows.stop)
         self.row_places = self.batch_rows if whole.triangular else rows
-        self.is_symmetric = whole.row_side is whole.column_side
+        self.is_symmetric = whole.is_symmetric
         self.mirrored = whole.triangular and self.batch_rows.start != columns.start
         self._whole = whole
         self._buffers = buffers
-        self.is_kept = is_kept
         self._products: set[str] = set()
         self._same: Bool[Tensor, "height width"] | None = None
-        stored = whole.stored.pop((rows.start, columns.start), None)
-        self.was_stored = stored is not None
-        self.logits: Float[Tensor, "height width"] = self._multiply() if stored is None else stored
-
-    def _multiply(self) -> Float[Tensor, "height width"]:
-        rows, columns = self._whole.rows[self.rows], self._whole.columns[self.columns]
-        size = len(rows) * len(columns)
-        memory = self._whole.memory.take(size, rows).view(len(rows), len(columns)) if self.is_kept else None
-        return torch.mm(rows, columns.t(), out=self.buffer("logits") if memory is None else memory)
 
     def buffer(self, name: str) -> Float[Tensor, "height width"]:
         """Return scratch memory of this tile's shape."""

@@ -314,6 +314,26 @@ def test_memory_of_one_call_serves_the_next():
     assert second == 0
 
 
+LOST = {
+    "of another shift": ("image_extra", "random", 100.0),  # going back, rows alone want another one
+    "too coarse": ("image_text", "opposed", 200.0),  # so that the walk is repeated
+}
+
+
+@pytest.mark.parametrize("name", LOST)
+def test_kept_tiles_that_are_of_no_use_serve_the_next_call_too(name):
+    block, cloud, scale = LOST[name]
+    leaf = [side.float().requires_grad_() for side in EXTREMES[cloud](64)]
+    leaf += [torch.tensor(number).requires_grad_() for number in (scale, -10.0)]
+    memory, counts = TileMemory(), []
+    for _ in range(2):
+        with CountedTiles() as tiles:
+            gradients(mix(pair_stats(blocks_of(*leaf), {block: [ROWS]}, tile_size=32, memory=memory)), leaf)
+        counts.append(tiles.count)
+    assert counts[0] > 1
+    assert counts[1] == 0
+
+
 class CountedTiles(TorchDispatchMode):
     """Count how often memory of the size of a tile of 32 x 32 is asked for."""
 

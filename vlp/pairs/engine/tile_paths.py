@@ -100,7 +100,7 @@ class KeptExponentials:
         """Turn exponentials into derivatives where they were kept, and logits elsewhere."""
         begin_backward(self._matrix, returned)
         if self._statistic.shift_back != self._statistic.shift:
-            self.kept.clear()
+            self.kept.give_back()
         whole = self._matrix.scaled()
         sums = GradientSums(self._matrix, whole, self._wanted)
         for tile in whole.tiles(take_from=self.kept):

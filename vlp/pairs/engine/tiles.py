@@ -62,9 +62,10 @@ class KeptTiles:
         """Return what was kept of a tile, once; None where it was not."""
         return self._tiles.pop((rows.start, columns.start), None)
 
-    def clear(self) -> None:
-        """Forget all tiles."""
-        self._tiles.clear()
+    def give_back(self) -> None:
+        """Leave the memory of all tiles to others; what they hold is of no use."""
+        while self._tiles:
+            self._memory.give(self._tiles.popitem()[1])
 
 
 @dataclass(frozen=True)

@@ -144,7 +144,7 @@ def walk_forward(matrix: Matrix, wanted: WantedGradients) -> WalkPath:
     _add_up(matrix, path)
     if matrix.cosine_bound is None or _all_exact(matrix):
         return path
-    kept.clear()
+    kept.give_back()
     for statistic in matrix.statistics:
         statistic.begin_forward(matrix.part, None)
     path = TwoWalks(matrix, wanted, KeptTiles(0, matrix.part.memory))

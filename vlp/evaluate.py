@@ -15,7 +15,7 @@ from vlp.evaluators.base import Task, load_task
 from vlp.evaluators.dataset import Pixels
 from vlp.evaluators.published import Published, judge, read_published, verdict_table
 from vlp.evaluators.record import Record, table
-from vlp.evaluators.scoreboard import Score, as_text, scores_of, write_scores, writer_of
+from vlp.evaluators.scoreboard import MainScore, as_text, scores_of, write_scores, writer_of
 from vlp.evaluators.suites import Suite, is_suite, load_suite, match_tasks
 from vlp.evaluators.tasks import finished, run_tasks
 from vlp.ground import dist
@@ -92,7 +92,7 @@ def evaluate_models(
         if table_file is not None:
             writer_of(table_file)
         published = {name: _published(against, name, wanted) for name in names}
-    scores: list[Score] = []
+    scores: list[MainScore] = []
     failed = False
     for name in dict.fromkeys(names):
         place = folder if folder is None or len(names) == 1 else folder / name.strip("/").replace("/", "_")

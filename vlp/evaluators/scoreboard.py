@@ -19,7 +19,7 @@ COLUMNS = ("model", "task", "metric", "value", "low", "high", "n", "guessing")
 
 
 @dataclass(frozen=True)
-class Score:
+class MainScore:
     """The main metric of a task, or the mean of a suite.
 
     Args:
@@ -42,7 +42,7 @@ class Score:
     error: str = ""
 
 
-def scores_of(records: Sequence[Record], tasks: Sequence[Task], suites: Sequence[Suite] = ()) -> list[Score]:
+def scores_of(records: Sequence[Record], tasks: Sequence[Task], suites: Sequence[Suite] = ()) -> list[MainScore]:
     """Return the main metric of each record of one model, and the means of the suites that were asked for.
 
     A suite of which a task failed has no mean: one over fewer tasks would be another number.
@@ -55,19 +55,19 @@ def scores_of(records: Sequence[Record], tasks: Sequence[Task], suites: Sequence
         for name, value in suite.averages(values).items():
             group = suite.groups.get(name)
             what = f"mean of {len(group or suite.tasks)} tasks"
-            scores.append(Score(model, f"{suite.name}: {name}", what, value, count=len(group or suite.tasks)))
+            scores.append(MainScore(model, f"{suite.name}: {name}", what, value, count=len(group or suite.tasks)))
         if missing := [task for task in suite.tasks if task not in values]:
             error = f"no mean: {', '.join(missing[:3])} {'is' if len(missing) == 1 else 'are'} missing"
-            scores.append(Score(model, suite.name, "", None, error=error))
+            scores.append(MainScore(model, suite.name, "", None, error=error))
     return scores
 
 
-def _score(record: Record, guessing: float | None) -> Score:
+def _score(record: Record, guessing: float | None) -> MainScore:
     if "error" in record:
-        return Score(record["model"], record["task"], "", None, error=record["error"])
+        return MainScore(record["model"], record["task"], "", None, error=record["error"])
     name = record["main_metric"]
     metric = record["metrics"][name]
-    return Score(
+    return MainScore(
         record["model"],
         record["task"],
         name,
@@ -79,7 +79,7 @@ def _score(record: Record, guessing: float | None) -> Score:
     )
 
 
-def write_scores(path: Path, scores: Sequence[Score]) -> None:
+def write_scores(path: Path, scores: Sequence[MainScore]) -> None:
     """Write a table; its suffix says how: `.md`, `.csv` or `.json`.
 
     Raises:
@@ -91,7 +91,7 @@ def write_scores(path: Path, scores: Sequence[Score]) -> None:
         raise RecipeError(f"--table {path}: cannot be written ({error})") from error
 
 
-def writer_of(path: Path) -> Callable[[Sequence[Score]], str]:
+def writer_of(path: Path) -> Callable[[Sequence[MainScore]], str]:
     """Return what writes a table with the suffix of a file.
 
     Raises:
@@ -102,7 +102,7 @@ def writer_of(path: Path) -> Callable[[Sequence[Score]], str]:
     return WRITERS[path.suffix]
 
 
-def as_text(scores: Sequence[Score]) -> str:
+def as_text(scores: Sequence[MainScore]) -> str:
     """Return aligned columns for the terminal."""
     several = len({score.model for score in scores}) > 1
     head = (*(("model",) if several else ()), "task", "metric", "value", "95 % interval", "n", "guessing")
@@ -123,7 +123,7 @@ def as_text(scores: Sequence[Score]) -> str:
     return "\n".join([*lines, *(f"{score.task} FAILED ({score.error})" for score in scores if score.error)])
 
 
-def as_markdown(scores: Sequence[Score]) -> str:
+def as_markdown(scores: Sequence[MainScore]) -> str:
     """Return a table for a page."""
     lines = [f"| {' | '.join(COLUMNS)} |", "|---|---|---|--:|--:|--:|--:|--:|"]
     for score in scores:
@@ -133,7 +133,7 @@ def as_markdown(scores: Sequence[Score]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def as_csv(scores: Sequence[Score]) -> str:
+def as_csv(scores: Sequence[MainScore]) -> str:
     """Return rows with all digits."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
@@ -143,13 +143,13 @@ def as_csv(scores: Sequence[Score]) -> str:
     return file.getvalue()
 
 
-def as_json(scores: Sequence[Score]) -> str:
+def as_json(scores: Sequence[MainScore]) -> str:
     """Return a list of mappings with all digits."""
     rows = [dict(zip((*COLUMNS, "error"), _values(score), strict=True)) for score in scores]
     return json.dumps(rows, indent=1, allow_nan=False) + "\n"
 
 
-def _values(score: Score) -> tuple[str | float | int | None, ...]:
+def _values(score: MainScore) -> tuple[str | float | int | None, ...]:
     return (
         score.model,
         score.task,
@@ -171,4 +171,4 @@ def _count(value: int | None) -> str:
     return "" if value is None else str(value)
 
 
-WRITERS: Mapping[str, Callable[[Sequence[Score]], str]] = {".md": as_markdown, ".csv": as_csv, ".json": as_json}
+WRITERS: Mapping[str, Callable[[Sequence[MainScore]], str]] = {".md": as_markdown, ".csv": as_csv, ".json": as_json}

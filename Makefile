@@ -7,7 +7,7 @@ PAGES := terms reference from-open-clip tasks
 GPU_PYTHON ?= 3.12
 OPEN_CLIP ?= git+https://github.com/mlfoundations/open_clip
 
-.PHONY: quickstart test golden mutants open-clip pages check-pages site lint types smoke gpu-wheels clean help
+.PHONY: quickstart test test-all golden mutants open-clip pages check-pages site lint types smoke gpu-wheels clean help
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -32,7 +32,10 @@ smoke: .venv/ready  ## the same way in a minute, with towers that both libraries
 	rm -rf exports/smoke
 	$(BIN)/vlp export runs/smoke --to exports/smoke
 
-test: .venv/ready  ## all tests
+test: .venv/ready  ## all tests but the long ones
+	$(BIN)/pytest -n 2 --dist worksteal -m "not long" $(TESTS)
+
+test-all: .venv/ready  ## all tests, those of campaigns and of the tutorial too
 	$(BIN)/pytest -n 2 --dist worksteal $(TESTS)
 
 golden: .venv/ready  ## compute the golden losses anew, after a wanted change of numerics

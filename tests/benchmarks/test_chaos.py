@@ -14,6 +14,8 @@ import pytest
 from benchmarks.file_events import FileEvents
 from benchmarks.forked_runs import Reference, differences
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 

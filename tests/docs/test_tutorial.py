@@ -21,6 +21,8 @@ import pytest
 from vlp.cli import main
 from vlp.recipe.compose import load_recipe
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 PAGE = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^( *)```(\w+)\n(.*?)^ *```", PAGE, flags=re.MULTILINE | re.DOTALL)

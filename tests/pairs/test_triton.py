@@ -238,6 +238,7 @@ def compile_for(capability):
     return [(kernel.metadata.name, len(kernel.asm["cubin"])) for kernel in compiled]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("capability", [80, 90])
 def test_kernels_compile_without_a_device(capability, tmp_path, monkeypatch):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))

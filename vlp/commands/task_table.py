@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import takewhile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from vlp.evaluators.suites import load_suite, suite_files
@@ -22,15 +23,19 @@ ROOT = "${VLP_EVAL_ROOT}/"
 MOST_VARIANTS = 8
 
 
-def tasks_page(_shows: Callable[..., bool] | None = None) -> str:
+def tasks_page(shows: Callable[[Any], bool] = lambda _file: True) -> str:
     """Return every suite and every task as one page of Markdown.
+
+    Args:
+        shows: Which files of tasks, by their `name`.
 
     Raises:
         RecipeError: The file of a suite or of a task is broken.
     """
     suites = _table(SUITES, [_suite_row(name) for name in sorted(suite_files())])
-    tasks = _table(TASKS, [_task_row(path, names) for path, names in families()])
-    notes = [f"### {path.stem}\n\n{_note(path, names)}" for path, names in families()]
+    shown = [(path, names) for path, names in families() if shows(SimpleNamespace(name=path.stem))]
+    tasks = _table(TASKS, [_task_row(path, names) for path, names in shown])
+    notes = [f"### {path.stem}\n\n{_note(path, names)}" for path, names in shown]
     sections = ["# Tasks", PREFACE, "## Suites", suites, "## Tasks by name", tasks, "## What to watch", *notes]
     return "\n\n".join(sections) + "\n"
 
@@ -55,7 +60,7 @@ def _task_row(path: Path, names: list[str]) -> list[str]:
         first["evaluator"],
         first["main_metric"],
         _spread([{"data": task} for task in tasks], "random"),
-        first["source"],
+        first.get("source", ""),
     ]
 
 

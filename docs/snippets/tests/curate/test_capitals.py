@@ -2,6 +2,7 @@
 
 from tests.curate.pairs import captions_in, photo, write_pairs
 from vlp.curate.filter import filter_card
+from vlp.data.shards.cards import load_card
 
 
 def test_captions_that_shout_go(tmp_path):
@@ -9,6 +10,6 @@ def test_captions_that_shout_go(tmp_path):
     card = write_pairs(tmp_path, [(photo(number), caption) for number, caption in enumerate(captions)])
     rules = tmp_path / "rules.yaml"
     rules.write_text("capitals: {most: 0.6}")
-    kept = filter_card(card, tmp_path / "kept.yaml", rules, workers=1)
+    kept = filter_card(load_card(str(card)), tmp_path / "kept.yaml", rules, workers=1)
     assert captions_in(kept.card) == ["a boat in Rome", "12:30", "Sale OFF"]
     assert "100% capitals" in (tmp_path / "kept.report.json").read_text()

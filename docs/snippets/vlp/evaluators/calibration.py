@@ -9,7 +9,7 @@ from torch import Tensor
 from vlp.evaluators.base import check_kind, evaluators
 from vlp.evaluators.dataset import EvaluationSet
 from vlp.evaluators.intervals import mean, proportion
-from vlp.evaluators.prompts import class_embeddings, fill, templates_of
+from vlp.evaluators.prompts import class_embeddings, prompts_of
 from vlp.evaluators.shared import SharedEncoder
 from vlp.ground.types import Evaluation, Metric
 
@@ -22,18 +22,19 @@ class Calibration:
 
     Args:
         num_bins: Bins of equal width that the highest probability of an image may fall into.
-        prompts: File of templates relative to `eval/`; the set's own when absent.
+        prompts: File of templates, or of prompts for each class, relative to `eval/`; the set's own when absent.
     """
 
     def __init__(self, data: EvaluationSet, *, num_bins: int = 15, prompts: str | None = None):
         check_kind(data, "classification")
         self.data = data
         self.num_bins = num_bins
-        self.texts = fill(templates_of(data, prompts), data.class_names)
+        self.prompts = prompts_of(data, prompts)
+        self.texts = self.prompts.texts
 
     def run(self, encoder: SharedEncoder) -> Evaluation:
         """Embed images and prompts and compare."""
-        classes = class_embeddings(encoder, self.texts, len(self.data.class_names))
+        classes = class_embeddings(encoder, self.prompts)
         logits = encoder.scale * encoder.images(self.data) @ classes.T
         return calibrate(logits.softmax(dim=1), torch.tensor(self.data.labels), self.num_bins)
 

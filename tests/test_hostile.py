@@ -41,6 +41,8 @@ COMMANDS = {
     "eval task": ["eval", "missing", "--tasks", "{}"],
     "embed": ["embed", "{}", "embedded", "--to", "out"],
     "embed data": ["embed", "missing", "{}", "--to", "out"],
+    "compare": ["compare", "{}", "missing"],
+    "eval against": ["eval", "missing", "--against", "{}"],
     "report": ["report", "{}"],
     "export": ["export", "{}", "--to", "out"],
     "push": ["push", "{}", "me/model"],

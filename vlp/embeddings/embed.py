@@ -25,7 +25,6 @@ from vlp.embeddings.parts import (
     has_part,
     write_part,
 )
-from vlp.evaluators.labelled import READING
 from vlp.evaluators.shared import decode_ahead
 from vlp.ground import dist
 from vlp.ground.types import Encoder
@@ -52,10 +51,10 @@ def embed(
     Args:
         model: As `vlp eval` takes it.
         data: Name or path of a data card.
-        folder: Where `part-00000.parquet` and the following go, or three files of NumPy for each part, and
-            `embeddings.json`, which says what they hold.
+        folder: Where `part-00000.parquet` and the following go, or for each part arrays of ids and embeddings and a
+            list of keys, and `embeddings.json`, which says what they hold.
         sides: What is embedded.
-        file_format: `parquet` has a row per sample; `npy` is read without any library but NumPy.
+        file_format: `parquet` has a row per sample; the arrays of `npy` are read without any library but NumPy.
         kind: Type of the numbers.
         batch_size: Images or texts per forward.
 
@@ -115,12 +114,10 @@ def embed_part(encoder: Encoder, samples: SampleSet, captions: Captions, ids: ra
 
     def read(number: int) -> tuple[str, str, Image | None] | BadSampleError:
         try:
-            with READING:
-                sample = samples[number]
-                key = sample.shard.key(sample.place)
-                caption = captions.first(sample) if "texts" in sides else ""
-                content = sample.read_image() if "images" in sides else b""
-            return key, caption, decode_image(content) if "images" in sides else None
+            sample = samples[number]
+            key = sample.shard.key(sample.place)
+            caption = captions.first(sample) if "texts" in sides else ""
+            return key, caption, decode_image(sample.read_image()) if "images" in sides else None
         except BadSampleError as error:
             return error
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,8 +15,6 @@ from vlp.data.shards.shard import Shard
 from vlp.evaluators.layout import IMAGES
 from vlp.ground.types import RecipeError
 
-READING = threading.Lock()  # the open files of shards are made for one thread
-
 
 @dataclass(frozen=True)
 class EvaluationSample:
@@ -29,13 +26,12 @@ class EvaluationSample:
     labels: Mapping[str, bytes]
 
     def image_bytes(self) -> bytes:
-        """Read the encoded image; threads may do so side by side.
+        """Read the encoded image.
 
         Raises:
             BadSampleError: It cannot be read any more.
         """
-        with READING:
-            return self.shard.read(self.image)
+        return self.shard.read(self.image)
 
     @property
     def where(self) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+import weakref
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -11,17 +13,23 @@ from typing import Any
 MOST_OPEN = 256
 
 
+INSTANCES: weakref.WeakSet[OpenFiles] = weakref.WeakSet()
+
+
 class OpenFiles:
     """Opens files when they are first read and closes the one that was not read for longest.
 
-    `pread` keeps no position, so descriptors may be shared with forked processes; spawned ones open their own.
+    `pread` keeps no position, so descriptors may be shared with forked processes; spawned ones open their own. Threads
+    read one after the other: a descriptor that one of them reads by must not be closed for another's.
     """
 
     def __init__(self) -> None:
         self._descriptors: OrderedDict[Path, int] = OrderedDict()
+        self._lock = threading.Lock()
+        INSTANCES.add(self)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"_descriptors": OrderedDict()}
+    def __reduce__(self) -> tuple[Any, ...]:
+        return OpenFiles, ()
 
     def __del__(self) -> None:
         while self._descriptors:
@@ -33,7 +41,8 @@ class OpenFiles:
         Raises:
             OSError: The file cannot be opened or read.
         """
-        return os.pread(self._descriptor(path), size, offset)
+        with self._lock:
+            return os.pread(self._descriptor(path), size, offset)
 
     def size(self, path: Path) -> int:
         """Return the bytes of a file.
@@ -41,13 +50,15 @@ class OpenFiles:
         Raises:
             OSError: The file cannot be opened.
         """
-        return os.fstat(self._descriptor(path)).st_size
+        with self._lock:
+            return os.fstat(self._descriptor(path)).st_size
 
     def close_deleted(self) -> None:
         """Close files that were deleted, such as copies that had to leave the cache: open, they keep their room."""
-        deleted = [path for path, descriptor in self._descriptors.items() if not os.fstat(descriptor).st_nlink]
-        for path in deleted:
-            os.close(self._descriptors.pop(path))
+        with self._lock:
+            deleted = [path for path, descriptor in self._descriptors.items() if not os.fstat(descriptor).st_nlink]
+            for path in deleted:
+                os.close(self._descriptors.pop(path))
 
     def _descriptor(self, path: Path) -> int:
         if path not in self._descriptors:
@@ -56,3 +67,12 @@ class OpenFiles:
             self._descriptors[path] = os.open(path, os.O_RDONLY)
         self._descriptors.move_to_end(path)
         return self._descriptors[path]
+
+
+def _renew_locks() -> None:
+    """Free what another thread held when this process was forked: that thread is not here to do so."""
+    for files in INSTANCES:
+        files._lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_locks)

@@ -96,7 +96,7 @@ def report_page(
         share = percent((killed + hung + explained) / len(results)) if results else ""
         table.append([room, *(f"{count:,}" for count in counts), share])
     survived = [["file", "fault", "why no test notices"]] + [
-        [f"`{result.path}`", f"`{result.name}`".replace("|", "\\|"), known.get((result.path, result.name), UNEXPLAINED)]
+        [f"`{result.path}`", f"`{result.name}`", known.get((result.path, result.name), UNEXPLAINED)]
         for results in found.values()
         for result in results
         if result.outcome == SURVIVED

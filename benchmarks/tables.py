@@ -6,13 +6,14 @@ import math
 import re
 from collections.abc import Mapping
 
+from vlp.ground import tabular
+
 Table = list[list[str]]
 
 
 def markdown(table: Table) -> str:
     """Lay out a table, its first row being the heading."""
-    rule = ["---", *["---:"] * (len(table[0]) - 1)]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in [table[0], rule, *table[1:]])
+    return tabular.markdown(table, right=range(1, len(table[0])))
 
 
 def percent(share: float) -> str:

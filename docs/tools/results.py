@@ -14,6 +14,7 @@ from benchmarks import loader_report, objective_report, quickstart_report
 from benchmarks.objective_report import fraction, times
 from benchmarks.tables import Table, markdown
 from tests.house import ROOT
+from vlp.ground import tabular
 
 REPORTS = ROOT / "benchmarks" / "reports"
 PREFACE = """\
@@ -185,8 +186,7 @@ SENTENCES: dict[str, Callable[[dict[str, Any]], str]] = {
 
 def words(table: Table) -> str:
     """Lay out a table of words, which stand on the left."""
-    head, *rows = (f"| {' | '.join(cells)} |" for cells in table)
-    return "\n".join([head, "|" + "---|" * len(table[0]), *rows])
+    return tabular.markdown(table)
 
 
 def missed(reports: Iterable[Report]) -> Table:

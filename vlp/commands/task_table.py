@@ -10,6 +10,7 @@ from typing import Any
 
 from vlp.evaluators.suites import load_suite, suite_files
 from vlp.evaluators.variants import families, read_task
+from vlp.ground.tabular import markdown
 
 PREFACE = """\
 Made by `make pages` from the files under `eval/`; `vlp list tasks` and `vlp list suites` print them in short. How a set
@@ -32,9 +33,9 @@ def tasks_page(shows: Callable[[Any], bool] = lambda _file: True) -> str:
     Raises:
         RecipeError: The file of a suite or of a task is broken.
     """
-    suites = _table(SUITES, [_suite_row(name) for name in sorted(suite_files())])
+    suites = markdown([SUITES, *(_suite_row(name) for name in sorted(suite_files()))])
     shown = [(path, names) for path, names in families() if shows(SimpleNamespace(name=path.stem))]
-    tasks = _table(TASKS, [_task_row(path, names) for path, names in shown])
+    tasks = markdown([TASKS, *(_task_row(path, names) for path, names in shown)])
     notes = [f"### {path.stem}\n\n{_note(path, names)}" for path, names in shown]
     sections = ["# Tasks", PREFACE, "## Suites", suites, "## Tasks by name", tasks, "## What to watch", *notes]
     return "\n\n".join(sections) + "\n"
@@ -77,7 +78,3 @@ def _note(path: Path, names: list[str]) -> str:
     variants = [f"`{name}`" for name in names if name != path.stem]
     shown = ", ".join(variants[:MOST_VARIANTS]) + (", ..." if len(variants) > MOST_VARIANTS else "")
     return f"{note}\n\nVariants: {shown}" if variants else note
-
-
-def _table(head: tuple[str, ...], rows: list[list[str]]) -> str:
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, ["---"] * len(head), *rows])

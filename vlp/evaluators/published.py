@@ -12,6 +12,7 @@ from vlp.evaluators.record import Record
 from vlp.ground.explain import explain
 from vlp.ground.paths import find_file
 from vlp.ground.registry import nearest
+from vlp.ground.tabular import aligned, interval
 from vlp.ground.types import RecipeError
 from vlp.ground.yaml import read_yaml
 
@@ -145,11 +146,18 @@ def verdict_table(verdicts: Sequence[Reproduction], published: Published) -> str
     for verdict in verdicts:
         number = verdict.number
         digits = published.sources[number.source].digits
-        interval = "" if verdict.low is None or verdict.high is None else f"{verdict.low:.4f} .. {verdict.high:.4f}"
         ours = "" if verdict.value is None else f"{verdict.value:.{max(4, digits)}f}"
-        rows.append((number.task, number.metric, ours, interval, f"{number.value:.{digits}f}", verdict.judgement))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+        rows.append(
+            (
+                number.task,
+                number.metric,
+                ours,
+                interval(verdict.low, verdict.high),
+                f"{number.value:.{digits}f}",
+                verdict.judgement,
+            )
+        )
+    lines = aligned(rows)
     different = sum(verdict.judgement == "different" for verdict in verdicts)
     measured = sum(verdict.judgement != "not measured" for verdict in verdicts)
     lines.append(f"{measured - different} of {measured} numbers reproduced")

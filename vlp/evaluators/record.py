@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 from vlp.ground.files import write_text
 from vlp.ground.provenance import commit, versions
 from vlp.ground.registry import nearest
+from vlp.ground.tabular import aligned, interval
 from vlp.ground.types import Evaluation, RecipeError
 
 Record = dict[str, Any]
@@ -89,16 +90,16 @@ def table(records: Sequence[Record]) -> str:
     rows = [("task", "metric", "value", "95 % interval", "n")]
     for record in records:
         for name, metric in record.get("metrics", {}).items():
-            rows.append((record["task"], name, _number(metric["value"]), _interval(metric), str(metric["count"])))
-    widths = [max(len(row[column]) for row in rows) for column in range(5)]
-    to_left = (True, True, False, True, False)
-    lines = [
-        "  ".join(
-            cell.ljust(width) if left else cell.rjust(width)
-            for cell, width, left in zip(row, widths, to_left, strict=True)
-        )
-        for row in rows
-    ]
+            rows.append(
+                (
+                    record["task"],
+                    name,
+                    _number(metric["value"]),
+                    interval(metric["low"], metric["high"]),
+                    str(metric["count"]),
+                )
+            )
+    lines = aligned(rows, right=(2, 4))
     lines += _notes(records)
     failures = [headline(record) for record in records if "error" in record or "unwritten" in record]
     return "\n".join([*(lines if len(rows) > 1 else []), *failures])
@@ -124,8 +125,3 @@ def _notes(records: Sequence[Record]) -> list[str]:
 
 def _number(value: float) -> str:
     return f"{value:.4f}"
-
-
-def _interval(metric: Mapping[str, float | None]) -> str:
-    low, high = metric["low"], metric["high"]
-    return "" if low is None or high is None else f"{_number(low)} .. {_number(high)}"

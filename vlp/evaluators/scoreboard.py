@@ -6,13 +6,14 @@ import csv
 import io
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 from vlp.evaluators.base import Task
 from vlp.evaluators.record import Record
 from vlp.evaluators.suites import Suite
 from vlp.ground.files import write_text
+from vlp.ground.tabular import aligned, interval, markdown
 from vlp.ground.types import RecipeError
 
 COLUMNS = ("model", "task", "metric", "value", "low", "high", "n", "guessing")
@@ -20,7 +21,7 @@ COLUMNS = ("model", "task", "metric", "value", "low", "high", "n", "guessing")
 
 @dataclass(frozen=True)
 class MainScore:
-    """The main metric of a task, or the mean of a suite.
+    """The main metric of a task, or the mean of a suite; its fields stand in the order of COLUMNS.
 
     Args:
         metric: Its name; for a mean, what it is the mean of.
@@ -67,16 +68,8 @@ def _score(record: Record, guessing: float | None) -> MainScore:
         return MainScore(record["model"], record["task"], "", None, error=record["error"])
     name = record["main_metric"]
     metric = record["metrics"][name]
-    return MainScore(
-        record["model"],
-        record["task"],
-        name,
-        metric["value"],
-        metric["low"],
-        metric["high"],
-        metric["count"],
-        guessing,
-    )
+    ends = metric["low"], metric["high"]
+    return MainScore(record["model"], record["task"], name, metric["value"], *ends, metric["count"], guessing)
 
 
 def write_scores(path: Path, scores: Sequence[MainScore]) -> None:
@@ -108,29 +101,19 @@ def as_text(scores: Sequence[MainScore]) -> str:
     head = (*(("model",) if several else ()), "task", "metric", "value", "95 % interval", "n", "guessing")
     rows = [head]
     for score in scores:
-        interval = "" if score.low is None or score.high is None else f"{score.low:.4f} .. {score.high:.4f}"
-        cells = (score.task, score.metric, _number(score.value), interval, _count(score.count), _number(score.guessing))
-        rows.append((*((score.model,) if several else ()), *cells))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
-    numbers = {"value", "n", "guessing"}
-    lines = [
-        "  ".join(
-            cell.rjust(width) if name in numbers else cell.ljust(width)
-            for cell, width, name in zip(row, widths, head, strict=True)
-        ).rstrip()
-        for row in rows
-    ]
+        said = (_number(score.value), interval(score.low, score.high), _count(score.count), _number(score.guessing))
+        rows.append((*((score.model,) if several else ()), score.task, score.metric, *said))
+    lines = aligned(rows, right=[head.index(name) for name in ("value", "n", "guessing")])
     return "\n".join([*lines, *(f"{score.task} FAILED ({score.error})" for score in scores if score.error)])
 
 
 def as_markdown(scores: Sequence[MainScore]) -> str:
     """Return a table for a page."""
-    lines = [f"| {' | '.join(COLUMNS)} |", "|---|---|---|--:|--:|--:|--:|--:|"]
+    rows = [COLUMNS]
     for score in scores:
-        cells = [score.model, score.task, score.metric or score.error]
-        cells += [_number(score.value), _number(score.low), _number(score.high), _count(score.count)]
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in [*cells, _number(score.guessing)]) + " |")
-    return "\n".join(lines) + "\n"
+        numbers = (_number(score.value), _number(score.low), _number(score.high), _count(score.count))
+        rows.append((score.model, score.task, score.metric or score.error, *numbers, _number(score.guessing)))
+    return markdown(rows, right=range(3, len(COLUMNS))) + "\n"
 
 
 def as_csv(scores: Sequence[MainScore]) -> str:
@@ -138,29 +121,14 @@ def as_csv(scores: Sequence[MainScore]) -> str:
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow((*COLUMNS, "error"))
-    for score in scores:
-        writer.writerow(["" if value is None else value for value in _values(score)])
+    writer.writerows(map(astuple, scores))
     return file.getvalue()
 
 
 def as_json(scores: Sequence[MainScore]) -> str:
     """Return a list of mappings with all digits."""
-    rows = [dict(zip((*COLUMNS, "error"), _values(score), strict=True)) for score in scores]
+    rows = [dict(zip((*COLUMNS, "error"), astuple(score), strict=True)) for score in scores]
     return json.dumps(rows, indent=1, allow_nan=False) + "\n"
-
-
-def _values(score: MainScore) -> tuple[str | float | int | None, ...]:
-    return (
-        score.model,
-        score.task,
-        score.metric,
-        score.value,
-        score.low,
-        score.high,
-        score.count,
-        score.guessing,
-        score.error,
-    )
 
 
 def _number(value: float | None) -> str:

@@ -11,32 +11,22 @@ from typing import Any
 from vlp.evaluators.comparison.bootstrap import NUM_RESAMPLES, Difference
 from vlp.evaluators.comparison.differences import LEVEL, Comparison, PairRow
 from vlp.evaluators.record import Record, to_json
+from vlp.ground.tabular import aligned, interval, markdown
 
 NUM_LEFT = 2  # columns of words; numbers follow, the verdict stands last
 
 
 def as_text(comparison: Comparison) -> str:
     """Return aligned columns for a terminal, what the letters stand for above and what to know below."""
-    rows = _cells(comparison)
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    last = len(widths) - 1
-    lines = [
-        "  ".join(
-            cell.ljust(width) if place < NUM_LEFT or place == last else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
+    lines = aligned(_cells(comparison), right=_numbers(comparison))
     return "\n".join([*_legend(comparison), "", *lines, "", *_notes(comparison)])
 
 
 def as_markdown(comparison: Comparison) -> str:
     """Return a Markdown table with the legend and the notes."""
-    heading, *rows = _cells(comparison)
-    rule = ["---" if place < NUM_LEFT or place == len(heading) - 1 else "---:" for place in range(len(heading))]
-    lines = [f"| {' | '.join(cells)} |" for cells in (heading, rule, *rows)]
+    lines = markdown(_cells(comparison), right=_numbers(comparison))
     said = [f"- {note}" for note in (*_legend(comparison), *_notes(comparison))]
-    return "\n".join([*lines, "", *said]).replace("~", "\\~")
+    return "\n".join([lines, "", *said]).replace("~", "\\~")
 
 
 def as_csv(comparison: Comparison) -> str:
@@ -99,10 +89,19 @@ def _cells(comparison: Comparison) -> list[list[str]]:
         if found is None:
             numbers = [f"{row.values[1] - row.values[0]:+.4f}", "", "", ""]
         else:
-            interval = "" if found.low is None or found.high is None else f"{found.low:+.4f} .. {found.high:+.4f}"
-            numbers = [f"{found.value:+.4f}", interval, f"{found.probability:.3f}", _p(row.corrected_p)]
+            numbers = [
+                f"{found.value:+.4f}",
+                interval(found.low, found.high, "+"),
+                f"{found.probability:.3f}",
+                _p(row.corrected_p),
+            ]
         cells.append([row.task, row.metric, *pair, *values, *numbers, row.test, _verdict(row, letters)])
     return cells
+
+
+def _numbers(comparison: Comparison) -> range:
+    """Return the columns between the words at the left and the verdict at the end."""
+    return range(NUM_LEFT, len(_cells(comparison)[0]) - 1)
 
 
 def _verdict(row: PairRow, letters: list[str]) -> str:

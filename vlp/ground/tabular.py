@@ -1,0 +1,45 @@
+"""Rows of cells as columns: aligned for a terminal, or in Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+Rows = Sequence[Sequence[str]]
+"""The first one is the heading."""
+
+
+def aligned(rows: Rows, right: Collection[int] = ()) -> list[str]:
+    """Return a line for each row, its columns as wide as their widest cell.
+
+    Args:
+        right: Places of the columns that stand to the right, as numbers do.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.rjust(width) if place in right else cell.ljust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def markdown(rows: Rows, right: Collection[int] = ()) -> str:
+    """Return a table of Markdown without a line break at its end.
+
+    Args:
+        right: Places of the columns that stand to the right, as numbers do.
+    """
+    heading, *others = rows
+    rule = ["---:" if place in right else "---" for place in range(len(heading))]
+    escaped = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in (heading, rule, *others)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in escaped)
+
+
+def interval(low: float | None, high: float | None, sign: str = "") -> str:
+    """Return two ends of an interval with four digits; empty where there is none.
+
+    Args:
+        sign: `+` shows the sign of positive numbers too.
+    """
+    return "" if low is None or high is None else f"{low:{sign}.4f} .. {high:{sign}.4f}"

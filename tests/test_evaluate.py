@@ -7,10 +7,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from safetensors.torch import save_file
 
 from tests.evaluators.sets import write_captions, write_classes
-from tests.towers.tiny import tiny_model
+from tests.towers.tiny import tiny_export
 from vlp.evaluate import evaluate_model, evaluate_models, find_tasks
 from vlp.evaluators.base import TaskFile, evaluators, load_task
 from vlp.evaluators.dataset import open_set
@@ -36,14 +35,7 @@ NO_COUNT = {"winogavil"}  # how many images it has is published nowhere
 @pytest.fixture
 def export(tmp_path):
     """A model in open_clip's folder format."""
-    folder = tmp_path / "export"
-    folder.mkdir()
-    model = tiny_model()
-    config = {"model_cfg": model.model_cfg, "preprocess_cfg": model.preprocess_cfg}
-    (folder / "open_clip_config.json").write_text(json.dumps(config))
-    weights = {name: value.contiguous() for name, value in model.core.state_dict().items()}
-    save_file(weights, folder / "open_clip_model.safetensors")
-    return folder
+    return tiny_export(tmp_path / "export")
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from tests.curate.pairs import captions_in, photo, write_pairs
 from tests.evaluators.sets import write_classes
 from tests.shards import image_bytes, write_tar
-from tests.towers.tiny import tiny_model
+from tests.towers.tiny import tiny_export, tiny_model
 from vlp.cli import main
 from vlp.curate.facts.fact_files import FactFiles
 from vlp.curate.facts.facts import LENGTH
@@ -156,13 +156,7 @@ def test_captions_in_another_language_go_and_unclear_ones_stay(keep):
 @pytest.fixture
 def export(tmp_path):
     """A tiny model in open_clip's folder format."""
-    folder = tmp_path / "export"
-    folder.mkdir()
-    model = tiny_model()
-    config = {"model_cfg": model.model_cfg, "preprocess_cfg": model.preprocess_cfg}
-    (folder / "open_clip_config.json").write_text(json.dumps(config))
-    save_file({n: v.contiguous() for n, v in model.core.state_dict().items()}, folder / "open_clip_model.safetensors")
-    return folder
+    return tiny_export(tmp_path / "export")
 
 
 def test_scores_are_the_cosines_of_the_model(keep, tmp_path, export):

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from tests.processes import run_processes
 from tests.shards import write_shards
-from tests.towers.tiny import tiny_model
+from tests.towers.tiny import tiny_export, tiny_model
 from vlp.data.pixels.decode import decode_image
 from vlp.data.samples import SampleSet
 from vlp.embeddings import embed as module
@@ -28,17 +28,7 @@ def _small_parts(monkeypatch):
 @pytest.fixture
 def export(tmp_path):
     """A model in open_clip's folder format."""
-    return write_export(tmp_path / "export")
-
-
-def write_export(folder, seed=0):
-    folder.mkdir()
-    model = tiny_model()
-    config = {"model_cfg": model.model_cfg, "preprocess_cfg": model.preprocess_cfg}
-    (folder / "open_clip_config.json").write_text(json.dumps(config))
-    weights = {name: value.contiguous() + seed for name, value in model.core.state_dict().items()}
-    save_file(weights, folder / "open_clip_model.safetensors")
-    return str(folder)
+    return str(tiny_export(tmp_path / "export"))
 
 
 def write_card(folder, **settings):
@@ -107,7 +97,7 @@ def test_one_side_alone(tmp_path, export):
 def test_a_folder_of_another_model_is_refused(tmp_path, export, side):
     data, _ = write_card(tmp_path)
     embed(export, data, tmp_path / "out", sides=(side,))
-    other = write_export(tmp_path / "other", seed=1)
+    other = str(tiny_export(tmp_path / "other", 1.0))
     with pytest.raises(RecipeError, match="with another model: "):
         embed(other, data, tmp_path / "out", sides=(side,))
     with pytest.raises(RecipeError, match="with another type: float16, not float32"):

@@ -9,10 +9,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from safetensors.torch import save_file
 
 from tests.evaluators.test_scripts import load_script
-from tests.towers.tiny import tiny_model
+from tests.towers.tiny import tiny_export
 from vlp.cli import build_parser, main
 from vlp.evaluators.base import load_task
 from vlp.evaluators.published import judge, read_published, verdict_table
@@ -156,14 +155,7 @@ def test_the_commands_on_the_page_are_understood(line):
 @pytest.fixture
 def export(tmp_path):
     """A small model in open_clip's folder format."""
-    folder = tmp_path / "export"
-    folder.mkdir()
-    model = tiny_model()
-    config = {"model_cfg": model.model_cfg, "preprocess_cfg": model.preprocess_cfg}
-    (folder / "open_clip_config.json").write_text(json.dumps(config))
-    weights = {name: value.contiguous() for name, value in model.core.state_dict().items()}
-    save_file(weights, folder / "open_clip_model.safetensors")
-    return str(folder)
+    return str(tiny_export(tmp_path / "export"))
 
 
 def test_the_shipped_sets_are_held_against_a_file(export, tmp_path, capsys):

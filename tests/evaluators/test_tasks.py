@@ -127,13 +127,15 @@ def test_tasks_on_one_set_follow_each_other_and_records_keep_the_order(tmp_path)
 
 def test_embeddings_that_no_later_task_needs_are_forgotten(tmp_path):
     one, other = (task_on(write_captions(tmp_path / name), "geometry", "auc") for name in ("one", "other"))
-    shared = SharedEncoder(HashEncoder())
-    for task in (one, other):
+    encoder = HashEncoder()
+    shared = SharedEncoder(encoder)
+    for task in (one, other, one, other):
         run_task(task, shared, model="m")
-    assert len(shared._images) == 2
-    shared.keep_sets([other.data])
-    assert [key[0] for key in shared._images] == [str(tmp_path / "other")]
-    assert len(shared._sets) == 1
+    assert encoder.num_images == 80  # each set once
+    shared.keep_sets([other.data.model_copy(update={"samples": 40})])
+    for task in (other, one):
+        run_task(task, shared, model="m")
+    assert encoder.num_images == 120  # what was forgotten, and not what another task on the set needs
 
 
 def test_a_task_that_is_done_is_not_run_again(tmp_path):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
@@ -44,6 +46,21 @@ def tiny_model(
             if "logit" not in name:
                 parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
     return model
+
+
+def tiny_export(folder: Path, shift: float = 0.0) -> Path:
+    """Write a tiny model in open_clip's folder format, and return the folder.
+
+    Args:
+        shift: Added to every weight.
+    """
+    model = tiny_model()
+    folder.mkdir()
+    config = {"model_cfg": model.model_cfg, "preprocess_cfg": model.preprocess_cfg}
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    weights = {name: (value + shift).contiguous() for name, value in model.core.state_dict().items()}
+    save_file(weights, folder / "open_clip_model.safetensors")
+    return folder
 
 
 def tiny_batch(model: DualEncoder, captions: list[str] = CAPTIONS) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -50,8 +50,7 @@ def score(encoder: AnyEncoder, tasks: Sequence[str], *, name: str = "model") -> 
         RecipeError: No such task.
     """
     opened = [load_task(task) for task in tasks]
-    preprocess = encoder.model.preprocess_cfg
-    return run_tasks(opened, encoder, model=name, step=None, weights="model", preprocess=preprocess, folder=None)
+    return run_tasks(opened, encoder, model=name, preprocess=encoder.model.preprocess_cfg)
 
 
 def evaluate_models(
@@ -125,10 +124,9 @@ def find_tasks(names: Sequence[str]) -> tuple[list[Task], list[Suite]]:
         RecipeError: One is neither a task nor a suite.
     """
     names = [match for name in names for match in (match_tasks([name], "--tasks") if "*" in name else (name,))]
-    suites = [load_suite(name) for name in dict.fromkeys(names) if is_suite(name)]
-    members = {suite.name: suite.tasks for suite in suites}
-    flat = [task for name in names for task in (members[Path(name).stem] if is_suite(name) else (name,))]
-    return [load_task(name) for name in dict.fromkeys(flat)], suites
+    suites = {name: load_suite(name) for name in names if is_suite(name)}
+    flat = [task for name in names for task in (suites[name].tasks if name in suites else (name,))]
+    return [load_task(name) for name in dict.fromkeys(flat)], list(suites.values())
 
 
 def _evaluate(
@@ -150,11 +148,13 @@ def _evaluate(
         told = float(checksum(subject.tensors()))
     check_same("the model", f"{told} of {subject.name}")
     target = folder or subject.folder
-    if resume and target is None:
-        raise RecipeError("--resume: there is no folder to go on with; name it with --to")
-    done = dist.on_main(partial(finished, tasks, target, told)) if resume and target is not None else {}
-    if done and dist.is_main():
-        print(f"{len(done)} of {len(tasks)} tasks are done in {target}", file=sys.stderr)
+    done: dict[str, Record] = {}
+    if resume:
+        if target is None:
+            raise RecipeError("--resume: there is no folder to go on with; name it with --to")
+        done = dist.on_main(partial(finished, tasks, target, told))
+        if done and dist.is_main():
+            print(f"{len(done)} of {len(tasks)} tasks are done in {target}", file=sys.stderr)
     records = run_tasks(
         tasks,
         subject.encoder(device),

@@ -127,7 +127,7 @@ def read_embeddings(folder: Path, side: Side = "images") -> Found:
         raise RecipeError(f"{folder} holds no embeddings of {side}, only of {', '.join(manifest['sides'])}")
     num_parts = -(-manifest["samples"] // manifest["samples_per_part"])
     stems = [folder / f"part-{number:05d}" for number in range(num_parts)]
-    missing = [stem.name for stem in stems if not stem.with_suffix(".json").exists()]
+    missing = [stem.name for stem in stems if not has_part(stem)]
     if missing:
         raise RecipeError(f"{folder}: {len(missing)} of {num_parts} parts are missing; run vlp embed again to go on")
     parts = [READERS[manifest["format"]](stem, side) for stem in stems]

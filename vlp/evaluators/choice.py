@@ -12,8 +12,8 @@ from torch import Tensor
 
 from vlp.evaluators.base import check_kind, evaluators
 from vlp.evaluators.dataset import EvaluationSet
-from vlp.evaluators.groups import column_of
-from vlp.evaluators.intervals import mean_of_proportions, proportion
+from vlp.evaluators.groups import column_of, count_groups, ones
+from vlp.evaluators.intervals import proportion
 from vlp.evaluators.shared import SharedEncoder
 from vlp.ground.types import Evaluation, Metric, PerSample, RecipeError
 
@@ -136,14 +136,11 @@ def judge(scores: Float32[Tensor, " m"], counts: Int64[Tensor, " n"]) -> Verdict
 
 def with_macro(evaluation: Evaluation, groups: np.ndarray, counted: np.ndarray) -> Evaluation:
     """Add the mean of the accuracies of groups, over the samples that count."""
-    hits = np.array(evaluation.samples["accuracy"].values)[counted]
-    values, places = np.unique(groups[counted], return_inverse=True)
-    sizes, right = np.bincount(places), np.bincount(places, weights=hits).astype(np.int64)
-    details = {"groups": {"values": values.tolist(), "samples": sizes.tolist(), "hits": right.tolist()}}
-    macro = mean_of_proportions("macro_accuracy", right, sizes)
-    metrics = (*evaluation.metrics[:2], macro, *evaluation.metrics[2:])
-    samples = {"macro_accuracy": PerSample(hits.tolist(), places.tolist())}
-    return Evaluation(metrics, evaluation.details | details, evaluation.samples | samples)
+    hits = np.array(evaluation.samples["accuracy"].values)[counted] > 0
+    found = count_groups(hits, groups[counted])
+    metrics = (*evaluation.metrics[:2], found.mean("macro_accuracy"), *evaluation.metrics[2:])
+    samples = {"macro_accuracy": PerSample(ones(hits), found.places.tolist())}
+    return Evaluation(metrics, evaluation.details | {"groups": found.details()}, evaluation.samples | samples)
 
 
 def _share(name: str, hits: Tensor) -> Metric:

@@ -17,7 +17,7 @@ from vlp.data.faults import BadSampleError
 from vlp.data.pixels.decode import to_rgb
 from vlp.data.shards.shard import Shard, open_shards
 from vlp.evaluators.labelled import EvaluationSample, captions_of, groups_of, label_matrix_of, label_of, read_samples
-from vlp.evaluators.layout import CLASS_NAMES, GROUPS, KINDS, TEMPLATES, SetFolder, find_root, read_lines
+from vlp.evaluators.layout import CLASS_NAMES, GROUPS, KINDS, TEMPLATES, SetFolder, find_root, read_lines, split_lines
 from vlp.ground import dist
 from vlp.ground.files import sha256_of
 from vlp.ground.paths import find_file
@@ -136,7 +136,7 @@ def open_set(source: DataSource) -> EvaluationSet:
         lists = {name: content for name in (CLASS_NAMES, TEMPLATES) if (content := folder.content(name)) is not None}
         digests |= {name: hashlib.sha256(content).hexdigest() for name, content in lists.items()}
         _check_digests(folder, source, digests)
-        names_file = _names_file(folder, source)
+        names_file, class_names = _class_names(folder, source, lists)
         members = (*KINDS[kind], *([GROUPS] if source.groups else []))
         samples = [sample for shard in shards for sample in read_samples(shard, members)]
         found = EvaluationSet(
@@ -147,8 +147,8 @@ def open_set(source: DataSource) -> EvaluationSet:
             captions=tuple(captions_of(sample) for sample in samples) if "txt" in members else (),
             label_matrix=label_matrix_of(samples) if kind == "multilabel" else None,
             groups=groups_of(samples, source.groups),
-            class_names=_class_names(folder, source),
-            templates=folder.lines(TEMPLATES) or (),
+            class_names=class_names,
+            templates=split_lines(lists[TEMPLATES], folder.locate(TEMPLATES)) if TEMPLATES in lists else (),
             pixels=source.pixels,
             sha256=_digest_of(digests),
         )
@@ -169,7 +169,8 @@ def look(source: DataSource) -> SetFolder:
     folder = find_root(source.root)
     folder.kind()
     folder.shards(source.split)
-    _names_file(folder, source)
+    if source.class_names:
+        find_file("eval", source.class_names)
     return folder
 
 
@@ -184,17 +185,19 @@ def _open_shards(folder: SetFolder, split: str) -> list[Shard]:
     return shards
 
 
-def _names_file(folder: SetFolder, source: DataSource) -> str | None:
-    """Return where the names of the classes stand."""
-    if source.class_names:
-        return str(find_file("eval", source.class_names))
-    return folder.locate(CLASS_NAMES) if folder.content(CLASS_NAMES) is not None else None
+def _class_names(folder: SetFolder, source: DataSource, lists: Mapping[str, bytes]) -> tuple[str, tuple[str, ...]]:
+    """Return where the names of the classes stand, empty for nowhere, and the names.
 
-
-def _class_names(folder: SetFolder, source: DataSource) -> tuple[str, ...]:
+    Args:
+        lists: Content of the lists that the set has.
+    """
     if source.class_names:
-        return read_lines(find_file("eval", source.class_names))
-    return folder.lines(CLASS_NAMES) or ()
+        path = find_file("eval", source.class_names)
+        return str(path), read_lines(path)
+    if CLASS_NAMES not in lists:
+        return "", ()
+    where = folder.locate(CLASS_NAMES)
+    return where, split_lines(lists[CLASS_NAMES], where)
 
 
 def _check_digests(folder: SetFolder, source: DataSource, digests: dict[str, str]) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vlp.evaluators.base import check_kind, evaluators
 from vlp.evaluators.dataset import EvaluationSet
-from vlp.evaluators.groups import column_of, score_groups
+from vlp.evaluators.groups import column_of, count_groups, ones, score_groups
 from vlp.evaluators.intervals import proportion
 from vlp.evaluators.prompts import PLACEHOLDER, ClassPrompts, average, fill
 from vlp.evaluators.shared import SharedEncoder
@@ -115,24 +115,21 @@ def score_faces(predictions: dict[str, NDArray[np.int64]], columns: dict[str, ND
 
 def _accuracy(question: Question) -> Evaluation:
     hits = question.hits
-    whole = Evaluation((proportion(question.name, int(hits.sum()), len(hits)),), {}, {question.name: _each(hits)})
+    whole = Evaluation(
+        (proportion(question.name, int(hits.sum()), len(hits)),), {}, {question.name: PerSample(ones(hits))}
+    )
     return join([whole, score_groups(hits, question.groups, question.name, question.grouping)])
 
 
 def _rate(name: str, hits: NDArray[np.bool_], race: NDArray[np.int64]) -> Evaluation:
-    values, places = np.unique(race, return_inverse=True)
-    counts, shown = np.bincount(places), np.bincount(places[hits], minlength=len(values))
-    worst = int((shown / counts).argmax())
+    found = count_groups(hits, race)
+    worst = int((found.hits / found.samples).argmax())
     metrics = (
         proportion(name, int(hits.sum()), len(hits)),
-        proportion(f"worst_{name}", int(shown[worst]), int(counts[worst])),
+        proportion(f"worst_{name}", int(found.hits[worst]), int(found.samples[worst])),
     )
-    by_race = {"values": values.tolist(), "samples": counts.tolist(), "shown": shown.tolist()}
-    return Evaluation(metrics, {f"groups_{name}_by_race": by_race | {"worst": int(values[worst])}}, {name: _each(hits)})
-
-
-def _each(hits: NDArray[np.bool_]) -> PerSample:
-    return PerSample(hits.astype(float).tolist())
+    by_race = found.details(found="shown") | {"worst": int(found.values[worst])}
+    return Evaluation(metrics, {f"groups_{name}_by_race": by_race}, {name: PerSample(ones(hits))})
 
 
 def _of(lines: tuple[str, ...], attribute: str) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from vlp.evaluators.dataset import EvaluationSet
 from vlp.evaluators.intervals import mean_of_proportions, proportion
 from vlp.ground.registry import nearest
-from vlp.ground.types import Evaluation, PerSample, RecipeError
+from vlp.ground.types import Evaluation, Metric, PerSample, RecipeError
 
 
 def column_of(data: EvaluationSet, name: str, key: str) -> NDArray[np.int64]:
@@ -40,6 +41,41 @@ def check_ignored(groups: NDArray[np.int64], ignored: Sequence[int], key: str) -
         raise RecipeError(f"{key} leaves out all groups")
 
 
+@dataclass(frozen=True)
+class GroupCounts:
+    """Samples and hits of each group.
+
+    Args:
+        values: What the groups are called.
+        places: Place of the group of each sample among these.
+    """
+
+    values: NDArray[np.int64]
+    places: NDArray[np.intp]
+    samples: NDArray[np.int64]
+    hits: NDArray[np.int64]
+
+    def mean(self, name: str) -> Metric:
+        """Return the mean of the shares of hits within groups."""
+        return mean_of_proportions(name, self.hits, self.samples)
+
+    def details(self, counted: str = "samples", found: str = "hits") -> dict[str, list[int]]:
+        """Return all numbers, under the names that samples and hits have in a record."""
+        return {"values": self.values.tolist(), counted: self.samples.tolist(), found: self.hits.tolist()}
+
+
+def count_groups(hits: NDArray[np.bool_], groups: NDArray[np.int64]) -> GroupCounts:
+    """Count samples and hits by group."""
+    values, places = np.unique(groups, return_inverse=True)
+    return GroupCounts(values, places, np.bincount(places), np.bincount(places[hits], minlength=len(values)))
+
+
+def ones(hits: NDArray[np.bool_]) -> list[float]:
+    """Return zeros and ones, as records keep what each sample adds to a share."""
+    found: list[float] = hits.astype(float).tolist()
+    return found
+
+
 def score_groups(
     hits: NDArray[np.bool_], groups: NDArray[np.int64], metric: str, column: str, ignored: Sequence[int] = ()
 ) -> Evaluation:
@@ -51,26 +87,16 @@ def score_groups(
         metric: Such as `acc1`; `worst_group_acc1` and `mean_group_acc1` come out.
         ignored: Groups that cannot be the worst; the mean counts them.
     """
-    values, places = np.unique(groups, return_inverse=True)
-    counts = np.bincount(places)
-    right = np.bincount(places[hits], minlength=len(values))
-    shares = np.where(np.isin(values, ignored), np.inf, right / counts)
+    found = count_groups(hits, groups)
+    shares = np.where(np.isin(found.values, ignored), np.inf, found.hits / found.samples)
     worst = int(shares.argmin())
-    details = {
-        f"groups_{metric}_by_{column}": {
-            "values": values.tolist(),
-            "samples": counts.tolist(),
-            "hits": right.tolist(),
-            "ignored": sorted(ignored),
-            "worst": int(values[worst]),
-        }
-    }
+    told = found.details() | {"ignored": sorted(ignored), "worst": int(found.values[worst])}
     metrics = (
-        proportion(f"worst_group_{metric}", int(right[worst]), int(counts[worst])),
-        mean_of_proportions(f"mean_group_{metric}", right, counts),
+        proportion(f"worst_group_{metric}", int(found.hits[worst]), int(found.samples[worst])),
+        found.mean(f"mean_group_{metric}"),
     )
-    samples = {f"mean_group_{metric}": PerSample(hits.astype(float).tolist(), places.tolist())}
-    return Evaluation(metrics, details, samples)
+    samples = {f"mean_group_{metric}": PerSample(ones(hits), found.places.tolist())}
+    return Evaluation(metrics, {f"groups_{metric}_by_{column}": told}, samples)
 
 
 def _some(values: list[int]) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from vlp.data.shards.cards import Card
 from vlp.data.shards.download import Expected, RemoteStats, download
-from vlp.data.shards.remote import TransferError, is_remote
+from vlp.data.shards.remote import Remote, TransferError, is_remote
 from vlp.ground.paths import folders
 from vlp.ground.types import RecipeError
 
@@ -76,15 +76,6 @@ class SetFolder:
             return Path(location).read_bytes() if Path(location).is_file() else None
         except (OSError, TransferError) as error:
             raise RecipeError(f"{location}: cannot be read ({error})") from error
-
-    def lines(self, name: str) -> tuple[str, ...] | None:
-        """Return a list with one entry per line; None where there is none.
-
-        Raises:
-            RecipeError: A line is blank, or it is no text.
-        """
-        content = self.content(name)
-        return None if content is None else split_lines(content, self.locate(name))
 
     def kind(self) -> str:
         """Return what the set is, one of KINDS.
@@ -210,11 +201,10 @@ def _text(content: bytes, where: str) -> str:
 
 def _fetch(address: str) -> bytes | None:
     """Return what lies at an address, asked anew each time; None where there is nothing."""
-    card = Card(name="set", shards=address)
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder, "file")
         try:
-            download(card.remote(address), copy, Expected(), tries=TRIES, stats=RemoteStats(address))
+            download(Remote(address), copy, Expected(), tries=TRIES, stats=RemoteStats(address))
         except TransferError as error:
             if error.trouble == "missing":
                 return None

@@ -10,13 +10,12 @@ from jaxtyping import Bool, Float32, Float64
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vlp.evaluators.base import check_kind, evaluators
+from vlp.evaluators.base import check_class_names, check_kind, evaluators
 from vlp.evaluators.dataset import EvaluationSet
 from vlp.evaluators.intervals import linearised
-from vlp.evaluators.layout import CLASS_NAMES
 from vlp.evaluators.prompts import class_embeddings, prompts_of
 from vlp.evaluators.shared import SharedEncoder
-from vlp.ground.types import Evaluation, PerSample, RecipeError
+from vlp.ground.types import Evaluation, PerSample
 
 SCORES_AT_ONCE = 2**22
 
@@ -37,8 +36,7 @@ class Multilabel:
 
     def __init__(self, data: EvaluationSet, *, prompts: str | None = None):
         check_kind(data, "multilabel")
-        if not data.class_names:
-            raise RecipeError(f"{data.folder.locate(CLASS_NAMES)}: no such file; add it or set data.class_names")
+        check_class_names(data)
         self.data = data
         self.prompts = prompts_of(data, prompts)
         self.texts = self.prompts.texts
@@ -83,9 +81,7 @@ def rank_images(
     grouped, ordered = (torch.cat([getattr(part, name) for part in parts]).cpu() for name in ("grouped", "ordered"))
     influences: NDArray[np.float64] = torch.stack([part.influences for part in parts]).sum(dim=0).cpu().numpy()
     influences = influences / len(classes)
-    value = float(grouped.mean())
-    shift = float(ordered.mean()) - value
-    both = {"map": value, "map_sorted": value + shift}
+    both = {"map": float(grouped.mean()), "map_sorted": float(ordered.mean())}
     samples = {name: PerSample((mean + len(images) * influences).tolist()) for name, mean in both.items()}
     details = {
         "class_names": list(class_names),

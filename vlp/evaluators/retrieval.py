@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 import torch
 from jaxtyping import Float32, Float64, Int64
+from numpy.typing import NDArray
 from torch import Tensor
 
 from vlp.evaluators.base import check_kind, evaluators
@@ -178,7 +179,8 @@ def retrieve(
             samples[f"{direction}_{name}"] = queries.each(values)
     for k in recall_at:
         name = f"mean_recall@{k}"
-        metric, samples[name] = mean_recall(k, searched[0], searched[1], image_of_text)
+        of_images, of_texts = (np.asarray(samples[f"{direction}_recall@{k}"].values) for direction in DIRECTIONS)
+        metric, samples[name] = mean_recall(name, of_images, of_texts, folds.numpy(), image_of_text.numpy())
         metrics.append(metric)
         pairs = zip(*(bounds[f"{direction}_recall@{k}"] for direction in DIRECTIONS), strict=True)
         bounds[name] = [sum(pair) / 2 for pair in pairs]
@@ -194,16 +196,23 @@ def retrieve(
 
 
 def mean_recall(
-    k: int, of_images: Queries, of_texts: Queries, image_of_text: Int64[Tensor, " m"]
+    name: str,
+    image_hits: NDArray[np.float64],
+    text_hits: NDArray[np.float64],
+    folds: NDArray[np.int64],
+    image_of_text: NDArray[np.int64],
 ) -> tuple[Metric, PerSample]:
-    """Mean of both directions' recall (DataComp's main metric); the bootstrap draws images with their captions."""
-    folds = of_images.folds.numpy()
-    image_counts, text_counts = np.bincount(folds), np.bincount(of_texts.folds.numpy())
-    weights = of_texts.ranks.chances(k).numpy()
-    caption_hits = np.bincount(image_of_text.numpy(), weights=weights, minlength=len(folds))
-    per_image = (of_images.ranks.chances(k).numpy() / image_counts[folds] + caption_hits / text_counts[folds]) / 2
+    """Mean of both directions' recall (DataComp's main metric); the bootstrap draws images with their captions.
+
+    Args:
+        image_hits: Share of hits of each image, and `text_hits` of each caption.
+        folds: The fold of each image.
+    """
+    image_counts, text_counts = np.bincount(folds), np.bincount(folds[image_of_text])
+    caption_hits = np.bincount(image_of_text, weights=text_hits, minlength=len(folds))
+    per_image = (image_hits / image_counts[folds] + caption_hits / text_counts[folds]) / 2
     values = per_image * (len(folds) / len(image_counts))
-    return mean(f"mean_recall@{k}", values), PerSample(values.tolist())
+    return mean(name, values), PerSample(values.tolist())
 
 
 def _search(

@@ -38,8 +38,7 @@ class SharedEncoder:
         self.encoder = encoder
         self.scale = encoder.scale
         self.progress = progress
-        self._sets: dict[str, EvaluationSet] = {}
-        self._places: dict[str, tuple[str, str]] = {}
+        self._sets: dict[str, tuple[DataSource, EvaluationSet]] = {}
         self._images: dict[tuple[str, str, str], Tensor] = {}
         self._different: dict[tuple[str, str, str], int] = {}
         self._texts: dict[str, Tensor] = {}
@@ -48,9 +47,8 @@ class SharedEncoder:
         """Return the set of a task, opened once."""
         key = source.model_dump_json()
         if key not in self._sets:
-            self._sets[key] = open_set(source)
-            self._places[key] = (source.root, source.split)
-        return self._sets[key]
+            self._sets[key] = (source, open_set(source))
+        return self._sets[key][1]
 
     def keep_sets(self, sources: Iterable[DataSource]) -> None:
         """Forget the sets, and the embeddings of their images, that none of these sources needs.
@@ -58,16 +56,15 @@ class SharedEncoder:
         Two tasks may read one set, declare different things of it, and share its embeddings.
         """
         places = {(source.root, source.split) for source in sources}
-        self._places = {key: place for key, place in self._places.items() if place in places}
-        self._sets = {key: data for key, data in self._sets.items() if key in self._places}
-        needed = {(data.folder.root, data.sha256, data.pixels) for data in self._sets.values()}
+        self._sets = {key: kept for key, kept in self._sets.items() if (kept[0].root, kept[0].split) in places}
+        needed = {_key(data) for _, data in self._sets.values()}
         for known in (self._images, self._different):
             for key in known.keys() - needed:
                 del known[key]
 
     def images(self, data: EvaluationSet) -> Float32[Tensor, "n d"]:
         """Embed all images of a set, in its order."""
-        key = (data.folder.root, data.sha256, data.pixels)
+        key = _key(data)
         if key not in self._images:
             different: set[int] = set()
 
@@ -86,7 +83,7 @@ class SharedEncoder:
 
     def num_different(self, data: EvaluationSet) -> int | None:
         """Return how many images of a set have other pixels for training than for referees, once it is embedded."""
-        return self._different.get((data.folder.root, data.sha256, data.pixels))
+        return self._different.get(_key(data))
 
     def texts(self, texts: Sequence[str]) -> Float32[Tensor, "n d"]:
         """Embed texts; equal texts get the same row, bit for bit."""
@@ -110,6 +107,11 @@ class SharedEncoder:
         everyone = dist.gather_objects(parts)
         gathered = {start: rows for part in everyone for start, rows in part.items()}
         return torch.cat([gathered[start] for start in starts])
+
+
+def _key(data: EvaluationSet) -> tuple[str, str, str]:
+    """Return what sets have in common that show the same images."""
+    return data.folder.root, data.sha256, data.pixels
 
 
 def chunk_size(size: int) -> int:

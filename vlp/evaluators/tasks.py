@@ -116,14 +116,10 @@ def run_tasks(
     tasks: Sequence[Task],
     encoder: Encoder,
     *,
-    model: str,
-    step: int | None = None,
-    weights: str = "model",
-    preprocess: Mapping[str, Any] | None = None,
-    model_checksum: float | None = None,
     folder: Path | None = None,
     progress: bool = False,
     done: Mapping[str, Record] | None = None,
+    **model: Any,
 ) -> list[Record]:
     """Run tasks one after the other; one that fails leaves a record with its `error` and does not stop the others.
 
@@ -134,6 +130,7 @@ def run_tasks(
         folder: Where the main process writes one JSON file per task, and one table of what each sample adds.
         progress: Show bars and a line per task on the main process.
         done: Records of earlier starts by the name of the task, which are taken as they are.
+        model: What `run_task` wants to know of the model.
     """
     shared = SharedEncoder(encoder, progress=progress)
     found: dict[str, Record] = dict(done or {})
@@ -141,19 +138,11 @@ def run_tasks(
     pace = Pace(left, num_done=len(tasks) - len(left))
     for place, task in enumerate(left):
         try:
-            record = run_task(
-                task,
-                shared,
-                model=model,
-                step=step,
-                weights=weights,
-                preprocess=preprocess,
-                model_checksum=model_checksum,
-                folder=folder,
-            )
+            record = run_task(task, shared, folder=folder, **model)
         except Exception as error:
-            record = {"task": task.name, "version": task.version, "evaluator": task.evaluator, "model": model}
-            record |= {"step": step, "weights": weights, "error": f"{type(error).__name__}: {error}"}
+            record = {"task": task.name, "version": task.version, "evaluator": task.evaluator, "model": model["model"]}
+            record |= {"step": model.get("step"), "weights": model.get("weights", "model")}
+            record["error"] = f"{type(error).__name__}: {error}"
         found[task.name] = record = dist.broadcast_object(record)
         if folder is not None:
             path = folder / f"{task.name}.json"

@@ -12,9 +12,9 @@ from torch import Tensor
 from vlp.evaluators.base import check_kind, evaluators
 from vlp.evaluators.choice import worded
 from vlp.evaluators.dataset import EvaluationSet
-from vlp.evaluators.groups import column_of
+from vlp.evaluators.groups import column_of, count_groups
 from vlp.evaluators.instances import runs_of
-from vlp.evaluators.intervals import mean_of_proportions, proportion
+from vlp.evaluators.intervals import proportion
 from vlp.evaluators.shared import SharedEncoder
 from vlp.ground.types import Evaluation, PerSample, RecipeError
 
@@ -100,13 +100,13 @@ def score_pairs(
     samples = {name: PerSample(found.double().tolist()) for name, found in hits.items()}
     details = {"examples": names, "ties": int(tied.sum()), "blind": dict.fromkeys(SCORES, 0.0)}
     if groups is not None:
-        values, places = np.unique(groups, return_inverse=True)
-        sizes = np.bincount(places)
-        right = {name: np.bincount(places[found.numpy()], minlength=len(values)) for name, found in hits.items()}
-        metrics += [mean_of_proportions(f"macro_{name}", each, sizes) for name, each in right.items()]
-        samples |= {f"macro_{name}": PerSample(samples[name].values, places.tolist()) for name in SCORES}
-        by_name = {name: each.tolist() for name, each in right.items()}
-        details["groups"] = {"values": values.tolist(), "examples": sizes.tolist(), **by_name}
+        told: dict[str, list[int]] = {}
+        for name, right in hits.items():
+            found = count_groups(right.numpy(), groups)
+            metrics.append(found.mean(f"macro_{name}"))
+            samples[f"macro_{name}"] = PerSample(samples[name].values, found.places.tolist())
+            told |= found.details("examples", name)
+        details["groups"] = told
     return Evaluation(tuple(metrics), details, samples)
 
 

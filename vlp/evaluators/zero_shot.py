@@ -9,13 +9,12 @@ import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
-from vlp.evaluators.base import check_kind, evaluators
+from vlp.evaluators.base import check_class_names, check_kind, evaluators
 from vlp.evaluators.dataset import EvaluationSet
 from vlp.evaluators.f1 import macro_f1
-from vlp.evaluators.groups import check_ignored, column_of, score_groups
+from vlp.evaluators.groups import check_ignored, column_of, ones, score_groups
 from vlp.evaluators.hierarchy import score_superclasses, superclasses_of
 from vlp.evaluators.intervals import mean_of_proportions, proportion
-from vlp.evaluators.layout import CLASS_NAMES
 from vlp.evaluators.prompts import class_embeddings, prompts_of
 from vlp.evaluators.shared import SharedEncoder
 from vlp.ground.types import Evaluation, PerSample, RecipeError
@@ -55,8 +54,7 @@ class ZeroShot:
         hierarchy: str | None = None,
     ):
         check_kind(data, "classification")
-        if not data.class_names:
-            raise RecipeError(f"{data.folder.locate(CLASS_NAMES)}: no such file; add it or set data.class_names")
+        check_class_names(data)
         if group is None and (ignore_groups or top != 1):
             raise RecipeError("settings.ignore_groups and settings.top have no effect without settings.group")
         if not 1 <= top <= len(data.class_names):
@@ -140,7 +138,7 @@ def summarise(
         del within["acc5"]
     metrics = [proportion(name, int(right.sum()), len(truth)) for name, right in within.items()]
     metrics.insert(-1, mean_of_proportions("mean_per_class_recall", class_hits, counts))
-    samples = {name: PerSample(right.astype(float).tolist()) for name, right in within.items()}
+    samples = {name: PerSample(ones(right)) for name, right in within.items()}
     samples["mean_per_class_recall"] = PerSample(samples["acc1"].values, truth.tolist())
     samples["macro_f1"] = f1_samples
     details = {

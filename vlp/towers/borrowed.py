@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -83,10 +83,10 @@ class BorrowedModel:
         told: Mapping[str, Any] = json.loads(self.image_processor.to_json_string())
         return told
 
-    @property
+    @cached_property
     def embed_dim(self) -> int:
         """Width of its embeddings."""
-        return self.encoder(torch.device("cpu")).embed_texts(["a"]).shape[1]
+        return self.encoder(self.model.device).embed_texts([PROBE]).shape[1]
 
     def tensors(self) -> Iterable[Tensor]:
         """Return all weights in an order of their own."""
@@ -124,13 +124,17 @@ class BorrowedEncoder:
 
     def embed_images(self, images: Iterable[Image]) -> Float32[Tensor, "n d"]:
         """Embed images of any size and mode."""
-        with _evaluating():
-            return _collect(self._embed_images(batch) for batch in _batches(iter(images), self.batch_size))
+        with torch.inference_mode():
+            return self._collect(self._embed_images(batch) for batch in _batches(iter(images), self.batch_size))
 
     def embed_texts(self, texts: Sequence[str]) -> Float32[Tensor, "n d"]:
         """Embed texts; long ones are cut to the context."""
-        with _evaluating():
-            return _collect(self._embed_texts(batch) for batch in _batches(iter(texts), self.batch_size))
+        with torch.inference_mode():
+            return self._collect(self._embed_texts(batch) for batch in _batches(iter(texts), self.batch_size))
+
+    def _collect(self, parts: Iterator[Tensor]) -> Float32[Tensor, "n d"]:
+        found = [part.cpu() for part in parts]
+        return torch.cat(found) if found else torch.empty(0, self.model.embed_dim)
 
     def _embed_images(self, images: list[Image]) -> Tensor:
         prepared = self.model.image_processor(images=[image.convert("RGB") for image in images], return_tensors="pt")
@@ -163,14 +167,3 @@ def _unit(found: Any) -> Tensor:
 def _batches(things: Iterator[Any], size: int) -> Iterator[list[Any]]:
     while batch := list(islice(things, size)):
         yield batch
-
-
-def _collect(parts: Iterator[Tensor]) -> Float32[Tensor, "n d"]:
-    found = [part.cpu() for part in parts]
-    return torch.cat(found) if found else torch.empty(0, 0)
-
-
-@contextlib.contextmanager
-def _evaluating() -> Iterator[None]:
-    with torch.inference_mode():
-        yield

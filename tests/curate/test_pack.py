@@ -14,7 +14,8 @@ import pytest
 
 from tests.curate.conftest import write_images
 from tests.shards import LetterTokenizer, image_bytes
-from vlp.curate.pack import Limits, pack
+from vlp.curate.pack import pack
+from vlp.curate.packing import Limits
 from vlp.curate.sources.rows import read_file
 from vlp.curate.verify import verify_card
 from vlp.data import Captions, Crop, SampleSet, Stream, Views
@@ -262,7 +263,7 @@ def test_a_folder_of_something_else_is_left_alone(photos, tmp_path):
 )
 def test_a_mistake_in_the_limits_is_explained(limits, message):
     with pytest.raises(RecipeError, match=message):
-        Limits.parse(limits)
+        Limits().changed(limits)
 
 
 def test_no_workers_is_a_mistake(photos, tmp_path):

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vlp.commands.adding import add_commands
 
@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 def add_data_commands(parser: argparse.ArgumentParser) -> None:
     """data: write shards from images and tables, and check, index, filter, split and look at those of a card."""
-    adders = (_data_pack, _data_verify, _data_inspect, _data_index, _data_bench, _data_filter, _data_split)
+    adders = (
+        *(_data_pack, _data_pack_eval, _data_verify, _data_inspect),
+        *(_data_index, _data_bench, _data_filter, _data_split),
+    )
     for command in add_commands(parser, adders):
         command.add_argument("--workers", type=int, metavar="N", help="processes; default: one per core")
 
@@ -35,10 +38,48 @@ def _use_card(parser: argparse.ArgumentParser, use: Callable[[Card, argparse.Nam
 
 def _data_pack(parser: argparse.ArgumentParser) -> None:
     """pack: write images and captions as shards with a card; the same command continues an interrupted pack."""
+    _add_source(parser, "samples=10000,megabytes=1000,bad=0.01")
+
+    def command(parsed: argparse.Namespace) -> None:
+        from vlp.curate.pack import pack
+
+        print(pack(parsed.source, parsed.to, **_source_settings(parsed)))
+
+    parser.set_defaults(command=command)
+
+
+def _data_pack_eval(parser: argparse.ArgumentParser) -> None:
+    """pack-eval: write images with classes or captions as an evaluation set and its task, for vlp eval."""
+    kinds = ("classification", "retrieval", "multilabel", "choice")
+    _add_source(parser, "samples=1000,bad=0")
+    parser.add_argument(
+        "--kind", choices=kinds, help="default: classification where the source has classes, else retrieval"
+    )
+    parser.add_argument(
+        "--as", dest="name", default="test", help="split to write: test, or train for probes; default: test"
+    )
+    parser.add_argument("--class-names", default="", metavar="FILE", help="a name per line, or WORD-OF-SOURCE tab NAME")
+    parser.add_argument("--prompts", default="", metavar="FILE", help="a template per line; default: a photo of a {c}.")
+
+    def command(parsed: argparse.Namespace) -> None:
+        from vlp.curate.pack_set import SetOptions, pack_set
+
+        options = SetOptions(parsed.kind, parsed.name, parsed.class_names, parsed.prompts)
+        print(pack_set(parsed.source, parsed.to, options, **_source_settings(parsed)))
+
+    parser.set_defaults(command=command)
+
+
+def _add_source(parser: argparse.ArgumentParser, limits: str) -> None:
+    """Add what every pack needs to know.
+
+    Args:
+        limits: What holds without `--limits`.
+    """
     parser.add_argument(
         "source", type=Path, help="folder of images; CSV, TSV, JSON, JSONL or parquet; or saved dataset of Hugging Face"
     )
-    parser.add_argument("--to", type=Path, required=True, help="folder to write; its name becomes the card's")
+    parser.add_argument("--to", type=Path, required=True, help="folder to write; its name becomes that of the data")
     parser.add_argument("--split", default="", help="which split of a dataset with several, such as train")
     parser.add_argument("--encoding", default="", help="of a CSV or TSV that is not UTF-8 or UTF-16, such as cp1252")
     parser.add_argument(
@@ -47,17 +88,13 @@ def _data_pack(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--limits",
         default="",
-        metavar="samples=N,megabytes=N,bad=SHARE",
-        help="size of a shard, share of unusable rows; default: samples=10000,megabytes=1000,bad=0.01",
+        metavar=limits,
+        help="size of a shard, share of unusable rows; default: as here",
     )
 
-    def command(parsed: argparse.Namespace) -> None:
-        from vlp.curate.pack import pack
 
-        settings = {name: getattr(parsed, name) for name in ("columns", "limits", "workers", "split", "encoding")}
-        print(pack(parsed.source, parsed.to, **settings))
-
-    parser.set_defaults(command=command)
+def _source_settings(parsed: argparse.Namespace) -> dict[str, Any]:
+    return {name: getattr(parsed, name) for name in ("columns", "limits", "workers", "split", "encoding")}
 
 
 def _data_verify(parser: argparse.ArgumentParser) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,7 @@ def _settings(source: Path, columns: Columns, limits: Limits, split: str, encodi
     """Return what shapes the shards: two packs that differ in it do not share a folder."""
     return {
         "source": str(source.expanduser().resolve()),
-        "columns": asdict(columns),
+        "columns": columns.given(),
         "samples": limits.samples,
         "megabytes": limits.megabytes,
         "split": split,

@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from vlp.evaluators.dataset import DataSource, EvaluationSet
-from vlp.evaluators.layout import CLASS_NAMES
+from vlp.evaluators.layout import CLASS_NAMES, KIND_FILE
 from vlp.evaluators.shared import SharedEncoder
 from vlp.evaluators.variants import read_task
 from vlp.ground import dist
@@ -41,7 +41,7 @@ evaluators: Registry[Evaluator] = Registry("evaluator", "vlp.evaluators")
 def check_kind(data: EvaluationSet, kind: str) -> None:
     """Raise RecipeError unless a set is of a kind."""
     if data.kind != kind:
-        raise RecipeError(f"{data.folder.root} is a {data.kind} set (dataset_type.txt), the evaluator needs {kind}")
+        raise RecipeError(f"{data.folder.root} is a {data.kind} set ({KIND_FILE}), the evaluator needs {kind}")
 
 
 def check_class_names(data: EvaluationSet) -> None:

@@ -91,6 +91,13 @@ class EvaluationSet:
     def __len__(self) -> int:
         return len(self.samples)
 
+    @property
+    def classes_without_samples(self) -> list[str]:
+        """Names of classes that no image has."""
+        matrix = self.label_matrix
+        present = set(self.labels) if matrix is None else set(np.flatnonzero(matrix.any(axis=0)))
+        return [name for number, name in enumerate(self.class_names) if number not in present]
+
     def image(self, index: int) -> Image.Image:
         """Decode one image to RGB.
 
@@ -249,8 +256,7 @@ def _check_classes(found: EvaluationSet, source: DataSource, file: str) -> None:
             )
     if found.label_matrix is not None and found.label_matrix.shape[1] != num_classes:
         raise RecipeError(f"{file} names {num_classes} classes, but labels have {found.label_matrix.shape[1]}")
-    present = set(found.labels) if found.label_matrix is None else set(np.flatnonzero(found.label_matrix.any(0)))
-    absent = [name for number, name in enumerate(found.class_names) if number not in present]
+    absent = found.classes_without_samples
     if source.classes_without_samples not in (None, len(absent)):
         raise RecipeError(
             f"{found.folder.locate(source.split)}: {len(absent)} of the classes in {file} have no sample "

@@ -33,6 +33,7 @@ KINDS: dict[str, tuple[str, ...]] = {
 right caption and behind it wrong ones; a cue, and whether the image is meant by it."""
 GROUPS = "npy"  # integers of a classification set that say which groups a sample belongs to
 IMAGES = ("webp", "png", "jpg", "jpeg")
+KIND_FILE = "dataset_type.txt"
 CLASS_NAMES = "classnames.txt"
 TEMPLATES = "zeroshot_classification_templates.txt"
 TRIES = 5
@@ -83,11 +84,10 @@ class SetFolder:
         Raises:
             RecipeError: Its `dataset_type.txt` says something else.
         """
-        name = "dataset_type.txt"
-        content = self.content(name)
-        kind = "classification" if content is None else _text(content, self.locate(name)).strip().lower()
+        content = self.content(KIND_FILE)
+        kind = "classification" if content is None else _text(content, self.locate(KIND_FILE)).strip().lower()
         if kind not in KINDS:
-            raise RecipeError(f"{self.locate(name)}: '{kind}' is none of {', '.join(KINDS)}")
+            raise RecipeError(f"{self.locate(KIND_FILE)}: '{kind}' is none of {', '.join(KINDS)}")
         return kind
 
     def shards(self, split: str) -> list[str]:

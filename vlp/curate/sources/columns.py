@@ -23,18 +23,24 @@ IMAGE = (
     "image_name",
 )
 CAPTION = ("caption", "captions", "text", "title", "description", "alt", "comment")
+LABEL = ("label", "class", "class_name", "category", "target", "cls", "fine_label", "labels")
 ADDRESS = ("url", "image_url", "urls", "uri")
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Names given by the user; empty ones are guessed."""
+    """Names given by the user; empty ones are guessed.
+
+    Args:
+        usual: What a column of captions is called, in order.
+    """
 
     image: str = ""
     caption: str = ""
+    usual: tuple[str, ...] = CAPTION
 
     @classmethod
-    def parse(cls, text: str) -> Columns:
+    def parse(cls, text: str, usual: tuple[str, ...] = CAPTION) -> Columns:
         """Read `image=filepath,caption=title`.
 
         Raises:
@@ -48,7 +54,11 @@ class Columns:
                     f"--columns {text}: write image=NAME,caption=NAME{nearest(key, ('image', 'caption'))}"
                 )
             found[key] = name
-        return cls(**found)
+        return cls(**found, usual=usual)
+
+    def given(self) -> dict[str, str]:
+        """Return what the user gave."""
+        return {"image": self.image, "caption": self.caption}
 
     def image_of(self, names: Collection[str], where: str) -> str:
         """Return the column with images.
@@ -64,7 +74,7 @@ class Columns:
         Raises:
             RecipeError: There is none; lists the columns.
         """
-        return _choose("caption", self.caption, CAPTION, names, where)
+        return _choose("caption", self.caption, self.usual, names, where)
 
 
 def _choose(noun: str, given: str, usual: Collection[str], names: Collection[str], where: str) -> str:

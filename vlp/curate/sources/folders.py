@@ -44,6 +44,7 @@ class Folder:
         self.path = path
         captioned = next((captions for _, captions in walk(path) if captions), None)
         self.is_labelled = captioned is None
+        self.classes = () if self.is_labelled else None
         self.caption_keys = {"txt": 1.0}
         if captioned is None:
             self._check_labels()

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from vlp.curate.sources.columns import Columns
 from vlp.curate.sources.folders import holds_images
 from vlp.curate.sources.rows import JSON_KEY, Row, Rows, sources
-from vlp.curate.sources.tables import row_of
+from vlp.curate.sources.tables import named, row_of
 from vlp.ground.errors import first_line
 from vlp.ground.types import RecipeError
 
@@ -55,7 +55,7 @@ class Parquet:
         schema = _open(first).schema_arrow
         names = schema.names
         self.image, self.caption = columns.image_of(names, str(first)), columns.caption_of(names, str(first))
-        self.classes = _class_names(schema.metadata or {}, self.caption)
+        self.classes = _class_names(schema.metadata or {}, self.caption) or None
 
     def units(self, size: int) -> Iterator[Rows]:
         """Yield the rows, at most `size` at a time; no unit spans two files."""
@@ -63,7 +63,7 @@ class Parquet:
         for path, num_rows in self.files:
             for start in range(0, num_rows, size):
                 stop = min(start + size, num_rows)
-                yield ParquetRows(path, start, stop, before + start, self.image, self.caption, self.classes)
+                yield ParquetRows(path, start, stop, before + start, self.image, self.caption, self.classes or ())
             before += num_rows
 
 
@@ -106,12 +106,7 @@ class ParquetRows:
                 yield Row(number, where, fault=("bad_row", f"{where}: {record}"))
                 continue
             data, name = encoded(record[self.image])
-            yield row_of(number, self.path.parent, name, self._caption(record[self.caption]), where, data=data)
-
-    def _caption(self, value: Any) -> Any:
-        """Return the name of a class where the column holds their numbers."""
-        is_number = isinstance(value, int) and not isinstance(value, bool)
-        return self.classes[value] if is_number and 0 <= value < len(self.classes) else value
+            yield row_of(number, self.path.parent, name, named(record[self.caption], self.classes), where, data=data)
 
     def fingerprint(self) -> str:
         """Return a checksum of the range, and of size and time of the file."""

@@ -50,14 +50,31 @@ class Row:
         Raises:
             BadSampleError: Training could not use it.
         """
+        texts = self.texts(caption_keys)
+        Captions().first(texts)
+        return {**{kind: texts.read(kind) for kind in texts.members}, **self.image_member()}
+
+    def texts(self, caption_keys: Mapping[str, float]) -> Sample:
+        """Return the sample without its image, as a reader of captions takes it.
+
+        Raises:
+            BadSampleError: The row cannot be used, or a file with captions cannot be read.
+        """
         if self.fault is not None:
             raise BadSampleError(*self.fault)
-        members = {**self.captions, **{kind: read_file(path, "missing_caption") for kind, path in self.files.items()}}
-        Captions().first(cast(Sample, _InMemory(members, caption_keys)))
+        files = {kind: read_file(path, "missing_caption") for kind, path in self.files.items()}
+        return cast(Sample, _InMemory({**self.captions, **files}, caption_keys))
+
+    def image_member(self) -> dict[str, bytes]:
+        """Return the encoded image under the extension that its content asks for.
+
+        Raises:
+            BadSampleError: There is none, or training cannot decode it.
+        """
         data = self._image_bytes()
         kind = image_kind(data)
         decode_image(data)
-        return {**members, kind: data}
+        return {kind: data}
 
     def _image_bytes(self) -> bytes:
         if self.image is not None:
@@ -100,6 +117,9 @@ class ListedRows:
 
 class Source(Protocol):
     """Anything that can be packed: made of a path and `Columns`; its keyword-only arguments are flags of `pack`.
+
+    A source whose captions are names of classes says so in an attribute `classes`: all of them in the order of their
+    numbers, or none where the names alone order them. It is absent or null elsewhere.
 
     Args:
         rank: Sources are asked in this order whether they take a path.

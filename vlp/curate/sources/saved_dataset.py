@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from vlp.curate.sources.columns import Columns
 from vlp.curate.sources.parquet import encoded
 from vlp.curate.sources.rows import JSON_KEY, Row, Rows, sources
-from vlp.curate.sources.tables import row_of
+from vlp.curate.sources.tables import named, row_of
 from vlp.ground.types import RecipeError
 
 MARK, MARK_OF_SPLITS = "dataset_info.json", "dataset_dict.json"
@@ -45,14 +45,15 @@ class HubDataset:
                 f"{path}: several splits; pack one of them: {', '.join(str(path / name) for name in splits)}"
             )
         self.path = path
-        names = _open(path).column_names
-        self.image, self.caption = columns.image_of(names, str(path)), columns.caption_of(names, str(path))
+        features = _open(path).features
+        self.image, self.caption = columns.image_of(features, str(path)), columns.caption_of(features, str(path))
+        self.classes = tuple(getattr(features[self.caption], "names", None) or ()) or None
 
     def units(self, size: int) -> Iterator[Rows]:
         """Yield the rows, `size` at a time."""
         num_rows = len(_open(self.path))
         for start in range(0, num_rows, size):
-            yield HubRows(self.path, start, min(start + size, num_rows), self.image, self.caption)
+            yield HubRows(self.path, start, min(start + size, num_rows), self.image, self.caption, self.classes or ())
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class HubRows:
     stop: int
     image: str
     caption: str
+    classes: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[Row]:
         data = _open(self.path, self.image)
@@ -71,7 +73,8 @@ class HubRows:
             record: dict[str, Any] = data[number]
             content, name = encoded(record[self.image])
             where = f"row {number + 1}"
-            yield row_of(number, self.path, name, record[self.caption], where, data=content)
+            caption = named(record[self.caption], self.classes)
+            yield row_of(number, self.path, name, caption, where, data=content)
 
     def fingerprint(self) -> str:
         """Return a checksum of the range, and of sizes and times of the files."""

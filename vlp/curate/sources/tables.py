@@ -274,3 +274,9 @@ def local_path(folder: Path, name: Any, where: str) -> Path:
     if "\\" in name and not is_file(path):  # from a table that was written on Windows
         path = folder / name.replace("\\", "/")
     return path
+
+
+def named(value: Any, classes: Sequence[str]) -> Any:
+    """Return the name of a class where its number stands; leave anything else."""
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    return classes[value] if is_number and 0 <= value < len(classes) else value

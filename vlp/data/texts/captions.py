@@ -122,9 +122,23 @@ class Captions:
         Raises:
             BadSampleError: There is none, it is empty, too long, or not text.
         """
+        key, texts = self._listed(sample)
+        return self._clean(texts[0], key)
+
+    @net("bad_caption")
+    def all(self, sample: Sample) -> list[str]:
+        """Return all captions of the first key, in full.
+
+        Raises:
+            BadSampleError: There is none, or one is empty, too long, or not text.
+        """
+        key, texts = self._listed(sample)
+        return [self._clean(text, key) for text in texts]
+
+    def _listed(self, sample: Sample) -> tuple[str, list[str]]:
         found = _find(sample, self.keys or sample.caption_keys)
         key = next(iter(found))
-        return self._clean(self._candidates(key, found[key][1])[0], key)
+        return key, self._candidates(key, found[key][1])
 
     def _candidates(self, key: str, value: Any) -> list[str]:
         texts = value if isinstance(value, list) else [value]

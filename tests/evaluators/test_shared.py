@@ -65,6 +65,8 @@ def test_an_image_that_fails_ahead_fails_in_its_turn():
         next(images)
 
 
-@pytest.mark.parametrize(("size", "expected"), [(1, 16), (353, 16), (5000, 79), (50_000, 256)])
-def test_chunks_depend_on_the_number_of_samples_alone(size, expected):
-    assert chunk_size(size) == expected
+@pytest.mark.parametrize(
+    ("size", "least", "expected"), [(1, 16, 16), (353, 16, 16), (353, 64, 64), (5000, 64, 79), (50_000, 16, 256)]
+)
+def test_chunks_depend_on_the_number_of_samples_alone(size, least, expected):
+    assert chunk_size(size, least) == expected

@@ -21,6 +21,7 @@ from vlp.ground.types import Encoder, RecipeError
 
 Decoded = TypeVar("Decoded")
 NORM_TOLERANCE = 1e-3
+LEAST_IMAGES, LEAST_TEXTS = 16, 64  # a forward of fewer short texts waits for the weights to come from memory
 
 
 class SharedEncoder:
@@ -77,7 +78,7 @@ class SharedEncoder:
             def embed(indices: range) -> Tensor:
                 return self.encoder.embed_images(decode_ahead(decode, indices))
 
-            self._images[key] = self._split(embed, len(data), f"{data.folder.name}: images")
+            self._images[key] = self._split(embed, len(data), LEAST_IMAGES, f"{data.folder.name}: images")
             self._different[key] = len(set().union(*dist.gather_objects(different)))
         return self._images[key]
 
@@ -89,12 +90,16 @@ class SharedEncoder:
         """Embed texts; equal texts get the same row, bit for bit."""
         new = [text for text in dict.fromkeys(texts) if text not in self._texts]
         if new:
-            rows = self._split(lambda indices: self.encoder.embed_texts([new[i] for i in indices]), len(new), "texts")
+
+            def embed(indices: range) -> Tensor:
+                return self.encoder.embed_texts([new[i] for i in indices])
+
+            rows = self._split(embed, len(new), LEAST_TEXTS, "texts")
             self._texts.update(zip(new, rows, strict=True))
         return torch.stack([self._texts[text] for text in texts])
 
-    def _split(self, embed: Callable[[range], Tensor], size: int, label: str) -> Tensor:
-        chunk = chunk_size(size)
+    def _split(self, embed: Callable[[range], Tensor], size: int, least: int, label: str) -> Tensor:
+        chunk = chunk_size(size, least)
         starts = range(0, size, chunk)
         mine = starts[dist.rank() :: dist.world_size()]
         parts: dict[int, Tensor] = {}
@@ -114,9 +119,9 @@ def _key(data: EvaluationSet) -> tuple[str, str, str]:
     return data.folder.root, data.sha256, data.pixels
 
 
-def chunk_size(size: int) -> int:
+def chunk_size(size: int, least: int) -> int:
     """Samples dealt at a time: small enough to share out a small set, large enough to fill a device."""
-    return min(256, max(16, -(-size // 64)))
+    return min(256, max(least, -(-size // 64)))
 
 
 def decode_ahead(decode: Callable[[int], Decoded], indices: range) -> Iterator[Decoded]:

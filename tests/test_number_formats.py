@@ -10,10 +10,10 @@ from torch import nn
 
 from tests.small_steps import batch_for, small_parts, small_recipe
 from vlp import train
+from vlp.ground.float32 import whole_float32
 from vlp.objectives.captioning import CaptionDecoder
 from vlp.objectives.shared.heads import Perceptron
 from vlp.run import assemble
-from vlp.step.micro_batches import whole_float32
 
 SIZE = 16
 HALF = "train.precision=bfloat16"

@@ -1,4 +1,4 @@
-"""Scores where the features lie: a GPU says what the CPU says."""
+"""Scores where the features lie: a GPU, and any other device, says what the CPU says."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import pytest
 import torch
 
 from tests.evaluators.kinds import draw_rows, values_of
+from tests.pretend_device import DEVICE, PretendDevice
+from tests.towers.tiny import tiny_model
 from vlp.evaluators.association import pick
+from vlp.evaluators.base import load_task
 from vlp.evaluators.choice import choose
 from vlp.evaluators.eccv_caption import GroundTruth, score_truth
 from vlp.evaluators.hierarchy import score_superclasses
 from vlp.evaluators.multilabel import rank_images
 from vlp.evaluators.retrieval import retrieve
+from vlp.evaluators.tasks import run_task
 from vlp.evaluators.winoground import score_pairs
 from vlp.evaluators.zero_shot import classify, rank_classes
-
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-]
+from vlp.towers.encoder import TowerEncoder
 
 NAMES = tuple(f"class {k}" for k in range(9))
 LABELS = torch.arange(600) % 9
@@ -63,10 +63,55 @@ def eccv_caption(images, texts):
     return score_truth(images[:100], texts[:500], GroundTruth(tuple(range(100)), tuple(range(500)), links), (1, 5))
 
 
-@pytest.mark.parametrize(
-    "score", [zero_shot, superclasses, multilabel, choice, winoground, association, retrieval, eccv_caption]
-)
-def test_a_gpu_says_what_the_cpu_says(score):
+SCORES = [zero_shot, superclasses, multilabel, choice, winoground, association, retrieval, eccv_caption]
+
+
+def draw():
     images = draw_rows(600, 32)
-    texts = torch.nn.functional.normalize(images[OWNERS] + 0.3 * draw_rows(1800, 32, seed=1), dim=1)
+    return images, torch.nn.functional.normalize(images[OWNERS] + 0.3 * draw_rows(1800, 32, seed=1), dim=1)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("score", SCORES)
+def test_a_gpu_says_what_the_cpu_says(score):
+    images, texts = draw()
     assert values_of(score(images.cuda(), texts.cuda())) == pytest.approx(values_of(score(images, texts)), abs=1e-6)
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_scores_stay_on_the_device_of_the_features(score):
+    images, texts = draw()
+    expected = values_of(score(images, texts))
+    with PretendDevice():
+        assert values_of(score(images.to(DEVICE), texts.to(DEVICE))) == expected
+
+
+def test_the_pretended_device_is_not_the_cpu():
+    with PretendDevice():
+        there = torch.ones(3).to(DEVICE)
+        assert there.device == DEVICE and (there + there).tolist() == [2, 2, 2]
+        assert torch.arange(3, device=DEVICE).device == DEVICE
+        with pytest.raises(RuntimeError, match="expected all tensors on one device"):
+            there + torch.ones(3)
+        with pytest.raises((TypeError, RuntimeError)):
+            there.numpy()
+
+
+class Elsewhere:
+    """An encoder whose towers are on the pretended device."""
+
+    def __init__(self, encoder):
+        self.scale, self.device = encoder.scale, DEVICE
+        self.embed_images, self.embed_texts = encoder.embed_images, encoder.embed_texts
+
+
+@pytest.mark.parametrize("task", ["emoji24", "emoji-retrieval", "geometry"])
+def test_a_task_is_scored_on_the_device_of_the_model(task):
+    encoder = TowerEncoder(tiny_model().eval())
+    expected = run_task(load_task(task), encoder, model="tiny")
+    with PretendDevice():
+        found = run_task(load_task(task), Elsewhere(encoder), model="tiny")
+    assert found["details"] == expected["details"]
+    for name, metric in expected["metrics"].items():
+        assert found["metrics"][name] == pytest.approx(metric, abs=1e-6), name

@@ -73,10 +73,10 @@ def measure(images: Float32[Tensor, "n d"], texts: Float32[Tensor, "n d"]) -> Ev
         "overlap": negatives["overlap"],
     }
     metrics = [Metric(name, value, size) for name, value in values.items()]
-    metrics.insert(2, mean("alignment", (2 - 2 * positives).numpy()))
-    metrics.append(mean("positive_mean", positives.numpy()))
+    metrics.insert(2, mean("alignment", (2 - 2 * positives).cpu().numpy()))
+    metrics.append(mean("positive_mean", positives.cpu().numpy()))
     if size >= 10:
-        metrics.append(modality_accuracy(image.numpy(), text.numpy()))
+        metrics.append(modality_accuracy(image.cpu().numpy(), text.cpu().numpy()))
     return Evaluation(tuple(metrics), {"pairs": size, "histogram": negatives["histogram"]})
 
 
@@ -124,7 +124,7 @@ def count_negatives(
     ordered = positives.sort().values
     below = above = 0
     total = 0.0
-    histogram = torch.zeros(BINS, dtype=torch.int64)
+    histogram = torch.zeros(BINS, dtype=torch.int64, device=image.device)
     for start, scores in _score_chunks(image, text):
         keep = torch.ones_like(scores, dtype=torch.bool)
         keep.diagonal(start).fill_(False)

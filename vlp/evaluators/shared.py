@@ -30,6 +30,8 @@ class SharedEncoder:
     Samples are dealt in whole chunks whose borders depend on the number of samples alone: the batches that the
     model sees, and with them the last bits of the embeddings, are the same for any number of processes.
 
+    Embeddings are kept on the CPU, and handed out on the device of the model, where they are scored.
+
     Args:
         encoder: The model; the same weights on every process.
         progress: Show a bar on the main process.
@@ -39,6 +41,7 @@ class SharedEncoder:
         self.encoder = encoder
         self.scale = encoder.scale
         self.progress = progress
+        self.device = torch.device(getattr(encoder, "device", "cpu"))
         self._sets: dict[str, tuple[DataSource, EvaluationSet]] = {}
         self._images: dict[tuple[str, str, str], Tensor] = {}
         self._different: dict[tuple[str, str, str], int] = {}
@@ -64,7 +67,7 @@ class SharedEncoder:
                 del known[key]
 
     def images(self, data: EvaluationSet) -> Float32[Tensor, "n d"]:
-        """Embed all images of a set, in its order."""
+        """Embed all images of a set, in its order; on `device`."""
         key = _key(data)
         if key not in self._images:
             different: set[int] = set()
@@ -80,14 +83,14 @@ class SharedEncoder:
 
             self._images[key] = self._split(embed, len(data), LEAST_IMAGES, f"{data.folder.name}: images")
             self._different[key] = len(set().union(*dist.gather_objects(different)))
-        return self._images[key]
+        return self._images[key].to(self.device)
 
     def num_different(self, data: EvaluationSet) -> int | None:
         """Return how many images of a set have other pixels for training than for referees, once it is embedded."""
         return self._different.get(_key(data))
 
     def texts(self, texts: Sequence[str]) -> Float32[Tensor, "n d"]:
-        """Embed texts; equal texts get the same row, bit for bit."""
+        """Embed texts; equal texts get the same row, bit for bit; on `device`."""
         new = [text for text in dict.fromkeys(texts) if text not in self._texts]
         if new:
 
@@ -96,7 +99,7 @@ class SharedEncoder:
 
             rows = self._split(embed, len(new), LEAST_TEXTS, "texts")
             self._texts.update(zip(new, rows, strict=True))
-        return torch.stack([self._texts[text] for text in texts])
+        return torch.stack([self._texts[text] for text in texts]).to(self.device)
 
     def _split(self, embed: Callable[[range], Tensor], size: int, least: int, label: str) -> Tensor:
         chunk = chunk_size(size, least)

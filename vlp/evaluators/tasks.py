@@ -19,6 +19,7 @@ from vlp.evaluators.per_sample import lay_out_samples, write_samples
 from vlp.evaluators.record import Record, finish, headline, lay_out, read_record, write_record
 from vlp.evaluators.shared import SharedEncoder
 from vlp.ground import dist
+from vlp.ground.float32 import whole_float32
 from vlp.ground.types import Encoder
 
 
@@ -50,7 +51,8 @@ def run_task(
     shared = encoder if isinstance(encoder, SharedEncoder) else SharedEncoder(encoder)
     start = time.perf_counter()
     evaluator = task.open(shared)
-    evaluation = evaluator.run(shared)
+    with whole_float32():
+        evaluation = evaluator.run(shared)
     with dist.together():
         record = finish(
             {

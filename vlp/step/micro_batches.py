@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from vlp.ground.float32 import whole_float32
 from vlp.ground.randomness import GOLDEN, MASK, mix
 from vlp.ground.types import Batch, Embeddings, Teacher
 
@@ -80,18 +81,6 @@ def _differentiate(evaluate: Evaluate, leaves: Embeddings) -> tuple[Tensor, dict
         loss, report = evaluate(leaves)
         loss.backward()
     return loss.detach(), report
-
-
-@contextmanager
-def whole_float32() -> Iterator[None]:
-    """Multiply float32 matrices as such on CUDA too: the towers may drop 13 of 23 digits (TF32), losses may not."""
-    matmul = torch.backends.cuda.matmul
-    before = matmul.allow_tf32
-    matmul.allow_tf32 = False
-    try:
-        yield
-    finally:
-        matmul.allow_tf32 = before
 
 
 def _embed_without_graph(embed: Embed, batch: Batch, seeds: Seeds, micro_batch: int) -> Embeddings:

@@ -236,3 +236,16 @@ def test_a_tokenizer_with_more_words_than_the_tower_is_refused(tmp_path):
     transformers.CLIPSegModel(config).save_pretrained(tmp_path / "model")
     with pytest.raises(RecipeError, match=r"its tokenizer gives 10 for .* its text tower has 5 words"):
         load_any_model(str(tmp_path / "model"))
+
+
+def test_features_before_the_projection(theirs):
+    encoder = load(str(theirs[0]))
+    if encoder.model.kind.startswith("siglip"):
+        with pytest.raises(RecipeError, match=r"features: a siglip2.* has no projection of images"):
+            encoder.image_features(tiny_images())
+        return
+    found = encoder.image_features(tiny_images())
+    with torch.no_grad():
+        projected = functional.normalize(encoder.model.model.visual_projection(found), dim=-1)
+    assert found.shape == (len(tiny_images()), SMALL["hidden_size"])
+    assert torch.allclose(projected, encoder.embed_images(tiny_images()), atol=1e-6)

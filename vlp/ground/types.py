@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Float32, Int64, UInt8
 from PIL.Image import Image
@@ -185,6 +185,13 @@ class Encoder(Protocol):
     def embed_images(self, images: Iterable[Image]) -> Float32[Tensor, "n d"]: ...
 
     def embed_texts(self, texts: Sequence[str]) -> Float32[Tensor, "n d"]: ...
+
+
+@runtime_checkable
+class FeatureEncoder(Protocol):
+    """A model that also says what its image tower knows before the projection into the shared space, in float32."""
+
+    def image_features(self, images: Iterable[Image]) -> Float32[Tensor, "n w"]: ...
 
 
 class Tokenizer(Protocol):

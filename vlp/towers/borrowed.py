@@ -18,6 +18,7 @@ from torch.nn import functional
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
 
 from vlp.ground.types import RecipeError
+from vlp.towers.before_projection import tapped
 from vlp.towers.transformers_folders import CONFIG
 
 # Trained with all texts filled to one length, which changes what the tower gives for short ones.
@@ -126,6 +127,17 @@ class BorrowedEncoder:
         """Embed images of any size and mode."""
         with torch.inference_mode():
             return self._collect(self._embed_images(batch) for batch in _batches(iter(images), self.batch_size))
+
+    def image_features(self, images: Iterable[Image]) -> Float32[Tensor, "n w"]:
+        """Return what the image tower knows before its projection, for images of any size and mode.
+
+        Raises:
+            RecipeError: The model has no projection of images.
+        """
+        with torch.inference_mode(), tapped(self.model.model, f"a {self.model.kind} of transformers") as features:
+            for batch in _batches(iter(images), self.batch_size):
+                self._embed_images(batch)
+            return self._collect(part.float() for part in features)
 
     def embed_texts(self, texts: Sequence[str]) -> Float32[Tensor, "n d"]:
         """Embed texts; long ones are cut to the context."""

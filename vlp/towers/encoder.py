@@ -12,6 +12,7 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL.Image import Image
 from torch import Tensor
 
+from vlp.towers.before_projection import tapped
 from vlp.towers.dual import DualEncoder
 
 
@@ -50,6 +51,18 @@ class TowerEncoder:
         pixels = (self.transform(image) for image in images)
         with self._evaluating():
             return self._collect(self.model.embed_images(self._move(batch)) for batch in self._batches(pixels))
+
+    def image_features(self, images: Iterable[Image]) -> Float32[Tensor, "n w"]:
+        """Return what the image tower knows before its projection, for images of any size and mode.
+
+        Raises:
+            RecipeError: The tower has no projection to look behind.
+        """
+        pixels = (self.transform(image) for image in images)
+        with self._evaluating(), tapped(self.model.core.visual, "the image tower") as features:
+            for batch in self._batches(pixels):
+                self.model.embed_images(self._move(batch))
+            return self._collect(part.float() for part in features)
 
     def embed_texts(self, texts: Sequence[str]) -> Float32[Tensor, "n d"]:
         """Embed texts; long ones are cut to the context."""

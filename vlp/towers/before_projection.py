@@ -1,0 +1,72 @@
+"""What an image tower knows before its projection into the shared space."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from open_clip.timm_model import TimmModel
+from open_clip.transformer import VisionTransformer
+from torch import Tensor, nn
+
+from vlp.ground.types import RecipeError
+
+BORROWED = ("visual_projection", "image_projection", "vision_projection", "vision_proj")
+"""What transformers calls the projection of images, by family."""
+
+
+@contextmanager
+def tapped(tower: nn.Module, name: str) -> Iterator[list[Tensor]]:
+    """Collect what enters the projection in each forward of the block; the tower itself computes as ever.
+
+    Args:
+        tower: Image tower of open_clip, or a whole dual encoder of transformers.
+        name: What to call it in messages.
+
+    Raises:
+        RecipeError: It has no projection, or one that is a part of its pooling.
+    """
+    found: list[Tensor] = []
+    release = _tap_pool(tower, found) if isinstance(tower, VisionTransformer) else _tap_module(tower, name, found)
+    try:
+        yield found
+    finally:
+        release()
+
+
+def _tap_pool(tower: VisionTransformer, found: list[Tensor]) -> Callable[[], None]:
+    """Listen to the pooling: the projection behind it is a bare parameter, which no hook can see."""
+    if tower.proj is None:
+        raise RecipeError("features: the image tower has no projection; use features: projected")
+    pool = tower._pool
+
+    def listening(tokens: Tensor) -> tuple[Tensor, Tensor]:
+        pooled, rest = pool(tokens)
+        found.append(pooled)
+        return pooled, rest
+
+    tower.__dict__["_pool"] = listening  # an attribute of the instance, before the method of its class
+    return lambda: tower.__dict__.pop("_pool")
+
+
+def _tap_module(tower: nn.Module, name: str, found: list[Tensor]) -> Callable[[], None]:
+    projection = _projection_of(tower)
+    if projection is None:
+        raise RecipeError(f"features: {name} has no projection of images to look behind; use features: projected")
+
+    def listen(_module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        found.append(inputs[0])
+
+    return projection.register_forward_pre_hook(listen).remove
+
+
+def _projection_of(tower: nn.Module) -> nn.Module | None:
+    if not isinstance(tower, TimmModel):
+        return next((getattr(tower, name) for name in BORROWED if hasattr(tower, name)), None)
+    for name in ("proj", "mlp"):
+        if hasattr(tower.head, name):
+            own: nn.Module = getattr(tower.head, name)
+            return own
+    classifier = tower.trunk.get_classifier() if not len(tower.head) else None
+    return classifier if isinstance(classifier, nn.Linear) else None

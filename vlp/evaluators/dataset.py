@@ -67,6 +67,7 @@ class EvaluationSet:
     """A complete set: every image with its label, in the order of the shards.
 
     Args:
+        source: What was asked for; further splits of the set are opened from it.
         kind: One of `layout.KINDS`.
         labels: Class of each image (classification), or whether its cue means it (association).
         captions: Captions of each image (retrieval), the right one and wrong ones (choice), or its cue (association).
@@ -76,6 +77,7 @@ class EvaluationSet:
         sha256: One checksum over the checksums of all files.
     """
 
+    source: DataSource
     folder: SetFolder
     kind: str
     samples: tuple[EvaluationSample, ...]
@@ -147,6 +149,7 @@ def open_set(source: DataSource) -> EvaluationSet:
         members = (*KINDS[kind], *([GROUPS] if source.groups else []))
         samples = [sample for shard in shards for sample in read_samples(shard, members)]
         found = EvaluationSet(
+            source=source,
             folder=folder,
             kind=kind,
             samples=tuple(samples),

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from vlp.evaluators.dataset import DataSource, EvaluationSet, open_set
 from vlp.ground import dist
 from vlp.ground.cores import usable_cores
-from vlp.ground.types import Encoder, RecipeError
+from vlp.ground.types import Encoder, FeatureEncoder, RecipeError
 
 Decoded = TypeVar("Decoded")
 NORM_TOLERANCE = 1e-3
@@ -44,6 +44,7 @@ class SharedEncoder:
         self.device = torch.device(getattr(encoder, "device", "cpu"))
         self._sets: dict[str, tuple[DataSource, EvaluationSet]] = {}
         self._images: dict[tuple[str, str, str], Tensor] = {}
+        self._features: dict[tuple[str, str, str], Tensor] = {}
         self._different: dict[tuple[str, str, str], int] = {}
         self._texts: dict[str, Tensor] = {}
 
@@ -57,12 +58,13 @@ class SharedEncoder:
     def keep_sets(self, sources: Iterable[DataSource]) -> None:
         """Forget the sets, and the embeddings of their images, that none of these sources needs.
 
-        Two tasks may read one set, declare different things of it, and share its embeddings.
+        Two tasks may read one set, declare different things of it, and share its embeddings; a probe also reads splits
+        that `data` of its task does not name, so all splits of a set stay.
         """
-        places = {(source.root, source.split) for source in sources}
-        self._sets = {key: kept for key, kept in self._sets.items() if (kept[0].root, kept[0].split) in places}
+        roots = {source.root for source in sources}
+        self._sets = {key: kept for key, kept in self._sets.items() if kept[0].root in roots}
         needed = {_key(data) for _, data in self._sets.values()}
-        for known in (self._images, self._different):
+        for known in (self._images, self._features, self._different):
             for key in known.keys() - needed:
                 del known[key]
 
@@ -70,20 +72,44 @@ class SharedEncoder:
         """Embed all images of a set, in its order; on `device`."""
         key = _key(data)
         if key not in self._images:
-            different: set[int] = set()
-
-            def decode(index: int) -> Image:
-                image, is_different = data.decode(index)
-                if is_different:
-                    different.add(index)
-                return image
-
-            def embed(indices: range) -> Tensor:
-                return self.encoder.embed_images(decode_ahead(decode, indices))
-
-            self._images[key] = self._split(embed, len(data), LEAST_IMAGES, f"{data.folder.name}: images")
-            self._different[key] = len(set().union(*dist.gather_objects(different)))
+            self._images[key] = self._read_images(data, self.encoder.embed_images, is_unit=True)
         return self._images[key].to(self.device)
+
+    def image_features(self, data: EvaluationSet) -> Float32[Tensor, "n w"]:
+        """Return what the image tower knows before its projection, of all images of a set; of no unit norm.
+
+        Raises:
+            RecipeError: The model has no features before its projection.
+        """
+        if not isinstance(self.encoder, FeatureEncoder):
+            raise RecipeError(
+                f"features: a {type(self.encoder).__name__} gives embeddings alone; use features: projected"
+            )
+        key = _key(data)
+        if key not in self._features:
+            self._features[key] = self._read_images(data, self.encoder.image_features, is_unit=False)
+        return self._features[key].to(self.device)
+
+    def _read_images(
+        self, data: EvaluationSet, read: Callable[[Iterable[Image]], Tensor], *, is_unit: bool
+    ) -> Float32[Tensor, "n d"]:
+        different: set[int] = set()
+
+        def decode(index: int) -> Image:
+            image, is_different = data.decode(index)
+            if is_different:
+                different.add(index)
+            return image
+
+        rows = self._split(
+            lambda indices: read(decode_ahead(decode, indices)),
+            len(data),
+            LEAST_IMAGES,
+            f"{data.folder.name}: images",
+            is_unit=is_unit,
+        )
+        self._different[_key(data)] = len(set().union(*dist.gather_objects(different)))
+        return rows
 
     def num_different(self, data: EvaluationSet) -> int | None:
         """Return how many images of a set have other pixels for training than for referees, once it is embedded."""
@@ -101,7 +127,9 @@ class SharedEncoder:
             self._texts.update(zip(new, rows, strict=True))
         return torch.stack([self._texts[text] for text in texts]).to(self.device)
 
-    def _split(self, embed: Callable[[range], Tensor], size: int, least: int, label: str) -> Tensor:
+    def _split(
+        self, embed: Callable[[range], Tensor], size: int, least: int, label: str, *, is_unit: bool = True
+    ) -> Tensor:
         chunk = chunk_size(size, least)
         starts = range(0, size, chunk)
         mine = starts[dist.rank() :: dist.world_size()]
@@ -110,7 +138,7 @@ class SharedEncoder:
         with dist.together(), tqdm(total=size, desc=label, disable=hidden, leave=False) as bar:
             for start in mine:
                 indices = range(start, min(start + chunk, size))
-                parts[start] = _checked(embed(indices), len(indices), label)
+                parts[start] = _checked(embed(indices), len(indices), label, is_unit)
                 bar.update(len(indices) * dist.world_size())
         everyone = dist.gather_objects(parts)
         gathered = {start: rows for part in everyone for start, rows in part.items()}
@@ -138,13 +166,13 @@ def decode_ahead(decode: Callable[[int], Decoded], indices: range) -> Iterator[D
             waiting.extend(pool.submit(decode, i) for i in islice(left, 1))
 
 
-def _checked(rows: Tensor, size: int, label: str) -> Tensor:
+def _checked(rows: Tensor, size: int, label: str, is_unit: bool) -> Tensor:
     rows = rows.detach().cpu().float()
     if rows.ndim != 2 or len(rows) != size:
         raise RecipeError(f"{label}: the model gave {tuple(rows.shape)} for {size} inputs")
     norms = rows.norm(dim=1)
     if not torch.isfinite(norms).all():
         raise RecipeError(f"{label}: the model's embeddings are not finite; its weights are broken")
-    if (norms - 1).abs().max() > NORM_TOLERANCE:
+    if is_unit and (norms - 1).abs().max() > NORM_TOLERANCE:
         raise RecipeError(f"{label}: the model's embeddings are not of unit norm ({float(norms.max()):.4f})")
     return rows

@@ -118,12 +118,12 @@ def classify(
 
 
 def summarise(
-    ranked: RankedClasses, labels: Int64[Tensor, " n"], class_names: tuple[str, ...], num_templates: int
+    ranked: RankedClasses, labels: Int64[Tensor, " n"], class_names: tuple[str, ...], num_templates: int | None = None
 ) -> Evaluation:
     """Count hits; mean per-class recall leaves out classes without images, as scikit-learn does.
 
     Args:
-        num_templates: Prompts of a class, at most.
+        num_templates: Prompts of a class, at most; None where prompts do not classify.
     """
     num_classes = len(class_names)
     truth, found, ranks, tied = (
@@ -146,10 +146,11 @@ def summarise(
         "samples_per_class": counts.tolist(),
         "hits_per_class": class_hits.tolist(),
         "ties": int(tied.sum()),
-        "templates": num_templates,
         "predictions": found.tolist(),
         "ranks": ranks.tolist(),
     }
+    if num_templates is not None:
+        details["templates"] = num_templates
     if num_classes <= LARGEST_CONFUSION:
         cells = np.bincount(truth * num_classes + found, minlength=num_classes**2)
         details["confusion"] = cells.reshape(num_classes, num_classes).tolist()

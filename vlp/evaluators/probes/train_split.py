@@ -1,0 +1,56 @@
+"""Further splits of the set that a task is on: what probes learn from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float32, Int64
+from torch import Tensor
+
+from vlp.evaluators.dataset import DataSource, EvaluationSet
+from vlp.evaluators.shared import SharedEncoder
+from vlp.ground.types import RecipeError
+
+Features = Literal["projected", "backbone"]
+
+
+@dataclass(frozen=True)
+class SplitFeatures:
+    """Frozen features of one split with their classes."""
+
+    data: EvaluationSet
+    features: Float32[Tensor, "n d"]
+    labels: Int64[Tensor, " n"]
+
+    def told(self) -> dict[str, object]:
+        """Return what a record says of it."""
+        return {"split": self.data.source.split, "samples": len(self.data), "sha256": self.data.sha256}
+
+
+def open_split(encoder: SharedEncoder, data: EvaluationSet, split: str, setting: str) -> EvaluationSet:
+    """Open another split of a set, which must have all its classes unless `data.classes_without_samples` allows less.
+
+    Args:
+        setting: Which setting names the split, for messages.
+
+    Raises:
+        RecipeError: It is not there, damaged, or the split that is tested.
+    """
+    if split == data.source.split:
+        raise RecipeError(f"settings.{setting}: '{split}' is the split that is tested (data.split)")
+    return encoder.open(_source_of(data.source, split))
+
+
+def read_features(encoder: SharedEncoder, data: EvaluationSet, features: Features) -> SplitFeatures:
+    """Embed the images of a split, once for all tasks."""
+    rows = encoder.images(data) if features == "projected" else encoder.image_features(data)
+    return SplitFeatures(data, rows, torch.tensor(data.labels, device=rows.device))
+
+
+def _source_of(source: DataSource, split: str) -> DataSource:
+    lists = {name: digest for name, digest in source.sha256.items() if "/" not in name or name.startswith(f"{split}/")}
+    absent = 0 if source.classes_without_samples == 0 else None
+    known = {"split": split, "samples": None, "sha256": lists, "classes_without_samples": absent}
+    return source.model_copy(update=known)

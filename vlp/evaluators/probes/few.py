@@ -1,0 +1,56 @@
+"""Draws of a few samples of each class, and means over such draws."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import t as student
+
+from vlp.ground.types import Metric, PerSample, RecipeError
+
+
+def draw_few(labels: NDArray[np.int64], number: int, seed: int, draw: int) -> NDArray[np.int64]:
+    """Draw so many samples of each class; the first of more samples are those of fewer.
+
+    Returns:
+        Places of the samples, a row per class.
+
+    Raises:
+        RecipeError: A class has less.
+    """
+    random = np.random.default_rng([seed, draw])
+    order = random.permutation(len(labels))
+    rows = []
+    for label in range(int(labels.max()) + 1):
+        members = order[labels[order] == label]
+        if len(members) < number:
+            raise RecipeError(
+                f"settings.shots: {number} samples of each class are drawn, held-out ones included, and class {label} "
+                f"has {len(members)}; take fewer shots"
+            )
+        rows.append(members[:number])
+    return np.stack(rows)
+
+
+def mean_over_draws(name: str, hits: NDArray[np.bool_]) -> tuple[Metric, PerSample]:
+    """Share of hits over draws and samples; the interval takes both as drawn by chance.
+
+    Its variance is that of the mean of the samples, over draws, plus that of the mean of the draws, over samples, with
+    Student's quantile at Satterthwaite's degrees of freedom, as draws are few.
+
+    Args:
+        hits: A row per draw, at least two, a column per sample.
+    """
+    num_draws, num_samples = hits.shape
+    each = hits.mean(axis=0)
+    value = float(each.mean())
+    by_draws = float(hits.mean(axis=1).var(ddof=1)) / num_draws
+    by_samples = float(each.var(ddof=1)) / num_samples if num_samples > 1 else 0.0
+    total = by_draws + by_samples
+    if total > 0:
+        freedom = total**2 / (by_draws**2 / (num_draws - 1) + by_samples**2 / max(1, num_samples - 1))
+        spread = float(student.ppf(0.975, freedom)) * total**0.5
+    else:
+        spread = 0.0
+    metric = Metric(name, value, num_samples, max(0.0, value - spread), min(1.0, value + spread))
+    return metric, PerSample(each.tolist())

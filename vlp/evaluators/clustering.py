@@ -22,7 +22,7 @@ class Clustering:
 
     `nmi` is normalised mutual information with the mean of both entropies (the V-measure), `ari` the adjusted Rand
     index (Hubert & Arabie 1985), as scikit-learn computes them; `cluster_accuracy` gives each cluster a class of its
-    own by the Hungarian method (Yang et al. 2010). Intervals speak of the choice of images, not of where k-means starts.
+    own by the Hungarian method (Yang et al. 2010). Intervals speak of the choice of images, not of k-means's starts.
 
     Args:
         clusters: How many; as many as classes when absent.

@@ -22,8 +22,8 @@ class JointClustering:
     """Cluster images and prompts in one space and compare the clusters with the classes, as `clustering` does.
 
     A gap between modalities splits the clusters: Grassucci et al. 2026 (arXiv:2601.18525) and Role et al. 2025
-    (arXiv:2505.03703) judge it so. `joint_modality_nmi` is the mutual information of clusters and modalities, as a share
-    of the mean of their entropies: 0 where each cluster mixes images and texts as all rows do.
+    (arXiv:2505.03703) judge it so. `joint_modality_nmi` is the mutual information of clusters and modalities, as a
+    share of the mean of their entropies: 0 where each cluster mixes images and texts as all rows do.
 
     Args:
         prompts: File relative to `eval/`: templates, or for each class its own prompts; the set's own when absent. Each

@@ -14,6 +14,7 @@ PER_DECADE = 8
 WEAKEST, STRONGEST = -6 * PER_DECADE, 6 * PER_DECADE
 FIRST_STEP = 2 * PER_DECADE
 ROUGH = 1e-5  # of what weights gain; neighbours on the path differ by more
+NEAR = 1e-7  # where float32 hands over to float64
 LARGE = 2_000_000  # numbers in the features from which float32 saves time
 STRONG = 0.01  # penalty per sample from which weights are so small that their gain drowns in the digits of float32
 
@@ -52,7 +53,8 @@ def search_penalty(rows: LabelledRows, held_out: LabelledRows) -> Search:
         for place in wanted:
             if place not in fits:
                 stronger = [other for other in fits if other > place]
-                fits[place] = _fit_roughly(rows, penalty_at(place), fits[min(stronger)] if stronger else None)
+                start, penalty = fits[min(stronger)] if stronger else None, penalty_at(place)
+                fits[place] = fit(rows, penalty, start=start, dtype=_digits(rows, penalty), gap=ROUGH)
                 hits = fits[place].predict(held_out.features) == held_out.labels
                 accuracies[place] = float(hits.double().mean())
         equals = sorted(place for place in accuracies if accuracies[place] == max(accuracies.values()))
@@ -71,12 +73,8 @@ def search_penalty(rows: LabelledRows, held_out: LabelledRows) -> Search:
 def fit_exactly(rows: LabelledRows, penalty: float, start: LinearClassifier | None = None) -> LinearClassifier:
     """Return the optimum: the way there in float32 where that saves time, the last of it in float64."""
     if _digits(rows, penalty) != torch.float64:
-        start = _fit_roughly(rows, penalty, start)
+        start = fit(rows, penalty, start=start, dtype=torch.float32, gap=NEAR)
     return fit(rows, penalty, start=start)
-
-
-def _fit_roughly(rows: LabelledRows, penalty: float, start: LinearClassifier | None) -> LinearClassifier:
-    return fit(rows, penalty, start=start, dtype=_digits(rows, penalty), gap=ROUGH)
 
 
 def _digits(rows: LabelledRows, penalty: float) -> torch.dtype:

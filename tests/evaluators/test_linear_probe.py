@@ -49,16 +49,28 @@ def test_a_fixed_penalty_scores_as_scikit_learn_does(tmp_path):
     assert found.details["learned_from"][0]["samples"] == len(MANY)
 
 
-def test_the_search_tries_seven_then_halves_the_interval_and_the_fit_has_all_samples(tmp_path):
+def test_the_search_halves_the_interval_around_the_best_and_the_fit_has_all_samples(tmp_path):
     root = write_splits(tmp_path / "set", train=MANY, test=FEW)
     found = probe(root)
     tried = [each["l2"] for each in found.details["search"]["tried"]]
-    coarse = {10.0**exponent for exponent in range(-6, 7, 2)}
-    assert coarse <= set(tried)
-    assert len(coarse) < len(tried) <= len(coarse) + 8
+    assert tried == sorted(set(tried))
+    assert tried[-1] == pytest.approx(1e6)
+    assert len(tried) <= 7 + 8
     assert found.details["l2"] in tried
+    neighbours = [l2 for l2 in tried if 0.5 < l2 / found.details["l2"] < 2]
+    assert len(neighbours) >= (2 if found.details["search"]["at_the_edge"] else 3)  # eight steps per decade around it
     assert values_of(found) == values_of(probe(root, l2=found.details["l2"]))
     assert found.details["objective"] == pytest.approx(probe(root, l2=found.details["l2"]).details["objective"])
+
+
+def test_the_first_pass_ends_behind_a_peak():
+    """Where held-out labels are those that the fit gets wrong, weaker penalties score less."""
+    rows = draw(size=120, width=12, num_classes=2, seed=3)
+    tried = search_penalty(rows, LabelledRows(rows.features, 1 - rows.labels, 2)).tried
+    accuracies = {each["l2"]: each["held_out_acc1"] for each in tried}
+    coarse = [accuracies[l2] for l2 in (1e6, 1e4, 1e2, 1.0, 1e-2, 1e-4, 1e-6) if l2 in accuracies]
+    assert 3 <= len(coarse) < 7
+    assert max(coarse[-2:]) < max(coarse)
 
 
 def test_the_chosen_penalty_is_the_best_of_those_tried_and_the_middle_of_equals():

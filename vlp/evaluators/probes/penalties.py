@@ -13,7 +13,8 @@ from vlp.evaluators.probes.logistic import LabelledRows, LinearClassifier, fit
 PER_DECADE = 8
 WEAKEST, STRONGEST = -6 * PER_DECADE, 6 * PER_DECADE
 FIRST_STEP = 2 * PER_DECADE
-ROUGH = 1e-5  # of what weights gain; neighbours on the path differ by more
+ROUGH = 1e-4  # of what weights gain; neighbours on the path differ by more
+FALLS = 2  # penalties in a row that score less than the best, after which weaker ones of the first pass are left out
 NEAR = 1e-7  # where float32 hands over to float64
 LARGE = 2_000_000  # numbers in the features from which float32 saves time
 STRONG = 0.01  # penalty per sample from which weights are so small that their gain drowns in the digits of float32
@@ -43,31 +44,43 @@ def search_penalty(rows: LabelledRows, held_out: LabelledRows) -> Search:
 
     Radford et al. 2021, A.3 (arXiv:2103.00020): seven penalties, two decades apart, then the interval around the best
     one is halved until it has eight steps per decade. Of equally accurate ones the middle one is taken, of two in the
-    middle the stronger. Each fit starts from that of the next stronger penalty.
+    middle the stronger. Each fit starts from that of the next stronger penalty. The search takes it for granted that
+    accuracy has one peak, and so the first pass, which comes from the strongest, ends after two penalties in a row that
+    are less accurate than the best.
     """
     fits: dict[int, LinearClassifier] = {}
     accuracies: dict[int, float] = {}
+
+    def attempt(place: int) -> None:
+        stronger = [other for other in fits if other > place]
+        start, penalty = fits[min(stronger)] if stronger else None, penalty_at(place)
+        fits[place] = fit(rows, penalty, start=start, dtype=_digits(rows, penalty), gap=ROUGH)
+        hits = fits[place].predict(held_out.features) == held_out.labels
+        accuracies[place] = float(hits.double().mean())
+
+    falls = 0
+    for place in range(STRONGEST, WEAKEST - 1, -FIRST_STEP):
+        if falls < FALLS:
+            attempt(place)
+            falls = falls + 1 if accuracies[place] < max(accuracies.values()) else 0
     step = FIRST_STEP
-    wanted = list(range(STRONGEST, WEAKEST - 1, -FIRST_STEP))
-    while True:
-        for place in wanted:
-            if place not in fits:
-                stronger = [other for other in fits if other > place]
-                start, penalty = fits[min(stronger)] if stronger else None, penalty_at(place)
-                fits[place] = fit(rows, penalty, start=start, dtype=_digits(rows, penalty), gap=ROUGH)
-                hits = fits[place].predict(held_out.features) == held_out.labels
-                accuracies[place] = float(hits.double().mean())
-        equals = sorted(place for place in accuracies if accuracies[place] == max(accuracies.values()))
-        best = equals[len(equals) // 2]
-        if step == 1:
-            break
+    while step > 1:
         step //= 2
-        wanted = [place for place in (best + step, best - step) if WEAKEST <= place <= STRONGEST]
+        best = _middle_of_best(accuracies)
+        for place in (best + step, best - step):
+            if WEAKEST <= place <= STRONGEST and place not in fits:
+                attempt(place)
+    best = _middle_of_best(accuracies)
     tried = [
         {"l2": penalty_at(place), "held_out_acc1": accuracies[place], "evaluations": fits[place].evaluations}
         for place in sorted(fits)
     ]
     return Search(penalty_at(best), tried, fits[best])
+
+
+def _middle_of_best(accuracies: dict[int, float]) -> int:
+    equals = sorted(place for place, accuracy in accuracies.items() if accuracy == max(accuracies.values()))
+    return equals[len(equals) // 2]
 
 
 def fit_exactly(rows: LabelledRows, penalty: float, start: LinearClassifier | None = None) -> LinearClassifier:

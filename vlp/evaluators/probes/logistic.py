@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float64, Int64
 from numpy.typing import NDArray
-from scipy.optimize import minimize
+from scipy.optimize import OptimizeResult, minimize
 from torch import Tensor
 
 CHUNK = 8192  # rows whose logits exist at a time
@@ -26,7 +27,7 @@ class LinearClassifier:
 
     Args:
         objective: Sum of losses plus penalty, in nats.
-        gap: Estimate of how far the objective lies above its optimum, as a share of how far weights have brought it
+        gap: Rough estimate of how far the objective lies above its optimum, as a share of how far weights have brought it
             below what intercepts alone reach.
         evaluations: How often objective and gradient were computed.
         curvature: Mean variance of each class under the predicted probabilities.
@@ -119,7 +120,7 @@ def fit(
     *,
     start: LinearClassifier | None = None,
     dtype: torch.dtype = torch.float64,
-    gap: float = 1e-10,
+    gap: float = 1e-12,
 ) -> LinearClassifier:
     """Minimise the sum of cross-entropies plus penalty / 2 times the squared weights; intercepts are free.
 
@@ -157,12 +158,8 @@ def fit(
             place,
             jac=True,
             method="L-BFGS-B",
-            options={
-                "maxiter": MOST if is_steady else ROUND,
-                "maxcor": MEMORY,
-                "gtol": walk.largest_slope(gap * max(gain, left)),
-                "ftol": 0.0,
-            },
+            callback=walk.stopping_at(gap * max(gain, left)),
+            options={"maxiter": MOST if is_steady else ROUND, "maxcor": MEMORY, "gtol": 0.0, "ftol": 0.0},
         )
         weights, intercepts = walk.arrive(found.x)
         evaluations += found.nfev
@@ -214,9 +211,14 @@ class _Walk:
         """Return about how far a point lies above the optimum, per sample: half the squared gradient of the sum."""
         return float(np.square(gradient).sum()) * len(self.rows) / 2
 
-    def largest_slope(self, gap: float) -> float:
-        """Return the largest entry of a gradient that surely lies within `gap` nats per sample of the optimum."""
-        return float(np.sqrt(2 * gap / len(self.rows) / (self.scales.numel() + len(self.scale))))
+    def stopping_at(self, distance: float) -> Callable[[OptimizeResult], None]:
+        """Return what ends a walk that is so near to the optimum, per sample."""
+
+        def look_around(intermediate_result: OptimizeResult) -> None:  # the name by which SciPy knows what to pass
+            if self.distance(self.look(intermediate_result.x)[1]) <= distance:  # known
+                raise StopIteration
+
+        return look_around
 
     def is_like(self, curvature: Float64[Tensor, " c"]) -> bool:
         """Whether the curvature that was expected is about the one that was found."""

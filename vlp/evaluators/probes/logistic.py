@@ -27,8 +27,8 @@ class LinearClassifier:
 
     Args:
         objective: Sum of losses plus penalty, in nats.
-        gap: Rough estimate of how far the objective lies above its optimum, as a share of how far weights have brought it
-            below what intercepts alone reach.
+        gap: How far the objective lies above its optimum, as a share of how far weights have brought it below what
+            intercepts alone reach; by the gradient, and small by a factor of up to a hundred.
         evaluations: How often objective and gradient were computed.
         curvature: Mean variance of each class under the predicted probabilities.
     """

@@ -10,7 +10,7 @@ import torch
 from vlp.evaluators.base import check_class_names, check_kind, evaluators
 from vlp.evaluators.dataset import EvaluationSet
 from vlp.evaluators.probes.logistic import LabelledRows, LinearClassifier
-from vlp.evaluators.probes.penalties import Search, fit_exactly, hold_out, search_penalty
+from vlp.evaluators.probes.penalties import PenaltySearch, fit_exactly, hold_out, search_penalty
 from vlp.evaluators.probes.train_split import Features, SplitFeatures, open_split, read_features
 from vlp.evaluators.shared import SharedEncoder
 from vlp.evaluators.zero_shot import rank_classes, summarise
@@ -101,7 +101,7 @@ class Probe:
 
     classifier: LinearClassifier
     l2: float
-    search: Search | None
+    search: PenaltySearch | None
     learned_from: list[dict[str, object]]
 
     def on(self, device: torch.device) -> LinearClassifier:

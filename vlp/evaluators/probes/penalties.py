@@ -21,7 +21,7 @@ STRONG = 0.01  # penalty per sample from which weights are so small that their g
 
 
 @dataclass(frozen=True)
-class Search:
+class PenaltySearch:
     """What held-out samples say of each penalty that was tried.
 
     Args:
@@ -39,8 +39,8 @@ class Search:
         return {"tried": self.tried, "at_the_edge": self.penalty in (penalties[0], penalties[-1])}
 
 
-def search_penalty(rows: LabelledRows, held_out: LabelledRows) -> Search:
-    """Search the penalty that is most accurate on held-out samples, of 97 between 1e-6 and 1e6.
+def search_penalty(rows: LabelledRows, held_out: LabelledRows) -> PenaltySearch:
+    """PenaltySearch the penalty that is most accurate on held-out samples, of 97 between 1e-6 and 1e6.
 
     Radford et al. 2021, A.3 (arXiv:2103.00020): seven penalties, two decades apart, then the interval around the best
     one is halved until it has eight steps per decade. Of equally accurate ones the middle one is taken, of two in the
@@ -75,7 +75,7 @@ def search_penalty(rows: LabelledRows, held_out: LabelledRows) -> Search:
         {"l2": penalty_at(place), "held_out_acc1": accuracies[place], "evaluations": fits[place].evaluations}
         for place in sorted(fits)
     ]
-    return Search(penalty_at(best), tried, fits[best])
+    return PenaltySearch(penalty_at(best), tried, fits[best])
 
 
 def _middle_of_best(accuracies: dict[int, float]) -> int:

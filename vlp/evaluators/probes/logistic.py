@@ -120,7 +120,7 @@ def fit(
     *,
     start: LinearClassifier | None = None,
     dtype: torch.dtype = torch.float64,
-    gap: float = 1e-12,
+    gap: float = 1e-10,
 ) -> LinearClassifier:
     """Minimise the sum of cross-entropies plus penalty / 2 times the squared weights; intercepts are free.
 
@@ -171,6 +171,9 @@ def fit(
 class _Walk:
     """A round of iterations: the objective in coordinates in which its curvature is about one.
 
+    What all classes have in common changes no probability and is none at the optimum; it is taken away on the way too,
+    as its curvature is that of the penalty alone.
+
     Args:
         curvature: What each class is expected to have.
     """
@@ -192,7 +195,8 @@ class _Walk:
     def arrive(self, place: NDArray[np.float64]) -> tuple[Float64[Tensor, "d c"], Float64[Tensor, " c"]]:
         """Return the weights and centred intercepts at coordinates."""
         moved = torch.from_numpy(place).to(self.axes.device).view(-1, self.rows.num_classes)
-        return self.axes @ (self.scales * moved[:-1]), self.scale * moved[-1]
+        weights, intercepts = self.axes @ (self.scales * moved[:-1]), self.scale * moved[-1]
+        return weights - weights.mean(dim=1, keepdim=True), intercepts - intercepts.mean()
 
     def look(self, place: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         """Return objective and gradient, per sample."""
@@ -201,8 +205,10 @@ class _Walk:
         weights, intercepts = self.arrive(place)
         loss, by_weights, by_intercepts, self.curvature_at_end = self.rows.look(weights, intercepts, self.dtype)
         value = loss + self.penalty / 2 * float(weights.square().sum())
-        slopes = self.scales * (self.axes.T @ (by_weights + self.penalty * weights))
-        gradient = torch.cat([slopes, (self.scale * by_intercepts)[None]]) / len(self.rows)
+        by_weights = by_weights + self.penalty * weights
+        slopes = self.scales * (self.axes.T @ (by_weights - by_weights.mean(dim=1, keepdim=True)))
+        slope = self.scale * (by_intercepts - by_intercepts.mean())
+        gradient = torch.cat([slopes, slope[None]]) / len(self.rows)
         found = value / len(self.rows), gradient.reshape(-1).cpu().numpy()
         self._last = place.copy(), found
         return found

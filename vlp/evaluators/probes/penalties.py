@@ -40,7 +40,7 @@ class PenaltySearch:
 
 
 def search_penalty(rows: LabelledRows, held_out: LabelledRows) -> PenaltySearch:
-    """PenaltySearch the penalty that is most accurate on held-out samples, of 97 between 1e-6 and 1e6.
+    """Search the penalty that is most accurate on held-out samples, of 97 between 1e-6 and 1e6.
 
     Radford et al. 2021, A.3 (arXiv:2103.00020): seven penalties, two decades apart, then the interval around the best
     one is halved until it has eight steps per decade. Of equally accurate ones the middle one is taken, of two in the

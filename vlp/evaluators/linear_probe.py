@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -67,8 +66,8 @@ class LinearProbe:
             opened.append(open_split(encoder, self.data, self.validation_split, "validation_split"))
         parts = [read_features(encoder, split, self.features) for split in opened]
         test = read_features(encoder, self.data, self.features)
-        probe = dist.on_main(partial(self._fit, parts))
-        classifier = probe.on(test.features.device)
+        probe = dist.on_main(lambda: self._fit(parts).on("cpu"))
+        classifier = probe.on(test.features.device).classifier
         features, classes = classifier.rows(test.features)
         found = summarise(rank_classes(features, classes, test.labels), test.labels, self.data.class_names)
         return Evaluation(
@@ -104,10 +103,12 @@ class Probe:
     search: PenaltySearch | None
     learned_from: list[dict[str, object]]
 
-    def on(self, device: torch.device) -> LinearClassifier:
-        """Return the classifier on a device."""
-        found = self.classifier
-        return LinearClassifier(found.weights.to(device), found.intercepts.to(device))
+    def on(self, device: torch.device | str) -> Probe:
+        """Return the same on a device; no other process has the main one's."""
+        weights, intercepts = (part.to(device) for part in (self.classifier.weights, self.classifier.intercepts))
+        classifier = replace(self.classifier, weights=weights, intercepts=intercepts, curvature=None)
+        search = None if self.search is None else replace(self.search, start=classifier)
+        return replace(self, classifier=classifier, search=search)
 
     def told(self) -> dict[str, object]:
         """Return what a record says of it."""

@@ -41,6 +41,7 @@ COMMANDS = {
     "eval task": ["eval", "missing", "--tasks", "{}"],
     "embed": ["embed", "{}", "embedded", "--to", "out"],
     "embed data": ["embed", "missing", "{}", "--to", "out"],
+    "agree": ["agree", "{}", "{}"],
     "compare": ["compare", "{}", "missing"],
     "eval against": ["eval", "missing", "--against", "{}"],
     "report": ["report", "{}"],

@@ -35,6 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
             _compare,
             _report,
             _embed,
+            _agree,
             _export,
             _push,
             add_data_commands,
@@ -125,6 +126,19 @@ def _embed(parser: argparse.ArgumentParser) -> None:
         if dist.is_main():
             listed = f", {left_out} could not be read: {parsed.to / 'faults.jsonl'}" if left_out else ""
             print(f"{done} samples embedded in {parsed.to}{listed}")
+
+    parser.set_defaults(command=command)
+
+
+def _agree(parser: argparse.ArgumentParser) -> None:
+    """agree: say how alike two models' embeddings of the same data are: CKA, drift, and what both find first."""
+    parser.add_argument("first", type=Path, help="folder that vlp embed wrote")
+    parser.add_argument("second", type=Path, help="another, of the same data")
+
+    def command(parsed: argparse.Namespace) -> None:
+        from vlp.embeddings.agreement import compare_embeddings
+
+        print(compare_embeddings(parsed.first, parsed.second))
 
     parser.set_defaults(command=command)
 

@@ -107,6 +107,21 @@ def finish_folder(folder: Path) -> tuple[int, int]:
     return sum(note["samples"] for note in notes), len(faults)
 
 
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Return what a folder of embeddings says that it holds.
+
+    Raises:
+        RecipeError: It is none.
+    """
+    try:
+        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RecipeError(
+            f"{folder / MANIFEST}: cannot be read ({error}); vlp embed MODEL DATA --to {folder}"
+        ) from error
+    return manifest
+
+
 def read_embeddings(folder: Path, side: Side = "images") -> Found:
     """Return the ids of the samples, ascending, and their embeddings as they were written.
 
@@ -117,12 +132,7 @@ def read_embeddings(folder: Path, side: Side = "images") -> Found:
     Raises:
         RecipeError: It holds no embeddings, not all of them yet, or not of that side.
     """
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RecipeError(
-            f"{folder / MANIFEST}: cannot be read ({error}); vlp embed MODEL DATA --to {folder}"
-        ) from error
+    manifest = read_manifest(folder)
     if side not in manifest["sides"]:
         raise RecipeError(f"{folder} holds no embeddings of {side}, only of {', '.join(manifest['sides'])}")
     num_parts = -(-manifest["samples"] // manifest["samples_per_part"])

@@ -1,0 +1,174 @@
+"""What the search over an embedding space suffers from: hubs, few dimensions, towers that do not agree."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Float64
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vlp.evaluators.base import check_kind, evaluators
+from vlp.evaluators.cka import linear_cka
+from vlp.evaluators.dataset import EvaluationSet
+from vlp.evaluators.intervals import mean, proportion
+from vlp.evaluators.shared import SharedEncoder
+from vlp.ground.types import Evaluation, Metric, PerSample, RecipeError
+
+CHUNK = 512
+FINE_BINS = 2**16  # of cosines: quantiles are exact to 3e-5
+QUANTILES = {"p05": 0.05, "p95": 0.95}
+RANKME_EPSILON = 1e-7
+
+
+@evaluators.register("diagnostics")
+class Diagnostics:
+    """Describe the searches among pairs of a retrieval set; one pair per image, its first caption.
+
+    Per query, in both directions: `query_auc`, the chance that its own item scores more than another (ties one half);
+    `kl_budget`, the divergence of the softmax over the other items from uniform at the model's scale, which equals
+    rho where iSogCLR has converged (Qiu et al. 2023, arXiv 2305.11965); `hard_share_top1` and `hard_share_top1pct`,
+    the mass of the hardest item and of the hardest 1 % in that softmax.
+    Of all queries: `hubness`, the skewness of how often an item is among the k nearest (Radovanovic et al. 2010), and
+    `never_retrieved`, the share of items that never are.
+    Of the embeddings: `rankme` (Garrido et al. 2023, arXiv 2210.02885, equation 2; compare at equal numbers of pairs),
+    `participation_ratio` of the eigenvalues of the covariance, and `cka` between the towers (see `linear_cka`).
+    Of the cosines: 5 % and 95 % quantiles of positives and negatives.
+
+    Args:
+        k: Nearest items that count for hubs.
+        max_pairs: Take this many pairs, evenly spaced, from larger sets; the cost is quadratic.
+        centred: Subtract the mean of each tower first and normalise again, which closes the gap between means.
+    """
+
+    def __init__(self, data: EvaluationSet, *, k: int = 10, max_pairs: int = 10_000, centred: bool = False):
+        check_kind(data, "retrieval")
+        self.data = data
+        self.chosen = np.linspace(0, len(data) - 1, min(len(data), max_pairs)).round().astype(np.int64)
+        if not 1 <= k < len(self.chosen) or len(self.chosen) < 4:
+            raise RecipeError(f"settings.k is {k}, and there are {len(self.chosen)} pairs; it needs 4, and more than k")
+        self.k = k
+        self.centred = centred
+        self.texts = tuple(data.captions[i][0] for i in self.chosen)
+
+    def run(self, encoder: SharedEncoder) -> Evaluation:
+        """Embed the pairs and measure them."""
+        images = encoder.images(self.data)[torch.from_numpy(self.chosen)]
+        return diagnose(images, encoder.texts(self.texts), encoder.scale, self.k, centred=self.centred)
+
+
+def diagnose(
+    images: Float32[Tensor, "n d"], texts: Float32[Tensor, "n d"], scale: float, k: int = 10, *, centred: bool = False
+) -> Evaluation:
+    """Measure matching rows of unit norm where they lie; everything is computed in float64, in tiles."""
+    image, text = (_centre(rows.double()) if centred else rows.double() for rows in (images, texts))
+    metrics: list[Metric] = []
+    samples: dict[str, PerSample] = {}
+    for direction, queries, items in (("image_to_text", image, text), ("text_to_image", text, image)):
+        found = search(queries, items, scale, k)
+        for name, values in found.by_query().items():
+            metrics.append(mean(f"{direction}_{name}", values))
+            samples[f"{direction}_{name}"] = PerSample(values.tolist())
+        metrics.append(Metric(f"{direction}_hubness", skewness(found.occurrences), len(image)))
+        never = int((found.occurrences == 0).sum())
+        metrics.append(proportion(f"{direction}_never_retrieved", never, len(image)))
+    for name, rows in (("image", image), ("text", text)):
+        metrics.append(Metric(f"rankme_{name}", rankme(rows), len(rows)))
+        metrics.append(Metric(f"participation_ratio_{name}", participation_ratio(rows), len(rows)))
+    metrics.append(Metric("cka", linear_cka(image, text), len(image)))
+    metrics += _quantiles(image, text)
+    return Evaluation(tuple(metrics), {"pairs": len(image), "centred": centred}, samples)
+
+
+@dataclass(frozen=True)
+class SearchNumbers:
+    """What each query of one direction finds; matching rows are its own item.
+
+    Args:
+        occurrences: How often each item is among the k nearest of a query.
+    """
+
+    query_auc: NDArray[np.float64]
+    kl_budget: NDArray[np.float64]
+    hard_share_top1: NDArray[np.float64]
+    hard_share_top1pct: NDArray[np.float64]
+    occurrences: NDArray[np.int64]
+
+    def by_query(self) -> dict[str, NDArray[np.float64]]:
+        """Return the numbers that each query has, by name."""
+        return {each.name: getattr(self, each.name) for each in fields(self) if each.name != "occurrences"}
+
+
+def search(queries: Float64[Tensor, "n d"], items: Float64[Tensor, "n d"], scale: float, k: int) -> SearchNumbers:
+    """Look at all scores of all queries, some hundred at a time."""
+    size = len(items)
+    hardest = math.ceil((size - 1) / 100)
+    occurrences = torch.zeros(size, dtype=torch.int64, device=items.device)
+    parts: list[Tensor] = []
+    for start, scores in _tiles(queries, items):
+        occurrences += torch.bincount(scores.topk(k, dim=1).indices.flatten(), minlength=size)
+        own = scores.diagonal(start).clone()[:, None]
+        scores.diagonal(start).fill_(-math.inf)
+        below = (scores < own).sum(1).double() - 1  # its own place is below, too
+        auc = (below + (scores == own).sum(1).double() / 2) / (size - 1)
+        logs = (scale * scores).log_softmax(dim=1)
+        shares = logs.exp()
+        entropy = -(shares * logs.masked_fill(shares == 0, 0)).sum(1)
+        top = shares.topk(hardest, dim=1).values
+        parts.append(torch.stack([auc, math.log(size - 1) - entropy, top[:, 0], top.sum(1)]))
+    auc, budget, top, share = torch.cat(parts, dim=1).cpu().numpy()
+    return SearchNumbers(auc, budget, top, share, occurrences.cpu().numpy())
+
+
+def _tiles(rows: Float64[Tensor, "n d"], columns: Float64[Tensor, "m d"]) -> Iterator[tuple[int, Tensor]]:
+    for start in range(0, len(rows), CHUNK):
+        yield start, rows[start : start + CHUNK] @ columns.T
+
+
+def skewness(values: NDArray[np.int64]) -> float:
+    """Return the third standardised moment; 0 where all are equal."""
+    apart = values - values.mean()
+    spread = float(np.sqrt(np.mean(apart**2)))
+    return float(np.mean(apart**3)) / spread**3 if spread else 0.0
+
+
+def rankme(rows: Float64[Tensor, "n d"]) -> float:
+    """Return exp of the entropy of the singular values' shares, each raised by a small number; not centred."""
+    singular = torch.linalg.svdvals(rows)
+    shares = singular / singular.sum() + RANKME_EPSILON
+    return float(torch.special.entr(shares).sum().exp())
+
+
+def participation_ratio(rows: Float64[Tensor, "n d"]) -> float:
+    """Return the squared sum of the covariance's eigenvalues over the sum of their squares: between 1 and d."""
+    apart = rows - rows.mean(0)
+    products = apart.T @ apart
+    total = products.square().sum()
+    return float(products.trace() ** 2 / total) if total > 0 else 0.0
+
+
+def _centre(rows: Float64[Tensor, "n d"]) -> Float64[Tensor, "n d"]:
+    return torch.nn.functional.normalize(rows - rows.mean(0), dim=1)
+
+
+def _quantiles(image: Float64[Tensor, "n d"], text: Float64[Tensor, "n d"]) -> list[Metric]:
+    """Return quantiles of cosines; those of the negatives from fine bins."""
+    positives = (image * text).sum(1)
+    negatives = torch.zeros(FINE_BINS, dtype=torch.int64, device=image.device)
+    for start, scores in _tiles(image, text):
+        bins = ((scores + 1) * (FINE_BINS / 2)).long().clamp_(0, FINE_BINS - 1)
+        negatives += torch.bincount(bins.flatten(), minlength=FINE_BINS)
+        negatives -= torch.bincount(bins.diagonal(start), minlength=FINE_BINS)
+    found = [
+        Metric(f"positive_{name}", float(positives.quantile(share)), len(positives))
+        for name, share in QUANTILES.items()
+    ]
+    reached = negatives.cumsum(0)
+    for name, share in QUANTILES.items():
+        place = int(torch.searchsorted(reached, int(share * int(reached[-1])), right=True))
+        found.append(Metric(f"negative_{name}", (place + 0.5) * 2 / FINE_BINS - 1, int(reached[-1])))
+    return found

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
+from tests.evaluators.every_task import every_task, write_every_set
 from tests.evaluators.kinds import draw_rows, values_of
+from tests.evaluators.sets import HashEncoder
 from tests.pretend_device import DEVICE, PretendDevice
-from tests.towers.tiny import tiny_model
 from vlp.evaluators.association import pick
-from vlp.evaluators.base import load_task
+from vlp.evaluators.base import evaluators
 from vlp.evaluators.choice import choose
 from vlp.evaluators.eccv_caption import GroundTruth, score_truth
 from vlp.evaluators.hierarchy import score_superclasses
@@ -18,7 +21,6 @@ from vlp.evaluators.retrieval import retrieve
 from vlp.evaluators.tasks import run_task
 from vlp.evaluators.winoground import score_pairs
 from vlp.evaluators.zero_shot import classify, rank_classes
-from vlp.towers.encoder import TowerEncoder
 
 NAMES = tuple(f"class {k}" for k in range(9))
 LABELS = torch.arange(600) % 9
@@ -98,20 +100,28 @@ def test_the_pretended_device_is_not_the_cpu():
             there.numpy()
 
 
-class Elsewhere:
-    """An encoder whose towers are on the pretended device."""
+class Elsewhere(HashEncoder):
+    """Said to be on the pretended device."""
 
-    def __init__(self, encoder):
-        self.scale, self.device = encoder.scale, DEVICE
-        self.embed_images, self.embed_texts = encoder.embed_images, encoder.embed_texts
+    device = DEVICE
 
 
-@pytest.mark.parametrize("task", ["emoji24", "emoji-retrieval", "geometry"])
-def test_a_task_is_scored_on_the_device_of_the_model(task):
-    encoder = TowerEncoder(tiny_model().eval())
-    expected = run_task(load_task(task), encoder, model="tiny")
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sets")
+    write_every_set(folder)
+    return folder
+
+
+@pytest.mark.parametrize("number", range(len(every_task(Path()))))
+def test_every_task_is_scored_on_the_device_of_the_model(folder, number):
+    task = every_task(folder)[number]
+    expected = run_task(task, HashEncoder(), model="m")
     with PretendDevice():
-        found = run_task(load_task(task), Elsewhere(encoder), model="tiny")
-    assert found["details"] == expected["details"]
+        found = run_task(task, Elsewhere(), model="m")
     for name, metric in expected["metrics"].items():
         assert found["metrics"][name] == pytest.approx(metric, abs=1e-6), name
+
+
+def test_every_evaluator_has_a_task(folder):
+    assert {task.evaluator for task in every_task(folder)} == set(evaluators) - {"eccv_caption", "faces"}

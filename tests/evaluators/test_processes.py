@@ -5,11 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.evaluators.kinds import vector, write_set
-from tests.evaluators.sets import HashEncoder, task_on, write_captions, write_classes
-from tests.evaluators.splits import write_splits
+from tests.evaluators.every_task import every_task, write_every_set
+from tests.evaluators.sets import HashEncoder, task_on, write_classes
 from tests.processes import run_processes
-from vlp.evaluators.base import Task
 from vlp.evaluators.record import to_json
 from vlp.evaluators.tasks import run_tasks
 
@@ -29,28 +27,8 @@ class FailsOnSecondProcess(HashEncoder):
         return super().embed_images(images)
 
 
-def probe_on(root, evaluator, main_metric, **settings):
-    mapping = {"version": 1, "evaluator": evaluator, "main_metric": main_metric, "data": {"root": str(root)}}
-    return Task.from_mapping(evaluator, mapping | {"settings": settings}, "a test")
-
-
 def run_all(rank, world_size, folder):
-    tasks = [
-        task_on(folder / "classes", "zero_shot", "acc1"),
-        task_on(folder / "captions", "retrieval", "mean_recall@1"),
-        task_on(folder / "captions", "geometry", "auc"),
-        task_on(folder / "several", "multilabel", "map"),
-        task_on(folder / "choices", "choice", "accuracy"),
-        task_on(folder / "choices", "winoground", "group_score"),
-        task_on(folder / "cues", "association", "jaccard"),
-        probe_on(folder / "splits", "linear_probe", "acc1"),
-        probe_on(folder / "splits", "knn", "acc1_k3", k=[3, 10]),
-        probe_on(folder / "splits", "few_shot", "linear_acc1_2shot", shots=[1, 2], draws=2),
-        probe_on(folder / "splits", "clustering", "nmi"),
-        probe_on(folder / "classes", "joint_clustering", "joint_nmi"),
-        probe_on(folder / "edits", "arithmetic", "acc1"),
-    ]
-    records = run_tasks(tasks, HashEncoder(), model="m")
+    records = run_tasks(every_task(folder), HashEncoder(), model="m")
     return [to_json(record | {"seconds": 0, "date": ""}) for record in records]
 
 
@@ -65,19 +43,7 @@ def run_all_and_fail(rank, world_size, folder):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sets")
-    write_classes(folder / "classes", labels=[i % 3 for i in range(50)])
-    write_captions(folder / "captions")
-    several = {f"s{i}": {"npy": vector(i % 2, i % 3 == 0, 1)} for i in range(40)}
-    write_set(folder / "several", "multilabel", several, ["red cat", "green dog", "blue bird"])
-    choices = {
-        f"s{i // 2}_{i % 2}": {"txt": f"word{i} of word{i ^ 1}\nword{i ^ 1} of word{i}".encode()} for i in range(40)
-    }
-    write_set(folder / "choices", "choice", choices)
-    cues = {f"s{i // 5}_{i % 5}": {"txt": f"cue{i // 5}".encode(), "cls": str(i % 5 // 3).encode()} for i in range(40)}
-    write_set(folder / "cues", "association", cues)
-    write_splits(folder / "splits", train=[i % 3 for i in range(60)], test=[i % 3 for i in range(40)])
-    edits = {f"s{i}": {"txt": f"word{i % 4}\nword{(i + 1) % 4}".encode()} for i in range(40)}
-    write_set(folder / "edits", "choice", edits)
+    write_every_set(folder)
     for rank in range(2):
         write_classes(folder / f"lacking{rank}")
     (folder / "lacking1" / "test" / "1.tar").unlink()

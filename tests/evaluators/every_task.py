@@ -1,0 +1,55 @@
+"""A set and a task for every evaluator, written where a test wants them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from tests.evaluators.kinds import vector, write_set
+from tests.evaluators.sets import task_on, write_captions, write_classes
+from tests.evaluators.splits import write_splits
+from vlp.evaluators.base import Task
+
+
+def write_every_set(folder: Path) -> None:
+    """Write the sets of all tasks."""
+    write_classes(folder / "classes", labels=[i % 3 for i in range(50)])
+    write_captions(folder / "captions")
+    several = {f"s{i}": {"npy": vector(i % 2, i % 3 == 0, 1)} for i in range(40)}
+    write_set(folder / "several", "multilabel", several, ["red cat", "green dog", "blue bird"])
+    choices = {
+        f"s{i // 2}_{i % 2}": {"txt": f"word{i} of word{i ^ 1}\nword{i ^ 1} of word{i}".encode()} for i in range(40)
+    }
+    write_set(folder / "choices", "choice", choices)
+    cues = {f"s{i // 5}_{i % 5}": {"txt": f"cue{i // 5}".encode(), "cls": str(i % 5 // 3).encode()} for i in range(40)}
+    write_set(folder / "cues", "association", cues)
+    write_splits(folder / "splits", train=[i % 3 for i in range(60)], test=[i % 3 for i in range(40)])
+    edits = {f"s{i}": {"txt": f"word{i % 4}\nword{(i + 1) % 4}".encode()} for i in range(40)}
+    write_set(folder / "edits", "choice", edits)
+
+
+def every_task(folder: Path) -> list[Task]:
+    """Return a task for each evaluator, by its name, on these sets."""
+    tasks = [
+        task_on(folder / "classes", "zero_shot", "acc1"),
+        task_on(folder / "captions", "retrieval", "mean_recall@1"),
+        task_on(folder / "captions", "geometry", "auc"),
+        task_on(folder / "several", "multilabel", "map"),
+        task_on(folder / "choices", "choice", "accuracy"),
+        task_on(folder / "choices", "winoground", "group_score"),
+        task_on(folder / "cues", "association", "jaccard"),
+        probe_on(folder / "captions", "diagnostics", "cka", k=2),
+        task_on(folder / "classes", "tolerance", "tolerance"),
+        probe_on(folder / "splits", "linear_probe", "acc1"),
+        probe_on(folder / "splits", "knn", "acc1_k3", k=[3, 10]),
+        probe_on(folder / "splits", "few_shot", "linear_acc1_2shot", shots=[1, 2], draws=2),
+        probe_on(folder / "splits", "clustering", "nmi"),
+        probe_on(folder / "classes", "joint_clustering", "joint_nmi"),
+        probe_on(folder / "edits", "arithmetic", "acc1"),
+    ]
+    return [replace(task, name=task.evaluator) for task in tasks]
+
+
+def probe_on(root, evaluator, main_metric, **settings):
+    mapping = {"version": 1, "evaluator": evaluator, "main_metric": main_metric, "data": {"root": str(root)}}
+    return Task.from_mapping(evaluator, mapping | {"settings": settings}, "a test")

@@ -26,8 +26,9 @@ from benchmarks.evaluator_cases import CASES, PEER_PACKAGE, make_set
 from benchmarks.tables import Table, markdown, percent
 
 CORES = 2
-QUICK = {"images": 500, "captions": 2500, "stream": 20_000, "classes": 1, "pictures": 32}
-FULL = {"images": 5000, "captions": 25_010, "stream": 1_000_000, "classes": 4, "pictures": 512}
+PROBED = (10, 100)
+QUICK = {"images": 500, "captions": 2500, "stream": 20_000, "classes": 1, "pictures": 32, "probed": 2000}
+FULL = {"images": 5000, "captions": 25_010, "stream": 1_000_000, "classes": 4, "pictures": 512, "probed": 50_000}
 PACKAGE = "clip_benchmark"
 
 
@@ -69,6 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for count in (1, 2):
             settings = {"folder": str(pictures.resolve()), "texts": 4 * sizes["pictures"]}
             found.add(f"{count} processes", run("processes", settings, package, num_processes=count))
+        for classes in PROBED:
+            settings = {"samples": sizes["probed"], "classes": classes}
+            found.add(f"probe {classes}", run("probe", settings, package))
         if number == 0:
             stream = {"images": sizes["images"], "texts": sizes["stream"]}
             found.add("stream", run("retrieval", stream, package))
@@ -129,7 +133,8 @@ def sections(found: Found, sizes: Mapping[str, int], rounds: int) -> list[str]:
         markdown(table(found, sizes)),
         "Memory is what the resident memory of the process rises by above the embeddings. The classifier has 80 "
         "prompts for each class; it cannot become faster by more than the tokens that are saved, which is the floor. "
-        "The two processes have one thread each.",
+        "The two processes have one thread each. A probe searches its penalty on a fifth of the rows and is fitted on "
+        "all.",
     ]
 
 
@@ -161,6 +166,14 @@ def table(found: Found, sizes: Mapping[str, int]) -> Table:
             *row(ours, theirs),
             f"at least 3 x; tokens saved: {saved:.2f} x, {percent(speedup / saved)} of them (80 %)",
         ],
+        *(
+            [
+                f"linear probe, {sizes['probed']:,} x 512, {classes} classes: seconds; peer: one fit of scikit-learn",
+                *row(found.all(f"probe {classes}"), found.all(f"probe {classes}", "peer_seconds")),
+                f"under 60 s; {percent(min(found.all(f'probe {classes}', 'same')))} of predictions equal",
+            ]
+            for classes in PROBED
+        ),
         [
             f"{sizes['pictures']} images and {4 * sizes['pictures']:,} texts: seconds of 2 processes; of 1",
             spread(found.all("2 processes")),

@@ -15,11 +15,14 @@ import numpy as np
 import torch
 from jaxtyping import Float32, Int64
 from PIL import Image
+from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from vlp.curate.pack_set import SetOptions, pack_set
 from vlp.evaluators.dataset import DataSource, open_set
 from vlp.evaluators.layout import read_lines
+from vlp.evaluators.probes.logistic import LabelledRows
+from vlp.evaluators.probes.penalties import fit_exactly, hold_out, search_penalty
 from vlp.evaluators.prompts import ClassPrompts, class_embeddings, fill
 from vlp.evaluators.retrieval import retrieve
 from vlp.evaluators.shared import SharedEncoder
@@ -114,6 +117,33 @@ class PeerModel:
         return rows
 
 
+def probe(samples: int, classes: int) -> Numbers:
+    """Search the penalty of a linear probe and fit it on everything; fit once with scikit-learn at that penalty."""
+    features, labels = draw_classes(samples, classes)
+    rows = LabelledRows(features, labels, classes)
+    start = time.perf_counter()
+    away = torch.from_numpy(hold_out(labels.numpy(), 0.2, 0))
+    learn, choose = (LabelledRows(features[part], labels[part], classes) for part in (~away, away))
+    found = search_penalty(learn, choose)
+    fitted = fit_exactly(rows, found.penalty, found.start)
+    middle = time.perf_counter()
+    peer = LogisticRegression(C=(2 if classes == 2 else 1) / found.penalty, max_iter=1000, tol=1e-6)
+    peer.fit(features.numpy(), labels.numpy())
+    end = time.perf_counter()
+    own, ranked = fitted.rows(features)
+    same = float(((own @ ranked.T).argmax(1).numpy() == peer.predict(features.numpy())).mean())
+    return {"seconds": middle - start, "peer_seconds": end - middle, "penalty": found.penalty, "same": same}
+
+
+def draw_classes(samples: int, classes: int) -> tuple[Float32[Tensor, "n d"], Int64[Tensor, " n"]]:
+    """Return features of unit norm around centres, as far apart as an encoder has them, and their classes."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(samples) % classes
+    centres = torch.randn(classes, DIMENSION, generator=generator)
+    rows = centres[labels] + 3 * torch.randn(samples, DIMENSION, generator=generator) + 2
+    return torch.nn.functional.normalize(rows, dim=1), labels
+
+
 def processes(folder: str, texts: int) -> Numbers:
     """Embed the images of a set and texts, shared out over however many processes there are."""
     if "WORLD_SIZE" in os.environ:
@@ -195,5 +225,6 @@ CASES: dict[str, Callable[..., Numbers]] = {
     "retrieval": retrieval,
     "peer_retrieval": peer_retrieval,
     "classifier": classifier,
+    "probe": probe,
     "processes": processes,
 }

@@ -9,7 +9,7 @@ import torch
 
 from benchmarks import bench_evaluators
 from benchmarks.bench_evaluators import FULL, Found, ratio, spread, table
-from benchmarks.evaluator_cases import draw_pairs, make_set, measured, pad, processes, retrieval
+from benchmarks.evaluator_cases import draw_pairs, make_set, measured, pad, probe, processes, retrieval
 from vlp.evaluators.dataset import DataSource, open_set
 
 NUMBERS = {
@@ -18,6 +18,8 @@ NUMBERS = {
     "classifier": {"tokens_saved": 8.0, "ours_0": 10.0, "peer_0": 70.0},
     "1 processes": {"seconds": 20.0},
     "2 processes": {"seconds": 10.0},
+    "probe 10": {"seconds": 5.0, "peer_seconds": 10.0, "same": 1.0},
+    "probe 100": {"seconds": 50.0, "peer_seconds": 25.0, "same": 0.9999},
     "stream": {"seconds": 99.0, "bytes": 150e6},
 }
 
@@ -56,8 +58,13 @@ def test_the_table_has_every_question_and_what_was_wanted():
         found.add(case, numbers)
     rows = table(found, FULL)
     assert {len(row) for row in rows} == {5}
-    assert [row[3] for row in rows[1:]] == ["10.0 x", "50.0 x", "", "7.0 x", "2.00 x"]
+    assert [row[3] for row in rows[1:]] == ["10.0 x", "50.0 x", "", "7.0 x", "2.0 x", "0.5 x", "2.00 x"]
     assert "87.5 % of them (80 %)" in rows[4][4]
+
+
+def test_a_probe_is_the_one_that_scikit_learn_finds():
+    numbers = probe(400, 4)
+    assert numbers["same"] > 0.99 and numbers["penalty"] > 0
 
 
 def test_medians_and_their_spread():
@@ -70,6 +77,8 @@ def test_a_round_is_a_process_per_case(tmp_path, monkeypatch):
 
     def run(case, settings, package, num_processes=0):
         asked.append(case)
+        if case == "probe":
+            return NUMBERS[f"probe {settings['classes']}"]
         return NUMBERS[f"{num_processes} processes" if num_processes else case]
 
     monkeypatch.setattr(bench_evaluators, "run", run)

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.evaluators.sets import HashEncoder, draw_image, opened, write_captions, write_classes, write_tar
+from tests.evaluators.sets import HashEncoder, draw_image, opened, task_on, write_captions, write_classes, write_tar
 from vlp.data.pixels.decode import decode_image
 from vlp.evaluators.base import Task
+from vlp.evaluators.corruptions import Corruption, corrupt, cut_square
 from vlp.evaluators.dataset import DataSource, open_set
 from vlp.evaluators.record import table
 from vlp.evaluators.tasks import run_tasks
@@ -253,3 +254,23 @@ def test_an_unknown_kind_is_an_error(tmp_path):
 def test_classes_without_samples_may_be_unknown(tmp_path):
     root = write_classes(tmp_path / "set", labels=(0, 2, 0))
     assert len(open_set(DataSource(root=str(root), classes_without_samples=None))) == 3
+
+
+def test_images_are_corrupted_when_they_are_read_whatever_the_order(tmp_path):
+    root = write_classes(tmp_path / "set")
+    fog = {"kind": "fog", "severity": 4, "size": 64}
+    data = open_set(DataSource(root=str(root), corruption=fog))
+    plain = open_set(DataSource(root=str(root)))
+    found = {index: data.image(index).tobytes() for index in (4, 0, 2, 0)}
+    assert data.image(0).size == (64, 64)
+    by_hand = corrupt(cut_square(plain.image(2), 64), Corruption(**fog), plain.samples[2].key)
+    assert found[2] == by_hand.tobytes() != cut_square(plain.image(2), 64).tobytes()
+    assert data.changes() == {"corruption": Corruption(**fog)}
+    assert plain.fingerprint == plain.sha256 == data.sha256
+    others = [open_set(DataSource(root=str(root), corruption=fog | more)) for more in ({"seed": 1}, {"severity": 3})]
+    assert len({plain.fingerprint, data.fingerprint, *(other.fingerprint for other in others)}) == 4
+
+
+def test_a_corruption_that_is_none_names_the_key_and_a_neighbour(tmp_path):
+    with pytest.raises(RecipeError, match=r"data\.corruption\.kind.*gaussian_noise"):
+        task_on(tmp_path, "zero_shot", "acc1", corruption={"kind": "gausian_noise", "severity": 1})

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from tests.evaluators.sets import HashEncoder, task_on, write_captions
+from vlp.evaluators import shared as shared_module
+from vlp.evaluators.dataset import DataSource, open_set
+from vlp.evaluators.overlay import Overlay
 from vlp.evaluators.shared import SharedEncoder, chunk_size, decode_ahead
 from vlp.evaluators.tasks import run_tasks
 from vlp.ground.types import RecipeError
@@ -70,3 +75,37 @@ def test_an_image_that_fails_ahead_fails_in_its_turn():
 )
 def test_chunks_depend_on_the_number_of_samples_alone(size, least, expected):
     assert chunk_size(size, least) == expected
+
+
+def test_corrupted_images_are_embedded_apart_and_the_set_is_opened_once(tmp_path, monkeypatch):
+    root = write_captions(tmp_path / "set")
+    opened = []
+    monkeypatch.setattr(shared_module, "open_set", lambda source: opened.append(source) or open_set(source))
+    encoder = HashEncoder()
+    shared = SharedEncoder(encoder)
+    fog, snow = ({"kind": kind, "severity": 2} for kind in ("fog", "snow"))
+    sources = [DataSource(root=str(root), corruption=corruption) for corruption in (None, fog, snow, fog)]
+    rows = [shared.images(shared.open(source)) for source in sources]
+    assert len(opened) == 1
+    assert encoder.num_images == 3 * 40
+    assert torch.equal(rows[1], rows[3])
+    assert not torch.equal(rows[0], rows[1]) and not torch.equal(rows[1], rows[2])
+    written = replace(shared.open(sources[0]), overlay=Overlay(("dog",) * 40))
+    assert not torch.equal(shared.images(written), rows[0])
+
+
+def test_embeddings_of_one_corruption_go_when_the_tasks_on_it_are_done(tmp_path):
+    root = write_captions(tmp_path / "set")
+    encoder = HashEncoder()
+    shared = SharedEncoder(encoder)
+    fog, snow = (
+        DataSource(root=str(root), corruption={"kind": kind, "severity": 2}, typos=typos)
+        for kind, typos in (("fog", None), ("snow", {"rate": 0.1}))
+    )
+    for source in (fog, snow):
+        shared.images(shared.open(source))
+    shared.keep_sets([DataSource(root=str(root), corruption={"kind": "snow", "severity": 2})])
+    shared.images(shared.open(snow))
+    assert encoder.num_images == 2 * 40
+    shared.images(shared.open(fog))
+    assert encoder.num_images == 3 * 40

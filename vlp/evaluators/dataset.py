@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -16,8 +17,11 @@ from pydantic import BaseModel, ConfigDict
 from vlp.data.faults import BadSampleError
 from vlp.data.pixels.decode import to_rgb
 from vlp.data.shards.shard import Shard, open_shards
+from vlp.evaluators.corruptions import Corruption, corrupt, cut_square
 from vlp.evaluators.labelled import EvaluationSample, captions_of, groups_of, label_matrix_of, label_of, read_samples
 from vlp.evaluators.layout import CLASS_NAMES, GROUPS, KINDS, TEMPLATES, SetFolder, find_root, read_lines, split_lines
+from vlp.evaluators.overlay import Overlay, write_word
+from vlp.evaluators.typos import Typos, misspell
 from vlp.ground import dist
 from vlp.ground.files import sha256_of
 from vlp.ground.paths import find_file
@@ -46,6 +50,8 @@ class DataSource(BaseModel):
             groups a sample belongs.
         classes_without_samples: How many classes have no sample, where that is known and meant; null does not check.
         sha256: Checksums by file name relative to the root.
+        corruption: How images are corrupted: `kind`, `severity`, and perhaps `seed`, `size`, `jpeg`.
+        typos: How captions of a retrieval set are misspelt: `rate`, and perhaps `kinds`, `seed`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -60,6 +66,12 @@ class DataSource(BaseModel):
     groups: tuple[str, ...] = ()
     classes_without_samples: int | None = 0
     sha256: dict[str, str] = {}
+    corruption: Corruption | None = None
+    typos: Typos | None = None
+
+    def as_is(self) -> DataSource:
+        """Return the source of the same set without corruption and typos."""
+        return self.model_copy(update={"corruption": None, "typos": None})
 
 
 @dataclass(frozen=True)
@@ -75,6 +87,9 @@ class EvaluationSet:
         groups: Integers of each image, by the name of the group (classification only).
         pixels: How images become RGB.
         sha256: One checksum over the checksums of all files.
+        corruption: What happens to images when they are decoded.
+        typos: What has happened to `captions`.
+        overlay: What is written on images when they are decoded, before they are corrupted.
     """
 
     source: DataSource
@@ -89,6 +104,9 @@ class EvaluationSet:
     templates: tuple[str, ...]
     pixels: Pixels
     sha256: str
+    corruption: Corruption | None = None
+    typos: Typos | None = None
+    overlay: Overlay | None = None
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -99,6 +117,18 @@ class EvaluationSet:
         matrix = self.label_matrix
         present = set(self.labels) if matrix is None else set(np.flatnonzero(matrix.any(axis=0)))
         return [name for number, name in enumerate(self.class_names) if number not in present]
+
+    @property
+    def fingerprint(self) -> str:
+        """Checksum over the files and over what corruption and typos make of them."""
+        told = {name: value.model_dump(mode="json") for name, value in self.changes().items()}
+        said = f"{self.sha256}\n{json.dumps(told, sort_keys=True)}"
+        return hashlib.sha256(said.encode()).hexdigest() if told else self.sha256
+
+    def changes(self) -> dict[str, Corruption | Typos]:
+        """Return what is done to the set, by the key of its task that asks for it."""
+        asked = {"corruption": self.corruption, "typos": self.typos}
+        return {name: value for name, value in asked.items() if value is not None}
 
     def image(self, index: int) -> Image.Image:
         """Decode one image to RGB.
@@ -115,6 +145,16 @@ class EvaluationSet:
             RecipeError: The image is broken or larger than 100 million pixels.
         """
         sample = self.samples[index]
+        image, is_different = self._to_rgb(sample)
+        if self.overlay or self.corruption:
+            image = cut_square(image, self.corruption.size) if self.corruption else cut_square(image)
+        if self.overlay:
+            image = write_word(image, self.overlay.words[index], self.overlay.seed, sample.key)
+        if self.corruption:
+            image = corrupt(image, self.corruption, sample.key)
+        return image, is_different
+
+    def _to_rgb(self, sample: EvaluationSample) -> tuple[Image.Image, bool]:
         try:
             with Image.open(io.BytesIO(sample.image_bytes())) as image:
                 if image.width * image.height > MAX_PIXELS:
@@ -167,7 +207,25 @@ def open_set(source: DataSource) -> EvaluationSet:
         if names_file and kind in ("classification", "multilabel"):
             _check_classes(found, source, names_file)
         _check_keys(samples)
-    return found
+        return alter(found, source)
+
+
+def alter(found: EvaluationSet, source: DataSource) -> EvaluationSet:
+    """Return a set with the corruption and the typos that a source asks for.
+
+    Args:
+        found: The set as it is.
+
+    Raises:
+        RecipeError: It has no captions to search with.
+    """
+    if source.typos is None:
+        return replace(found, source=source, corruption=source.corruption)
+    if found.kind != "retrieval":
+        raise RecipeError(f"data.typos: {found.folder.root} is a {found.kind} set; only retrieval sets are misspelt")
+    pairs = zip(found.samples, found.captions, strict=True)
+    captions = tuple(misspell(each, source.typos, sample.key) for sample, each in pairs)
+    return replace(found, source=source, corruption=source.corruption, typos=source.typos, captions=captions)
 
 
 def look(source: DataSource) -> SetFolder:

@@ -14,7 +14,9 @@ from PIL.Image import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from vlp.evaluators.dataset import DataSource, EvaluationSet, open_set
+from vlp.evaluators.corruptions import Corruption
+from vlp.evaluators.dataset import DataSource, EvaluationSet, Pixels, alter, open_set
+from vlp.evaluators.overlay import Overlay
 from vlp.ground import dist
 from vlp.ground.cores import usable_cores
 from vlp.ground.types import Encoder, FeatureEncoder, RecipeError
@@ -22,6 +24,7 @@ from vlp.ground.types import Encoder, FeatureEncoder, RecipeError
 Decoded = TypeVar("Decoded")
 NORM_TOLERANCE = 1e-3
 LEAST_IMAGES, LEAST_TEXTS = 16, 64  # a forward of fewer short texts waits for the weights to come from memory
+Shown = tuple[str, str, Pixels, Corruption | None, Overlay | None]
 
 
 class SharedEncoder:
@@ -43,27 +46,36 @@ class SharedEncoder:
         self.progress = progress
         self.device = torch.device(getattr(encoder, "device", "cpu"))
         self._sets: dict[str, tuple[DataSource, EvaluationSet]] = {}
-        self._images: dict[tuple[str, str, str], Tensor] = {}
-        self._features: dict[tuple[str, str, str], Tensor] = {}
-        self._different: dict[tuple[str, str, str], int] = {}
+        self._images: dict[Shown, Tensor] = {}
+        self._features: dict[Shown, Tensor] = {}
+        self._different: dict[Shown, int] = {}
         self._texts: dict[str, Tensor] = {}
 
     def open(self, source: DataSource) -> EvaluationSet:
-        """Return the set of a task, opened once."""
+        """Return the set of a task, opened once however it is corrupted."""
         key = source.model_dump_json()
         if key not in self._sets:
-            self._sets[key] = (source, open_set(source))
+            as_is = source.as_is()
+            if as_is == source:
+                self._sets[key] = (source, open_set(source))
+            else:
+                found = self.open(as_is)
+                with dist.together():
+                    self._sets[key] = (source, alter(found, source))
         return self._sets[key][1]
 
     def keep_sets(self, sources: Iterable[DataSource]) -> None:
         """Forget the sets, and the embeddings of their images, that none of these sources needs.
 
         Two tasks may read one set, declare different things of it, and share its embeddings; a probe also reads splits
-        that `data` of its task does not name, so all splits of a set stay.
+        that `data` of its task does not name, and reads them clean, so all splits of a set stay, and of their corrupted
+        images those that a source shows.
         """
+        sources = list(sources)
         roots = {source.root for source in sources}
+        shown = {(source.root, source.corruption) for source in sources} | {(root, None) for root in roots}
         self._sets = {key: kept for key, kept in self._sets.items() if kept[0].root in roots}
-        needed = {_key(data) for _, data in self._sets.values()}
+        needed = {_key(data) for kept, data in self._sets.values() if (kept.root, kept.corruption) in shown}
         for known in (self._images, self._features, self._different):
             for key in known.keys() - needed:
                 del known[key]
@@ -113,7 +125,8 @@ class SharedEncoder:
 
     def num_different(self, data: EvaluationSet) -> int | None:
         """Return how many images of a set have other pixels for training than for referees, once it is embedded."""
-        return self._different.get(_key(data))
+        files = _key(data)[:3]
+        return next((count for shown, count in self._different.items() if shown[:3] == files), None)
 
     def texts(self, texts: Sequence[str]) -> Float32[Tensor, "n d"]:
         """Embed texts; equal texts get the same row, bit for bit; on `device`."""
@@ -145,9 +158,9 @@ class SharedEncoder:
         return torch.cat([gathered[start] for start in starts])
 
 
-def _key(data: EvaluationSet) -> tuple[str, str, str]:
+def _key(data: EvaluationSet) -> Shown:
     """Return what sets have in common that show the same images."""
-    return data.folder.root, data.sha256, data.pixels
+    return data.folder.root, data.sha256, data.pixels, data.corruption, data.overlay
 
 
 def chunk_size(size: int, least: int) -> int:

@@ -53,6 +53,7 @@ def run_task(
     evaluator = task.open(shared)
     with whole_float32():
         evaluation = evaluator.run(shared)
+    data = shared.open(task.data)
     with dist.together():
         record = finish(
             {
@@ -68,17 +69,15 @@ def run_task(
                 "model_checksum": model_checksum,
                 "metrics": lay_out(evaluation, task.main_metric),
                 "details": evaluation.details,
-                "data_sha256": shared.open(task.data).sha256,
-                "pixels": {
-                    "as": task.data.pixels,
-                    "images_that_differ": shared.num_different(shared.open(task.data)),
-                },
+                "data_sha256": data.fingerprint,
+                "data_changes": {name: change.model_dump(mode="json") for name, change in data.changes().items()},
+                "pixels": {"as": task.data.pixels, "images_that_differ": shared.num_different(data)},
                 "preprocess": None if preprocess is None else dict(preprocess),
             },
             texts=evaluator.texts,
             seconds=time.perf_counter() - start,
         )
-        samples = lay_out_samples(evaluation.samples, shared.open(task.data))
+        samples = lay_out_samples(evaluation.samples, data)
     record = dist.broadcast_object(record)
     if folder is not None:
         record |= dist.on_main(partial(_keep, partial(write_samples, folder / task.name, samples), folder))

@@ -29,7 +29,7 @@ def write_every_set(folder: Path) -> None:
 
 
 def every_task(folder: Path) -> list[Task]:
-    """Return a task for each evaluator, by its name, on these sets."""
+    """Return a task for each evaluator, on these sets, called by its number and evaluator."""
     tasks = [
         task_on(folder / "classes", "zero_shot", "acc1"),
         task_on(folder / "captions", "retrieval", "mean_recall@1"),
@@ -46,8 +46,11 @@ def every_task(folder: Path) -> list[Task]:
         probe_on(folder / "splits", "clustering", "nmi"),
         probe_on(folder / "classes", "joint_clustering", "joint_nmi"),
         probe_on(folder / "edits", "arithmetic", "acc1"),
+        task_on(folder / "classes", "typographic", "followed"),
+        task_on(folder / "classes", "zero_shot", "acc1", corruption={"kind": "glass_blur", "severity": 3}),
+        task_on(folder / "captions", "retrieval", "mean_recall@1", typos={"rate": 0.2}),
     ]
-    return [replace(task, name=task.evaluator) for task in tasks]
+    return [replace(task, name=f"{number} {task.evaluator}") for number, task in enumerate(tasks)]
 
 
 def probe_on(root, evaluator, main_metric, **settings):

@@ -35,7 +35,7 @@ def test_suites_are_listed_with_what_they_are(capsys):
     lines = dict(listed(capsys, "suites"))
     assert lines.keys() == suite_files().keys()
     assert lines["datacomp38"].startswith("DataComp's 38 tasks")
-    assert [name for name, _ in listed(capsys, "suites", "imagenet")] == ["imagenet-shifts"]
+    assert [name for name, _ in listed(capsys, "suites", "imagenet")] == ["imagenet-c", "imagenet-shifts"]
 
 
 def test_the_page_has_every_suite_and_every_task(page):

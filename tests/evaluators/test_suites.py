@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 
-from vlp.evaluators.base import TaskFile
+from vlp.evaluators.base import TaskFile, load_task
+from vlp.evaluators.corruptions import CORRUPTIONS
 from vlp.evaluators.suites import Suite, load_suite, match_tasks, suite_files
 from vlp.evaluators.variants import read_task, task_names
 from vlp.ground.types import RecipeError
@@ -58,6 +61,7 @@ METRICS = {
     "jaccard_score_10-12": "jaccard_10_12",
 }
 OTHER_RANDOM = {"iwildcam"}  # its list has the random accuracy beside F1
+CORRUPTED = {"imagenet-c": "imagenet1k-c", "quick-c": "photos-cc0-c"}
 INSTANCES = {"winogavil"}  # its list counts instances of several images
 
 
@@ -124,9 +128,29 @@ def test_an_average_of_groups_gives_each_group_one_voice():
 def test_all_is_every_task_in_one_reading():
     every = set(load_suite("all").tasks)
     whole = {name for name in task_names() if read_task(name)[2].endswith(f"/{name}.yaml")}
-    assert every == whole - {"geometry", "diagnostics", "tolerance"}
+    corrupted = {name for name in whole if "corruption" in read_task(name)[1]["data"]}
+    assert every == whole - {"geometry", "diagnostics", "tolerance"} - corrupted
     for name in suite_files():
-        assert name == "multilingual" or set(load_suite(name).tasks) <= every, name
+        assert name in {"multilingual", *CORRUPTED} or set(load_suite(name).tasks) <= every, name
+
+
+@pytest.mark.parametrize(("name", "stem"), CORRUPTED.items())
+def test_a_corrupted_suite_has_every_kind_in_every_severity_once(name, stem):
+    suite = load_suite(name)
+    plain = load_task(stem)
+    found = [load_task(task) for task in suite.tasks]
+    corruptions = [task.data.corruption for task in found]
+    assert {(each.kind, each.severity) for each in corruptions} == set(product(CORRUPTIONS, range(1, 6)))
+    for task, corruption in zip(found, corruptions, strict=True):
+        assert task.name == f"{stem}-{corruption.kind}-{corruption.severity}"
+        assert task.name in suite.groups[corruption.kind]
+        assert task.data == plain.data.model_copy(update={"corruption": corruption})
+        assert corruption.jpeg == plain.data.corruption.jpeg
+    clean = load_task(stem.removesuffix("-c"))
+    assert (plain.data.as_is(), plain.random, plain.settings) == (clean.data, clean.random, clean.settings)
+    assert plain.data.corruption.kind is None
+    assert list(suite.groups) == list(CORRUPTIONS)
+    assert all(len(members) == 5 for members in suite.groups.values())
 
 
 def test_no_english_is_in_the_multilingual_suite():

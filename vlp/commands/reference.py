@@ -27,7 +27,9 @@ from vlp.data.texts.captions import Captions
 from vlp.data.texts.text_augment import TextAugment
 from vlp.data.texts.wrong_captions import WrongCaptions
 from vlp.evaluators.base import TaskFile, evaluators
+from vlp.evaluators.corruptions import Corruption
 from vlp.evaluators.dataset import DataSource
+from vlp.evaluators.typos import Typos
 from vlp.ground.registry import Registry, nearest, settings_of
 from vlp.ground.types import RecipeError
 from vlp.objectives.base import Term, terms
@@ -83,7 +85,13 @@ SENTENCES = {
     "model.image": "The image tower, by `type`: one of the image towers.",
     "model.text": "The text tower, by `type`: one of the text towers.",
 }
-FILES: dict[str, Any] = {"card": Card, "task": TaskFile, "task.data": DataSource}
+FILES: dict[str, Any] = {
+    "card": Card,
+    "task": TaskFile,
+    "task.data": DataSource,
+    "task.data.corruption": Corruption,
+    "task.data.typos": Typos,
+}
 # How a part of each registry is asked for, and where.
 USES: tuple[tuple[Registry[Any], str, str], ...] = (
     (terms, "In a recipe", "objective: {NAME: {SETTINGS}}"),

@@ -82,8 +82,8 @@ def test_the_others_draw_nothing(kind):
     assert (corrupted(kind, 3) == corrupted(kind, 3, key="s2", seed=1)).all()
 
 
-def test_severity_zero_changes_nothing():
-    assert (corrupted("fog", 0) == array(picture())).all()
+def test_no_kind_changes_nothing():
+    assert (array(corrupt(picture(), Corruption(), "s1")) == array(picture())).all()
 
 
 def test_images_of_any_shape_are_cut_as_imagenet_c_was():
@@ -108,6 +108,8 @@ def test_a_jpeg_at_the_end_leaves_its_traces():
     [
         ({"kind": "rain", "severity": 1}, "kind"),
         ({"kind": "fog", "severity": 6}, "severity"),
+        ({"kind": "fog"}, "go together"),
+        ({"severity": 1}, "go together"),
         ({"kind": "fog", "severity": 1, "size": 8}, "size"),
         ({"kind": "fog", "severity": 1, "jpeg": 0}, "jpeg"),
         ({"kind": "fog", "severity": 1, "strength": 2}, "strength"),

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 from PIL.Image import Image
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torchvision.transforms import functional
 
 from vlp.evaluators.corruptions import blur, digital, noise, weather
@@ -60,8 +60,8 @@ class Corruption(BaseModel):
     the paper uses; the other kinds do what that code does, with random numbers of their own.
 
     Args:
-        kind: One of the 15.
-        severity: 1 to 5; 0 cuts the image alone, for what a corruption costs beside it.
+        kind: One of the 15; without it images are only cut, for what a corruption costs beside that.
+        severity: 1 to 5.
         seed: What is random depends on it, on kind, severity and the key of the sample, and on nothing else.
         size: Side of the square that is cut from the middle, the short side having been brought to 8/7 of it.
         jpeg: Quality of a JPEG that the result passes through; the files of ImageNet-C did so at 85.
@@ -69,11 +69,17 @@ class Corruption(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    kind: Kind
-    severity: int = Field(ge=0, le=5)
+    kind: Kind | None = None
+    severity: int = Field(default=0, ge=0, le=5)
     seed: int = 0
     size: int = Field(default=224, ge=32, le=4096)
     jpeg: int | None = Field(default=None, ge=1, le=100)
+
+    @model_validator(mode="after")
+    def _has_kind_and_severity(self) -> Corruption:
+        if (self.kind is None) != (self.severity == 0):
+            raise ValueError("kind and severity (1 to 5) go together; leave out both for the cut alone")
+        return self
 
 
 def cut_square(image: Image, size: int = 224) -> Image:
@@ -88,7 +94,7 @@ def corrupt(image: Image, corruption: Corruption, key: str) -> Image:
         image: A square in RGB.
         key: The sample's.
     """
-    if corruption.severity:
+    if corruption.kind is not None:
         rng = generator(corruption.seed, corruption.kind, corruption.severity, key)
         make = CORRUPTIONS[corruption.kind]
         image = digital.to_image(make(digital.to_pixels(image), corruption.severity, rng))

@@ -28,8 +28,8 @@ def load(name: str, *, device: torch.device | str = "cpu", batch_size: int = 256
     """Return an encoder that turns PIL images and strings into embeddings of unit length.
 
     Args:
-        name: Run or checkpoint folder (`RUN:LABEL` for other weights of it), exported folder, `hf-hub:ORG/NAME`, or
-            `NAME:TAG` of open_clip.
+        name: Run or checkpoint folder (`RUN:LABEL` for other weights of it), exported folder, folder with a pair of
+            ONNX files, `hf-hub:ORG/NAME`, or `NAME:TAG` of open_clip.
         device: Where its towers compute.
         batch_size: Images or texts per forward.
 

@@ -1,6 +1,7 @@
 """load_model: a folder in open_clip's layout, and never random weights."""
 
 import json
+import sys
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from safetensors.torch import save_file
 from tests.towers.tiny import CAPTIONS, tiny_images, tiny_model
 from vlp.ground.types import RecipeError
 from vlp.towers.encoder import TowerEncoder
-from vlp.towers.load import load_model
+from vlp.towers.load import load_any_model, load_model
 
 
 def write_folder(model, folder):
@@ -66,3 +67,10 @@ def test_a_checkpoint_of_open_clips_trainer_needs_its_architecture_before_the_co
     assert torch.equal(TowerEncoder(model).embed_texts(CAPTIONS), TowerEncoder(loaded).embed_texts(CAPTIONS))
     with pytest.raises(RecipeError, match=r"no weights at .*epoch_6\.pt"):
         load_model(f"{tmp_path}/tiny.json:{tmp_path}/epoch_6.pt")
+
+
+def test_a_pair_of_onnx_files_without_onnxruntime_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    (tmp_path / "onnx_pair.json").write_text('{"preprocess_cfg": {"size": 32}}')
+    with pytest.raises(RecipeError, match=r"image\.onnx: ONNX files need onnxruntime: pip install 'vlp\[onnx\]'"):
+        load_any_model(str(tmp_path))

@@ -8,10 +8,12 @@ from pathlib import Path
 from vlp.ground.types import RecipeError
 from vlp.towers.borrowed import BorrowedModel, is_borrowed
 from vlp.towers.dual import DualEncoder
+from vlp.towers.onnx_pair import OnnxPair, is_onnx_pair
 from vlp.towers.open_clip import OpenClipImage, OpenClipText
 from vlp.towers.sources import CONFIG_FILE, HUB, LOCAL, folder_of, hub_folder, read_config
 from vlp.towers.transformers_folders import kind_of
 
+AnyModel = DualEncoder | BorrowedModel | OnnxPair
 SENTENCE_MODULES = "modules.json"
 
 
@@ -34,12 +36,12 @@ def load_model(name: str) -> DualEncoder:
     return DualEncoder(OpenClipImage(name=source), OpenClipText(name=source), weights=weights).eval()
 
 
-def load_any_model(name: str) -> DualEncoder | BorrowedModel:
+def load_any_model(name: str) -> AnyModel:
     """Load a model that can be evaluated, whether open_clip's towers can express it or not.
 
     Args:
         name: As `load_model`; also a folder or a page of the hub with another dual encoder of transformers (ALIGN,
-            CLIPSeg, SigLIP 2), or with a CLIP of sentence-transformers.
+            CLIPSeg, SigLIP 2), or with a CLIP of sentence-transformers; also a folder with a pair of ONNX files.
 
     Raises:
         RecipeError: No such model, or it has no weights.
@@ -47,6 +49,8 @@ def load_any_model(name: str) -> DualEncoder | BorrowedModel:
     folder = _folder(name)
     if folder is None:
         return load_model(name)
+    if is_onnx_pair(folder):
+        return OnnxPair(folder)
     if (inner := _clip_in_sentence_transformers(folder)) is not None:
         return load_any_model(str(inner))
     if (folder / CONFIG_FILE).is_file() or not is_borrowed(folder):

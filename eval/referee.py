@@ -84,6 +84,10 @@ def check_comparable(task: Task) -> None:
         raise RecipeError(f"CLIP_benchmark has nothing like the evaluator '{task.evaluator}' of task '{task.name}'")
     if task.data.class_names or task.settings.model_dump().get("prompts"):
         raise RecipeError(f"task '{task.name}' has its own prompts or class names; CLIP_benchmark reads the set's")
+    if task.data != task.data.as_is():
+        raise RecipeError(
+            f"task '{task.name}' corrupts what it reads; CLIP_benchmark takes images and captions as they are"
+        )
 
 
 def our_numbers(model: Path, tasks: list[Task]) -> dict[str, dict[str, tuple[float, float, float]]]:

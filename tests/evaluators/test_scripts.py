@@ -64,6 +64,9 @@ def test_what_clip_benchmark_does_not_do_is_refused(referee, tmp_path, tasks):
     named = task_on(tmp_path / "classes", "zero_shot", "acc1", class_names="classnames/imagenet1k.txt")
     with pytest.raises(RecipeError, match="own prompts"):
         referee.compare(tmp_path, [named], tmp_path)
+    corrupted = task_on(tmp_path / "classes", "zero_shot", "acc1", corruption={"kind": "fog", "severity": 1})
+    with pytest.raises(RecipeError, match="task 'classes' corrupts what it reads"):
+        referee.compare(tmp_path, [corrupted], tmp_path)
 
 
 def test_a_failed_referee_is_no_success(referee, tasks, tmp_path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -87,3 +87,12 @@ def check_intervals(evaluation: Evaluation) -> None:
     for metric in evaluation.metrics:
         assert metric.low is not None and metric.high is not None, metric.name
         assert metric.low - 1e-9 <= metric.value <= metric.high + 1e-9, metric
+
+
+def slopes(number: Callable[[np.ndarray], float], size: int, step: float = 1e-5) -> np.ndarray:
+    """Return how a number of weighted samples changes with the weight of each, by differences around 1."""
+    found = []
+    for i in range(size):
+        change = step * np.eye(size)[i]
+        found.append((number(1 + change) - number(1 - change)) / (2 * step))
+    return np.array(found)

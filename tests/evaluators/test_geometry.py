@@ -9,13 +9,11 @@ import pytest
 import torch
 from scipy.stats import mannwhitneyu
 
+from tests.evaluators.kinds import slopes, values_of
 from tests.evaluators.sets import HashEncoder, opened, unit, write_captions
-from vlp.evaluators.geometry import Geometry, log_kernel, measure
+from vlp.evaluators import moments
+from vlp.evaluators.geometry import Geometry, count_negatives, gap_mmd, log_kernel, measure
 from vlp.evaluators.shared import SharedEncoder
-
-
-def values_of(evaluation):
-    return {metric.name: metric.value for metric in evaluation.metrics}
 
 
 def draw(size=60, width=12, seed=0):
@@ -83,12 +81,12 @@ def test_a_collapsed_space():
 def test_a_regular_simplex_has_the_uniformity_of_the_formula():
     size = 6
     corners = unit(torch.eye(size).double() - 1 / size)
-    assert log_kernel(corners, corners) == pytest.approx(-4 * size / (size - 1))
+    assert log_kernel(corners, corners).value == pytest.approx(-4 * size / (size - 1))
 
 
 def test_an_antipodal_pair_has_uniformity_minus_eight():
     pair = torch.tensor([[1.0, 0.0], [-1.0, 0.0]]).double()
-    assert log_kernel(pair, pair) == pytest.approx(-8)
+    assert log_kernel(pair, pair).value == pytest.approx(-8)
 
 
 def test_orthonormal_rows_have_full_effective_rank():
@@ -137,3 +135,71 @@ def test_large_sets_are_thinned_evenly(tmp_path):
     evaluator = Geometry(opened(write_captions(tmp_path / "set")), max_pairs=4)
     assert evaluator.chosen.tolist() == [0, 13, 26, 39]
     assert evaluator.run(SharedEncoder(HashEncoder())).details["pairs"] == 4
+
+
+def test_influences_are_derivatives_by_weights():
+    images, texts = (rows.double() for rows in draw(13, 4))
+    images[3], texts[3] = images[5], texts[5]  # and ties
+    positives = (images * texts).sum(1)
+    x, y = images.numpy(), texts.numpy()
+    own = positives.numpy()
+    scores = (images @ texts.T).numpy()
+    others = 1 - np.eye(13)
+
+    def kernel(a, b):
+        return np.exp(-4 * (1 - a @ b.T))
+
+    def mean_of(matrix):
+        return lambda w: (matrix * others * np.outer(w, w)).sum() / (others * np.outer(w, w)).sum()
+
+    def auc(w):
+        pairs = others * np.outer(w, w)
+        wins = sum(w[i] * (pairs * ((scores < own[i]) + (scores == own[i]) / 2)).sum() for i in range(13))
+        return wins / w.sum() / pairs.sum()
+
+    negatives = count_negatives(images, texts, positives)
+    kernels = [log_kernel(images, images), log_kernel(texts, texts), log_kernel(images, texts)]
+    discrepancy = (mean_of(kernel(x, x)), mean_of(kernel(y, y)), mean_of(kernel(x, y)))
+    for found, number in (
+        (kernels[0], lambda w: np.log(discrepancy[0](w))),
+        (kernels[2], lambda w: np.log(discrepancy[2](w))),
+        (gap_mmd(*kernels), lambda w: discrepancy[0](w) + discrepancy[1](w) - 2 * discrepancy[2](w)),
+        (negatives.mean, mean_of(scores)),
+        (negatives.auc, auc),
+    ):
+        assert found.influences.numpy() == pytest.approx(slopes(number, 13), abs=1e-8)
+
+
+def estimates_of(images, texts):
+    images, texts = images.double(), texts.double()
+    kernels = [log_kernel(images, images), log_kernel(texts, texts), log_kernel(images, texts)]
+    negatives = count_negatives(images, texts, (images * texts).sum(1))
+    found = {"gap": moments.centroid_distance(images, texts), "cosine": moments.mean_cosine(images)}
+    found |= {"across": moments.mean_cosine_across(images, texts), "auc": negatives.auc, "negatives": negatives.mean}
+    found |= {"mmd": gap_mmd(*kernels), "uniformity": kernels[0], "cross uniformity": kernels[2]}
+    return {name: estimate.as_metric(name) for name, estimate in found.items()}
+
+
+def test_intervals_hold_the_truth():
+    """Of 1,500 pairs, 80 drawn at random are a sample."""
+    images, texts = draw(1500)
+    truth = estimates_of(images, texts)
+    generator = torch.Generator().manual_seed(0)
+    held = dict.fromkeys(truth, 0)
+    for _ in range(100):
+        chosen = torch.randperm(1500, generator=generator)[:80]
+        for name, metric in estimates_of(images[chosen], texts[chosen]).items():
+            held[name] += metric.low <= truth[name].value <= metric.high
+    assert min(held.values()) >= 88, held
+
+
+def test_all_but_the_overlap_have_an_interval():
+    for metric in measure(*draw()).metrics:
+        assert (metric.low is None) == (metric.name == "overlap"), metric
+        assert metric.low is None or metric.low <= metric.value <= metric.high, metric
+
+
+def test_opposite_rows_have_a_centroid_without_direction():
+    rows = torch.cat([torch.eye(3), -torch.eye(3)])
+    found = {metric.name: metric for metric in measure(rows, rows).metrics}["centroid_cosine"]
+    assert (found.low, found.value, found.high) == (-1, 0, 1) or found.low == found.high == 0

@@ -48,15 +48,18 @@ def mean(name: str, values: np.ndarray, weights: np.ndarray | None = None, *, se
     return _with_percentiles(name, float(values @ weights / weights.sum()), len(values), means)
 
 
-def linearised(name: str, value: float, influences: np.ndarray, *, least: float = 0.0) -> Metric:
+def linearised(name: str, value: float, influences: np.ndarray, *, least: float = 0.0, most: float = 1.0) -> Metric:
     """Any smooth number of weighted samples, with its infinitesimal jackknife interval (Jaeckel 1972; Efron 1982).
 
     Args:
         influences: Derivative of the number by the weight of each sample, where all weights are 1.
-        least: What the number cannot fall below; it cannot exceed 1.
+        least: What the number cannot fall below.
+        most: What it cannot exceed.
     """
     spread = Z * float(np.sqrt(np.square(influences, dtype=np.float64).sum()))
-    return Metric(name, value, len(influences), max(least, value - spread), min(1.0, value + spread))
+    # rounding may have put the number itself past its limits
+    low, high = max(least, value - spread), min(most, value + spread)
+    return Metric(name, value, len(influences), min(low, value), max(high, value))
 
 
 def mean_of_means(name: str, values: np.ndarray, groups: np.ndarray) -> Metric:

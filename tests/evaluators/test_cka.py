@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.evaluators.kinds import slopes
 from vlp.evaluators.cka import linear_cka
 
 
@@ -32,25 +33,69 @@ def test_equals_the_gram_matrices(unbiased):
     first, second = draw(23, 5, 9)
     x, y = first.numpy(), second.numpy()
     expected = hsic(x, y, unbiased) / np.sqrt(hsic(x, x, unbiased) * hsic(y, y, unbiased))
-    assert linear_cka(first, second, unbiased=unbiased) == pytest.approx(expected, abs=1e-10)
+    assert linear_cka(first, second, unbiased=unbiased).value == pytest.approx(expected, abs=1e-10)
 
 
 @pytest.mark.parametrize("unbiased", [True, False])
 def test_turning_moving_and_scaling_change_nothing(unbiased):
     first, second = draw(40, 6, 6)
     turn = torch.linalg.qr(torch.randn(6, 6, dtype=torch.float64)).Q
-    assert linear_cka(first, 3 * first @ turn + 2, unbiased=unbiased) == pytest.approx(1)
-    before = linear_cka(first, second, unbiased=unbiased)
-    assert linear_cka(first @ turn, 0.1 * second - 5, unbiased=unbiased) == pytest.approx(before)
+    assert linear_cka(first, 3 * first @ turn + 2, unbiased=unbiased).value == pytest.approx(1)
+    before = linear_cka(first, second, unbiased=unbiased).value
+    assert linear_cka(first @ turn, 0.1 * second - 5, unbiased=unbiased).value == pytest.approx(before)
 
 
 def test_few_samples_of_unrelated_features_do_not_look_alike():
     first, second = (torch.randn(30, 200, generator=torch.Generator().manual_seed(s)).double() for s in (1, 2))
-    assert linear_cka(first, second, unbiased=False) > 0.8
-    assert abs(linear_cka(first, second)) < 0.2
+    assert linear_cka(first, second, unbiased=False).value > 0.8
+    assert abs(linear_cka(first, second).value) < 0.2
     many = [torch.randn(1000, 4, generator=torch.Generator().manual_seed(s)).double() for s in (1, 2)]
-    assert linear_cka(*many) == linear_cka(*many, unbiased=False)
+    assert linear_cka(*many).value == linear_cka(*many, unbiased=False).value
 
 
-def test_constant_features_are_like_nothing():
-    assert np.isnan(linear_cka(torch.ones(9, 3).double(), torch.eye(9).double(), unbiased=False))
+@pytest.mark.parametrize("unbiased", [True, False])
+def test_constant_features_are_like_nothing(unbiased):
+    constant = torch.full((9, 3), 0.1).double()
+    for other in (torch.eye(9).double(), constant):
+        found = linear_cka(constant, other, unbiased=unbiased).as_metric("cka")
+        assert (found.value, found.low, found.high) == (0, 0, 0)
+
+
+def test_influences_of_many_samples_are_derivatives_by_weights():
+    first, second = draw(15, 3, 4)
+    x, y = first.numpy(), second.numpy()
+
+    def covariance(a, b, w):
+        a, b = a - w @ a / w.sum(), b - w @ b / w.sum()
+        return ((a * w[:, None]).T @ b) ** 2
+
+    def number(w):
+        norms = covariance(x, x, w).sum() * covariance(y, y, w).sum()
+        return covariance(x, y, w).sum() / np.sqrt(norms)
+
+    found = linear_cka(first, second, unbiased=False).influences.numpy()
+    assert found == pytest.approx(slopes(number, 15), abs=1e-8)
+
+
+def test_the_interval_of_few_samples_is_the_jackknife():
+    first, second = draw(17, 3, 4)
+    without = [linear_cka(*(rows[torch.arange(17) != i] for rows in (first, second))).value for i in range(17)]
+    expected = np.sum((np.array(without) - np.mean(without)) ** 2) * 16 / 17
+    assert float(linear_cka(first, second).influences.square().sum()) == pytest.approx(expected)
+
+
+def test_four_samples_do_not_say_how_sure_they_are():
+    found = linear_cka(*draw(4, 3, 3)).as_metric("cka")
+    assert (found.low, found.high) == (-1, 1)
+
+
+@pytest.mark.parametrize("size", [100, 1200])
+def test_intervals_hold_the_truth(size):
+    first, second = draw(20_000, 6, 9)
+    truth = linear_cka(first, second).value
+    held = 0
+    for part in range(60):
+        chosen = torch.randperm(20_000, generator=torch.Generator().manual_seed(part))[:size]
+        found = linear_cka(first[chosen], second[chosen]).as_metric("cka")
+        held += found.low <= truth <= found.high
+    assert held >= 52

@@ -9,11 +9,12 @@ import pytest
 import torch
 from scipy.stats import skew
 
-from tests.evaluators.kinds import check_samples, draw_rows, values_of
+from tests.evaluators.kinds import check_intervals, check_samples, draw_rows, slopes, values_of
 from tests.evaluators.sets import HashEncoder, opened, unit, write_captions
 from tests.pretend_device import DEVICE, PretendDevice
 from vlp.evaluators import diagnostics
-from vlp.evaluators.diagnostics import Diagnostics, diagnose, participation_ratio, rankme
+from vlp.evaluators.diagnostics import RANKME_EPSILON, Diagnostics, diagnose, hubness
+from vlp.evaluators.moments import effective_rank, participation_ratio
 from vlp.evaluators.shared import SharedEncoder
 from vlp.ground.types import RecipeError
 
@@ -62,17 +63,37 @@ def test_equals_plain_loops(monkeypatch, chunk):
 def test_samples_are_what_means_are_of():
     evaluation = diagnose(*draw(40), SCALE)
     check_samples(evaluation, ["image_to_text_query_auc", "text_to_image_kl_budget"])
-    for metric in evaluation.metrics:
-        assert metric.low is None or metric.low <= metric.value <= metric.high, metric
+    check_intervals(diagnose(*draw(200), SCALE))
 
 
 def test_numbers_of_dimensions_in_closed_form():
+    def both(rows):
+        return effective_rank(rows, epsilon=RANKME_EPSILON).value, participation_ratio(rows).value
+
     axes = torch.eye(8, dtype=torch.float64).repeat(5, 1)
-    assert rankme(axes) == pytest.approx(8, abs=1e-4)
-    assert participation_ratio(axes) == pytest.approx(7)  # the mean takes one dimension of a simplex
+    assert both(axes) == pytest.approx((8, 7), abs=1e-4)  # the mean takes one dimension of a simplex
     line = torch.cat([axes[:1], -axes[:1]]).repeat(5, 1)
-    assert participation_ratio(line) == pytest.approx(1) and rankme(line) == pytest.approx(1, abs=1e-4)
-    assert participation_ratio(torch.ones(4, 3, dtype=torch.float64)) == 0
+    assert both(line) == pytest.approx((1, 1), abs=1e-4)
+    assert participation_ratio(torch.ones(4, 3, dtype=torch.float64)).value == 0
+
+
+def test_the_influence_of_a_query_on_hubs_is_a_derivative_by_its_weight():
+    nearest = np.array([[0, 1], [0, 2], [0, 1], [3, 0], [1, 4], [4, 2]])
+    chosen = np.zeros((6, 7))
+    for query, items in enumerate(nearest):
+        chosen[query, items] = 1
+    found, occurrences = hubness(nearest, 7)
+    assert found.value == pytest.approx(skew(chosen.sum(0)))
+    assert occurrences.tolist() == chosen.sum(0).tolist()
+    assert found.influences.numpy() == pytest.approx(slopes(lambda w: skew(w @ chosen), 6), abs=1e-8)
+
+
+def test_a_collapsed_space_has_numbers_too():
+    rows = unit(torch.full((200, 6), 0.3))
+    evaluation = diagnose(rows, rows, SCALE)
+    check_intervals(evaluation)
+    assert values_of(evaluation)["cka"] == 0
+    assert all(math.isfinite(bound) for each in evaluation.metrics for bound in (each.value, each.low, each.high))
 
 
 def test_an_item_that_is_near_to_all_is_a_hub():

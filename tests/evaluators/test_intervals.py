@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vlp.evaluators.intervals import linearised, mean, mean_of_means, mean_of_proportions, median, proportion
+from vlp.evaluators.intervals import linearised, mean, mean_of_means, mean_of_proportions, median, proportion, quantile
 
 
 def test_wilson_gives_the_published_interval():
@@ -50,6 +50,28 @@ def test_the_median_interval_covers(size):
     metrics = [median("x", random.normal(size=size)) for _ in range(1000)]
     covered = np.mean([metric.low <= 0 <= metric.high for metric in metrics])
     assert 0.93 < covered <= 1.0
+
+
+@pytest.mark.parametrize("share", [0.05, 0.5, 0.95])
+def test_the_quantile_interval_covers(share):
+    random = np.random.default_rng(0)
+    metrics = [quantile("x", random.random(300), share) for _ in range(1000)]
+    assert 0.93 < np.mean([metric.low <= share <= metric.high for metric in metrics]) < 0.99
+    assert metrics[0].low < metrics[0].value < metrics[0].high
+
+
+def test_few_values_have_a_quantile_without_interval():
+    metric = quantile("x", np.arange(20), 0.05)
+    assert (metric.value, metric.low, metric.high) == (pytest.approx(0.95), None, None)
+    for share in (0.05, 0.95):
+        assert quantile("x", np.arange(72), share).low is None
+        assert quantile("x", np.arange(73), share).low is not None
+
+
+def test_a_quantile_from_above_is_one_from_below():
+    values = np.random.default_rng(0).random(300)
+    metric, mirrored = quantile("x", values, 0.05), quantile("x", -values, 0.95)
+    assert (metric.low, metric.high) == (-mirrored.high, -mirrored.low)
 
 
 def test_few_values_have_a_median_without_interval():

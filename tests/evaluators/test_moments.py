@@ -18,9 +18,14 @@ def draw():
     return first, second
 
 
-def weighted_rank(rows, weights):
+def weighted_ratio(rows, weights):
+    spectrum = np.linalg.eigvalsh(np.cov(rows.T, aweights=weights))
+    return spectrum.sum() ** 2 / (spectrum**2).sum()
+
+
+def weighted_rank(rows, weights, epsilon=0.0):
     singular = np.linalg.svd(rows * np.sqrt(weights)[:, None], compute_uv=False)
-    shares = singular / singular.sum()
+    shares = singular / singular.sum() + epsilon
     return np.exp(-(shares * np.log(shares)).sum())
 
 
@@ -41,6 +46,8 @@ def test_influences_are_derivatives_by_weights():
         (moments.mean_cosine(first), within),
         (moments.mean_cosine_across(first, second), lambda w: (w @ x) @ (w @ y) / w.sum() ** 2),
         (moments.effective_rank(first), lambda w: weighted_rank(x, w)),
+        (moments.effective_rank(first, epsilon=0.01), lambda w: weighted_rank(x, w, 0.01)),
+        (moments.participation_ratio(first), lambda w: weighted_ratio(x, w)),
     ):
         assert found.value == pytest.approx(number(np.ones(SIZE)))
         assert found.influences.numpy() == pytest.approx(slopes(number, SIZE), abs=1e-8)

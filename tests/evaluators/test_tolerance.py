@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.evaluators.kinds import draw_rows, values_of, write_set
+from tests.evaluators.kinds import draw_rows, slopes, values_of, write_set
 from tests.evaluators.sets import HashEncoder, opened
 from tests.pretend_device import DEVICE, PretendDevice
 from vlp.evaluators.shared import SharedEncoder
@@ -28,6 +28,27 @@ def test_equals_all_pairs():
     assert found["tolerance"] == pytest.approx(scores[same].mean())
     assert found["tolerance_all_pairs"] == pytest.approx((scores * same).mean())
     assert found["cosine_between_classes"] == pytest.approx(scores[np.logical_not(same)].mean())
+
+
+def test_influences_are_derivatives_by_weights():
+    rows = draw_rows(9, 5)
+    cosines = (rows.double() @ rows.double().T).numpy()
+    others = 1 - np.eye(9)
+    same = (LABELS[:, None] == LABELS[None]).numpy() * others
+    found = {metric.name: metric for metric in measure_tolerance(rows, LABELS).metrics}
+    for name, taken, of in (
+        ("tolerance", same, same),
+        ("tolerance_all_pairs", same, others),
+        ("cosine_between_classes", others - same, others - same),
+    ):
+        influences = slopes(
+            lambda w, taken=taken, of=of: (w @ (cosines * taken) @ w) / (w @ of @ w),
+            9,
+        )
+        spread = 1.959964 * np.sqrt(np.sum(influences**2))
+        metric = found[name]
+        assert metric.low == pytest.approx(max(-1, metric.value - spread), abs=1e-6), name
+        assert metric.high == pytest.approx(min(1, metric.value + spread), abs=1e-6), name
 
 
 def test_one_class_has_nothing_to_compare_with():

@@ -65,7 +65,7 @@ def compare_embeddings(first: Path, second: Path) -> Agreement:
         raise RecipeError(f"{first} and {second} have {size} samples in common, and it takes 4")
     metrics: list[Metric] = []
     for side, (one, other) in rows.items():
-        metrics.append(Metric(f"cka_{side}", linear_cka(one, other), size))
+        metrics.append(linear_cka(one, other).as_metric(f"cka_{side}"))
         if one.shape[1] == other.shape[1]:
             metrics.append(mean(f"moved_{side}", (1 - torch.cosine_similarity(one, other)).numpy()))
     if len(sides) == 2:

@@ -15,13 +15,14 @@ from torch import Tensor
 from vlp.evaluators.base import check_kind, evaluators
 from vlp.evaluators.cka import linear_cka
 from vlp.evaluators.dataset import EvaluationSet
+from vlp.evaluators.influence import Estimate
 from vlp.evaluators.intervals import mean, proportion
+from vlp.evaluators.moments import effective_rank, participation_ratio
+from vlp.evaluators.score_quantiles import score_quantiles
 from vlp.evaluators.shared import SharedEncoder
 from vlp.ground.types import Evaluation, Metric, PerSample, RecipeError
 
 CHUNK = 512
-FINE_BINS = 2**16  # of cosines: quantiles are exact to 3e-5
-QUANTILES = {"p05": 0.05, "p95": 0.95}
 RANKME_EPSILON = 1e-7
 
 
@@ -73,14 +74,15 @@ def diagnose(
         for name, values in found.by_query().items():
             metrics.append(mean(f"{direction}_{name}", values))
             samples[f"{direction}_{name}"] = PerSample(values.tolist())
-        metrics.append(Metric(f"{direction}_hubness", skewness(found.occurrences), len(image)))
-        never = int((found.occurrences == 0).sum())
+        hubs, occurrences = hubness(found.nearest, len(items))
+        metrics.append(hubs.as_metric(f"{direction}_hubness"))
+        never = int((occurrences == 0).sum())
         metrics.append(proportion(f"{direction}_never_retrieved", never, len(image)))
     for name, rows in (("image", image), ("text", text)):
-        metrics.append(Metric(f"rankme_{name}", rankme(rows), len(rows)))
-        metrics.append(Metric(f"participation_ratio_{name}", participation_ratio(rows), len(rows)))
-    metrics.append(Metric("cka", linear_cka(image, text), len(image)))
-    metrics += _quantiles(image, text)
+        metrics.append(effective_rank(rows, epsilon=RANKME_EPSILON).as_metric(f"rankme_{name}"))
+        metrics.append(participation_ratio(rows).as_metric(f"participation_ratio_{name}"))
+    metrics.append(linear_cka(image, text).as_metric("cka"))
+    metrics += score_quantiles(image, text)
     return Evaluation(tuple(metrics), {"pairs": len(image), "centred": centred}, samples)
 
 
@@ -89,28 +91,28 @@ class SearchNumbers:
     """What each query of one direction finds; matching rows are its own item.
 
     Args:
-        occurrences: How often each item is among the k nearest of a query.
+        nearest: The k nearest items of each query.
     """
 
     query_auc: NDArray[np.float64]
     kl_budget: NDArray[np.float64]
     hard_share_top1: NDArray[np.float64]
     hard_share_top1pct: NDArray[np.float64]
-    occurrences: NDArray[np.int64]
+    nearest: NDArray[np.int64]
 
     def by_query(self) -> dict[str, NDArray[np.float64]]:
         """Return the numbers that each query has, by name."""
-        return {each.name: getattr(self, each.name) for each in fields(self) if each.name != "occurrences"}
+        return {each.name: getattr(self, each.name) for each in fields(self) if each.name != "nearest"}
 
 
 def search(queries: Float64[Tensor, "n d"], items: Float64[Tensor, "n d"], scale: float, k: int) -> SearchNumbers:
     """Look at all scores of all queries, some hundred at a time."""
     size = len(items)
     hardest = math.ceil((size - 1) / 100)
-    occurrences = torch.zeros(size, dtype=torch.int64, device=items.device)
+    nearest: list[Tensor] = []
     parts: list[Tensor] = []
     for start, scores in _tiles(queries, items):
-        occurrences += torch.bincount(scores.topk(k, dim=1).indices.flatten(), minlength=size)
+        nearest.append(scores.topk(k, dim=1).indices)
         own = scores.diagonal(start).clone()[:, None]
         scores.diagonal(start).fill_(-math.inf)
         below = (scores < own).sum(1).double() - 1  # its own place is below, too
@@ -121,7 +123,7 @@ def search(queries: Float64[Tensor, "n d"], items: Float64[Tensor, "n d"], scale
         top = shares.topk(hardest, dim=1).values
         parts.append(torch.stack([auc, math.log(size - 1) - entropy, top[:, 0], top.sum(1)]))
     auc, budget, top, share = torch.cat(parts, dim=1).cpu().numpy()
-    return SearchNumbers(auc, budget, top, share, occurrences.cpu().numpy())
+    return SearchNumbers(auc, budget, top, share, torch.cat(nearest).cpu().numpy())
 
 
 def _tiles(rows: Float64[Tensor, "n d"], columns: Float64[Tensor, "m d"]) -> Iterator[tuple[int, Tensor]]:
@@ -129,46 +131,20 @@ def _tiles(rows: Float64[Tensor, "n d"], columns: Float64[Tensor, "m d"]) -> Ite
         yield start, rows[start : start + CHUNK] @ columns.T
 
 
-def skewness(values: NDArray[np.int64]) -> float:
-    """Return the third standardised moment; 0 where all are equal."""
-    apart = values - values.mean()
-    spread = float(np.sqrt(np.mean(apart**2)))
-    return float(np.mean(apart**3)) / spread**3 if spread else 0.0
+def hubness(nearest: NDArray[np.int64], num_items: int) -> tuple[Estimate, NDArray[np.int64]]:
+    """Return the skewness of how often items are among the k nearest of queries, and how often each is.
 
-
-def rankme(rows: Float64[Tensor, "n d"]) -> float:
-    """Return exp of the entropy of the singular values' shares, each raised by a small number; not centred."""
-    singular = torch.linalg.svdvals(rows)
-    shares = singular / singular.sum() + RANKME_EPSILON
-    return float(torch.special.entr(shares).sum().exp())
-
-
-def participation_ratio(rows: Float64[Tensor, "n d"]) -> float:
-    """Return the squared sum of the covariance's eigenvalues over the sum of their squares: between 1 and d."""
-    apart = rows - rows.mean(0)
-    products = apart.T @ apart
-    total = products.square().sum()
-    return float(products.trace() ** 2 / total) if total > 0 else 0.0
+    Radovanovic et al. 2010, equation 1; 0 where all are equal. The interval is over queries; the items stay.
+    """
+    occurrences = np.bincount(nearest.flatten(), minlength=num_items)
+    apart = occurrences - occurrences.mean()
+    second, third = np.mean(apart**2), np.mean(apart**3)
+    if not second:
+        return Estimate(0.0, torch.zeros(len(nearest), dtype=torch.float64)), occurrences
+    value = third / second**1.5
+    of_queries = (apart**2 - second)[nearest].sum(1) / second**1.5 - value * apart[nearest].sum(1) / second
+    return Estimate(float(value), torch.from_numpy(3 / num_items * of_queries)), occurrences
 
 
 def _centre(rows: Float64[Tensor, "n d"]) -> Float64[Tensor, "n d"]:
     return torch.nn.functional.normalize(rows - rows.mean(0), dim=1)
-
-
-def _quantiles(image: Float64[Tensor, "n d"], text: Float64[Tensor, "n d"]) -> list[Metric]:
-    """Return quantiles of cosines; those of the negatives from fine bins."""
-    positives = (image * text).sum(1)
-    negatives = torch.zeros(FINE_BINS, dtype=torch.int64, device=image.device)
-    for start, scores in _tiles(image, text):
-        bins = ((scores + 1) * (FINE_BINS / 2)).long().clamp_(0, FINE_BINS - 1)
-        negatives += torch.bincount(bins.flatten(), minlength=FINE_BINS)
-        negatives -= torch.bincount(bins.diagonal(start), minlength=FINE_BINS)
-    found = [
-        Metric(f"positive_{name}", float(positives.quantile(share)), len(positives))
-        for name, share in QUANTILES.items()
-    ]
-    reached = negatives.cumsum(0)
-    for name, share in QUANTILES.items():
-        place = int(torch.searchsorted(reached, int(share * int(reached[-1])), right=True))
-        found.append(Metric(f"negative_{name}", (place + 0.5) * 2 / FINE_BINS - 1, int(reached[-1])))
-    return found

@@ -88,6 +88,20 @@ def median(name: str, values: np.ndarray) -> Metric:
     return Metric(name, float(np.median(ordered)), len(ordered), low, high)
 
 
+def quantile(name: str, values: np.ndarray, share: float) -> Metric:
+    """Quantile with the distribution-free interval between two order statistics (None where the sample is too small).
+
+    The number of values below the true quantile is Binomial(n, share), taken as normal (Conover 1999, section 3.2).
+    """
+    ordered = np.sort(np.asarray(values, dtype=np.float64))
+    size, value = len(ordered), float(np.quantile(ordered, share))
+    spread = Z * math.sqrt(size * share * (1 - share))
+    below, above = math.ceil(size * share - spread) - 1, math.ceil(size * share + spread) - 1
+    if below < 0 or above >= size:
+        return Metric(name, value, size)
+    return Metric(name, value, size, float(ordered[below]), float(ordered[above]))
+
+
 def _median_rank(size: int) -> int | None:
     if size > 50:
         return int(size / 2 - Z * math.sqrt(size) / 2 - 0.5)

@@ -44,18 +44,37 @@ def mean_cosine_across(first: Float64[Tensor, "n d"], second: Float64[Tensor, "n
     return Estimate(value, (first @ means[1] + second @ means[0] - 2 * value) / len(first), -1, 1)
 
 
-def effective_rank(rows: Float64[Tensor, "n d"]) -> Estimate:
+def effective_rank(rows: Float64[Tensor, "n d"], *, epsilon: float = 0.0) -> Estimate:
     """Exp of the entropy of the normalised singular values (Roy and Vetterli 2007), between 1 and d.
 
     Scaling a row by the root of its weight w moves a singular value by half of (x.v)^2 / sigma per unit of w.
+
+    Args:
+        epsilon: What is added to each share; 1e-7 is RankMe (Garrido et al. 2023, arXiv 2210.02885, equation 2).
     """
     singular = torch.linalg.svdvals(rows)
-    shares = singular / singular.sum()
+    shares = singular / singular.sum() + epsilon
     value = float(torch.special.entr(shares).sum().exp())
     squares = (rows @ torch.linalg.eigh(rows.T @ rows).eigenvectors).square_()
     norms = squares.sum(0).sqrt()
     parts = norms / norms.sum()
-    slopes = -parts.clamp(min=1e-300).log()  # of the entropy by a share, but for a constant that cancels out
+    slopes = -(parts + epsilon).clamp(min=1e-300).log()  # of the entropy, but for a constant that cancels out
     slopes = (slopes - slopes @ parts) / norms.sum()
     moved = (squares / (2 * norms)).nan_to_num_(0.0) @ slopes
     return Estimate(value, value * moved, 1, min(rows.shape))
+
+
+def participation_ratio(rows: Float64[Tensor, "n d"]) -> Estimate:
+    """Squared sum of the covariance's eigenvalues over the sum of their squares, between 1 and d (Gao et al. 2017).
+
+    0 where all rows are equal.
+    """
+    apart = rows - rows.mean(0)
+    products = apart.T @ apart
+    trace, squares = products.trace(), products.square().sum()
+    if not squares > 0:
+        return Estimate(0.0, torch.zeros_like(rows[:, 0]), 0)
+    value = float(trace**2 / squares)
+    own = apart.square().sum(1) / trace
+    influences = 2 * value * (own - ((apart @ products) * apart).sum(1) / squares)
+    return Estimate(value, influences, 1, min(rows.shape))

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from vlp.evaluators.base import check_kind, evaluators
 from vlp.evaluators.dataset import EvaluationSet
+from vlp.evaluators.influence import Estimate
 from vlp.evaluators.shared import SharedEncoder
-from vlp.ground.types import Evaluation, Metric, RecipeError
+from vlp.ground.types import Evaluation, RecipeError
 
 
 @evaluators.register("tolerance")
@@ -41,15 +42,21 @@ def measure_tolerance(images: Float32[Tensor, "n d"], labels: Int64[Tensor, " n"
     _, places = labels.unique(return_inverse=True)
     counts = places.bincount()
     sums = torch.zeros(len(counts), rows.shape[1], dtype=rows.dtype, device=rows.device).index_add_(0, places, rows)
-    own = rows.square().sum()
-    within = float(sums.square().sum() - own)
-    everything = float(rows.sum(0).square().sum() - own)
-    num_within, num_pairs = int((counts * (counts - 1)).sum()), len(rows) * (len(rows) - 1)
+    size, own = len(rows), rows.square().sum(1)
+    within = (rows * sums[places]).sum(1) - own
+    everything = rows @ rows.sum(0) - own
+    partners = (counts[places] - 1).double()
     metrics = [
-        Metric("tolerance", within / num_within, len(rows)),
-        Metric("tolerance_all_pairs", within / num_pairs, len(rows)),
+        _mean_of_pairs(within, partners).as_metric("tolerance"),
+        _mean_of_pairs(within, torch.full_like(within, size - 1)).as_metric("tolerance_all_pairs"),
     ]
-    if num_pairs > num_within:
-        between = (everything - within) / (num_pairs - num_within)
-        metrics.append(Metric("cosine_between_classes", between, len(rows)))
+    if len(counts) > 1:
+        between = _mean_of_pairs(everything - within, size - 1 - partners)
+        metrics.append(between.as_metric("cosine_between_classes"))
     return Evaluation(tuple(metrics), {"classes": len(counts)})
+
+
+def _mean_of_pairs(sums: Float64[Tensor, " n"], counts: Float64[Tensor, " n"]) -> Estimate:
+    """Return the mean of cosines of pairs, from their sum and number of which each sample is one side."""
+    value = float(sums.sum() / counts.sum())
+    return Estimate(value, 2 * (sums - value * counts) / counts.sum(), -1, 1)

@@ -164,7 +164,7 @@ def write_metrics(
         **{name: float(value) for name, value in report.items()},
         "learning_rate": recipe.optimizer.learning_rate * run.rate(step - 1),
         **{f"gradient_norm/{name}": float(norm) for name, norm in norms.items()},
-        **{f"gauge/{name}": value for name, value in run.objective.gauges().items()},
+        **{f"gauge/{name}": value for name, value in run.gauges().items()},
         **clock.lap(step, recipe.train.batch_size),
         "decode_rate": run.stream.decode_rate * dist.world_size(),
         "weights_checksum": agreed_checksum(run.kept_equal),

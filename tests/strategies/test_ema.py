@@ -87,3 +87,18 @@ def test_the_teacher_looks_with_the_averages():
     torch.testing.assert_close(seen, before)
     assert not torch.allclose(seen, now.image)
     assert not seen.requires_grad
+
+
+def test_the_log_says_how_far_the_average_is():
+    model = tiny_model()
+    strategy = Ema(decay=0.5, warmup=False)
+    strategy.start(model)
+    assert strategy.gauges(model) == {"weight_drift": 0, "weight_drift_image": 0, "weight_drift_text": 0}
+    with torch.no_grad():
+        for parameter in model.core.visual.parameters():
+            parameter.mul_(3)
+    strategy.after_step(model)  # the average of 1 and 3 is 2: a third away
+    found = strategy.gauges(model)
+    assert found["weight_drift_image"] == pytest.approx(1 / 3)
+    assert found["weight_drift_text"] == 0
+    assert 0 < found["weight_drift"] < 1 / 3

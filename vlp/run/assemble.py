@@ -114,6 +114,13 @@ class Run:
             sets[label] = {name: value for name, value in (strategy.weights() or {}).items() if name in towers}
         return {f"{label}.{name}": value for label, values in sets.items() for name, value in values.items()}
 
+    def gauges(self) -> dict[str, float]:
+        """Return what terms and strategies say of themselves, by label and name; called by all processes."""
+        found = self.objective.gauges()
+        for label, strategy in self.strategies.items():
+            found |= {f"{label}/{name}": value for name, value in strategy.gauges(self.towers).items()}
+        return found
+
     def open_log(self, first_step: int) -> Log:
         """Open the progress line, `metrics.jsonl` and the trackers, and say what the towers start from."""
         with dist.together():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from jaxtyping import Bool
 from torch import Tensor
 
@@ -45,6 +47,10 @@ class Strategy:
     def weights(self) -> dict[str, Tensor] | None:
         """Return weights to evaluate and export instead of the model's, by parameter name."""
         return None
+
+    def gauges(self, model: DualEncoder) -> Mapping[str, float]:
+        """Return numbers to log now and then, by name; called by all processes, where logging waits anyway."""
+        return {}
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return what a checkpoint must keep beside `weights`."""

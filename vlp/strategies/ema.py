@@ -8,12 +8,15 @@ from torch import Tensor
 
 from vlp.ground import dist
 from vlp.strategies.base import Strategy, strategies
+from vlp.towers.drift import weight_drift
 from vlp.towers.dual import DualEncoder
 
 
 @strategies.register("ema")
 class Ema(Strategy):
     """Average the weights of the last steps exponentially (Polyak and Juditsky 1992).
+
+    The log has `gauge/LABEL/weight_drift`: how far the average lies from the weights, as a share of their norm.
 
     Args:
         decay: Weight of the past at each step.
@@ -52,6 +55,9 @@ class Ema(Strategy):
 
     def weights(self) -> dict[str, Tensor]:
         return self.average
+
+    def gauges(self, model: DualEncoder) -> dict[str, float]:
+        return weight_drift(model.state_dict(), self.average)
 
     def state_dict(self) -> dict[str, Tensor]:
         return {"num_steps": self.num_steps}

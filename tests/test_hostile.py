@@ -42,6 +42,7 @@ COMMANDS = {
     "embed": ["embed", "{}", "embedded", "--to", "out"],
     "embed data": ["embed", "missing", "{}", "--to", "out"],
     "agree": ["agree", "{}", "{}"],
+    "agree data": ["agree", "missing", "missing", "--data", "{}"],
     "compare": ["compare", "{}", "missing"],
     "eval against": ["eval", "missing", "--against", "{}"],
     "report": ["report", "{}"],

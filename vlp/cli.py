@@ -131,14 +131,18 @@ def _embed(parser: argparse.ArgumentParser) -> None:
 
 
 def _agree(parser: argparse.ArgumentParser) -> None:
-    """agree: say how alike two models' embeddings of the same data are: CKA, drift, and what both find first."""
-    parser.add_argument("first", type=Path, help="folder that vlp embed wrote")
-    parser.add_argument("second", type=Path, help="another, of the same data")
+    """agree: say how alike two models are: distance of weights, CKA, drift of embeddings, and what both find first."""
+    parser.add_argument("first", help="what vlp eval takes (RUN:ema for averages), or a folder that vlp embed wrote")
+    parser.add_argument("second", help="another of the same kind")
+    parser.add_argument("--data", metavar="CARD", help="data card that both models embed; default: weights alone")
 
     def command(parsed: argparse.Namespace) -> None:
-        from vlp.embeddings.agreement import compare_embeddings
+        from vlp.embeddings.model_agreement import agree
+        from vlp.ground import dist
 
-        print(compare_embeddings(parsed.first, parsed.second))
+        found = agree(parsed.first, parsed.second, parsed.data)
+        if dist.is_main():
+            print(found)
 
     parser.set_defaults(command=command)
 

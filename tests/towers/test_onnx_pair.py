@@ -15,6 +15,7 @@ from tests.evaluators.sets import write_classes
 from tests.shards import write_shards
 from tests.towers.tiny import CAPTIONS, tiny_bert, tiny_export, tiny_images, tiny_model
 from vlp.embeddings.embed import embed
+from vlp.embeddings.model_agreement import agree
 from vlp.embeddings.parts import read_embeddings
 from vlp.evaluate import evaluate_model, load
 from vlp.ground.types import RecipeError
@@ -131,6 +132,15 @@ def test_it_is_evaluated_and_embeds_like_the_export(pair, tmp_path, capsys):
         (ids, rows), (others, expected) = (read_embeddings(tmp_path / f"{name}-rows", side) for name in models)
         assert ids.tolist() == others.tolist() == list(range(6))
         np.testing.assert_allclose(rows, expected, atol=1e-5)
+
+
+def test_it_agrees_with_the_export_in_all_but_weights_which_it_does_not_name(pair, tmp_path):
+    export_folder = str(tiny_export(tmp_path / "export"))
+    with pytest.raises(RecipeError, match="no weights of equal names and shapes"):
+        agree(str(pair), export_folder)
+    found = {metric.name: metric.value for metric in agree(str(pair), export_folder, "embedded-photos").metrics}
+    assert found["moved_images"] < 1e-6 and found["cka_texts"] == pytest.approx(1)
+    assert "weight_drift" not in found
 
 
 def test_the_checksum_depends_on_every_file(copied):

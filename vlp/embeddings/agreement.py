@@ -22,11 +22,11 @@ SIDES: tuple[Side, ...] = ("images", "texts")
 
 @dataclass(frozen=True)
 class Agreement:
-    """What two folders of embeddings have in common.
+    """What two models have in common.
 
     Args:
-        samples: Samples that both have.
-        metrics: By name, for each side that both have.
+        samples: Samples that both have embedded; 0 where weights alone are compared.
+        metrics: By name; those of embeddings for each side that both have.
     """
 
     samples: int
@@ -35,7 +35,8 @@ class Agreement:
     def __str__(self) -> str:
         rows = [("number", "value", "95 % interval")]
         rows += [(each.name, f"{each.value:.4f}", interval(each.low, each.high)) for each in self.metrics]
-        return "\n".join([f"{self.samples:,} samples in both", *aligned(rows, right=[1])])
+        head = [f"{self.samples:,} samples in both"] if self.samples else []
+        return "\n".join([*head, *aligned(rows, right=[1])])
 
 
 def compare_embeddings(first: Path, second: Path) -> Agreement:
@@ -67,7 +68,7 @@ def compare_embeddings(first: Path, second: Path) -> Agreement:
     for side, (one, other) in rows.items():
         metrics.append(linear_cka(one, other).as_metric(f"cka_{side}"))
         if one.shape[1] == other.shape[1]:
-            metrics.append(mean(f"moved_{side}", (1 - torch.cosine_similarity(one, other)).numpy()))
+            metrics.append(mean(f"moved_{side}", (1 - torch.cosine_similarity(one, other)).clamp(min=0).numpy()))
     if len(sides) == 2:
         (images, their_images), (texts, their_texts) = (rows[side] for side in SIDES)
         for name, ours, theirs in (

@@ -32,6 +32,8 @@ class SplitFeatures:
 def open_split(encoder: SharedEncoder, data: EvaluationSet, split: str, setting: str) -> EvaluationSet:
     """Open another split of a set, which must have all its classes unless `data.classes_without_samples` allows less.
 
+    Where the tested split is corrupted, this one is not: a probe learns from clean images, as models do.
+
     Args:
         setting: Which setting names the split, for messages.
 
@@ -53,4 +55,4 @@ def _source_of(source: DataSource, split: str) -> DataSource:
     lists = {name: digest for name, digest in source.sha256.items() if "/" not in name or name.startswith(f"{split}/")}
     absent = 0 if source.classes_without_samples == 0 else None
     known = {"split": split, "samples": None, "sha256": lists, "classes_without_samples": absent}
-    return source.model_copy(update=known)
+    return source.as_is().model_copy(update=known)

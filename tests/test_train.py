@@ -260,6 +260,7 @@ def test_trackers_receive_the_metrics(tmp_path, shards):
     assert [event.value for event in events.Scalars("loss")] == pytest.approx([line["loss"] for line in lines(run)])
 
 
+@pytest.mark.long
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
 def test_compiled_towers_give_the_same_losses(tmp_path, shards):
     plain = train(tiny_recipe(tmp_path, shards, "name=plain", "train.steps=2", "model.image.patch_dropout=0.0"))

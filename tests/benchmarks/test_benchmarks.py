@@ -356,6 +356,7 @@ def test_a_batch_larger_than_one_out_of_memory_is_not_tried(monkeypatch):
     assert rows[0].cpu == [2.0]
 
 
+@pytest.mark.long
 def test_objectives_are_measured_in_processes_of_their_own(tmp_path):
     command = [sys.executable, "-m", "benchmarks.bench_objectives", "--terms", "clip", "dense_uniformity_image"]
     command += ["--pairs", "64", "--rounds", "1", "--to", str(tmp_path)]
@@ -385,6 +386,7 @@ def test_a_missing_device_is_refused(capsys):
     assert "no CUDA device" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_a_soak_keeps_its_promises(tmp_path):
     soak_loader.main(["--epochs", "2", "--workers", "1", "--to", str(tmp_path)])
     (found,) = (json.loads(path.read_text()) for path in tmp_path.glob("soak_*.json"))

@@ -44,7 +44,7 @@ class Found:
 
     def all(self, case: str, name: str = "seconds") -> list[float]:
         """Return every measurement of one number."""
-        return [value for numbers in self.values.get(case, []) for key, value in numbers.items() if key == name]
+        return [numbers[name] for numbers in self.values[case]]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -12,7 +12,6 @@ from scipy.stats import skew
 from tests.evaluators.kinds import check_intervals, check_samples, draw_rows, slopes, values_of
 from tests.evaluators.sets import HashEncoder, opened, unit, write_captions
 from tests.pretend_device import DEVICE, PretendDevice
-from vlp.evaluators import diagnostics
 from vlp.evaluators.diagnostics import RANKME_EPSILON, Diagnostics, diagnose, hubness
 from vlp.evaluators.moments import effective_rank, participation_ratio
 from vlp.evaluators.shared import SharedEncoder
@@ -47,7 +46,7 @@ def by_hand(queries, items, k):
 
 @pytest.mark.parametrize("chunk", [512, 100])
 def test_equals_plain_loops(monkeypatch, chunk):
-    monkeypatch.setattr(diagnostics, "CHUNK", chunk)
+    monkeypatch.setattr("vlp.evaluators.score_tiles.CHUNK", chunk)
     images, texts = draw()
     found = values_of(diagnose(images, texts, SCALE, k=5))
     for direction, pair in (("image_to_text", (images, texts)), ("text_to_image", (texts, images))):

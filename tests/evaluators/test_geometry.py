@@ -127,7 +127,7 @@ def test_histograms_count_every_score():
 def test_chunks_do_not_matter(monkeypatch):
     images, texts = draw()
     whole = values_of(measure(images, texts))
-    monkeypatch.setattr("vlp.evaluators.geometry.CHUNK", 7)
+    monkeypatch.setattr("vlp.evaluators.score_tiles.CHUNK", 7)
     assert values_of(measure(images, texts)) == pytest.approx(whole, abs=1e-12)
 
 

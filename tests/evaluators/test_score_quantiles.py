@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from tests.evaluators.kinds import draw_rows
-from vlp.evaluators import score_quantiles as module
 from vlp.evaluators.score_quantiles import FINE_BINS, QUANTILES, score_quantiles
 
 
@@ -27,7 +26,7 @@ def negatives_of(images, texts):
 
 @pytest.mark.parametrize("chunk", [512, 31])
 def test_equal_sorted_scores(monkeypatch, chunk):
-    monkeypatch.setattr(module, "CHUNK", chunk)
+    monkeypatch.setattr("vlp.evaluators.score_tiles.CHUNK", chunk)
     images, texts = draw()
     found = by_name(images, texts)
     for name, share in QUANTILES.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,12 +176,14 @@ def _classes(source: Source, to: Path, options: SetOptions) -> tuple[tuple[str, 
         return _distinct(known, "the source"), ()
     names = tuple(sorted(set(_texts(source))))
     numbers = [name for name in names if name.isascii() and name.isdigit()]
-    if numbers or not names:
+    if not names:
+        raise RecipeError(
+            "no row names a class; name the column with --columns caption=NAME, or the classes with --class-names"
+        )
+    if numbers:
         raise RecipeError(
             f"classes are numbers ({', '.join(numbers[:5])}): write their names into a file, a line each, that of "
             "number 0 first, and name it with --class-names FILE"
-            if numbers
-            else "no row names a class; name the column with --columns caption=NAME, or the classes with --class-names"
         )
     return names, ()
 
@@ -201,7 +204,7 @@ def _spaced(word: str) -> str:
 
 def _distinct(names: Sequence[str], where: str) -> tuple[str, ...]:
     found = tuple(map(_spaced, names))
-    twice = sorted({name for name in found if found.count(name) > 1})
+    twice = sorted(name for name, times in Counter(found).items() if times > 1)
     if twice:
         raise RecipeError(f"{where}: two classes are called '{twice[0]}'; give each a name of its own")
     return found

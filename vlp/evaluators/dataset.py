@@ -85,10 +85,7 @@ class EvaluationSet:
         captions: Captions of each image (retrieval), the right one and wrong ones (choice), or its cue (association).
         label_matrix: Classes of each image as zeros and ones (multilabel only).
         groups: Integers of each image, by the name of the group (classification only).
-        pixels: How images become RGB.
         sha256: One checksum over the checksums of all files.
-        corruption: What happens to images when they are decoded.
-        typos: What has happened to `captions`.
         overlay: What is written on images when they are decoded, before they are corrupted.
     """
 
@@ -102,14 +99,21 @@ class EvaluationSet:
     groups: Mapping[str, NDArray[np.int64]]
     class_names: tuple[str, ...]
     templates: tuple[str, ...]
-    pixels: Pixels
     sha256: str
-    corruption: Corruption | None = None
-    typos: Typos | None = None
     overlay: Overlay | None = None
 
     def __len__(self) -> int:
         return len(self.samples)
+
+    @property
+    def pixels(self) -> Pixels:
+        """How images become RGB."""
+        return self.source.pixels
+
+    @property
+    def corruption(self) -> Corruption | None:
+        """What happens to images when they are decoded."""
+        return self.source.corruption
 
     @property
     def classes_without_samples(self) -> list[str]:
@@ -127,7 +131,7 @@ class EvaluationSet:
 
     def changes(self) -> dict[str, Corruption | Typos]:
         """Return what is done to the set, by the key of its task that asks for it."""
-        asked = {"corruption": self.corruption, "typos": self.typos}
+        asked = {"corruption": self.corruption, "typos": self.source.typos}
         return {name: value for name, value in asked.items() if value is not None}
 
     def image(self, index: int) -> Image.Image:
@@ -199,7 +203,6 @@ def open_set(source: DataSource) -> EvaluationSet:
             groups=groups_of(samples, source.groups),
             class_names=class_names,
             templates=split_lines(lists[TEMPLATES], folder.locate(TEMPLATES)) if TEMPLATES in lists else (),
-            pixels=source.pixels,
             sha256=_digest_of(digests),
         )
         _check_counts(found, source)
@@ -220,12 +223,12 @@ def alter(found: EvaluationSet, source: DataSource) -> EvaluationSet:
         RecipeError: It has no captions to search with.
     """
     if source.typos is None:
-        return replace(found, source=source, corruption=source.corruption)
+        return replace(found, source=source)
     if found.kind != "retrieval":
         raise RecipeError(f"data.typos: {found.folder.root} is a {found.kind} set; only retrieval sets are misspelt")
     pairs = zip(found.samples, found.captions, strict=True)
     captions = tuple(misspell(each, source.typos, sample.key) for sample, each in pairs)
-    return replace(found, source=source, corruption=source.corruption, typos=source.typos, captions=captions)
+    return replace(found, source=source, captions=captions)
 
 
 def look(source: DataSource) -> SetFolder:

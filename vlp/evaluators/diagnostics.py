@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -19,10 +18,10 @@ from vlp.evaluators.influence import Estimate
 from vlp.evaluators.intervals import mean, proportion
 from vlp.evaluators.moments import effective_rank, participation_ratio
 from vlp.evaluators.score_quantiles import score_quantiles
+from vlp.evaluators.score_tiles import score_tiles, spaced_places
 from vlp.evaluators.shared import SharedEncoder
 from vlp.ground.types import Evaluation, Metric, PerSample, RecipeError
 
-CHUNK = 512
 RANKME_EPSILON = 1e-7
 
 
@@ -49,7 +48,7 @@ class Diagnostics:
     def __init__(self, data: EvaluationSet, *, k: int = 10, max_pairs: int = 10_000, centred: bool = False):
         check_kind(data, "retrieval")
         self.data = data
-        self.chosen = np.linspace(0, len(data) - 1, min(len(data), max_pairs)).round().astype(np.int64)
+        self.chosen = spaced_places(len(data), max_pairs)
         if not 1 <= k < len(self.chosen) or len(self.chosen) < 4:
             raise RecipeError(f"settings.k is {k}, and there are {len(self.chosen)} pairs; it needs 4, and more than k")
         self.k = k
@@ -111,7 +110,7 @@ def search(queries: Float64[Tensor, "n d"], items: Float64[Tensor, "n d"], scale
     hardest = math.ceil((size - 1) / 100)
     nearest: list[Tensor] = []
     parts: list[Tensor] = []
-    for start, scores in _tiles(queries, items):
+    for start, scores in score_tiles(queries, items):
         nearest.append(scores.topk(k, dim=1).indices)
         own = scores.diagonal(start).clone()[:, None]
         scores.diagonal(start).fill_(-math.inf)
@@ -124,11 +123,6 @@ def search(queries: Float64[Tensor, "n d"], items: Float64[Tensor, "n d"], scale
         parts.append(torch.stack([auc, math.log(size - 1) - entropy, top[:, 0], top.sum(1)]))
     auc, budget, top, share = torch.cat(parts, dim=1).cpu().numpy()
     return SearchNumbers(auc, budget, top, share, torch.cat(nearest).cpu().numpy())
-
-
-def _tiles(rows: Float64[Tensor, "n d"], columns: Float64[Tensor, "m d"]) -> Iterator[tuple[int, Tensor]]:
-    for start in range(0, len(rows), CHUNK):
-        yield start, rows[start : start + CHUNK] @ columns.T
 
 
 def hubness(nearest: NDArray[np.int64], num_items: int) -> tuple[Estimate, NDArray[np.int64]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,10 +16,10 @@ from vlp.evaluators.dataset import EvaluationSet
 from vlp.evaluators.influence import Estimate
 from vlp.evaluators.intervals import mean, proportion
 from vlp.evaluators.moments import centroid_cosine, centroid_distance, effective_rank, mean_cosine, mean_cosine_across
+from vlp.evaluators.score_tiles import score_tiles, spaced_places
 from vlp.evaluators.shared import SharedEncoder
 from vlp.ground.types import Evaluation, Metric
 
-CHUNK = 512
 BINS = 64
 TEMPERATURE = 2.0
 
@@ -40,7 +39,7 @@ class Geometry:
     def __init__(self, data: EvaluationSet, *, max_pairs: int = 10_000):
         check_kind(data, "retrieval")
         self.data = data
-        self.chosen = np.linspace(0, len(data) - 1, min(len(data), max_pairs)).round().astype(np.int64)
+        self.chosen = spaced_places(len(data), max_pairs)
         self.texts = tuple(data.captions[i][0] for i in self.chosen)
 
     def run(self, encoder: SharedEncoder) -> Evaluation:
@@ -85,7 +84,7 @@ def log_kernel(rows: Float64[Tensor, "n d"], columns: Float64[Tensor, "n d"]) ->
     """Log of the mean of exp(-t |x_i - y_j|^2) over i != j; the pairs of one index are left out."""
     size = len(rows)
     sums, of_rows, of_columns = [], [], torch.zeros_like(columns[:, 0])
-    for start, scores in _score_chunks(rows, columns):
+    for start, scores in score_tiles(rows, columns):
         kernel = _off_diagonal_exp(scores, start)
         sums.append(kernel.sum())
         of_rows.append(kernel.sum(1))
@@ -109,13 +108,6 @@ def _off_diagonal_exp(scores: Float64[Tensor, "c n"], start: int) -> Float64[Ten
     kernel = (2 * TEMPERATURE * (scores - 1)).exp_()
     kernel.diagonal(start).zero_()
     return kernel
-
-
-def _score_chunks(
-    rows: Float64[Tensor, "n d"], columns: Float64[Tensor, "n d"]
-) -> Iterator[tuple[int, Float64[Tensor, "c n"]]]:
-    for start in range(0, len(rows), CHUNK):
-        yield start, rows[start : start + CHUNK] @ columns.T
 
 
 @dataclass(frozen=True)
@@ -147,7 +139,7 @@ def count_negatives(
     histogram = torch.zeros(BINS, dtype=torch.int64, device=image.device)
     passed = torch.zeros(size + 1, dtype=torch.int64, device=image.device)  # by how many positives are lower, twice
     of_rows, of_columns = [], torch.zeros(size, dtype=torch.int64, device=image.device)
-    for start, scores in _score_chunks(image, text):
+    for start, scores in score_tiles(image, text):
         keep = torch.ones_like(scores, dtype=torch.bool)
         keep.diagonal(start).fill_(False)
         negatives = scores[keep]

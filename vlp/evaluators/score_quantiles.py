@@ -8,9 +8,9 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from vlp.evaluators.intervals import Z, quantile
+from vlp.evaluators.score_tiles import score_tiles
 from vlp.ground.types import Metric
 
-CHUNK = 512
 FINE_BINS = 2**16  # of cosines: quantiles are exact to 3e-5
 QUANTILES = {"p05": 0.05, "p95": 0.95}
 
@@ -44,8 +44,8 @@ def _cosine(place: int) -> float:
 def _count(image: Float64[Tensor, "n d"], text: Float64[Tensor, "n d"]) -> Int64[Tensor, " bins"]:
     """Return how many negatives lie in each bin."""
     negatives = torch.zeros(FINE_BINS, dtype=torch.int64, device=image.device)
-    for start in range(0, len(image), CHUNK):
-        bins = _bins(image[start : start + CHUNK] @ text.T)
+    for start, scores in score_tiles(image, text):
+        bins = _bins(scores)
         negatives += torch.bincount(bins.flatten(), minlength=FINE_BINS)
         negatives -= torch.bincount(bins.diagonal(start), minlength=FINE_BINS)
     return negatives
@@ -62,13 +62,13 @@ def _spreads(image: Float64[Tensor, "n d"], text: Float64[Tensor, "n d"], places
     """Return half the width of the interval of the share of negatives up to each bin."""
     size = len(image)
     of_pairs = torch.zeros(len(places), size, dtype=torch.float64, device=image.device)
-    for start in range(0, size, CHUNK):
-        bins = _bins(image[start : start + CHUNK] @ text.T)
+    for start, scores in score_tiles(image, text):
+        bins = _bins(scores)
         for counts, place in zip(of_pairs, places, strict=True):
             below = bins <= place
             below.diagonal(start).fill_(False)
             counts += below.sum(0)
-            counts[start : start + CHUNK] += below.sum(1)
+            counts[start : start + len(scores)] += below.sum(1)
     shares = (of_pairs / (size - 1)).cpu().numpy()
     influences = (shares - shares.mean(axis=1, keepdims=True)) / size
     return (Z * np.sqrt(np.square(influences).sum(axis=1))).tolist()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import torch
 from jaxtyping import Float64
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vlp.ground import dist
 
-SIDES = {"image": "core.visual.", "text": "core.text."}
+SIDES = {"weight_drift": "", "weight_drift_image": "core.visual.", "weight_drift_text": "core.text."}
 
 
 @torch.no_grad()
@@ -24,26 +24,25 @@ def weight_drift(weights: Mapping[str, Tensor], others: Mapping[str, Tensor]) ->
         weights: By name.
         others: Of the same names and shapes.
     """
-    sides = {"weight_drift": list(weights)}
-    for side, start in SIDES.items():
-        sides[f"weight_drift_{side}"] = [name for name in weights if name.startswith(start)]
+    names = [name for name in weights if weights[name].is_floating_point()]
+    if not names:
+        return {}
+    squares = torch.stack([_squares(weights[name], others[name]) for name in names])
+    is_sharded = torch.tensor([hasattr(weights[name], "to_local") for name in names])
+    if is_sharded.any():
+        squares[is_sharded] = dist.all_reduce_sum(squares[is_sharded])
     found = {}
-    for side, names in sides.items():
-        pairs = [(weights[name], others[name]) for name in names if weights[name].is_floating_point()]
-        if pairs:
-            found[side] = float((_squares(pairs, 1) / _squares(pairs, 0).clamp(min=1e-300)).sqrt())
-    return found
+    for label, start in SIDES.items():
+        chosen = [place for place, name in enumerate(names) if name.startswith(start)]
+        if chosen:
+            apart, whole = squares[chosen].sum(0)
+            found[label] = (apart / whole.clamp(min=1e-300)).sqrt()
+    values: list[float] = torch.stack(list(found.values())).tolist()
+    return dict(zip(found, values, strict=True))
 
 
-def _squares(pairs: Iterable[tuple[Tensor, Tensor]], share: int) -> Float64[Tensor, ""]:
-    """Return the sum of squares of the first of each pair, less a share of the second."""
-    whole: list[Tensor] = []
-    parts: list[Tensor] = []
-    for first, second in pairs:
-        mine, other = dist.own_part(first.detach()), dist.own_part(second.detach())
-        total = (mine.double() - share * other.to(mine.device).double()).square().sum()
-        (parts if hasattr(first, "to_local") else whole).append(total)
-    sums = [torch.stack(whole).sum()] if whole else []
-    if parts:
-        sums.append(dist.all_reduce_sum(torch.stack(parts).sum()))
-    return torch.stack(sums).sum()
+def _squares(weight: Tensor, other: Tensor) -> Float64[Tensor, " 2"]:
+    """Return the squared distance of this process's parts, and the squared norm of the first."""
+    mine = dist.own_part(weight.detach()).double()
+    apart = mine - dist.own_part(other.detach()).to(mine.device).double()
+    return torch.stack([apart.square().sum(), mine.square().sum()])

@@ -6,16 +6,17 @@ import hashlib
 import io
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from functools import cached_property
+from typing import Literal
 
 import numpy as np
 
 from vlp.curate.sources.rows import Row, Rows
 from vlp.data import Captions
 from vlp.data.faults import BadSampleError
+from vlp.evaluators.layout import KINDS
 
 SetKind = Literal["classification", "retrieval", "multilabel", "choice"]
-SET_KINDS: tuple[SetKind, ...] = get_args(SetKind)
 OF_CLASSES = ("classification", "multilabel")
 
 
@@ -42,12 +43,17 @@ class Labels:
         """
         names = () if self.words else self.class_names
         texts = Captions(class_names=names).all(row.texts(self.caption_keys))
-        return MEMBERS[self.kind](texts, self.words or self.class_names)
+        return MEMBERS[self.kind](texts, self.places)
 
     @property
     def member(self) -> str:
         """Extension of what stands beside each image."""
-        return {"classification": "cls", "multilabel": "npy"}.get(self.kind, "txt")
+        return KINDS[self.kind][0]
+
+    @cached_property
+    def places(self) -> Mapping[str, int]:
+        """Numbers of classes by what the source calls them."""
+        return {word: number for number, word in enumerate(self.words or self.class_names)}
 
 
 @dataclass(frozen=True)
@@ -82,37 +88,37 @@ class SetRows:
         return hashlib.sha256(known.encode(errors="replace")).hexdigest()
 
 
-def _class(texts: list[str], names: tuple[str, ...]) -> dict[str, bytes]:
+def _class(texts: list[str], places: Mapping[str, int]) -> dict[str, bytes]:
     if len(texts) > 1:
         raise BadSampleError("bad_caption", f"{len(texts)} classes, and a classification set has one per image")
-    return {"cls": str(_place(texts[0], names)).encode()}
+    return {"cls": str(_place(texts[0], places)).encode()}
 
 
-def _classes(texts: list[str], names: tuple[str, ...]) -> dict[str, bytes]:
-    present = np.zeros(len(names), dtype=np.int8)
-    present[[_place(text, names) for text in texts]] = 1
+def _classes(texts: list[str], places: Mapping[str, int]) -> dict[str, bytes]:
+    present = np.zeros(len(places), dtype=np.int8)
+    present[[_place(text, places) for text in texts]] = 1
     file = io.BytesIO()
     np.save(file, present)
     return {"npy": file.getvalue()}
 
 
-def _lines(texts: list[str], _names: tuple[str, ...]) -> dict[str, bytes]:
+def _lines(texts: list[str], _places: Mapping[str, int]) -> dict[str, bytes]:
     return {"txt": "\n".join(texts).encode()}
 
 
-def _choices(texts: list[str], names: tuple[str, ...]) -> dict[str, bytes]:
+def _choices(texts: list[str], places: Mapping[str, int]) -> dict[str, bytes]:
     if len(texts) < 2:
         raise BadSampleError("bad_caption", "one caption; the right one comes first, wrong ones follow")
-    return _lines(texts, names)
+    return _lines(texts, places)
 
 
-def _place(text: str, names: tuple[str, ...]) -> int:
-    if text not in names:
-        raise BadSampleError("bad_caption", f"'{text[:50]}' is none of the {len(names)} classes")
-    return names.index(text)
+def _place(text: str, places: Mapping[str, int]) -> int:
+    if text not in places:
+        raise BadSampleError("bad_caption", f"'{text[:50]}' is none of the {len(places)} classes")
+    return places[text]
 
 
-MEMBERS: Mapping[SetKind, Callable[[list[str], tuple[str, ...]], dict[str, bytes]]] = {
+MEMBERS: Mapping[SetKind, Callable[[list[str], Mapping[str, int]], dict[str, bytes]]] = {
     "classification": _class,
     "multilabel": _classes,
     "retrieval": _lines,

@@ -14,10 +14,12 @@ from tests.pretend_device import DEVICE, PretendDevice
 from vlp.evaluators.association import pick
 from vlp.evaluators.base import evaluators
 from vlp.evaluators.choice import choose
+from vlp.evaluators.dataset import DataSource
 from vlp.evaluators.eccv_caption import GroundTruth, score_truth
 from vlp.evaluators.hierarchy import score_superclasses
 from vlp.evaluators.multilabel import rank_images
 from vlp.evaluators.retrieval import retrieve
+from vlp.evaluators.shared import SharedEncoder
 from vlp.evaluators.tasks import run_task
 from vlp.evaluators.winoground import score_pairs
 from vlp.evaluators.zero_shot import classify, rank_classes
@@ -121,6 +123,15 @@ def test_every_task_is_scored_on_the_device_of_the_model(folder, number):
         found = run_task(task, Elsewhere(), model="m")
     for name, metric in expected["metrics"].items():
         assert found["metrics"][name] == pytest.approx(metric, abs=1e-6), name
+
+
+def test_embeddings_are_handed_out_where_the_model_is(folder):
+    with PretendDevice():
+        shared = SharedEncoder(Elsewhere())
+        data = shared.open(DataSource(root=str(folder / "captions")))
+        assert shared.images(data).device == shared.texts(["a cat", "a dog"]).device == DEVICE
+    here = SharedEncoder(HashEncoder())
+    assert here.images(here.open(DataSource(root=str(folder / "captions")))).device.type == "cpu"
 
 
 def test_every_evaluator_has_a_task(folder):

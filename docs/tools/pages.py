@@ -1,7 +1,8 @@
 """What is made of the pages: `python -m docs.tools.pages` writes it anew, with `--check` it says what is out of date.
 
 The parts that pages show are the files of `docs/snippets`; the picture of the house comes from the imports in the code;
-the page of results from the reports. (`vlp describe --page` makes the pages about parts.)
+the page of results, and the figures in the README, from the reports. (`vlp describe --page` makes the pages about
+parts.)
 """
 
 from __future__ import annotations
@@ -14,13 +15,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from docs.tools.house import draw
-from docs.tools.results import read_reports, results_page
+from docs.tools.results import figures, read_reports, results_page
 from tests.house import ROOT
 
 DOCS = ROOT / "docs"
+README = ROOT / "README.md"
 SNIPPETS = DOCS / "snippets"
 SHOWN = re.compile(r"(\]\(snippets/([\w./-]+)\)[^\n]*\n\n```\w+\n)(.*?)(```)", flags=re.DOTALL)
 """A link to a file of `docs/snippets`, and the block after it, which shows the file."""
+MEASURED = re.compile(r"(<!-- measured: ([\w-]+) -->\n\n)(.*?)(\n\n<!-- end -->)", flags=re.DOTALL)
+"""Where the figures of a theme stand."""
 
 
 def shown_in(text: str) -> dict[str, str]:
@@ -33,6 +37,12 @@ def with_snippets(text: str) -> str:
     return SHOWN.sub(lambda found: found[1] + (SNIPPETS / found[2]).read_text(encoding="utf-8") + found[4], text)
 
 
+def with_figures(text: str) -> str:
+    """Return a page with the figures of the newest reports."""
+    newest = figures(read_reports(), from_folder="benchmarks/reports")
+    return MEASURED.sub(lambda found: found[1] + newest[found[2]] + found[4], text)
+
+
 def made() -> Iterator[tuple[Path, str]]:
     """Yield each file that is made, wholly or in part, and what should stand in it."""
     for page in sorted(DOCS.glob("*.md")):
@@ -41,6 +51,7 @@ def made() -> Iterator[tuple[Path, str]]:
             yield page, with_snippets(text)
     yield DOCS / "images" / "house.svg", draw()
     yield DOCS / "results.md", results_page(read_reports())
+    yield README, with_figures(README.read_text(encoding="utf-8"))
 
 
 def main() -> None:

@@ -46,9 +46,13 @@ class Report:
 
     @property
     def source(self) -> str:
-        """A sentence that says where numbers come from."""
+        """A sentence that says where numbers come from, for a page in `docs/`."""
+        return self.source_at(self.link)
+
+    def source_at(self, link: str) -> str:
+        """Return a sentence that says where numbers come from."""
         about = self.found
-        return f"{about['machine']}, {about['date']}, commit `{about['commit']}`: [the report]({self.link})."
+        return f"{about['machine']}, {about['date']}, commit `{about['commit']}`: [the report]({link})."
 
 
 def read_reports(folder: Path = REPORTS) -> list[Report]:
@@ -61,9 +65,31 @@ def read_reports(folder: Path = REPORTS) -> list[Report]:
     return sorted(found, key=lambda report: report.found["date"], reverse=True)
 
 
+def newest_of(reports: Sequence[Report]) -> dict[str, Report]:
+    """Return the newest report of each theme."""
+    return {report.theme: report for report in reversed(reports)}
+
+
+def figures(reports: Sequence[Report], *, from_folder: str) -> dict[str, str]:
+    """Return what a section shows of each theme first, and where it comes from.
+
+    Args:
+        from_folder: Where the reports lie, seen from the page that shows it.
+    """
+    newest = newest_of(reports)
+    found = {}
+    for theme, (_, section) in SECTIONS.items():
+        if theme in newest:
+            sentence, table, *_ = section(newest[theme].found)
+            found[theme] = "\n\n".join(
+                [sentence, table, newest[theme].source_at(f"{from_folder}/{newest[theme].path.name}")]
+            )
+    return found
+
+
 def results_page(reports: Sequence[Report]) -> str:
     """Return the page."""
-    newest = {report.theme: report for report in reversed(reports)}
+    newest = newest_of(reports)
     parts = ["# Results", PREFACE]
     for theme, (title, section) in SECTIONS.items():
         if theme in newest:
@@ -112,7 +138,12 @@ def _objectives(found: dict[str, Any]) -> Iterator[str]:
                         memory,
                     ]
                 )
-    yield "One loss, forward and backward, 512-wide float32 embeddings, one thread; memory beyond inputs and gradients."
+    shared = [(pairs, results.speedup("clip", pairs)) for pairs in (4096, 8192)]
+    halves = " and ".join(f"{times(ratio)} the time of one at {pairs:,} pairs" for pairs, ratio in shared if ratio)
+    yield (
+        "One loss, forward and backward, 512-wide float32 embeddings, one thread; memory beyond inputs and gradients."
+        + (f" Two processes take {halves}, and every gradient is that of one." if halves else "")
+    )
     yield markdown(table)
 
 

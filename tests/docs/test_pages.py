@@ -7,7 +7,7 @@ import re
 import pytest
 
 from docs.tools.house import draw
-from docs.tools.pages import DOCS, SNIPPETS, shown_in, with_snippets
+from docs.tools.pages import DOCS, MEASURED, README, SNIPPETS, shown_in, with_figures, with_snippets
 from docs.tools.results import Report, missed, read_reports, results_page
 from docs.tools.rooms import arrows, rooms
 from tests.house import FLOOR, IMPORTS, room_of
@@ -66,6 +66,13 @@ def test_the_picture_shows_every_room_and_hides_no_import():
 
 def test_the_results_are_up_to_date():
     assert (DOCS / "results.md").read_text(encoding="utf-8") == results_page(read_reports()), "renew it: make pages"
+
+
+def test_the_figures_of_the_readme_are_those_of_the_reports():
+    text = README.read_text(encoding="utf-8")
+    assert {theme for _, theme, _, _ in MEASURED.findall(text)} == {"quickstart", "objectives", "loader"}
+    assert with_figures(text) == text, "renew it: make pages"
+    assert with_figures(text.replace("open_clip", "another")) != text.replace("open_clip", "another")
 
 
 def test_every_report_is_listed_and_what_was_missed_is_said():

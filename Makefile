@@ -7,7 +7,7 @@ PAGES := terms reference from-open-clip tasks
 GPU_PYTHON ?= 3.12
 OPEN_CLIP ?= git+https://github.com/mlfoundations/open_clip
 
-.PHONY: quickstart test test-all golden mutants open-clip pages check-pages site lint types smoke gpu-wheels clean help
+.PHONY: quickstart test test-slow test-all golden mutants open-clip pages check-pages site lint types smoke gpu-wheels clean help
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -32,8 +32,11 @@ smoke: .venv/ready  ## the same way in a minute, with towers that both libraries
 	rm -rf exports/smoke
 	$(BIN)/vlp export runs/smoke --to exports/smoke
 
-test: .venv/ready  ## all tests but the long ones
-	$(BIN)/pytest -n 2 --dist worksteal -m "not long" $(TESTS)
+test: .venv/ready  ## all tests that are not slow: minutes
+	$(BIN)/pytest -n 2 --dist worksteal -m "not long and not slow" $(TESTS)
+
+test-slow: .venv/ready  ## those that tests/slow.txt lists: launchers, processes that are killed, whole runs
+	$(BIN)/pytest -n 2 --dist worksteal -m "slow and not long" $(TESTS)
 
 test-all: .venv/ready  ## all tests, those of campaigns and of the tutorial too
 	$(BIN)/pytest -n 2 --dist worksteal $(TESTS)

@@ -6,10 +6,25 @@ import os
 
 import pytest
 
+from tests import slow
+
 os.environ.update(HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let a whole run say which tests are slow."""
+    parser.addoption("--renew-slow", action="store_true", help=f"write {slow.LIST.name} anew from this run")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Hide GPUs from everything but their own tests, before torch looks for them."""
     if config.getoption("markexpr") != "gpu":
         os.environ.update(CUDA_VISIBLE_DEVICES="")
+    if config.getoption("renew_slow") and not hasattr(config, "workerinput"):  # not on a process of xdist's
+        config.pluginmanager.register(slow.Stopwatch())
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what is slow, before some are chosen by their marks."""
+    slow.mark(items)

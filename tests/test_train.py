@@ -68,6 +68,7 @@ def assert_resumes_bit_for_bit(recipe) -> None:
     assert [line["step"] for line in lines(run)] == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.claim
 @pytest.mark.parametrize("workers", [0, 2])
 def test_resume_equals_no_interruption_bit_for_bit(tmp_path, shards, workers):
     assert_resumes_bit_for_bit(tiny_recipe(tmp_path, shards, f"data.workers={workers}", "train.micro_batches=2"))
@@ -115,6 +116,7 @@ def _resume_with_others(rank, world_size, folder, shards):
     return expected == (losses(run), weights(run)), lines(run)
 
 
+@pytest.mark.claim
 @pytest.mark.processes
 def test_two_processes_resume_bit_for_bit_and_equal_one(tmp_path, shards):
     for rank in range(2):

@@ -34,6 +34,7 @@ def plain(tmp_path_factory):
     return model, export(model, tmp_path_factory.mktemp("plain"))
 
 
+@pytest.mark.claim
 @pytest.mark.parametrize("quick_gelu", [False, True])
 @pytest.mark.parametrize("resize_mode", ["squash", "shortest"])
 def test_every_library_agrees(tmp_path, quick_gelu, resize_mode):
@@ -54,6 +55,7 @@ def test_every_library_agrees(tmp_path, quick_gelu, resize_mode):
     assert any(probe.startswith("RGB ") for probe in listed) is (resize_mode == "shortest")
 
 
+@pytest.mark.claim
 def test_the_folder_gives_the_trained_model_bit_for_bit(plain):
     model, report = plain
     loaded = load_model(str(report.folder)).state_dict()

@@ -82,6 +82,7 @@ def parts(request):
     return run_processes(both_on, request.param)
 
 
+@pytest.mark.claim
 @pytest.mark.processes
 def test_processes_add_up_to_one(parts):
     for name, requests in REQUESTS.items():

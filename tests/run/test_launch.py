@@ -54,7 +54,13 @@ def launch(command: str, folder: Path, *settings: str, **more: str) -> subproces
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        preexec_fn=hear_hang_ups,
     )
+
+
+def hear_hang_ups() -> None:
+    """Undo what `nohup` does, under which these tests may run: vlp leaves a signal alone that is ignored."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def finish(process: subprocess.Popen, timeout: float = 480) -> str:

@@ -1,0 +1,60 @@
+"""Which tests are slow: those that `tests/slow.txt` lists, a line for each function that took long when all were timed.
+
+`pytest --renew-slow` writes what it timed into the list, and leaves the rest of it as it is. A test marked `claim` runs
+with the quick ones, however long it takes.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+LIST = Path(__file__).with_name("slow.txt")
+ONE_CASE, ALL_CASES = 1.5, 15.0  # seconds: a function is slow if one of its cases takes so long, or all of them do
+
+
+def listed() -> dict[str, float]:
+    """Return the functions that are listed, and the seconds of all their cases."""
+    lines = LIST.read_text(encoding="utf-8").splitlines()
+    return {name: float(seconds) for seconds, name in map(str.split, lines)}
+
+
+def mark(items: list[pytest.Item]) -> None:
+    """Mark the cases of functions that are listed."""
+    slow = listed()
+    for item in items:
+        if function_of(item.nodeid) in slow and item.get_closest_marker("claim") is None:
+            item.add_marker(pytest.mark.slow)
+
+
+def function_of(nodeid: str) -> str:
+    """Return what a test is called without its parameters."""
+    return nodeid.partition("[")[0]
+
+
+class Stopwatch:
+    """Write the list anew from what the tests of this run take."""
+
+    def __init__(self) -> None:
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Add up set-up, call and tear-down."""
+        self.seconds[report.nodeid] += report.duration
+
+    def pytest_sessionfinish(self) -> None:
+        """Write the list, the slowest first."""
+        LIST.write_text(lines_of(self.seconds, listed()), encoding="utf-8")
+
+
+def lines_of(seconds: Mapping[str, float], known: Mapping[str, float]) -> str:
+    """Return the list, from the seconds of each case and those of functions that were timed before."""
+    cases: defaultdict[str, list[float]] = defaultdict(list)
+    for nodeid, taken in seconds.items():
+        cases[function_of(nodeid)].append(taken)
+    slow = {name: taken for name, taken in known.items() if name not in cases}
+    slow |= {name: sum(each) for name, each in cases.items() if max(each) > ONE_CASE or sum(each) > ALL_CASES}
+    return "".join(f"{taken:7.1f} {name}\n" for name, taken in sorted(slow.items(), key=lambda pair: -pair[1]))

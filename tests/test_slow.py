@@ -1,0 +1,41 @@
+"""The list of slow tests names tests, and a renewal keeps what it did not time."""
+
+from __future__ import annotations
+
+import ast
+
+import pytest
+
+from tests import slow
+from tests.house import ROOT
+
+
+def functions_in(file):
+    tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
+    return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+
+
+@pytest.mark.parametrize("file", sorted({name.partition("::")[0] for name in slow.listed()}))
+def test_what_is_listed_is_a_test(file):
+    names = {name.rpartition("::")[2] for name in slow.listed() if name.startswith(f"{file}::")}
+    assert names <= functions_in(file), "take the others out of tests/slow.txt"
+
+
+def test_a_renewal_keeps_what_it_did_not_time():
+    known = {"a.py::test_kept": 9.0, "a.py::test_faster_now": 8.0}
+    timed = {"a.py::test_faster_now": 0.2, "a.py::test_one[x]": 1.6, "a.py::test_one[y]": 0.1}
+    timed |= {f"a.py::test_many[{number}]": 1.0 for number in range(16)}
+    lines = slow.lines_of(timed, known).splitlines()
+    assert [line.split() for line in lines] == [
+        ["16.0", "a.py::test_many"],
+        ["9.0", "a.py::test_kept"],
+        ["1.7", "a.py::test_one"],
+    ]
+
+
+def test_what_is_listed_is_marked_unless_it_is_a_claim(request):
+    """Of the items of this very run."""
+    for item in request.session.items:
+        is_listed = slow.function_of(item.nodeid) in slow.listed()
+        is_claim = item.get_closest_marker("claim") is not None
+        assert (item.get_closest_marker("slow") is not None) == (is_listed and not is_claim)

@@ -13,8 +13,8 @@ from vlp.curate.packing import Limits, Tally, claimed, pack_units
 from vlp.curate.sources.columns import Columns
 from vlp.curate.sources.open_source import open_source
 from vlp.curate.sources.unit import Unit, UnitRecord
-from vlp.curate.sources.writer import PARTIAL
 from vlp.ground.cores import usable_cores
+from vlp.ground.files import write_whole
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,6 @@ def _write_card(to: Path, records: list[UnitRecord]) -> Path:
         "captions": dict.fromkeys(sorted(captions), 1.0),
         "sha256": {shard.name: shard.sha256 for record in records for shard in record.shards},
     }
-    partial = path.with_name(path.name + PARTIAL)
-    yaml.dump(card, partial)
-    partial.replace(path)
+    with write_whole(path) as file:
+        yaml.dump(card, file)
     return path

@@ -16,6 +16,7 @@ FLOORS = (
     ("recipe",),
     ("run",),
     ("train", "evaluate", "export", "embeddings", "report", "curate"),
+    ("plan",),
     ("commands",),
     ("cli",),
 )

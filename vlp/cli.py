@@ -10,6 +10,7 @@ from typing import Any
 
 from vlp.commands.adding import add_commands
 from vlp.commands.data import add_data_commands
+from vlp.commands.machines import add_bench, add_doctor, add_plan
 from vlp.ground.errors import said_in_one_line
 from vlp.recipe.arguments import add_train_arguments, parse
 
@@ -43,7 +44,9 @@ def build_parser() -> argparse.ArgumentParser:
             _config,
             _describe,
             _from_open_clip,
-            _doctor,
+            add_plan,
+            add_bench,
+            add_doctor,
         ),
     )
     return parser
@@ -235,20 +238,6 @@ def _from_open_clip(parser: argparse.ArgumentParser) -> None:
 
         words = parsed.words[1:] if parsed.words[:1] == ["--"] else parsed.words
         print(write_translation(words, parsed.to, parsed.processes))
-
-    parser.set_defaults(command=command)
-
-
-def _doctor(parser: argparse.ArgumentParser) -> None:
-    """doctor: check this machine: devices, processes, versions, hub, disk; and a recipe, if one is named."""
-    parser.add_argument("recipe", nargs="?", help="a recipe whose needs are checked too")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace those of the recipe")
-
-    def command(parsed: argparse.Namespace) -> None:
-        from vlp.commands.doctor import examine
-
-        findings = examine(parsed.recipe, parsed.overrides)
-        sys.exit(int(any(finding.is_wrong for finding in findings)))
 
     parser.set_defaults(command=command)
 

@@ -147,7 +147,7 @@ def assemble(recipe: Recipe, *, resume: bool, allow_changes: bool) -> Run:
     with dist.together():
         towers = build_model(recipe.model)
     recipe = settled(recipe, towers)
-    objective = _build_objective(recipe)
+    objective = build_objective(recipe)
     objective.create(towers.embed_dim)
     used = {label: strategies.build(entry.type, settings(entry, "type")) for label, entry in recipe.strategies.items()}
     sharded = is_sharded()
@@ -270,7 +270,12 @@ def build_term_optimizer(objective: Objective, recipe: Recipe) -> torch.optim.Op
     return build_optimizer(objective, **settings(recipe.optimizer, "no_decay", "groups"))
 
 
-def _build_objective(recipe: Recipe) -> Objective:
+def build_objective(recipe: Recipe) -> Objective:
+    """Build the terms that a recipe sums.
+
+    Raises:
+        RecipeError: The settings of one cannot be satisfied.
+    """
     parts: dict[str, tuple[Term, Schedule]] = {}
     for label, entry in recipe.objective.items():
         weight = entry.weight

@@ -130,7 +130,10 @@ def build_core(
     _check_text(core.text, model_cfg)
     take_any_length(core.text)
     _drop_patches_on_device(core.visual, model_cfg["vision_cfg"].get("patch_dropout", 0.0))
-    return core.float(), loaded
+    is_whole = all(
+        value.dtype == torch.float32 for value in (*core.parameters(), *core.buffers()) if value.is_floating_point()
+    )
+    return core if is_whole else core.float(), loaded  # tensors without content cannot be exchanged
 
 
 def _other_encoder(text_cfg: dict[str, Any], embed_dim: int) -> OtherEncoder | None:

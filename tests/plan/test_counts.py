@@ -1,0 +1,101 @@
+"""What is counted without content is what real towers hold and compute."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from tests.small_steps import small_recipe
+from vlp.plan import counts
+from vlp.plan.counts import count
+from vlp.recipe.model import build_model
+
+TOKENS = 7
+
+
+@pytest.fixture(params=["float32", "bfloat16"])
+def recipe(request):
+    return small_recipe("vitb32_clip", f"train.precision={request.param}")
+
+
+def test_parameters_and_operations_are_those_of_real_towers(recipe):
+    found = count(recipe, tokens=TOKENS)
+    towers = build_model(recipe.model)
+    assert found.parameters == sum(value.numel() for value in towers.parameters())
+    assert found.weights == sum(value.nbytes for value in (*towers.parameters(), *towers.buffers()))
+    real, cast = counts._tower(towers, lambda size: counts._embed_images(towers, size), recipe.train.number_format)
+    assert real.operations == found.image.operations
+    assert real.saved == pytest.approx(found.image.saved, rel=0.02)  # kernels of attention pad a little
+    text, text_cast = counts._tower(
+        towers, lambda size: counts._embed_tokens(towers, size, TOKENS), recipe.train.number_format
+    )
+    assert text.operations == found.text.operations
+    assert text.saved == pytest.approx(found.text.saved, rel=0.02)
+    assert found.cast == cast + text_cast
+    assert (found.cast > 0) == (recipe.train.precision == "bfloat16")
+
+
+def test_a_layer_by_hand():
+    """Products of one transformer block and of the patches, forward and twice backward, the pixels' gradient aside."""
+    image = {"type": "vit", "layers": 1, "width": 32, "head_width": 16, "patch_size": 16, "image_size": 32}
+    found = count(small_recipe("vitb32_clip", "train.precision=float32", image=image), tokens=TOKENS)
+    tokens, width, heads = 5, 32, 2  # four patches and the class
+    block = 2 * tokens * width * width * (3 + 1 + 4 + 4)
+    attention = 2 * 2 * heads * tokens * tokens * (width // heads)
+    projection = 2 * width * 16
+    patches = 2 * 4 * (3 * 16 * 16) * width
+    least = 3 * (block + projection) + 2 * patches
+    assert least <= found.image.operations <= least + 4 * attention
+
+
+def test_checkpointing_keeps_less_and_computes_more():
+    image = {"type": "vit", "layers": 3, "width": 32, "head_width": 16, "patch_size": 16, "image_size": 32}
+    plain, less = (
+        count(small_recipe("vitb32_clip", f"model.grad_checkpointing={value}", image=image), tokens=TOKENS)
+        for value in ("false", "true")
+    )
+    assert less.image.saved < 0.5 * plain.image.saved
+    assert 1.1 * plain.image.operations < less.image.operations < 1.4 * plain.image.operations
+
+
+def test_a_locked_tower_computes_a_third_and_keeps_nothing():
+    plain, locked = (
+        count(small_recipe("vitb32_clip", *settings), tokens=TOKENS) for settings in ((), ("model.freeze=[visual]",))
+    )
+    assert locked.image.saved == 0
+    assert locked.image.operations < 0.45 * plain.image.operations
+    assert locked.trained < plain.trained == plain.parameters
+
+
+def test_averages_views_and_captions_are_counted():
+    plain, averaged = (count(small_recipe(name), tokens=TOKENS) for name in ("vitb32_dclw", "vitb32_teacher_contrast"))
+    assert plain.beside == 0
+    assert averaged.beside >= 4 * averaged.parameters
+    assert count(small_recipe("vitb32_multi_crop"), tokens=TOKENS).image_views > 1
+    assert count(small_recipe("vitb32_hard_negatives"), tokens=TOKENS).text_views > 1
+
+
+def test_captions_are_as_long_as_asked_for_within_the_context():
+    recipe = small_recipe("vitb32_clip")
+    assert [count(recipe, tokens=tokens).tokens for tokens in (None, 3.6, 99)] == [16, 4, 16]
+    few, many = (count(recipe, tokens=tokens).text.operations for tokens in (4, 16))
+    assert 3.5 * few < many
+
+
+def test_nothing_is_computed(monkeypatch):
+    """A tower of a billion parameters takes no memory."""
+    import resource
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    image = {"type": "vit", "layers": 12, "width": 2560, "head_width": 80, "patch_size": 16, "image_size": 224}
+    found = count(small_recipe("vitb32_clip", image=image), tokens=TOKENS)
+    assert found.parameters > 9e8
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400_000  # kB
+
+
+@pytest.mark.parametrize("name", ["vitb32_captioning", "vitb32_fastclip", "lit_cwcl", "smoke"])
+def test_other_recipes_are_counted(name):
+    found = count(small_recipe(name), tokens=TOKENS)
+    assert found.image.operations > 0 and found.matrices >= 1
+    assert np.isfinite(found.text.saved) and torch.is_grad_enabled()

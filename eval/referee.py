@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from referees.answers import Answer, Referee
-from referees.clip_benchmark import KINDS, ClipBenchmark
+from referees.other_harness import KINDS, ClipBenchmark
 from referees.libraries import EccvCaption, ScikitLearn
 from vlp.evaluate import find_tasks
 from vlp.evaluators.base import Task

@@ -113,7 +113,7 @@ def test_every_shipped_suite_has_tasks_that_are_judged_as_the_referees_read_them
 
 
 def test_clip_benchmark_reads_the_shards_with_the_names_and_prompts_of_the_task(referee, tmp_path):
-    clip_benchmark = importlib.import_module("referees.clip_benchmark")
+    clip_benchmark = importlib.import_module("referees.other_harness")
     root = write_classes(tmp_path / "classes")
     names = tmp_path / "names.txt"
     names.write_text("a\nb\nc\n")
@@ -131,7 +131,7 @@ def test_clip_benchmark_reads_the_shards_with_the_names_and_prompts_of_the_task(
 
 
 def test_a_failed_referee_is_no_success(referee, tmp_path):
-    clip_benchmark = importlib.import_module("referees.clip_benchmark")
+    clip_benchmark = importlib.import_module("referees.other_harness")
     task = task_on(write_classes(tmp_path / "classes"), "zero_shot", "acc1")
     with pytest.raises(RecipeError, match="CLIP_benchmark failed on classes"):
         clip_benchmark.ClipBenchmark(tmp_path, sys.executable).answer(task, SharedEncoder(HashEncoder()), {})

@@ -1,6 +1,6 @@
 """Run by the Python that has CLIP_benchmark: its score of instances of two images and two captions.
 
-python clip_benchmark_instances.py ROOT SPLIT --model local-dir:FOLDER --output FILE
+python instances.py ROOT SPLIT --model local-dir:FOLDER --output FILE
 
 Its own Winoground comes from the hub; here two samples that follow each other in shards, each with its own caption
 first and the other's second, are an instance.

@@ -25,7 +25,7 @@ from vlp.ground.types import RecipeError
 
 PINNED = ("clip-benchmark==1.6.2", "requests", "numpy<2.4")
 SAME_VERSION = ("torch", "torchvision", "open_clip_torch")
-INSTANCES = Path(__file__).with_name("clip_benchmark_instances.py")
+INSTANCES = Path(__file__).with_name("instances.py")
 RECALL_AT = (1, 5, 10)
 FLOAT32 = 1e-6  # it averages in float32
 DIRECTIONS = {"image_to_text": "text_retrieval", "text_to_image": "image_retrieval"}

@@ -27,6 +27,7 @@ PAIRS = (
     "tests/objectives/test_contract.py -k 'clip or cwcl or groco'",
     "tests/pairs/test_processes.py",
 )
+FUSED = ("tests/pairs/test_triton.py", "tests/pairs/test_twins.py -k triton")
 RUNS = ("tests/test_golden.py", "tests/test_train.py -m 'not processes' -k 'not compiled'")
 SHARDS = (
     "tests/data/test_faults.py",
@@ -34,12 +35,14 @@ SHARDS = (
     "tests/data/test_cards.py tests/data/test_shards.py",
 )
 TEXTS = ("tests/data/test_captions.py tests/data/test_negatives.py tests/data/test_text_augment.py",)
-TERMS = "tests/objectives/test_contract.py tests/objectives/test_behaviour.py"
+TERMS = "tests/objectives/test_contract.py tests/objectives/test_behaviour.py tests/objectives/test_twins.py"
 # What a file is tested by beside the tests of its name; each text is one call of pytest, the quickest first.
 ROWS: dict[str, tuple[str, ...]] = {
-    "vlp/pairs/engine/triton_kernels.py": ("tests/pairs/test_triton.py",),
-    "vlp/pairs/engine/fused.py": ("tests/pairs/test_triton.py",),
+    "vlp/pairs/engine/triton_kernels.py": FUSED,
+    "vlp/pairs/engine/fused.py": FUSED,
+    "vlp/pairs/engine/*sums.py": FUSED,
     "vlp/pairs/*.py": PAIRS,
+    "vlp/pairs/pairs.py": ("tests/objectives/test_mann_whitney.py tests/objectives/test_alignment.py",),
     "vlp/objectives/base.py": (f"{TERMS} -k 'clip or siglip'", "tests/objectives/test_behaviour.py"),
     "vlp/objectives/schedule.py": ("tests/test_golden.py",),
     "vlp/step/*.py": ("tests/step -m 'not processes'", *RUNS),

@@ -20,8 +20,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from referees.answers import Answer, Referee
-from referees.other_harness import KINDS, ClipBenchmark
 from referees.libraries import EccvCaption, ScikitLearn
+from referees.other_harness import KINDS, ClipBenchmark
 from vlp.evaluate import find_tasks
 from vlp.evaluators.base import Task
 from vlp.evaluators.record import Record

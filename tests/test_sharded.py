@@ -192,6 +192,12 @@ def test_settings_of_a_launch_that_would_do_nothing_are_refused(monkeypatch, env
         is_sharded()
 
 
+def test_one_process_shards_nothing(monkeypatch):
+    for name, value in {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}.items():
+        monkeypatch.setenv(name, value)
+    assert not is_sharded()
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices: one process each")
 def test_sharded_parameters_train_on_gpus(tmp_path):

@@ -32,6 +32,17 @@ def test_matches_paper_over_all_views():
     assert share_of(term, pairs).item() == pytest.approx(sum(to_text) / 4 + to_image / 2, rel=1e-9)
 
 
+@pytest.mark.parametrize(("settings", "fewest"), [({"hidden_width": 8}, 2), ({"predictor": "direct"}, 1)])
+def test_so_few_pairs_suffice(settings, fewest):
+    """Batch norm needs two."""
+    term = built(**settings)
+    pairs = pairs_of(
+        unit(fewest, DIM, 1), unit(fewest, DIM, 2), teacher=Teacher(unit(fewest, DIM, 3), unit(fewest, DIM, 4))
+    )
+    assert term.min_pairs == fewest
+    assert share_of(term, pairs).isfinite()
+
+
 def direct_by_hand(correlation):
     """U diag(sqrt(lambda / largest lambda) + 0.01) U', one axis at a time."""
     values, vectors = torch.linalg.eigh(correlation)

@@ -54,6 +54,25 @@ def test_matches_paper(size, detach, sharpness, num_images, num_texts, prior):
     assert value == pytest.approx(cacr_by_hand(images, texts, positive, negative, prior), rel=1e-9)
 
 
+@pytest.mark.parametrize("detach", [True, False])
+def test_gradients_pass_the_weights_unless_they_are_detached(detach):
+    """Of images that are pulled to three captions each, and pushed by no negative more than by another."""
+    leaf = unit(5, 6, 1).requires_grad_()
+    texts = [unit(5, 6, 10 + seed) for seed in range(3)]
+    term = CacrTerm(positive_sharpness=3.0, negative_sharpness=0.0, detach_weights=detach)
+    value = share_of(term, pairs_of(leaf, texts[0], text_views=tuple(texts[1:])))
+    (found,) = torch.autograd.grad(value, leaf)
+    own = leaf.detach().clone().requires_grad_()
+    distances = torch.stack([2 - 2 * (own * text).sum(dim=1) for text in texts], dim=1)
+    weights = (3.0 * distances).softmax(dim=1)
+    pull = ((weights.detach() if detach else weights) * distances).sum()
+    back = 2 - 2 * (texts[0] * own).sum(dim=1)
+    others = [(i, j) for i in range(5) for j in range(5) if i != j]
+    push = 2 * sum(own[i] @ texts[0][j] + texts[0][i] @ own[j] for i, j in others) / 4
+    (expected,) = torch.autograd.grad((pull + back.sum() + push) / 10, own)
+    assert torch.allclose(found, expected, rtol=1e-9, atol=1e-12)
+
+
 def test_one_positive_is_pulled_as_by_alignment():
     """Whatever t+ is: the values differ by the repulsion, which knows nothing of it."""
     image, text = unit(7, 6, 1), unit(7, 6, 2)

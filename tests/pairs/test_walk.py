@@ -48,6 +48,20 @@ def test_without_a_bound_equals_dense(name, monkeypatch):
     test_equals_dense(name, 13, 4)
 
 
+@pytest.mark.parametrize("length", [0.2, 3.0])
+@pytest.mark.parametrize("name", ["both", "negatives", "fixed", "means", "rectangular"])
+def test_rows_of_any_length_are_exact_at_a_large_scale(name, length):
+    """Their products exceed 1: the bound must grow with them, or exponentials overflow."""
+    image, text, scale, bias = (leaf.detach() for leaf in leaves(13, scale=100.0))
+    inputs = [leaf.requires_grad_() for leaf in (length * image, length * text, scale, bias)]
+    streamed = pair_stats(blocks_of(*inputs), REQUESTS[name], tile_size=4)
+    dense = dense_stats(blocks_of(*inputs), REQUESTS[name])
+    for key, values in dense.items():
+        torch.testing.assert_close(streamed[key], values, rtol=1e-10, atol=1e-10)
+    for ours, theirs in zip(gradients(mix(streamed), inputs), gradients(mix(dense), inputs), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize("wanted", [(0,), (1,), (2,), (3,), (0, 2), (1, 2), (2, 3)])
 def test_any_subset_of_gradients(wanted):
     inputs = leaves(9)

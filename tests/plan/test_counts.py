@@ -76,6 +76,15 @@ def test_averages_views_and_captions_are_counted():
     assert count(small_recipe("vitb32_hard_negatives"), tokens=TOKENS).text_views > 1
 
 
+def test_teachers_compute_a_forward_pass_and_networks_of_terms_are_named():
+    found = count(small_recipe("vitb32_teacher_contrast"), tokens=TOKENS)
+    towers = found.image.operations + found.text.operations
+    assert 0.3 * towers < found.strategies < 0.5 * towers  # the gradient of the pixels is not computed
+    assert found.uncounted == ()
+    assert count(small_recipe("vitb32_clip"), tokens=TOKENS).strategies == 0
+    assert count(small_recipe("vitb32_captioning"), tokens=TOKENS).uncounted == ("objective.captioning",)
+
+
 def test_captions_are_as_long_as_asked_for_within_the_context():
     recipe = small_recipe("vitb32_clip")
     assert [count(recipe, tokens=tokens).tokens for tokens in (None, 3.6, 99)] == [16, 4, 16]

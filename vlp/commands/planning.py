@@ -135,6 +135,8 @@ def said(found: Forecast, pairs: float | None) -> list[str]:
         f"share of the peak {assumed.share:.2f}, {assumed.decode / MILLI:,.2f} ms of a core for a sample ({source}); "
         f"{assumed.sample_bytes / 1e3:,.0f} kB for a sample",
     ]
+    if counts.uncounted:
+        lines += [f"not counted: what {', '.join(counts.uncounted)} compute by networks of their own"]
     if found.advice:
         lines += ["", *(f"change: {line}" for line in found.advice)]
     return lines

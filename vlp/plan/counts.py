@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -12,10 +13,14 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from vlp.data.pixels.augment import NUM_DRAWS
+from vlp.ground.types import Batch
 from vlp.objectives.base import Objective, Term
 from vlp.recipe.model import build_model, without_weights
 from vlp.recipe.schema import Recipe, settings
@@ -58,6 +63,8 @@ class Counts:
         text_views: Captions of each pair that the towers see.
         matrices: How many similarity matrices the objective walks over.
         pixels: Bytes of one image as it comes to the device.
+        strategies: Operations of strategies, such as the forward pass of a teacher, for one pair.
+        uncounted: Parts of the recipe whose operations are not in these numbers.
     """
 
     parameters: int
@@ -73,6 +80,8 @@ class Counts:
     text_views: int
     matrices: int
     pixels: int
+    strategies: float = 0.0
+    uncounted: tuple[str, ...] = ()
 
 
 def count(recipe: Recipe, *, tokens: float | None = None) -> Counts:
@@ -84,13 +93,15 @@ def count(recipe: Recipe, *, tokens: float | None = None) -> Counts:
     Raises:
         RecipeError: A part of the recipe does not fit.
     """
-    with FakeTensorMode(allow_non_fake_inputs=True), warnings.catch_warnings():
+    with FakeTensorMode(allow_non_fake_inputs=True), KnownAside(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of weights that are not read here
         towers = build_model(without_weights(recipe.model))
         objective = build_objective(recipe)
         objective.create(towers.embed_dim)
-        used = [strategies.build(entry.type, settings(entry, "type")) for entry in recipe.strategies.values()]
-        for strategy in used:
+        used = {
+            label: strategies.build(entry.type, settings(entry, "type")) for label, entry in recipe.strategies.items()
+        }
+        for strategy in used.values():
             strategy.start(towers)
         length = towers.context_length
         if tokens is not None and can_cut(towers.core.text):
@@ -99,25 +110,92 @@ def count(recipe: Recipe, *, tokens: float | None = None) -> Counts:
         image, image_cast = _tower(towers, lambda count: _embed_images(towers, count), number_format)
         text, text_cast = _tower(towers, lambda count: _embed_tokens(towers, count, length), number_format)
         modules: tuple[nn.Module, ...] = (towers, objective)
-        side = towers.image_size
-        negatives = recipe.data.captions.negatives
+        views = _views(recipe)
+        found = {label: _strategy(towers, strategy, views, length) for label, strategy in used.items()}
         return Counts(
             parameters=sum(value.numel() for value in towers.parameters()),
             trained=sum(value.numel() for module in modules for value in module.parameters() if value.requires_grad),
             weights=sum(_bytes(module) for module in modules),
-            beside=_beside(used),
+            beside=_beside(used.values()),
             image=image,
             text=text,
             cast=image_cast + text_cast,
             tokens=length,
             embed_dim=towers.embed_dim,
-            image_views=1 + sum(view.count for view in recipe.data.views.values()),
-            text_views=1
-            + sum(view.count for view in recipe.data.text_views.values())
-            + (negatives.count if negatives else 0),
+            image_views=views[0],
+            text_views=views[1],
             matrices=max(1, _matrices(objective)),
-            pixels=3 * (side * side if isinstance(side, int) else int(np.prod(side))),
+            pixels=math.prod(_shape(towers)),
+            strategies=sum(operations for operations in found.values() if operations is not None),
+            uncounted=(
+                *(f"strategies.{label}" for label, operations in found.items() if operations is None),
+                *(
+                    f"objective.{label}"
+                    for label, term in objective.terms.items()
+                    if any(True for _ in term.parameters())
+                ),
+            ),
         )
+
+
+class KnownAside(TorchDispatchMode):
+    """Compute what has content, such as the lengths of captions, among tensors that have none."""
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        tensors = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
+        known = tensors and not any(isinstance(value, FakeTensor) for value in tensors)
+        with unset_fake_temporarily() if known else nullcontext():
+            return operation(*args, **(kwargs or {}))
+
+
+def _views(recipe: Recipe) -> tuple[int, int]:
+    """Return how many views of an image, and how many captions of a pair, the towers see."""
+    data = recipe.data
+    wrong = data.captions.negatives.count if data.captions.negatives else 0
+    images, texts = (1 + sum(view.count for view in views.values()) for views in (data.views, data.text_views))
+    return images, texts + wrong
+
+
+def _strategy(towers: DualEncoder, strategy: Strategy, views: tuple[int, int], length: int) -> float | None:
+    """Return the operations that a strategy adds for one pair; None where only content would tell."""
+    if type(strategy).after_forward is Strategy.after_forward:
+        return 0.0
+    operations = []
+    for size in (FEW, MORE):
+        batch = _batch(towers, size, views, length)
+        images = torch.empty(views[0], size, *_shape(towers))
+        counter: Any = FlopCounterMode(display=False)
+        try:
+            with torch.no_grad():
+                embeddings = towers(images, batch.tokens, np.full((views[1], size), length))
+                with counter:
+                    strategy.after_forward(images, batch, embeddings)
+        except (RuntimeError, ValueError, TypeError, NotImplementedError):
+            return None
+        operations.append(float(counter.get_total_flops()))
+    return (operations[1] - operations[0]) / (MORE - FEW)
+
+
+def _batch(towers: DualEncoder, size: int, views: tuple[int, int], length: int) -> Batch:
+    _, height, width = _shape(towers)
+    with unset_fake_temporarily():
+        lengths = torch.full((views[1], size), length)  # towers read them on the CPU
+    return Batch(
+        images=torch.empty(views[0], size, height, width, 3, dtype=torch.uint8),
+        tokens=torch.zeros(views[1], size, length, dtype=torch.int64),
+        lengths=lengths,
+        draws=torch.empty(views[0], size, NUM_DRAWS),
+        ids=torch.arange(size),
+        caption_ids=torch.arange(size),
+        sources=("none",) * size,
+        num_negatives=0,
+    )
+
+
+def _shape(towers: DualEncoder) -> tuple[int, int, int]:
+    side = towers.image_size
+    height, width = (side, side) if isinstance(side, int) else side
+    return 3, height, width
 
 
 def _tower(
@@ -158,9 +236,7 @@ def _autocast(number_format: torch.dtype | None) -> AbstractContextManager[Any]:
 
 
 def _embed_images(towers: DualEncoder, count: int) -> Tensor:
-    side = towers.image_size
-    height, width = (side, side) if isinstance(side, int) else side
-    return towers.embed_images(torch.empty(count, 3, height, width))
+    return towers.embed_images(torch.empty(count, *_shape(towers)))
 
 
 def _embed_tokens(towers: DualEncoder, count: int, length: int) -> Tensor:
@@ -171,7 +247,7 @@ def _bytes(module: nn.Module) -> int:
     return sum(value.nbytes for value in (*module.parameters(), *module.buffers()))
 
 
-def _beside(used: list[Strategy]) -> int:
+def _beside(used: Iterable[Strategy]) -> int:
     values = [value for strategy in used for value in {**(strategy.weights() or {}), **strategy.state_dict()}.values()]
     storages = {value.untyped_storage()._cdata: value.untyped_storage().nbytes() for value in values}
     return sum(storages.values())

@@ -191,6 +191,9 @@ def parts_of(
     ):
         floor = local * views * tower.operations * repeated / rate
         yield StepPart(name, floor, floor / assumed.share)
+    if counts.strategies:
+        floor = local * counts.strategies / rate
+        yield StepPart("teachers and strategies", floor, floor / assumed.share)
     products = LOSS_PRODUCTS * counts.matrices * 2 * local * batch * counts.embed_dim
     yield StepPart("loss", products / device.float32, products / device.float32 / 0.5)
     touched = PASSES_OVER_PARAMETERS * FLOAT32 * counts.trained / (num_devices if sharded else 1) / device.bandwidth

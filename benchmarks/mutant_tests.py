@@ -50,7 +50,7 @@ ROWS: dict[str, tuple[str, ...]] = {
     "vlp/train.py": (*RUNS, "tests/test_train.py -m processes", "tests/test_mixture_run.py"),
     "vlp/run/assemble.py": (*RUNS, "tests/test_recipes.py"),
     "vlp/strategies/*.py": ("tests/strategies -m 'not processes'", "tests/test_golden.py"),
-    "vlp/run/checkpoint.py": RUNS,
+    "vlp/run/checkpoint.py": (*RUNS, "tests/run/test_checkpoint_run.py -m 'not processes'"),
     "vlp/run/state.py": RUNS,
     "vlp/run/folder.py": RUNS,
     "vlp/data/*.py": ("tests/data/test_stream.py tests/data/test_samples.py",),

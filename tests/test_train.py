@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -386,3 +387,25 @@ def test_a_cpu_without_bfloat16_is_said(tmp_path, shards, monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_bf16": False})
     with pytest.warns(UserWarning, match=r"train\.precision=float32"):
         train(tiny_recipe(tmp_path, shards, "train.steps=1", "train.precision=bfloat16"))
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("strategies.ema.decay=1.5", "strategies.ema: decay 1.5 must lie in"),
+        ("optimizer.learning_rate=-1", "optimizer.learning_rate: -1.0 is out of range"),
+        ("optimizer.betas=[0.9, 1.0]", "optimizer.betas"),
+        ("optimizer.epsilon=-1", "optimizer.epsilon"),
+        ("optimizer.weight_decay=-3", "optimizer.weight_decay"),
+        ("optimizer.learning_rate=.nan", "optimizer.learning_rate"),
+        ("model.init_scale=.inf", "model.init_scale"),
+        ("model.init_scale=-3", "model.init_scale: -3.0 must be positive"),
+        ("model.max_scale=0", "model.max_scale"),
+        ("model.text_buckets=0", "model.text_buckets"),
+        ("objective.clip.weight=.nan", "objective"),
+    ],
+)
+def test_numbers_out_of_range_are_refused_by_their_key(tmp_path, shards, setting, message):
+    with pytest.raises(RecipeError, match=re.escape(message)):
+        train(tiny_recipe(tmp_path, shards, "strategies.ema={decay: 0.9}", setting))
+    assert not list(tmp_path.glob("runs/*/checkpoints"))

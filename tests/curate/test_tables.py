@@ -164,3 +164,13 @@ def test_an_encoding_can_be_said(pictures):
         pack(path, pictures / "third", workers=1, encoding="utf-32")
     with pytest.raises(RecipeError, match="no table of lines"):
         pack(pictures, pictures / "third", workers=1, encoding="cp1252")
+
+
+def test_a_parquet_file_whose_names_are_no_text_is_refused(tmp_path):
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "t.parquet"
+    parquet.write_table(arrow.table({"captions": ["a"], "image": ["b.jpg"]}), path)
+    path.write_bytes(path.read_bytes().replace(b"captions", b"cap\xe9ions"))
+    with pytest.raises(RecipeError, match="not a whole parquet file"):
+        pack(path, tmp_path / "out")

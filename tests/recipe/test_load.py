@@ -197,3 +197,10 @@ def test_errors_are_one_line_each_and_never_a_traceback(recipe, capsys):
     assert len(lines) == 2
     assert lines[0].startswith("vlp: ")
     assert Path(lines[1].split(":")[0]).name == "child.yaml"
+
+
+def test_a_name_that_no_file_can_have_is_not_found(tmp_path):
+    path = tmp_path / "long.yaml"
+    path.write_text(f"extends: {'s' * 5000}.yaml\nname: x\n")
+    with pytest.raises(RecipeError, match="extends: there is no file"):
+        load_recipe(str(path))

@@ -137,6 +137,14 @@ def test_an_earlier_format_says_so(tmp_path):
         open_checkpoint(folder)
 
 
+def test_a_later_format_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "FORMAT", checkpoint.FORMAT + 1)
+    folder = save(tmp_path, 3)
+    monkeypatch.undo()
+    with pytest.raises(RecipeError, match=rf"has format {checkpoint.FORMAT + 1}, this version .* {checkpoint.FORMAT}"):
+        open_checkpoint(folder)
+
+
 def test_where_no_checkpoint_is_whole_all_are_named_and_the_way_out(tmp_path):
     for folder in [save(tmp_path, step) for step in (3, 6)]:
         damage(folder)

@@ -56,6 +56,14 @@ def _what_there_is(noun: str, known: Iterable[str]) -> str:
     return f"there {'are' if len(names) != 1 else 'is'}: {', '.join(names[:MOST_SHOWN]) or 'none'}{more}; {where}"
 
 
+def is_file(path: Path) -> bool:
+    """Whether a file is there; a name that the system does not take, as it is too long, names none."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
 def find_file(noun: str, name: str) -> Path:
     """Return an existing file given as a path from here, or from a folder of the noun.
 
@@ -65,7 +73,7 @@ def find_file(noun: str, name: str) -> Path:
     path = Path(name)
     beside = [folder / (path.relative_to(noun) if path.parts[:1] == (noun,) else path) for folder in folders(noun)]
     for candidate in [path, *beside]:
-        if candidate.is_file():
+        if is_file(candidate):
             return candidate
     known = [
         str(file.relative_to(folder.parent))

@@ -23,9 +23,9 @@ from vlp.data.pixels.augment import NUM_DRAWS
 from vlp.ground.types import Batch
 from vlp.objectives.base import Objective, Term
 from vlp.recipe.model import build_model, without_weights
-from vlp.recipe.schema import Recipe, settings
-from vlp.run.assemble import build_objective
-from vlp.strategies.base import Strategy, strategies
+from vlp.recipe.schema import Recipe
+from vlp.run.assemble import build_objective, build_strategies
+from vlp.strategies.base import Strategy
 from vlp.towers.dual import DualEncoder
 from vlp.towers.text import can_cut
 
@@ -98,9 +98,7 @@ def count(recipe: Recipe, *, tokens: float | None = None) -> Counts:
         towers = build_model(without_weights(recipe.model))
         objective = build_objective(recipe)
         objective.create(towers.embed_dim)
-        used = {
-            label: strategies.build(entry.type, settings(entry, "type")) for label, entry in recipe.strategies.items()
-        }
+        used = build_strategies(recipe)
         for strategy in used.values():
             strategy.start(towers)
         length = towers.context_length

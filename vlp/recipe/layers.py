@@ -34,7 +34,7 @@ def read_layers(path: Path, seen: tuple[Path, ...] = ()) -> list[Layer]:
         return [Layer(str(path), settings)]
     beside = path.parent / str(parent)
     try:
-        found = beside if beside.is_file() else paths.find_card("recipes", str(parent))
+        found = beside if paths.is_file(beside) else paths.find_card("recipes", str(parent))
     except RecipeError as error:
         raise RecipeError(f"{path}: extends: {error}") from error
     return [*read_layers(found, (*seen, path)), Layer(str(path), settings)]

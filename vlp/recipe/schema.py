@@ -32,7 +32,7 @@ from vlp.towers.dual import DualEncoder
 class Section(BaseModel):
     """A part of the recipe: unknown keys are errors, values never change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def one_of(registry: Registry[Any], **extra: Any) -> Any:

@@ -149,7 +149,7 @@ def assemble(recipe: Recipe, *, resume: bool, allow_changes: bool) -> Run:
     recipe = settled(recipe, towers)
     objective = build_objective(recipe)
     objective.create(towers.embed_dim)
-    used = {label: strategies.build(entry.type, settings(entry, "type")) for label, entry in recipe.strategies.items()}
+    used = build_strategies(recipe)
     sharded = is_sharded()
     check_fit(recipe, towers, objective, used, sharded=sharded)
     with dist.together():
@@ -268,6 +268,21 @@ def build_term_optimizer(objective: Objective, recipe: Recipe) -> torch.optim.Op
     if not any(True for _ in objective.parameters()):
         return None
     return build_optimizer(objective, **settings(recipe.optimizer, "no_decay", "groups"))
+
+
+def build_strategies(recipe: Recipe) -> dict[str, Strategy]:
+    """Build the strategies of a recipe by label.
+
+    Raises:
+        RecipeError: The settings of one cannot be satisfied.
+    """
+    used: dict[str, Strategy] = {}
+    for label, entry in recipe.strategies.items():
+        try:
+            used[label] = strategies.build(entry.type, settings(entry, "type"))
+        except ValueError as error:
+            raise RecipeError(f"strategies.{label}: {error}") from error
+    return used
 
 
 def build_objective(recipe: Recipe) -> Objective:

@@ -51,8 +51,16 @@ def build_optimizer(
         groups: Parameters that need other settings, by label; the first match counts.
 
     Raises:
-        RecipeError: A pattern matches no parameter, or none is left to train.
+        RecipeError: A pattern matches no parameter, none is left to train, or a number is out of its range.
     """
+    for key, number, holds in (
+        ("learning_rate", learning_rate, learning_rate >= 0),
+        ("betas", betas, all(0 <= beta < 1 for beta in betas)),
+        ("epsilon", epsilon, epsilon >= 0),
+        ("weight_decay", weight_decay, weight_decay >= 0),
+    ):
+        if not holds:
+            raise RecipeError(f"optimizer.{key}: {number} is out of range: numbers are at least 0, betas below 1")
     named = {name: value for name, value in model.named_parameters() if value.requires_grad}
     if not named:
         raise RecipeError("model.freeze: nothing is left to train: lock fewer parameters, or learn the scale")

@@ -21,9 +21,14 @@ class Ema(Strategy):
     Args:
         decay: Weight of the past at each step.
         warmup: Use min(decay, (1 + step) / (10 + step)), so that early averages forget the random start.
+
+    Raises:
+        ValueError: A `decay` outside [0, 1].
     """
 
     def __init__(self, *, decay: float = 0.999, warmup: bool = True):
+        if not 0 <= decay <= 1:
+            raise ValueError(f"decay {decay} must lie in [0, 1]: it is the weight of the past")
         self.decay = decay
         self.warmup = warmup
         self.average: dict[str, Tensor] = {}

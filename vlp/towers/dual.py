@@ -16,7 +16,7 @@ from open_clip.transform import PreprocessCfg
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from vlp.ground.types import Embeddings
+from vlp.ground.types import Embeddings, RecipeError
 from vlp.towers.base import Tower
 from vlp.towers.build import build_core, join, set_grad_checkpointing
 from vlp.towers.freeze import freeze as freeze_parameters
@@ -78,6 +78,9 @@ class DualEncoder(nn.Module):
         resize_mode: Literal["shortest", "squash", "longest"] | None = None,
     ):
         super().__init__()
+        for name, value in (("init_scale", init_scale), ("max_scale", max_scale), ("text_buckets", text_buckets)):
+            if value <= 0:
+                raise RecipeError(f"model.{name}: {value} must be positive")
         image, text = image_tower.fragment(), text_tower.fragment()
         sources = find_sources(image, text, weights)
         self.model_cfg = join(image, text, embed_dim, init_bias, trained_with(sources))

@@ -164,5 +164,5 @@ def _open(path: Path) -> Any:
         raise RecipeError(f"{path}: parquet needs pyarrow: pip install 'vlp[data]'") from error
     try:
         return ParquetFile(path)
-    except (OSError, ArrowException) as error:
+    except (OSError, ValueError, ArrowException) as error:  # names of columns that are no UTF-8, too
         raise RecipeError(f"{path}: not a whole parquet file ({error})") from error

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from tests.small_steps import small_recipe
-from vlp.plan import counts
-from vlp.plan.counts import count
+from vlp.plan.counts import count, tower_costs
 from vlp.recipe.model import build_model
+from vlp.strategies.base import Strategy
 
 TOKENS = 7
 
@@ -24,15 +24,11 @@ def test_parameters_and_operations_are_those_of_real_towers(recipe):
     towers = build_model(recipe.model)
     assert found.parameters == sum(value.numel() for value in towers.parameters())
     assert found.weights == sum(value.nbytes for value in (*towers.parameters(), *towers.buffers()))
-    real, cast = counts._tower(towers, lambda size: counts._embed_images(towers, size), recipe.train.number_format)
-    assert real.operations == found.image.operations
-    assert real.saved == pytest.approx(found.image.saved, rel=0.02)  # kernels of attention pad a little
-    text, text_cast = counts._tower(
-        towers, lambda size: counts._embed_tokens(towers, size, TOKENS), recipe.train.number_format
-    )
-    assert text.operations == found.text.operations
-    assert text.saved == pytest.approx(found.text.saved, rel=0.02)
-    assert found.cast == cast + text_cast
+    image, text, cast = tower_costs(towers, TOKENS, recipe.train.number_format)
+    for real, counted in ((image, found.image), (text, found.text)):
+        assert real.operations == counted.operations and real.forward == counted.forward
+        assert real.saved == pytest.approx(counted.saved, rel=0.02)  # kernels of attention pad a little
+    assert found.cast == cast
     assert (found.cast > 0) == (recipe.train.precision == "bfloat16")
 
 
@@ -83,6 +79,29 @@ def test_teachers_compute_a_forward_pass_and_networks_of_terms_are_named():
     assert found.uncounted == ()
     assert count(small_recipe("vitb32_clip"), tokens=TOKENS).strategies == 0
     assert count(small_recipe("vitb32_captioning"), tokens=TOKENS).uncounted == ("objective.captioning",)
+
+
+@pytest.mark.parametrize(
+    ("name", "images", "texts"),
+    [("vitb32_clip_negatives", 1, 2), ("vitb32_hard_negatives", 1, 2), ("vitb32_mv_infonce", 2, 1)],
+)
+def test_what_strategies_add_to_a_batch_is_counted(name, images, texts):
+    recipe = small_recipe(name)
+    found = count(recipe, tokens=TOKENS)
+    assert (found.image_views, found.text_views) == (images, texts)
+    assert found.uncounted == ()
+
+
+class Nosy(Strategy):
+    def after_forward(self, images, batch, embeddings):
+        if not torch.isfinite(embeddings.image).all():
+            raise ValueError("not a number")
+        return embeddings
+
+
+def test_a_strategy_that_reads_what_is_in_a_batch_is_named(monkeypatch):
+    monkeypatch.setattr("vlp.plan.counts.build_strategies", lambda recipe: {"nosy": Nosy()})
+    assert count(small_recipe("vitb32_clip"), tokens=TOKENS).uncounted == ("strategies.nosy",)
 
 
 def test_captions_are_as_long_as_asked_for_within_the_context():

@@ -17,8 +17,8 @@ B32 = Counts(
     trained=151_000_000,
     weights=604_000_000,
     beside=0,
-    image=TowerCounts(26e9, 15e6),
-    text=TowerCounts(4e9, 4e6),
+    image=TowerCounts(26e9, 8e9, 15e6),
+    text=TowerCounts(4e9, 1e9, 4e6),
     cast=250_000_000,
     tokens=17,
     embed_dim=512,
@@ -47,6 +47,16 @@ def test_memory_and_time_by_hand():
     assert found.step() == pytest.approx(sum(part.expected for part in found.parts))
     assert found.fits and found.pairs_per_second == pytest.approx(1024 / found.step())
     assert found.hours(3600 * found.pairs_per_second) == pytest.approx(1)
+
+
+def test_micro_batches_repeat_every_forward_pass_and_views_cost_towers():
+    counts = replace(B32, strategies=9e9)
+    whole, pieces = (plan("train.batch_size=1024", counts=counts, micro_batches=number) for number in (1, 4))
+    more = [many.floor - one.floor for one, many in zip(whole.parts[:3], pieces.parts[:3], strict=True)]
+    assert more == pytest.approx([1024 * operations / 989e12 for operations in (8e9, 1e9, 9e9)])
+    views = plan("train.batch_size=1024", counts=replace(B32, image_views=3))
+    assert views.parts[0].floor == pytest.approx(3 * whole.parts[0].floor)
+    assert views.cores < plan("train.batch_size=1024").cores  # fewer samples, each decoded once
 
 
 def test_a_batch_that_does_not_fit_is_told_how_many_pieces_do():

@@ -109,12 +109,11 @@ def length_of(found: Forecast) -> float | None:
 def said(found: Forecast, pairs: float | None) -> list[str]:
     """Return the lines of a forecast."""
     train, counts, assumed = found.recipe.train, found.counts, found.assumed
-    local = train.batch_size // found.num_devices
     pieces = f" in {found.micro_batches} micro-batches" if found.micro_batches > 1 else ""
     lines = [
         f"{found.recipe.name}: {found.num_devices} x {found.device.name}, {train.precision}, batches of "
-        f"{train.batch_size:,}, {local:,} on each device{pieces}; {counts.parameters / 1e6:,.1f} million parameters, "
-        f"captions of {counts.tokens} tokens",
+        f"{train.batch_size:,}, {found.local:,} on each device{pieces}; {counts.parameters / 1e6:,.1f} million "
+        f"parameters, captions of {counts.tokens} tokens",
         "",
     ]
     memory: list[list[str]] = [["memory of one device", "GB"]]

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensor,
+    FakeTensorMode,
+    UnsupportedFakeTensorException,
+    unset_fake_temporarily,
+)
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -29,6 +36,7 @@ from vlp.strategies.base import Strategy
 from vlp.towers.dual import DualEncoder
 from vlp.towers.text import can_cut
 
+NEEDS_CONTENT = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedFakeTensorException)
 FEW, MORE = 4, 8  # pairs; what does not grow between them does not depend on the batch
 
 
@@ -38,10 +46,12 @@ class TowerCounts:
 
     Args:
         operations: Floating-point operations of matrix products and convolutions, forward and backward.
+        forward: Those of the forward pass among them.
         saved: Bytes that the forward pass keeps for the backward pass.
     """
 
     operations: float
+    forward: float
     saved: float
 
 
@@ -104,12 +114,10 @@ def count(recipe: Recipe, *, tokens: float | None = None) -> Counts:
         length = towers.context_length
         if tokens is not None and can_cut(towers.core.text):
             length = max(2, min(length, round(tokens)))
-        number_format = recipe.train.number_format
-        image, image_cast = _tower(towers, lambda count: _embed_images(towers, count), number_format)
-        text, text_cast = _tower(towers, lambda count: _embed_tokens(towers, count, length), number_format)
+        image, text, cast = tower_costs(towers, length, recipe.train.number_format)
         modules: tuple[nn.Module, ...] = (towers, objective)
-        views = _views(recipe)
-        found = {label: _strategy(towers, strategy, views, length) for label, strategy in used.items()}
+        seen = _see(towers, used, recipe, length)
+        networks = [label for label, term in objective.terms.items() if any(True for _ in term.parameters())]
         return Counts(
             parameters=sum(value.numel() for value in towers.parameters()),
             trained=sum(value.numel() for module in modules for value in module.parameters() if value.requires_grad),
@@ -117,23 +125,33 @@ def count(recipe: Recipe, *, tokens: float | None = None) -> Counts:
             beside=_beside(used.values()),
             image=image,
             text=text,
-            cast=image_cast + text_cast,
+            cast=cast,
             tokens=length,
             embed_dim=towers.embed_dim,
-            image_views=views[0],
-            text_views=views[1],
+            image_views=seen.image_views,
+            text_views=seen.text_views,
             matrices=max(1, _matrices(objective)),
             pixels=math.prod(_shape(towers)),
-            strategies=sum(operations for operations in found.values() if operations is not None),
+            strategies=seen.operations,
             uncounted=(
-                *(f"strategies.{label}" for label, operations in found.items() if operations is None),
-                *(
-                    f"objective.{label}"
-                    for label, term in objective.terms.items()
-                    if any(True for _ in term.parameters())
-                ),
+                *(f"strategies.{label}" for label in seen.uncounted),
+                *(f"objective.{label}" for label in networks),
             ),
         )
+
+
+def tower_costs(
+    towers: DualEncoder, tokens: int, number_format: torch.dtype | None
+) -> tuple[TowerCounts, TowerCounts, int]:
+    """Return what an image and a caption cost, and the bytes of weights that are cast once, whatever the batch.
+
+    Args:
+        tokens: Length of the caption.
+        number_format: What autocast computes in; None for float32.
+    """
+    image, image_cast = _tower(towers, lambda size: _embed_images(towers, size), number_format)
+    text, text_cast = _tower(towers, lambda size: _embed_tokens(towers, size, tokens), number_format)
+    return image, text, image_cast + text_cast
 
 
 class KnownAside(TorchDispatchMode):
@@ -146,47 +164,64 @@ class KnownAside(TorchDispatchMode):
             return operation(*args, **(kwargs or {}))
 
 
-def _views(recipe: Recipe) -> tuple[int, int]:
-    """Return how many views of an image, and how many captions of a pair, the towers see."""
+@dataclass(frozen=True)
+class Seen:
+    """What the towers see once strategies have changed the batch, and what strategies compute.
+
+    Args:
+        operations: For one pair.
+        uncounted: Labels of strategies of which only the content of a batch would tell.
+    """
+
+    image_views: int
+    text_views: int
+    operations: float
+    uncounted: tuple[str, ...]
+
+
+def _see(towers: DualEncoder, used: Mapping[str, Strategy], recipe: Recipe, length: int) -> Seen:
+    few, more = (_step(towers, used, _batch(towers, size, recipe, length)) for size in (FEW, MORE))
+    return replace(more, operations=(more.operations - few.operations) / (MORE - FEW))
+
+
+def _step(towers: DualEncoder, used: Mapping[str, Strategy], batch: Batch) -> Seen:
+    """Take a batch through the moments of all strategies, as a step does."""
+    uncounted: dict[str, None] = {}
+    counter: Any = FlopCounterMode(display=False)
+    with torch.no_grad():
+        for label, strategy in used.items():
+            try:
+                batch = strategy.before_forward(batch)
+            except NEEDS_CONTENT:
+                uncounted[label] = None
+        images = torch.empty(len(batch.images), len(batch), *_shape(towers))
+        embeddings = towers(images, batch.tokens, batch.lengths.numpy())
+        with counter:
+            for label, strategy in used.items():
+                try:
+                    embeddings = strategy.after_forward(images, batch, embeddings)
+                except NEEDS_CONTENT:
+                    uncounted[label] = None
+    return Seen(len(batch.images), len(batch.tokens), float(counter.get_total_flops()), tuple(uncounted))
+
+
+def _batch(towers: DualEncoder, size: int, recipe: Recipe, length: int) -> Batch:
+    """Return a batch as the stream hands it on."""
     data = recipe.data
     wrong = data.captions.negatives.count if data.captions.negatives else 0
     images, texts = (1 + sum(view.count for view in views.values()) for views in (data.views, data.text_views))
-    return images, texts + wrong
-
-
-def _strategy(towers: DualEncoder, strategy: Strategy, views: tuple[int, int], length: int) -> float | None:
-    """Return the operations that a strategy adds for one pair; None where only content would tell."""
-    if type(strategy).after_forward is Strategy.after_forward:
-        return 0.0
-    operations = []
-    for size in (FEW, MORE):
-        batch = _batch(towers, size, views, length)
-        images = torch.empty(views[0], size, *_shape(towers))
-        counter: Any = FlopCounterMode(display=False)
-        try:
-            with torch.no_grad():
-                embeddings = towers(images, batch.tokens, np.full((views[1], size), length))
-                with counter:
-                    strategy.after_forward(images, batch, embeddings)
-        except (RuntimeError, ValueError, TypeError, NotImplementedError):
-            return None
-        operations.append(float(counter.get_total_flops()))
-    return (operations[1] - operations[0]) / (MORE - FEW)
-
-
-def _batch(towers: DualEncoder, size: int, views: tuple[int, int], length: int) -> Batch:
     _, height, width = _shape(towers)
     with unset_fake_temporarily():
-        lengths = torch.full((views[1], size), length)  # towers read them on the CPU
+        lengths = torch.full((texts + wrong, size), length)  # towers read them on the CPU
     return Batch(
-        images=torch.empty(views[0], size, height, width, 3, dtype=torch.uint8),
-        tokens=torch.zeros(views[1], size, length, dtype=torch.int64),
+        images=torch.empty(images, size, height, width, 3, dtype=torch.uint8),
+        tokens=torch.zeros(texts + wrong, size, length, dtype=torch.int64),
         lengths=lengths,
-        draws=torch.empty(views[0], size, NUM_DRAWS),
+        draws=torch.empty(images, size, NUM_DRAWS),
         ids=torch.arange(size),
         caption_ids=torch.arange(size),
         sources=("none",) * size,
-        num_negatives=0,
+        num_negatives=wrong,
     )
 
 
@@ -200,15 +235,16 @@ def _tower(
     towers: DualEncoder, embed: Callable[[int], Tensor], number_format: torch.dtype | None
 ) -> tuple[TowerCounts, int]:
     """Count a tower with few samples and with more; return what a sample costs, and the bytes that are cast once."""
-    found = [_pass(towers, partial(embed, count), number_format) for count in (FEW, MORE)]
-    (few_operations, few_saved), (operations, saved) = found
-    each = MORE - FEW
-    per_sample = (saved - few_saved) / each
-    return TowerCounts((operations - few_operations) / each, per_sample), max(0, round(few_saved - FEW * per_sample))
+    few, more = (_pass(towers, partial(embed, size), number_format) for size in (FEW, MORE))
+    each = [(larger - smaller) / (MORE - FEW) for smaller, larger in zip(few, more, strict=True)]
+    cost = TowerCounts(*each)
+    return cost, max(0, round(few[2] - FEW * cost.saved))
 
 
-def _pass(towers: DualEncoder, embed: Callable[[], Tensor], number_format: torch.dtype | None) -> tuple[float, int]:
-    """Return the operations of one pass and its gradients, and the bytes kept between them."""
+def _pass(
+    towers: DualEncoder, embed: Callable[[], Tensor], number_format: torch.dtype | None
+) -> tuple[float, float, float]:
+    """Return the operations of one pass and its gradients, those of the pass alone, and the bytes kept in between."""
     known = {id(value.untyped_storage()) for value in (*towers.parameters(), *towers.buffers())}
     kept: dict[int, Tensor] = {}
 
@@ -221,12 +257,13 @@ def _pass(towers: DualEncoder, embed: Callable[[], Tensor], number_format: torch
     with counter, saved_tensors_hooks(keep, lambda value: value):
         with _autocast(number_format):
             embedded = embed()
+        forward = float(counter.get_total_flops())
         saved = sum(value.untyped_storage().nbytes() for value in kept.values())
         if embedded.requires_grad:
             embedded.sum().backward()
     for parameter in towers.parameters():
         parameter.grad = None
-    return float(counter.get_total_flops()), saved
+    return float(counter.get_total_flops()), forward, float(saved)
 
 
 def _autocast(number_format: torch.dtype | None) -> AbstractContextManager[Any]:

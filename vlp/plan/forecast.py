@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 from vlp.ground.types import RecipeError
 from vlp.plan.counts import Counts
@@ -13,10 +14,18 @@ from vlp.recipe.schema import Recipe
 
 FLOAT32 = 4
 MOMENTS = 2  # of AdamW
-KERNELS = 1.5e9  # bytes that CUDA's context, its libraries and what the allocator cannot use take; assumed
-NETWORK = 50e9  # bytes per second between machines and device: 400 Gbit/s for each; assumed
 LOSS_PRODUCTS = 4  # of one matrix: forward, once more in the backward pass, and one for the gradient of each side
 PASSES_OVER_PARAMETERS = 7  # AdamW reads weights, gradients and two moments, and writes three of them
+# what follows is assumed, and nowhere measured
+KERNELS = 1.5e9  # bytes that CUDA's context, its libraries and what the allocator cannot use take
+NETWORK = 50e9  # bytes per second between machines for each device: 400 Gbit/s
+TO_DEVICE = 50e9  # bytes per second that PCIe carries at most; half of it is expected
+LOSS_SHARE, MEMORY_SHARE, WIRE_SHARE, COPY_SHARE = 0.5, 0.7, 0.7, 0.5  # of the peak
+GATHER_SHARE = 0.5  # of the wire, by a few embeddings
+MANY_CORES = 8  # of one device
+LARGE_LOSS = 0.15  # of a step
+EXCHANGE_LEADS = 0.8  # of a step without its loss
+ROOM = 0.95  # of the memory, for advice that fills it
 
 
 @dataclass(frozen=True)
@@ -59,21 +68,51 @@ class Forecast:
     """What a run will be like.
 
     Args:
-        memory: Bytes of one device, by what takes them.
-        parts: Of one step.
+        sharded: Parameters, gradients and moments are split over the devices (FSDP2).
         micro_batches: Pieces in which a device embeds its share.
-        advice: What to change, the most important first.
     """
 
     recipe: Recipe
+    counts: Counts
     device: Device
     num_devices: int
-    counts: Counts
     assumed: Assumptions
-    memory: dict[str, float]
-    parts: tuple[StepPart, ...]
+    sharded: bool
     micro_batches: int
-    advice: tuple[str, ...]
+
+    @property
+    def local(self) -> int:
+        """Pairs of one device."""
+        return self.recipe.train.batch_size // self.num_devices
+
+    @property
+    def parts_of_state(self) -> int:
+        """How many devices share one copy of what is trained."""
+        return self.num_devices if self.sharded else 1
+
+    @cached_property
+    def memory(self) -> dict[str, float]:
+        """Bytes of one device, by what takes them."""
+        return self.memory_in(self.micro_batches)
+
+    def memory_in(self, micro_batches: int) -> dict[str, float]:
+        """Return the bytes of one device with another number of micro-batches."""
+        counts, copies = self.counts, self.parts_of_state
+        share = self.local // micro_batches
+        views = counts.image_views + counts.text_views
+        saved = counts.image_views * counts.image.saved + counts.text_views * counts.text.saved
+        pixels = counts.image_views * counts.pixels
+        return {
+            "weights, float32": counts.weights / copies,
+            "weights, cast": counts.cast,
+            "gradients": FLOAT32 * counts.trained / copies,
+            "optimizer": MOMENTS * FLOAT32 * counts.trained / copies,
+            "averages and teachers": counts.beside / copies,
+            f"activations of {share:,} pairs": share * saved,
+            "pixels": (self.local + FLOAT32 * share) * pixels,  # as bytes, and as floats before the first layer
+            "embeddings": FLOAT32 * counts.embed_dim * (self.recipe.train.batch_size + 3 * self.local) * views,
+            "libraries (assumed)": KERNELS,
+        }
 
     @property
     def total_memory(self) -> float:
@@ -84,6 +123,11 @@ class Forecast:
     def fits(self) -> bool:
         """Whether the memory of one device suffices."""
         return self.total_memory <= self.device.memory
+
+    @cached_property
+    def parts(self) -> tuple[StepPart, ...]:
+        """What a step consists of."""
+        return (*self._towers(), *self._rest(), *self._exchange())
 
     def step(self, *, floor: bool = False) -> float:
         """Return the seconds of one step: the parts one after the other, or what is hidden behind them, if longer."""
@@ -98,8 +142,7 @@ class Forecast:
     @property
     def cores(self) -> float:
         """Cores that decode for one device."""
-        views = self.counts.image_views
-        return self.pairs_per_second / self.num_devices * self.assumed.decode * views
+        return self.pairs_per_second / self.num_devices * self.assumed.decode
 
     @property
     def storage(self) -> float:
@@ -109,6 +152,80 @@ class Forecast:
     def hours(self, pairs: float) -> float:
         """Return the hours that so many pairs take."""
         return pairs / self.pairs_per_second / 3600
+
+    @property
+    def advice(self) -> tuple[str, ...]:
+        """What to change, the most important first."""
+        return tuple(self._advice())
+
+    def _towers(self) -> Iterator[StepPart]:
+        counts, share = self.counts, self.assumed.share
+        again = self.micro_batches > 1  # a forward pass more
+        image, text = (tower.operations + again * tower.forward for tower in (counts.image, counts.text))
+        operations = {
+            "image tower": counts.image_views * image,
+            "text tower": counts.text_views * text,
+            "teachers and strategies": counts.strategies * (1 + again),
+        }
+        for name, number in operations.items():
+            if number:
+                floor = self.local * number / self.device.rate(self.recipe.train.precision)
+                yield StepPart(name, floor, floor / share)
+
+    def _rest(self) -> Iterator[StepPart]:
+        counts, device = self.counts, self.device
+        products = LOSS_PRODUCTS * counts.matrices * 2 * self.local * self.recipe.train.batch_size * counts.embed_dim
+        yield StepPart("loss", products / device.float32, products / device.float32 / LOSS_SHARE)
+        touched = PASSES_OVER_PARAMETERS * FLOAT32 * counts.trained / self.parts_of_state / device.bandwidth
+        yield StepPart("optimizer", touched, touched / MEMORY_SHARE)
+        pixels = self.local * counts.image_views * counts.pixels / TO_DEVICE
+        yield StepPart("copies to the device", pixels, pixels / COPY_SHARE)
+
+    def _exchange(self) -> Iterator[StepPart]:
+        if self.num_devices == 1:
+            return
+        counts, device = self.counts, self.device
+        wire = device.link if self.num_devices <= device.per_machine else min(device.link, NETWORK)
+        around = (self.num_devices - 1) / self.num_devices
+        sent = (3 if self.sharded else 2) * around * FLOAT32 * counts.trained / wire
+        yield StepPart("gradients between devices", sent, sent / WIRE_SHARE, hidden=True)  # behind the backward pass
+        views = counts.image_views + counts.text_views
+        gathered = around * FLOAT32 * self.recipe.train.batch_size * counts.embed_dim * views / wire
+        yield StepPart("embeddings between devices", gathered, gathered / GATHER_SHARE)
+
+    def _advice(self) -> Iterator[str]:
+        if not self.fits:
+            yield f"it does not fit{self._how_to_fit()}"
+        expected = {part.name: part.expected for part in self.parts}
+        step, loss = self.step(), expected["loss"]
+        if expected.get("gradients between devices", 0.0) > EXCHANGE_LEADS * (step - loss):
+            yield (
+                "the exchange of gradients takes as long as the towers: give each device more pairs "
+                "(train.batch_size), or use fewer devices"
+            )
+        if loss > LARGE_LOSS * step:
+            yield f"the loss takes {loss / step:.0%} of the step: a smaller train.batch_size costs less"
+        if self.recipe.train.precision == "float32" and self.device.matrix > self.device.rate("float32"):
+            yield "train.precision=bfloat16 doubles the rate of the products on this device"
+        if self.micro_batches > 1 and sum(self.memory_in(1).values()) < ROOM * self.device.memory:
+            yield "train.micro_batches=1 fits too, and saves a forward pass"
+        if self.cores > MANY_CORES:
+            yield (
+                f"{math.ceil(self.cores)} cores must decode for each device: smaller images in the shards, or fewer "
+                "views, cost less (vlp data bench measures)"
+            )
+
+    def _how_to_fit(self) -> str:
+        pieces = self.micro_batches
+        while self.local % (2 * pieces) == 0:
+            pieces *= 2
+            if sum(self.memory_in(pieces).values()) <= self.device.memory:
+                return f": train.micro_batches={pieces} does, for one forward pass more"
+        if not getattr(self.recipe.model, "grad_checkpointing", False):
+            return ", with any number of micro-batches: try model.grad_checkpointing=true"
+        if not self.sharded and self.num_devices > 1:
+            return ": parameters can be split over the devices (--sharded; recipes/launch/fsdp2.yaml)"
+        return ": more devices with --sharded, or smaller towers"
 
 
 def forecast(
@@ -130,127 +247,10 @@ def forecast(
     Raises:
         RecipeError: The batch does not divide among the devices.
     """
-    assumed = assumed or Assumptions()
     pieces = micro_batches or recipe.train.micro_batches
-    share, left = divmod(recipe.train.batch_size, num_devices * pieces)
-    if left:
+    if recipe.train.batch_size % (num_devices * pieces):
         raise RecipeError(
             f"train.batch_size: {recipe.train.batch_size} pairs do not divide among {num_devices} devices with "
             f"train.micro_batches={pieces}"
         )
-    memory = memory_of(recipe, counts, num_devices, share, sharded=sharded)
-    parts = tuple(parts_of(recipe, counts, device, num_devices, assumed, pieces, sharded=sharded))
-    found = Forecast(recipe, device, num_devices, counts, assumed, memory, parts, pieces, ())
-    return Forecast(**{**vars(found), "advice": tuple(advice_for(found, sharded=sharded))})
-
-
-def memory_of(recipe: Recipe, counts: Counts, num_devices: int, share: int, *, sharded: bool) -> dict[str, float]:
-    """Return the bytes of one device by what takes them.
-
-    Args:
-        share: Pairs that a device embeds at once.
-    """
-    parts = num_devices if sharded else 1
-    local = recipe.train.batch_size / num_devices
-    views = counts.image_views + counts.text_views
-    embeddings = FLOAT32 * counts.embed_dim * (recipe.train.batch_size + 3 * local) * views
-    pixels = local * counts.image_views * counts.pixels
-    whole = FLOAT32 * share * counts.image_views * counts.pixels  # as floats, before the first layer
-    return {
-        "weights, float32": counts.weights / parts,
-        "weights, cast": counts.cast,
-        "gradients": FLOAT32 * counts.trained / parts,
-        "optimizer": MOMENTS * FLOAT32 * counts.trained / parts,
-        "averages and teachers": counts.beside / parts,
-        f"activations of {share:,} pairs": share
-        * (counts.image_views * counts.image.saved + counts.text_views * counts.text.saved),
-        "pixels": pixels + whole,
-        "embeddings": embeddings,
-        "libraries (assumed)": KERNELS,
-    }
-
-
-def parts_of(
-    recipe: Recipe,
-    counts: Counts,
-    device: Device,
-    num_devices: int,
-    assumed: Assumptions,
-    pieces: int,
-    *,
-    sharded: bool,
-) -> Iterator[StepPart]:
-    """Yield what a step consists of."""
-    batch = recipe.train.batch_size
-    local = batch / num_devices
-    repeated = 4 / 3 if pieces > 1 else 1.0  # a forward pass more
-    rate = device.rate(recipe.train.precision)
-    for name, tower, views in (
-        ("image tower", counts.image, counts.image_views),
-        ("text tower", counts.text, counts.text_views),
-    ):
-        floor = local * views * tower.operations * repeated / rate
-        yield StepPart(name, floor, floor / assumed.share)
-    if counts.strategies:
-        floor = local * counts.strategies / rate
-        yield StepPart("teachers and strategies", floor, floor / assumed.share)
-    products = LOSS_PRODUCTS * counts.matrices * 2 * local * batch * counts.embed_dim
-    yield StepPart("loss", products / device.float32, products / device.float32 / 0.5)
-    touched = PASSES_OVER_PARAMETERS * FLOAT32 * counts.trained / (num_devices if sharded else 1) / device.bandwidth
-    yield StepPart("optimizer", touched, touched / 0.7)
-    if num_devices > 1:
-        wire = device.link if num_devices <= device.per_machine else min(device.link, NETWORK)
-        around = (num_devices - 1) / num_devices
-        sent = (3 if sharded else 2) * around * FLOAT32 * counts.trained / wire
-        yield StepPart("gradients between devices", sent, sent / 0.7, hidden=True)  # behind the backward pass
-        views = counts.image_views + counts.text_views
-        gathered = around * FLOAT32 * batch * counts.embed_dim * views / wire
-        yield StepPart("embeddings between devices", gathered, gathered / 0.5)
-    pixels = local * counts.image_views * counts.pixels
-    yield StepPart("copies to the device", pixels / 50e9, pixels / 25e9)
-
-
-def advice_for(found: Forecast, *, sharded: bool) -> Iterator[str]:
-    """Yield what to change, the most important first."""
-    recipe, device = found.recipe, found.device
-    if not found.fits:
-        yield _how_to_fit(found, sharded=sharded)
-    by_name = {part.name: part for part in found.parts}
-    step = found.step()
-    gradients = by_name.get("gradients between devices")
-    if gradients and gradients.expected > 0.8 * (step - by_name["loss"].expected):
-        yield (
-            "the exchange of gradients takes as long as the towers: give each device more pairs (train.batch_size), or "
-            "use fewer devices"
-        )
-    if by_name["loss"].expected > 0.15 * step:
-        yield f"the loss takes {by_name['loss'].expected / step:.0%} of the step: a smaller train.batch_size costs less"
-    if recipe.train.precision == "float32" and device.matrix > device.rate("float32"):
-        yield "train.precision=bfloat16 doubles the rate of the products on this device"
-    if found.micro_batches > 1 and found.fits:
-        whole = memory_of(
-            recipe, found.counts, found.num_devices, recipe.train.batch_size // found.num_devices, sharded=sharded
-        )
-        if sum(whole.values()) < 0.95 * device.memory:
-            yield "train.micro_batches=1 fits too, and saves a forward pass"
-    if found.cores > 8:
-        yield (
-            f"{math.ceil(found.cores)} cores must decode for each device: smaller images in the shards, or fewer "
-            "views, cost less (vlp data bench measures)"
-        )
-
-
-def _how_to_fit(found: Forecast, *, sharded: bool) -> str:
-    recipe, counts = found.recipe, found.counts
-    local = recipe.train.batch_size // found.num_devices
-    pieces = found.micro_batches
-    while local % (2 * pieces) == 0:
-        pieces *= 2
-        memory = memory_of(recipe, counts, found.num_devices, local // pieces, sharded=sharded)
-        if sum(memory.values()) <= found.device.memory:
-            return f"it does not fit: train.micro_batches={pieces} does, for one forward pass more"
-    if not getattr(recipe.model, "grad_checkpointing", False):
-        return "it does not fit, with any number of micro-batches: try model.grad_checkpointing=true"
-    if not sharded and found.num_devices > 1:
-        return "it does not fit: parameters can be split over the devices (--sharded; recipes/launch/fsdp2.yaml)"
-    return "it does not fit: more devices with --sharded, or smaller towers"
+    return Forecast(recipe, counts, device, num_devices, assumed or Assumptions(), sharded, pieces)

@@ -68,14 +68,16 @@ def judged(names: Sequence[str], referees: Mapping[str, Referee]) -> list[Task]:
     """Return the tasks that someone can judge, as they are judged; say which others a suite has.
 
     Raises:
-        RecipeError: One that is asked for by its own name cannot be judged, or none can.
+        RecipeError: One that is asked for by its own name, or by a pattern, cannot be judged, or none can.
     """
+    named = [name for name in names if not is_suite(name)]
+    wanted = {task.name for task in find_tasks(named)[0]} if named else set()
     found: list[Task] = []
     for task in find_tasks(names)[0]:
         referee = referees.get(task.evaluator)
         objection = referee.objection(task) if referee else f"no referee has the evaluator '{task.evaluator}'"
         if referee is None or objection:
-            if not any(map(is_suite, names)):
+            if task.name in wanted:
                 raise RecipeError(f"task '{task.name}': {objection}")
             print(f"not judged: {task.name}: {objection}", flush=True)
         else:

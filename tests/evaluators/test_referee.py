@@ -101,6 +101,8 @@ def test_a_task_without_a_referee_is_refused_by_name_and_listed_in_a_suite(refer
     suite.write_text("tasks: [emoji24, geometry]\n")
     assert [task.name for task in referee.judged([str(suite)], referees)] == ["emoji24"]
     assert "not judged: geometry: no referee" in capsys.readouterr().out
+    with pytest.raises(RecipeError, match="task 'geometry': no referee has the evaluator 'geometry'"):
+        referee.judged([str(suite), "geometry"], referees)
 
 
 def test_every_shipped_suite_has_tasks_that_are_judged_as_the_referees_read_them(referee, tmp_path):

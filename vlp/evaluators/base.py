@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from vlp.evaluators.dataset import DataSource, EvaluationSet
 from vlp.evaluators.layout import CLASS_NAMES, KIND_FILE
@@ -15,6 +15,7 @@ from vlp.evaluators.variants import read_task
 from vlp.ground import dist
 from vlp.ground.explain import explain
 from vlp.ground.registry import Registry, settings_of
+from vlp.ground.strict import Strict
 from vlp.ground.types import Evaluation, RecipeError
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -50,7 +51,7 @@ def check_class_names(data: EvaluationSet) -> None:
         raise RecipeError(f"{data.folder.locate(CLASS_NAMES)}: no such file; add it or set data.class_names")
 
 
-class TaskFile(BaseModel):
+class TaskFile(Strict):
     """The keys of `eval/<task>.yaml`; `settings` are the keyword-only arguments of the evaluator.
 
     Args:
@@ -63,8 +64,6 @@ class TaskFile(BaseModel):
         variants: Further tasks, called `TASK-VARIANT`: names, or names with the keys that they change. In every text of
             the file `{variant}` stands for the name; where it does, the file is no task without one.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     version: int
     evaluator: str

@@ -12,7 +12,6 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import BaseModel, ConfigDict
 
 from vlp.data.faults import BadSampleError
 from vlp.data.pixels.decode import to_rgb
@@ -25,6 +24,7 @@ from vlp.evaluators.typos import Typos, misspell
 from vlp.ground import dist
 from vlp.ground.files import sha256_of
 from vlp.ground.paths import find_file
+from vlp.ground.strict import Strict
 from vlp.ground.types import RecipeError
 
 MAX_PIXELS = 100_000_000
@@ -33,7 +33,7 @@ MAX_PIXELS = 100_000_000
 Pixels = Literal["training", "referee"]
 
 
-class DataSource(BaseModel):
+class DataSource(Strict):
     """Where an evaluation set lies and what must be in it.
 
     Args:
@@ -53,8 +53,6 @@ class DataSource(BaseModel):
         corruption: How images are corrupted: `kind`, `severity`, and perhaps `seed`, `size`, `jpeg`.
         typos: How captions of a retrieval set are misspelt: `rate`, and perhaps `kinds`, `seed`.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     root: str
     split: str = "test"

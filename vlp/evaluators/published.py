@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from vlp.evaluators.record import Record
 from vlp.ground.explain import explain
 from vlp.ground.paths import find_file
 from vlp.ground.registry import nearest
+from vlp.ground.strict import Strict
 from vlp.ground.tabular import aligned, interval
 from vlp.ground.types import RecipeError
 from vlp.ground.yaml import read_yaml
@@ -20,7 +21,7 @@ Judgement = Literal["equal", "within the interval", "different", "not measured"]
 ROUNDING = 1e-9  # of decimal numbers in floating point
 
 
-class PublishedSource(BaseModel):
+class PublishedSource(Strict):
     """Where numbers were published.
 
     Args:
@@ -30,15 +31,13 @@ class PublishedSource(BaseModel):
         protocol: What a reader should know of how they were measured.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     address: str
     commit: str = ""
     digits: int
     protocol: str = ""
 
 
-class PublishedNumber(BaseModel):
+class PublishedNumber(Strict):
     """One published number.
 
     Args:
@@ -49,8 +48,6 @@ class PublishedNumber(BaseModel):
         source: One of the sources of the file.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     model: str
     task: str
     metric: str
@@ -59,15 +56,13 @@ class PublishedNumber(BaseModel):
     source: str
 
 
-class PublishedFile(BaseModel):
+class PublishedFile(Strict):
     """A file of published numbers.
 
     Args:
         sources: By name.
         models: Further names of models, such as `hf-hub:ORG/NAME`, by the name that the numbers have.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     sources: dict[str, PublishedSource]
     models: dict[str, tuple[str, ...]] = {}

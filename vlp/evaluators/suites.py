@@ -8,12 +8,13 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from vlp.evaluators.variants import task_names
 from vlp.ground import paths
 from vlp.ground.explain import explain
 from vlp.ground.registry import nearest
+from vlp.ground.strict import Strict
 from vlp.ground.types import RecipeError
 from vlp.ground.yaml import read_yaml
 
@@ -21,7 +22,7 @@ FOLDER = "suites"
 AVERAGE = "average"
 
 
-class SuiteFile(BaseModel):
+class SuiteFile(Strict):
     """The keys of `eval/suites/<suite>.yaml`.
 
     Args:
@@ -30,8 +31,6 @@ class SuiteFile(BaseModel):
         groups: Names or patterns by the name of a group; each group has a mean of its own. A task may be in several.
         average: What the average is the mean of: the main metrics of all tasks, or the means of the groups.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     tasks: tuple[str, ...] = ()
     suites: tuple[str, ...] = ()

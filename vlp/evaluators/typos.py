@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from vlp.evaluators.corruptions import generator
+from vlp.ground.strict import Strict
 
 ROWS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
 SHIFTS = (0.0, 0.25, 0.75)  # how far right each row of an American keyboard begins, in keys
@@ -19,7 +20,7 @@ NEIGHBOURS = {
 }
 
 
-class Typos(BaseModel):
+class Typos(Strict):
     """Misspell the captions of a retrieval set.
 
     Swaps and keyboard neighbours as in Belinkov and Bisk 2018 (arXiv 1711.02173), drops as in Pruthi et al. 2019
@@ -33,8 +34,6 @@ class Typos(BaseModel):
             a letter that an American keyboard lacks) the letter stays.
         seed: Slips depend on it, on the key of the sample and the number of the caption, and on nothing else.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     rate: float = Field(ge=0, le=1)
     kinds: tuple[Literal["swap", "drop", "neighbour"], ...] = Field(("swap", "drop", "neighbour"), min_length=1)

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from typing import Any, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict, create_model
+from pydantic import BaseModel, create_model
 
+from vlp.ground.strict import Strict
 from vlp.ground.types import RecipeError
 
 Registered = TypeVar("Registered")
@@ -86,5 +87,4 @@ def settings_of(part: Callable[..., Any]) -> type[BaseModel]:
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
             default = ... if parameter.default is inspect.Parameter.empty else parameter.default
             fields[parameter.name] = (hints[parameter.name], default)
-    config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-    return create_model(part.__name__, __config__=config, **fields)
+    return create_model(part.__name__, __config__=Strict.model_config, **fields)

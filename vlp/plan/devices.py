@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
@@ -80,3 +81,11 @@ def find_device(name: str) -> Device:
     if name not in DEVICES:
         raise RecipeError(f"--device: '{name}' is not known{nearest(name, DEVICES)}; there are {', '.join(DEVICES)}")
     return DEVICES[name]
+
+
+def known_as(name: str) -> Device | None:
+    """Return the device that a driver's name speaks of, such as `NVIDIA A100-SXM4-40GB`; None where it is not known."""
+    said = {word.lower() for word in re.split(r"\W+", name)}
+    words = {device: {word.lower() for word in device.name.split("-")} for device in DEVICES.values()}
+    fitting = [device for device in words if words[device] <= said]
+    return max(fitting, key=lambda device: len(words[device]), default=None)

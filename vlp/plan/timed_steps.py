@@ -24,7 +24,7 @@ from vlp import train
 from vlp.ground.files import write_text
 from vlp.ground.provenance import commit, machine
 from vlp.ground.types import Batch
-from vlp.plan.devices import DEVICES, Device
+from vlp.plan.devices import Device, known_as
 from vlp.recipe.compose import load_recipe
 from vlp.run.assemble import Run, assemble
 from vlp.step.learning_rate import set_learning_rate
@@ -244,8 +244,8 @@ def this_device(device: torch.device) -> Device:
         name, memory = properties.name, float(properties.total_memory)
     else:
         name, memory = machine(), float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    link = next((known.link for known in DEVICES.values() if known.name in name), bandwidth)
-    return Device(name, **rates, memory=memory, bandwidth=bandwidth, link=link)
+    known = known_as(name)
+    return Device(name, **rates, memory=memory, bandwidth=bandwidth, link=known.link if known else bandwidth)
 
 
 def _fastest(work: Callable[[], object], device: torch.device, repeats: int = 3) -> float:

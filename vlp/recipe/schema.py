@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
+from pydantic import BaseModel, Field, create_model, model_validator
 
 from vlp.data.arrange import Mixing
 from vlp.data.order.timetable import Ramp
@@ -20,6 +20,7 @@ from vlp.data.texts.captions import Captions
 from vlp.data.texts.text_augment import TextAugment
 from vlp.data.texts.wrong_captions import WrongCaptions
 from vlp.ground.registry import Registry, settings_of
+from vlp.ground.strict import Strict
 from vlp.objectives.base import terms
 from vlp.objectives.schedule import Schedule
 from vlp.step.learning_rate import learning_rate_factor
@@ -29,10 +30,8 @@ from vlp.towers.base import image_towers, text_towers
 from vlp.towers.dual import DualEncoder
 
 
-class Section(BaseModel):
+class Section(Strict):
     """A part of the recipe: unknown keys are errors, values never change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def one_of(registry: Registry[Any], **extra: Any) -> Any:

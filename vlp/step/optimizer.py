@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import Field
 from torch import nn
 
 from vlp.ground.patterns import check_matches, matches
+from vlp.ground.strict import Strict
 from vlp.ground.types import RecipeError
 
 BASE_RATE = "base_learning_rate"
 
 
-class GroupSettings(BaseModel):
+class GroupSettings(Strict):
     """Settings of the parameters whose names match.
 
     Args:
@@ -22,11 +23,9 @@ class GroupSettings(BaseModel):
         weight_decay: Replaces the weight decay.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     match: tuple[str, ...]
-    learning_rate_factor: float = 1.0
-    weight_decay: float | None = None
+    learning_rate_factor: float = Field(default=1.0, ge=0)
+    weight_decay: float | None = Field(default=None, ge=0)
 
 
 def build_optimizer(

@@ -15,11 +15,12 @@ import torch
 from jaxtyping import Float32
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL.Image import Image
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 from torch import Tensor
 from torch.nn import functional
 
 from vlp.ground.explain import explain
+from vlp.ground.strict import Strict
 from vlp.ground.types import RecipeError
 from vlp.towers.tokenizers import PaddingTokenizer, tokenizer_for
 
@@ -33,7 +34,7 @@ TYPES = {
 MASK = "attention_mask"
 
 
-class OnnxPairFile(BaseModel):
+class OnnxPairFile(Strict):
     """The keys of `onnx_pair.json`, which lies beside the files.
 
     Args:
@@ -48,8 +49,6 @@ class OnnxPairFile(BaseModel):
         clean: open_clip's text cleaning: `lower`, `whitespace` or `canonicalize`; by default that of the tokenizer.
         scale: Inverse temperature.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     image: str = "image.onnx"
     text: str = "text.onnx"

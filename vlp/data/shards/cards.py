@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, TypeVar
 
 from braceexpand import braceexpand
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator
 
 from vlp.data.pixels.decode import EXTENSIONS
 from vlp.data.shards.download import RemoteStats, ask
@@ -20,6 +20,7 @@ from vlp.data.shards.remote import PIPE, Remote, TransferError, is_remote, listi
 from vlp.ground import paths
 from vlp.ground.explain import explain
 from vlp.ground.files import sha256_of
+from vlp.ground.strict import Strict
 from vlp.ground.types import RecipeError
 from vlp.ground.yaml import parse_settings, read_text
 
@@ -30,7 +31,7 @@ BRACES = re.compile(r"\{([^{}]*)\}")
 NUMBER = re.compile(r"-?\d{1,4000}")  # Python refuses to read longer ones
 
 
-class Card(BaseModel):
+class Card(Strict):
     """A data set.
 
     Args:
@@ -58,8 +59,6 @@ class Card(BaseModel):
         folder: Where the card lies; not part of the file.
         file: The file itself, and `text` what stands in it, comments and all; not part of it either.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(min_length=1)
     shards: str | tuple[str, ...]

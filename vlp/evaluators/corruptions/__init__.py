@@ -8,11 +8,12 @@ from typing import Literal
 
 import numpy as np
 from PIL.Image import Image
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torchvision.transforms import functional
 
 from vlp.evaluators.corruptions import blur, digital, noise, weather
 from vlp.evaluators.corruptions.noise import Pixels01
+from vlp.ground.strict import Strict
 
 Kind = Literal[
     "gaussian_noise",
@@ -51,7 +52,7 @@ CORRUPTIONS: Mapping[Kind, Callable[[Pixels01, int, np.random.Generator], Pixels
 """In the order of the paper: noise, blur, weather, digital."""
 
 
-class Corruption(BaseModel):
+class Corruption(Strict):
     """Corrupt images of a set as ImageNet-C does (Hendrycks and Dietterich 2019, arXiv 1903.12261).
 
     Numbers are those of the paper's published code (github.com/hendrycks/robustness, ImageNet-C/create_c), which counts
@@ -66,8 +67,6 @@ class Corruption(BaseModel):
         size: Side of the square that is cut from the middle, the short side having been brought to 8/7 of it.
         jpeg: Quality of a JPEG that the result passes through; the files of ImageNet-C did so at 85.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Kind | None = None
     severity: int = Field(default=0, ge=0, le=5)

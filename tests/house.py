@@ -14,9 +14,9 @@ FLOORS = (
     ("html", "pairs", "towers", "data", "step"),
     ("evaluators", "objectives", "strategies"),
     ("recipe",),
+    ("plan",),
     ("run",),
     ("train", "evaluate", "export", "embeddings", "report", "curate"),
-    ("plan",),
     ("commands",),
     ("cli",),
 )

@@ -17,7 +17,7 @@ from vlp.plan.forecast import Assumptions, Forecast, forecast
 from vlp.recipe.compose import load_recipe
 
 if TYPE_CHECKING:
-    from vlp.plan.timed_steps import Bench
+    from vlp.commands.timed_steps import Bench
 
 GB, MILLI = 1e9, 1e-3
 USUAL = "H100"
@@ -66,7 +66,7 @@ def read_calibration(path: Path, assumed: Assumptions) -> tuple[Assumptions, Dev
 
 def run_bench(parsed: argparse.Namespace) -> None:
     """Measure, print, and write a calibration on request."""
-    from vlp.plan.timed_steps import bench
+    from vlp.commands.timed_steps import bench
 
     if parsed.steps < 1:
         raise RecipeError(f"--steps: {parsed.steps}; at least one is timed")

@@ -30,8 +30,8 @@ from vlp.data.pixels.augment import NUM_DRAWS
 from vlp.ground.types import Batch
 from vlp.objectives.base import Objective, Term
 from vlp.recipe.model import build_model, without_weights
+from vlp.recipe.named_parts import build_objective, build_strategies
 from vlp.recipe.schema import Recipe
-from vlp.run.assemble import build_objective, build_strategies
 from vlp.strategies.base import Strategy
 from vlp.towers.dual import DualEncoder
 from vlp.towers.text import can_cut

@@ -22,9 +22,9 @@ from vlp.data import Augment, Stream
 from vlp.ground import dist
 from vlp.ground.cores import usable_cores
 from vlp.ground.types import RecipeError
-from vlp.objectives.base import Objective, Term, terms
-from vlp.objectives.schedule import Schedule
+from vlp.objectives.base import Objective
 from vlp.recipe.model import build_model, settled
+from vlp.recipe.named_parts import build_objective, build_strategies
 from vlp.recipe.schema import Recipe, settings
 from vlp.run.build_stream import build_stream
 from vlp.run.compatibility import check_fit
@@ -36,7 +36,7 @@ from vlp.run.trackers import start_trackers
 from vlp.step.guarded_step import SafeStep
 from vlp.step.learning_rate import learning_rate_factor
 from vlp.step.optimizer import build_optimizer
-from vlp.strategies.base import Strategy, strategies
+from vlp.strategies.base import Strategy
 from vlp.towers.compiling import compile_towers
 from vlp.towers.dual import DualEncoder
 from vlp.towers.sharding import shard
@@ -268,35 +268,3 @@ def build_term_optimizer(objective: Objective, recipe: Recipe) -> torch.optim.Op
     if not any(True for _ in objective.parameters()):
         return None
     return build_optimizer(objective, **settings(recipe.optimizer, "no_decay", "groups"))
-
-
-def build_strategies(recipe: Recipe) -> dict[str, Strategy]:
-    """Build the strategies of a recipe by label.
-
-    Raises:
-        RecipeError: The settings of one cannot be satisfied.
-    """
-    used: dict[str, Strategy] = {}
-    for label, entry in recipe.strategies.items():
-        try:
-            used[label] = strategies.build(entry.type, settings(entry, "type"))
-        except ValueError as error:
-            raise RecipeError(f"strategies.{label}: {error}") from error
-    return used
-
-
-def build_objective(recipe: Recipe) -> Objective:
-    """Build the terms that a recipe sums.
-
-    Raises:
-        RecipeError: The settings of one cannot be satisfied.
-    """
-    parts: dict[str, tuple[Term, Schedule]] = {}
-    for label, entry in recipe.objective.items():
-        weight = entry.weight
-        try:
-            term = terms.build(entry.type, settings(entry, "type", "weight"))
-            parts[label] = (term, Schedule(start=weight) if isinstance(weight, float) else Schedule(**settings(weight)))
-        except ValueError as error:
-            raise RecipeError(f"objective.{label}: {error}") from error
-    return Objective(parts)

@@ -10,10 +10,10 @@ from tests.shards import write_shards
 from tests.tiny import tiny_recipe
 from vlp.cli import main
 from vlp.commands.planning import read_calibration
+from vlp.commands.timed_steps import PARTS, bench
 from vlp.ground.types import RecipeError
 from vlp.plan.counts import count
 from vlp.plan.forecast import Assumptions
-from vlp.plan.timed_steps import PARTS, bench
 from vlp.recipe.compose import load_recipe, lock_text
 
 

@@ -1,0 +1,41 @@
+"""The objective and the strategies that a recipe names."""
+
+from __future__ import annotations
+
+from vlp.ground.types import RecipeError
+from vlp.objectives.base import Objective, Term, terms
+from vlp.objectives.schedule import Schedule
+from vlp.recipe.schema import Recipe, settings
+from vlp.strategies.base import Strategy, strategies
+
+
+def build_strategies(recipe: Recipe) -> dict[str, Strategy]:
+    """Build the strategies of a recipe by label.
+
+    Raises:
+        RecipeError: The settings of one cannot be satisfied.
+    """
+    used: dict[str, Strategy] = {}
+    for label, entry in recipe.strategies.items():
+        try:
+            used[label] = strategies.build(entry.type, settings(entry, "type"))
+        except ValueError as error:
+            raise RecipeError(f"strategies.{label}: {error}") from error
+    return used
+
+
+def build_objective(recipe: Recipe) -> Objective:
+    """Build the terms that a recipe sums.
+
+    Raises:
+        RecipeError: The settings of one cannot be satisfied.
+    """
+    parts: dict[str, tuple[Term, Schedule]] = {}
+    for label, entry in recipe.objective.items():
+        weight = entry.weight
+        try:
+            term = terms.build(entry.type, settings(entry, "type", "weight"))
+            parts[label] = (term, Schedule(start=weight) if isinstance(weight, float) else Schedule(**settings(weight)))
+        except ValueError as error:
+            raise RecipeError(f"objective.{label}: {error}") from error
+    return Objective(parts)

@@ -108,21 +108,33 @@ def one_step(
         # each process holds its share of the loss, and data parallelism averages gradients: their sum is wanted
         return loss * dist.world_size() * run.safe_step.loss_scale, report
 
-    for optimizer in run.optimizers:
-        optimizer.zero_grad(set_to_none=True)
+    def gradients(micro_batches: int) -> dict[str, Tensor]:
+        for optimizer in run.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        _, report = backward(
+            batch.chunk(micro_batches),
+            lambda micro_batch: embed(run, micro_batch),
+            loss_of,
+            Seeds(recipe.seed, step, dist.rank()),
+            no_sync=run.no_sync,
+            together=run.micro_batches.together,
+            exchange=not run.micro_batches.exchanges_alone,
+        )
+        return report
+
     buffers = Undo(run.towers)
-    _, report = backward(
-        batch.chunk(recipe.train.micro_batches),
-        lambda micro_batch: embed(run, micro_batch),
-        loss_of,
-        Seeds(recipe.seed, step, dist.rank()),
-        no_sync=run.no_sync,
-    )
+
+    def settle(taken: Tensor) -> None:  # a step that is not taken leaves no trace, in weights or anywhere else
+        buffers.unless(taken)
+        run.objective.settle(taken)
+
+    report = run.micro_batches(step, gradients, forget=lambda: settle(torch.zeros_like(run.safe_step.taken)))
+    if run.micro_batches.exchanges_alone:
+        dist.average_gradients(run.towers.parameters())
     dist.average_gradients(run.objective.parameters())
     norms = run.safe_step(run.parameters)
-    taken = run.safe_step.taken  # a step that is skipped leaves no trace, in weights or anywhere else
-    buffers.unless(taken)
-    run.objective.settle(taken)
+    taken = run.safe_step.taken
+    settle(taken)
     run.towers.clamp_()
     for strategy in run.strategies.values():
         strategy.after_step(run.towers, taken)
@@ -167,6 +179,7 @@ def write_metrics(
         **{f"gauge/{name}": value for name, value in run.gauges().items()},
         **clock.lap(step, recipe.train.batch_size),
         "decode_rate": run.stream.decode_rate * dist.world_size(),
+        **run.micro_batches.metrics(step - 1),
         "weights_checksum": agreed_checksum(run.kept_equal),
         "skipped_steps": float(guard["skipped"]),
         "bad_samples": float(faults.total),

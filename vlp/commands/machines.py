@@ -19,7 +19,7 @@ def add_plan(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--sharded", action="store_true", help="parameters are split over the devices (FSDP2)")
     parser.add_argument(
-        "--tokens", type=float, default=17.0, metavar="N", help="mean length of captions; default: 17, of web captions"
+        "--tokens", type=float, metavar="N", help="mean length of captions; default: 17, of web captions"
     )
     parser.add_argument("--pairs", type=float, metavar="N", help="length of the training; default: that of the recipe")
     parser.add_argument("--price", type=float, metavar="P", help="of a device for an hour")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from vlp.ground.tabular import aligned
 from vlp.ground.types import RecipeError
-from vlp.plan.counts import count
+from vlp.plan.counts import USUAL_LENGTH, count
 from vlp.plan.devices import Device, find_device
 from vlp.plan.forecast import Assumptions, Forecast, forecast
 from vlp.recipe.compose import load_recipe
@@ -41,7 +41,7 @@ def run_plan(parsed: argparse.Namespace) -> None:
         assumed = replace(assumed, share=parsed.share)
     if not 0 < assumed.share <= 1:
         raise RecipeError(f"--share: {assumed.share}; it is a share of the peak, above 0 and at most 1")
-    counts = count(recipe, tokens=parsed.tokens)
+    counts = count(recipe, tokens=USUAL_LENGTH if parsed.tokens is None else parsed.tokens)
     found = forecast(recipe, counts, device or find_device(USUAL), parsed.gpus, assumed, sharded=parsed.sharded)
     print("\n".join(said(found, parsed.pairs or length_of(found))))
 
@@ -112,14 +112,14 @@ def said(found: Forecast, pairs: float | None) -> list[str]:
     pieces = f" in {found.micro_batches} micro-batches" if found.micro_batches > 1 else ""
     lines = [
         f"{found.recipe.name}: {found.num_devices} x {found.device.name}, {train.precision}, batches of "
-        f"{train.batch_size:,}, {found.local:,} on each device{pieces}; {counts.parameters / 1e6:,.1f} million "
+        f"{train.batch_size:,}, {found.holding.pairs:,} on each device{pieces}; {counts.parameters / 1e6:,.1f} million "
         f"parameters, captions of {counts.tokens} tokens",
         "",
     ]
     memory: list[list[str]] = [["memory of one device", "GB"]]
     memory += [[name, f"{value / GB:,.2f}"] for name, value in found.memory.items() if value]
     verdict = "fits" if found.fits else "DOES NOT FIT"
-    memory += [[f"together, of {found.device.memory / GB:,.0f}: {verdict}", f"{found.total_memory / GB:,.2f}"]]
+    memory += [[f"together, of {found.room / GB:,.0f}: {verdict}", f"{found.total_memory / GB:,.2f}"]]
     lines += [*aligned(memory, right={1}), ""]
     times = [["a step", "floor ms", "expected ms", ""]]
     times += [

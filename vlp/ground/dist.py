@@ -172,8 +172,8 @@ def together() -> Iterator[None]:
     """Run the block, which must hold no collective, on every process: a failure of one is a failure of all.
 
     Raises:
-        RuntimeError: Another process failed in the block; carries its words (a RecipeError where it raised one). An
-            own failure is raised as it is.
+        RuntimeError: Another process failed in the block; carries its words (a RecipeError where it raised one, a
+            torch.OutOfMemoryError where it had no memory left). An own failure is raised as it is.
     """
     failure = None
     try:
@@ -194,6 +194,8 @@ def _said(error: Exception | None) -> Exception | None:
         return None
     if isinstance(error, RecipeError):
         return RecipeError(f"process {rank()}: {error}")
+    if isinstance(error, torch.OutOfMemoryError):
+        return torch.OutOfMemoryError(f"process {rank()}: {error}")
     return RuntimeError(f"process {rank()}: {type(error).__name__}: {error}")
 
 

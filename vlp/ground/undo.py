@@ -14,8 +14,12 @@ class TakesBack(nn.Module, ABC):
     """A module that can take its own last change back: for buffers too large to be copied at each step."""
 
     @abstractmethod
+    def begin(self) -> None:
+        """Let what changed before this moment stand."""
+
+    @abstractmethod
     def take_back_unless(self, taken: Bool[Tensor, ""]) -> None:
-        """Be as before the last change, where the step was not taken; doing it twice changes nothing more."""
+        """Be as before the change since the beginning, where the step was not taken; a second time changes nothing."""
 
 
 class Undo:
@@ -27,6 +31,9 @@ class Undo:
 
     def __init__(self, module: nn.Module):
         self._module = module
+        for part in module.modules():
+            if isinstance(part, TakesBack):
+                part.begin()
         self._before = {name: buffer.clone() for name, buffer in self._buffers()}
 
     def unless(self, taken: Bool[Tensor, ""]) -> None:

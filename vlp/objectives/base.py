@@ -139,15 +139,17 @@ class Objective(nn.Module):
         # times NaN, so that gradients are NaN too
         spoilt = torch.where(pairs.finite, 1.0, torch.nan).to(pairs.image.dtype)
         shares = {label: term(pairs, stats) * spoilt for label, term in self._terms.items()}
-        self.settle(pairs.finite)
+        self._undo.unless(pairs.finite)
         loss = torch.stack([self._weights[label](step) * share for label, share in shares.items()]).sum()
         values = dist.all_reduce_sum(torch.stack([share.detach() for share in shares.values()]), pairs.group)
         return loss, dict(zip(shares, values.unbind(), strict=True))
 
     def settle(self, taken: Bool[Tensor, ""]) -> None:
-        """Let terms forget the last batch where its step was not taken, the same on every process."""
+        """Let terms forget the last batch where its step was not taken, the same on every process; or the part of it
+        that they have seen, where something broke off."""
         if self._undo is not None:
             self._undo.unless(taken)
+            self._undo = None  # what is settled stays
 
     def _stats(self, pairs: Pairs) -> Stats:
         wanted: dict[str, list[Request]] = {}

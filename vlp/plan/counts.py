@@ -37,6 +37,7 @@ from vlp.towers.dual import DualEncoder
 from vlp.towers.text import can_cut
 
 NEEDS_CONTENT = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedFakeTensorException)
+USUAL_LENGTH = 17.0  # tokens of a caption of the web
 FEW, MORE = 4, 8  # pairs; what does not grow between them does not depend on the batch
 
 

@@ -10,14 +10,12 @@ from functools import cached_property
 from vlp.ground.types import RecipeError
 from vlp.plan.counts import Counts
 from vlp.plan.devices import Device
+from vlp.plan.holding import FLOAT32, Holding, room_of
 from vlp.recipe.schema import Recipe
 
-FLOAT32 = 4
-MOMENTS = 2  # of AdamW
 LOSS_PRODUCTS = 4  # of one matrix: forward, once more in the backward pass, and one for the gradient of each side
 PASSES_OVER_PARAMETERS = 7  # AdamW reads weights, gradients and two moments, and writes three of them
 # what follows is assumed, and nowhere measured
-KERNELS = 1.5e9  # bytes that CUDA's context, its libraries and what the allocator cannot use take
 NETWORK = 50e9  # bytes per second between machines for each device: 400 Gbit/s
 TO_DEVICE = 50e9  # bytes per second that PCIe carries at most; half of it is expected
 LOSS_SHARE, MEMORY_SHARE, WIRE_SHARE, COPY_SHARE = 0.5, 0.7, 0.7, 0.5  # of the peak
@@ -25,7 +23,7 @@ GATHER_SHARE = 0.5  # of the wire, by a few embeddings
 MANY_CORES = 8  # of one device
 LARGE_LOSS = 0.15  # of a step
 EXCHANGE_LEADS = 0.8  # of a step without its loss
-ROOM = 0.95  # of the memory, for advice that fills it
+ALMOST = 0.95  # of the memory, for advice that fills it
 
 
 @dataclass(frozen=True)
@@ -68,51 +66,30 @@ class Forecast:
     """What a run will be like.
 
     Args:
-        sharded: Parameters, gradients and moments are split over the devices (FSDP2).
+        holding: One of its devices.
         micro_batches: Pieces in which a device embeds its share.
     """
 
     recipe: Recipe
-    counts: Counts
+    holding: Holding
     device: Device
-    num_devices: int
     assumed: Assumptions
-    sharded: bool
     micro_batches: int
 
     @property
-    def local(self) -> int:
-        """Pairs of one device."""
-        return self.recipe.train.batch_size // self.num_devices
+    def counts(self) -> Counts:
+        """What the recipe needs."""
+        return self.holding.counts
 
     @property
-    def parts_of_state(self) -> int:
-        """How many devices share one copy of what is trained."""
-        return self.num_devices if self.sharded else 1
+    def num_devices(self) -> int:
+        """Devices of the whole job."""
+        return self.holding.num_devices
 
     @cached_property
     def memory(self) -> dict[str, float]:
         """Bytes of one device, by what takes them."""
-        return self.memory_in(self.micro_batches)
-
-    def memory_in(self, micro_batches: int) -> dict[str, float]:
-        """Return the bytes of one device with another number of micro-batches."""
-        counts, copies = self.counts, self.parts_of_state
-        share = self.local // micro_batches
-        views = counts.image_views + counts.text_views
-        saved = counts.image_views * counts.image.saved + counts.text_views * counts.text.saved
-        pixels = counts.image_views * counts.pixels
-        return {
-            "weights, float32": counts.weights / copies,
-            "weights, cast": counts.cast,
-            "gradients": FLOAT32 * counts.trained / copies,
-            "optimizer": MOMENTS * FLOAT32 * counts.trained / copies,
-            "averages and teachers": counts.beside / copies,
-            f"activations of {share:,} pairs": share * saved,
-            "pixels": (self.local + FLOAT32 * share) * pixels,  # as bytes, and as floats before the first layer
-            "embeddings": FLOAT32 * counts.embed_dim * (self.recipe.train.batch_size + 3 * self.local) * views,
-            "libraries (assumed)": KERNELS,
-        }
+        return self.holding.memory(self.micro_batches)
 
     @property
     def total_memory(self) -> float:
@@ -122,7 +99,12 @@ class Forecast:
     @property
     def fits(self) -> bool:
         """Whether the memory of one device suffices."""
-        return self.total_memory <= self.device.memory
+        return self.total_memory <= self.room
+
+    @property
+    def room(self) -> float:
+        """Bytes of one device that the recipe may use."""
+        return room_of(self.recipe.train, self.device.memory)
 
     @cached_property
     def parts(self) -> tuple[StepPart, ...]:
@@ -169,16 +151,18 @@ class Forecast:
         }
         for name, number in operations.items():
             if number:
-                floor = self.local * number / self.device.rate(self.recipe.train.precision)
+                floor = self.holding.pairs * number / self.device.rate(self.recipe.train.precision)
                 yield StepPart(name, floor, floor / share)
 
     def _rest(self) -> Iterator[StepPart]:
         counts, device = self.counts, self.device
-        products = LOSS_PRODUCTS * counts.matrices * 2 * self.local * self.recipe.train.batch_size * counts.embed_dim
+        products = (
+            LOSS_PRODUCTS * counts.matrices * 2 * self.holding.pairs * self.recipe.train.batch_size * counts.embed_dim
+        )
         yield StepPart("loss", products / device.float32, products / device.float32 / LOSS_SHARE)
-        touched = PASSES_OVER_PARAMETERS * FLOAT32 * counts.trained / self.parts_of_state / device.bandwidth
+        touched = PASSES_OVER_PARAMETERS * FLOAT32 * counts.trained / self.holding.parts_of_state / device.bandwidth
         yield StepPart("optimizer", touched, touched / MEMORY_SHARE)
-        pixels = self.local * counts.image_views * counts.pixels / TO_DEVICE
+        pixels = self.holding.pairs * counts.image_views * counts.pixels / TO_DEVICE
         yield StepPart("copies to the device", pixels, pixels / COPY_SHARE)
 
     def _exchange(self) -> Iterator[StepPart]:
@@ -187,7 +171,7 @@ class Forecast:
         counts, device = self.counts, self.device
         wire = device.link if self.num_devices <= device.per_machine else min(device.link, NETWORK)
         around = (self.num_devices - 1) / self.num_devices
-        sent = (3 if self.sharded else 2) * around * FLOAT32 * counts.trained / wire
+        sent = (3 if self.holding.sharded else 2) * around * FLOAT32 * counts.trained / wire
         yield StepPart("gradients between devices", sent, sent / WIRE_SHARE, hidden=True)  # behind the backward pass
         views = counts.image_views + counts.text_views
         gathered = around * FLOAT32 * self.recipe.train.batch_size * counts.embed_dim * views / wire
@@ -207,7 +191,7 @@ class Forecast:
             yield f"the loss takes {loss / step:.0%} of the step: a smaller train.batch_size costs less"
         if self.recipe.train.precision == "float32" and self.device.matrix > self.device.rate("float32"):
             yield "train.precision=bfloat16 doubles the rate of the products on this device"
-        if self.micro_batches > 1 and sum(self.memory_in(1).values()) < ROOM * self.device.memory:
+        if self.micro_batches > 1 and sum(self.holding.memory(1).values()) < ALMOST * self.room:
             yield "train.micro_batches=1 fits too, and saves a forward pass"
         if self.cores > MANY_CORES:
             yield (
@@ -216,14 +200,12 @@ class Forecast:
             )
 
     def _how_to_fit(self) -> str:
-        pieces = self.micro_batches
-        while self.local % (2 * pieces) == 0:
-            pieces *= 2
-            if sum(self.memory_in(pieces).values()) <= self.device.memory:
-                return f": train.micro_batches={pieces} does, for one forward pass more"
+        fitting = self.holding.fitting(self.room, first=2 * self.micro_batches)
+        if fitting is not None:
+            return f": train.micro_batches={fitting} does, for one forward pass more"
         if not getattr(self.recipe.model, "grad_checkpointing", False):
             return ", with any number of micro-batches: try model.grad_checkpointing=true"
-        if not self.sharded and self.num_devices > 1:
+        if not self.holding.sharded and self.num_devices > 1:
             return ": parameters can be split over the devices (--sharded; recipes/launch/fsdp2.yaml)"
         return ": more devices with --sharded, or smaller towers"
 
@@ -247,10 +229,11 @@ def forecast(
     Raises:
         RecipeError: The batch does not divide among the devices.
     """
-    pieces = micro_batches or recipe.train.micro_batches
+    holding = Holding(counts, recipe.train.batch_size, num_devices, sharded)
+    pieces = micro_batches or holding.micro_batches(recipe.train, device.memory)
     if recipe.train.batch_size % (num_devices * pieces):
         raise RecipeError(
             f"train.batch_size: {recipe.train.batch_size} pairs do not divide among {num_devices} devices with "
             f"train.micro_batches={pieces}"
         )
-    return Forecast(recipe, counts, device, num_devices, assumed or Assumptions(), sharded, pieces)
+    return Forecast(recipe, holding, device, assumed or Assumptions(), pieces)

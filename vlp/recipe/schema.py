@@ -142,7 +142,10 @@ class TrainSection(Section):
 
     Args:
         batch_size: Pairs in one batch of the whole job; every process takes an equal share.
-        micro_batches: Pieces in which a process embeds its share; changes memory, not gradients.
+        micro_batches: Pieces in which a process embeds its share; changes memory, not gradients. `auto` starts with the
+            number that a plan finds, and doubles it, step by step, where memory runs out.
+        memory_gb: Memory that a process may use, in GB (1e9 bytes); null for all of its device. On the CPU what a pass
+            keeps for its gradients is counted, if micro_batches is `auto`, and nothing else.
         steps: Length of the training in optimizer steps (give one of steps, samples, epochs).
         samples: Length in pairs.
         epochs: Length in passes over the data.
@@ -159,7 +162,8 @@ class TrainSection(Section):
     """
 
     batch_size: int = Field(1024, ge=1)
-    micro_batches: int = Field(1, ge=1)
+    micro_batches: Annotated[int, Field(ge=1)] | Literal["auto"] = 1
+    memory_gb: float | None = Field(None, gt=0)
     steps: int | None = Field(None, ge=1)
     samples: int | None = Field(None, ge=1)
     epochs: float | None = Field(None, gt=0)

@@ -31,6 +31,7 @@ from vlp.run.compatibility import check_fit
 from vlp.run.folder import Claim, claim_folder
 from vlp.run.launch import check_same, check_wrapped, join
 from vlp.run.log import Log
+from vlp.run.micro_batch_count import MicroBatchCount, count_micro_batches
 from vlp.run.ready import check_ready, check_room
 from vlp.run.trackers import start_trackers
 from vlp.step.guarded_step import SafeStep
@@ -61,6 +62,7 @@ class Run:
         optimizer: Of the towers.
         term_optimizer: Of the parameters that terms bring along, if any.
         rate: Factor of the learning rate at a step.
+        micro_batches: In how many pieces a process embeds its share.
     """
 
     recipe: Recipe
@@ -77,6 +79,7 @@ class Run:
     safe_step: SafeStep
     rate: Callable[[int], float]
     num_steps: int
+    micro_batches: MicroBatchCount
 
     @property
     def device(self) -> torch.device:
@@ -133,6 +136,7 @@ class Run:
             )
         for found in self.towers.loaded if first_step == 0 else ():
             log.say(str(found))
+        self.micro_batches.open(self.recipe.folder, log.say)
         return log
 
 
@@ -195,6 +199,7 @@ def assemble(recipe: Recipe, *, resume: bool, allow_changes: bool) -> Run:
         ),
         rate=learning_rate_factor(num_steps, **settings(recipe.schedule)),
         num_steps=num_steps,
+        micro_batches=count_micro_batches(recipe, towers, accelerator.device),
     )
 
 

@@ -37,6 +37,7 @@ def check_fit(
     _check_precision(recipe)
     _check_weights(recipe, towers)
     _check_batch(recipe)
+    _check_micro_batches(recipe, sharded=sharded)
     _check_batch_norm(recipe, towers)
     provided = {"reference"} if towers.locked_image else set()
     for label, strategy in used.items():
@@ -97,15 +98,24 @@ def _bfloat16_is_fast() -> bool:
 
 def _check_batch(recipe: Recipe) -> None:
     share, left = divmod(recipe.train.batch_size, dist.world_size())
-    if left or share % recipe.train.micro_batches:
+    number = recipe.train.micro_batches
+    if left or (number != "auto" and share % number):
         raise RecipeError(
             f"train.batch_size: {recipe.train.batch_size} pairs do not divide among {dist.world_size()} processes with "
-            f"train.micro_batches={recipe.train.micro_batches}"
+            f"train.micro_batches={number}"
+        )
+
+
+def _check_micro_batches(recipe: Recipe, *, sharded: bool) -> None:
+    if recipe.train.micro_batches == "auto" and sharded:
+        raise RecipeError(
+            "train.micro_batches: auto repeats a step where memory runs out on one process, and processes with sharded "
+            "parameters cannot: set a number (vlp plan --sharded tells which)"
         )
 
 
 def _check_batch_norm(recipe: Recipe, towers: DualEncoder) -> None:
-    if towers.has_batch_norm and recipe.train.micro_batches > 1:
+    if towers.has_batch_norm and recipe.train.micro_batches != 1:
         raise RecipeError(
             "model.image: batch norm mixes the samples of one pass, so micro-batches would change the result: set "
             "train.micro_batches=1, use a tower with layer or group norm, or lock the image tower"

@@ -41,6 +41,8 @@ def backward(
     seeds: Seeds,
     *,
     no_sync: Callable[[], Any] = nullcontext,
+    together: Callable[[], Any] = nullcontext,
+    exchange: bool = True,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Compute the objective once on all micro-batches and leave its gradients on the parameters.
 
@@ -53,25 +55,32 @@ def backward(
         embed: Towers; scale and bias take part in each call.
         evaluate: Embeddings of the whole share to (loss, report).
         no_sync: Context in which gradients are not exchanged between processes.
+        together: Context of what meets no other process, where `exchange` is off.
+        exchange: Whether gradients are exchanged while the last pass goes on.
 
     Returns:
         The loss and the report of the objective, both detached.
     """
     last = len(micro_batches) - 1
+    in_last = nullcontext if exchange else no_sync
     if last == 0:
-        seeds.set(0)
-        embeddings = embed(micro_batches[0])
+        with together(), in_last():
+            seeds.set(0)
+            embeddings = embed(micro_batches[0])
         leaves = _join([embeddings], with_graph=True)
         loss, report = _differentiate(evaluate, leaves)
-        _inject(embeddings, leaves, 0, len(micro_batches[0]), is_last=True)
+        with together():
+            _inject(embeddings, leaves, 0, len(micro_batches[0]), is_last=True)
         return loss, report
-    pieces = [_embed_without_graph(embed, batch, seeds, k) for k, batch in enumerate(micro_batches)]
+    with together():
+        pieces = [_embed_without_graph(embed, batch, seeds, k) for k, batch in enumerate(micro_batches)]
     leaves = _join(pieces, with_graph=False)
     loss, report = _differentiate(evaluate, leaves)
-    for k, batch in enumerate(micro_batches):
-        with nullcontext() if k == last else no_sync():
-            seeds.set(k)
-            _inject(embed(batch), leaves, k, len(batch), is_last=k == last)
+    with together():
+        for k, batch in enumerate(micro_batches):
+            with in_last() if k == last else no_sync():
+                seeds.set(k)
+                _inject(embed(batch), leaves, k, len(batch), is_last=k == last)
     return loss, report
 
 

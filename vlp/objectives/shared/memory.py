@@ -78,6 +78,9 @@ class SampleMemory(TakesBack):
         self._last = self._size, ids, self.rows[ids]
         self.rows[ids] = values.to(self.rows.dtype)
 
+    def begin(self) -> None:
+        self._last = None
+
     def take_back_unless(self, taken: Bool[Tensor, ""]) -> None:
         if self._last is None:
             return

@@ -1,0 +1,101 @@
+"""What one device holds of a training, and in how many micro-batches it fits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from vlp.plan.counts import Counts
+from vlp.recipe.schema import TrainSection
+
+GB = 1e9
+FLOAT32 = 4
+MOMENTS = 2  # of AdamW
+KERNELS = 1.5e9  # bytes that CUDA's context, its libraries and what the allocator cannot use take; assumed
+
+
+@dataclass(frozen=True)
+class Holding:
+    """One device of several, and its share of a batch.
+
+    Args:
+        batch_size: Pairs of the whole job.
+        sharded: Parameters, gradients and moments are split over the devices (FSDP2).
+    """
+
+    counts: Counts
+    batch_size: int
+    num_devices: int = 1
+    sharded: bool = False
+
+    @property
+    def pairs(self) -> int:
+        """Pairs of this device."""
+        return self.batch_size // self.num_devices
+
+    @property
+    def parts_of_state(self) -> int:
+        """How many devices share one copy of what is trained."""
+        return self.num_devices if self.sharded else 1
+
+    def memory(self, micro_batches: int) -> dict[str, float]:
+        """Return bytes by what takes them, where the share is embedded in so many pieces."""
+        counts, copies = self.counts, self.parts_of_state
+        piece = self.pairs // micro_batches
+        views = counts.image_views + counts.text_views
+        saved = counts.image_views * counts.image.saved + counts.text_views * counts.text.saved
+        pixels = counts.image_views * counts.pixels
+        return {
+            "weights, float32": counts.weights / copies,
+            "weights, cast": counts.cast,
+            "gradients": FLOAT32 * counts.trained / copies,
+            "optimizer": MOMENTS * FLOAT32 * counts.trained / copies,
+            "averages and teachers": counts.beside / copies,
+            f"activations of {piece:,} pairs": piece * saved,
+            "pixels": (self.pairs + FLOAT32 * piece) * pixels,  # as bytes, and as floats before the first layer
+            "embeddings": FLOAT32 * counts.embed_dim * (self.batch_size + 3 * self.pairs) * views,
+            "libraries (assumed)": KERNELS,
+        }
+
+    def beside_activations(self, micro_batches: int) -> float:
+        """Return the bytes of everything that is not kept for the gradients."""
+        return sum(taken for name, taken in self.memory(micro_batches).items() if not name.startswith("activations"))
+
+    def fitting(self, memory: float, first: int = 1) -> int | None:
+        """Return the smallest of these numbers of micro-batches with which the device suffices; None where none does.
+
+        Args:
+            memory: Bytes of the device.
+            first: The smallest number that is tried.
+        """
+        numbers = numbers_of_micro_batches(self.pairs, first)
+        return next((number for number in numbers if sum(self.memory(number).values()) <= memory), None)
+
+    def micro_batches(self, train: TrainSection, memory: float) -> int:
+        """Return the number that a recipe asks for; the smallest that fits where it says `auto`, or else the largest.
+
+        Args:
+            memory: Bytes of the device.
+        """
+        if train.micro_batches != "auto":
+            return train.micro_batches
+        return self.fitting(room_of(train, memory)) or max(numbers_of_micro_batches(self.pairs), default=1)
+
+
+def room_of(train: TrainSection, memory: float) -> float:
+    """Return the bytes of a device that a recipe may use."""
+    return memory if train.memory_gb is None else min(memory, GB * train.memory_gb)
+
+
+def numbers_of_micro_batches(pairs: int, first: int = 1) -> Iterator[int]:
+    """Yield the numbers of equal micro-batches that a share is embedded in when memory runs out again and again.
+
+    Each is at least twice the one before.
+    """
+    number = first
+    while number <= pairs:
+        if pairs % number == 0:
+            yield number
+            number = 2 * number
+        else:
+            number += 1

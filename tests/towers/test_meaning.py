@@ -16,9 +16,9 @@ from vlp.towers.build import join
 from vlp.towers.encoder import TowerEncoder
 from vlp.towers.load import load_model
 from vlp.towers.meaning import PREPROCESS_KEYS, meaning_of_file, meaning_of_tag
-from vlp.towers.sources import WeightFile, trained_with
+from vlp.towers.sources import WeightFile, dual_encoders, read_config, trained_with
 
-REGISTRY = [(name, tag) for name, tag in open_clip.list_pretrained() if "CoCa" not in name and "coca" not in name]
+REGISTRY = [(name, tag) for name, tag in open_clip.list_pretrained() if name in dual_encoders()]
 # open_clip's own configuration of this model is right where its registry is silent
 SILENT = {("roberta-ViT-B-32", "laion2b_s12b_b32k")}
 
@@ -127,3 +127,22 @@ def test_an_export_keeps_what_its_tag_meant(tmp_path, quick):
     save_file(tiny_model().core.state_dict(), tmp_path / "other.safetensors")
     found = tiny_model(weights=str(tmp_path / "other.safetensors"), moved=False)
     assert found.model_cfg["quick_gelu"] is False
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        ({"embed_dim": 8, "vision_cfg": {}, "text_cfg": {}, "multimodal_cfg": {}}, "caption decoder"),
+        ({"embed_dim": 8, "audio_cfg": {}, "text_cfg": {}}, "embeds sounds"),
+        ({"embed_dim": 8, "text_cfg": {}}, "lacks vision_cfg"),
+    ],
+)
+def test_only_what_has_an_image_and_a_text_tower_is_built_and_listed(config, reason, tmp_path, monkeypatch):
+    path = tmp_path / "other.json"
+    path.write_text(json.dumps(config))
+    with pytest.raises(RecipeError, match=reason):
+        read_config(str(path))
+    monkeypatch.setattr(open_clip, "list_models", lambda: ["ViT-B-32", "other"])
+    real = open_clip.get_model_config
+    monkeypatch.setattr(open_clip, "get_model_config", lambda name: config if name == "other" else real(name))
+    assert dual_encoders() == ["ViT-B-32"]

@@ -13,6 +13,7 @@ from vlp.ground import paths
 from vlp.ground.types import RecipeError
 from vlp.ground.yaml import read_yaml
 from vlp.run.checkpoint import LOCK, candidates
+from vlp.towers.sources import dual_encoders
 
 RUNS = "runs"
 MOST_VARIANTS = 6
@@ -73,7 +74,7 @@ def _cards() -> Iterator[tuple[str, str]]:
 
 
 def _models() -> Iterator[tuple[str, str]]:
-    for name in open_clip.list_models():
+    for name in dual_encoders():
         yield name, ", ".join(open_clip.list_pretrained_tags_by_model(name))
 
 

@@ -72,8 +72,8 @@ def read_config(name: str) -> dict[str, Any]:
             )
         if name not in known:
             raise RecipeError(
-                f"open_clip has no model '{name}'{nearest(name, known)}; a path to its JSON configuration, a folder "
-                f"with {CONFIG_FILE} or '{HUB}ORG/NAME' will do as well"
+                f"open_clip has no model '{name}'{nearest(name, dual_encoders())}; a path to its JSON configuration, a "
+                f"folder with {CONFIG_FILE} or '{HUB}ORG/NAME' will do as well"
             )
         found = copy.deepcopy(open_clip.get_model_config(name))
     model_cfg = found.get("model_cfg", found)
@@ -110,7 +110,7 @@ def find_weights(source: str, beside: str | None = None) -> WeightFile:
         return _pretrained(name, tag)
     raise RecipeError(
         f"no weights at '{source}': give a file, a folder, a run, '{HUB}ORG/NAME' or 'NAME:TAG' with an open_clip "
-        f"model name{nearest(name, open_clip.list_models())}"
+        f"model name{nearest(name, dual_encoders())}"
     )
 
 
@@ -224,9 +224,21 @@ def _read_json(path: Path) -> dict[str, Any]:
     return found
 
 
+def dual_encoders() -> list[str]:
+    """Return the names of open_clip's models that can be built: those of an image and a text tower."""
+    return [name for name in open_clip.list_models() if _objection(open_clip.get_model_config(name) or {}) is None]
+
+
 def _check_dual_encoder(name: str, config: Mapping[str, Any]) -> None:
-    missing = [key for key in ("embed_dim", "vision_cfg", "text_cfg") if key not in config]
-    if missing:
-        raise RecipeError(f"'{name}' is no open_clip configuration: it lacks {', '.join(missing)}")
+    objection = _objection(config)
+    if objection:
+        raise RecipeError(f"'{name}' {objection}")
+
+
+def _objection(config: Mapping[str, Any]) -> str | None:
+    if "audio_cfg" in config:
+        return "embeds sounds (CLAP); only models of an image and a text tower can be built"
     if "multimodal_cfg" in config:
-        raise RecipeError(f"'{name}' has a caption decoder (CoCa); only models of two towers can be built")
+        return "has a caption decoder (CoCa); only models of two towers can be built"
+    missing = [key for key in ("embed_dim", "vision_cfg", "text_cfg") if key not in config]
+    return f"is no open_clip configuration: it lacks {', '.join(missing)}" if missing else None

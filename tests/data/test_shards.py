@@ -93,6 +93,15 @@ def test_a_damaged_index_is_made_again(tmp_path):
         assert cache_path(path, ".index").read_bytes() == whole
 
 
+def test_two_ways_to_a_tar_have_one_index(tmp_path):
+    write_shards(tmp_path / "real", 1, 4)
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    assert len(open_shard(tmp_path / "real" / "00000.tar")) == 4
+    indices = sorted(cache_folder("shards").glob("*.index"))
+    assert len(open_shard(tmp_path / "link" / "00000.tar")) == 4
+    assert sorted(cache_folder("shards").glob("*.index")) == indices
+
+
 @pytest.mark.parametrize("checksums", [False, True])
 def test_no_flipped_bit_of_an_index_is_believed(tmp_path, checksums):
     content = build_index(write_tar(tmp_path / "x.tar", sample_members(0) + sample_members(1)), checksums=checksums)

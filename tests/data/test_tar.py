@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import zlib
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,8 @@ import pytest
 from tests.shards import sample_members, write_tar
 from vlp.data import Card, SampleSet
 from vlp.data.faults import BadSampleError
+from vlp.data.shards.index import build_index, open_index
+from vlp.data.shards.open_files import OpenFiles
 from vlp.data.shards.shard import Shard, open_shards
 from vlp.data.shards.tar import BLOCK, RECORD, scan_tar
 
@@ -129,6 +132,11 @@ def test_a_sparse_member_is_a_fault_of_its_sample_and_of_no_other(tmp_path, opti
     with pytest.raises(BadSampleError, match=r"'\.jpg' is a sparse member"):
         shard.read(shard.members(0)["jpg"])
     assert shard.read(shard.members(1)["jpg"]) == b"whole"
+    path = tmp_path / "x.index"
+    path.write_bytes(build_index(tmp_path / "x.tar", checksums=True))
+    index = open_index(path, OpenFiles())
+    sums = [entry.checksum for place in range(2) for entry in index.members(place)]
+    assert sums == [None, zlib.crc32(b"whole")]
 
 
 # ---------------------------------------- members that stand apart

@@ -163,13 +163,16 @@ def test_another_list_of_synonyms_is_said(tmp_path, shards):
     assert f"\n  data.captions: {words}: changed\n" in refused(recipe)
 
 
-def test_other_built_in_words_are_said_where_they_are_used(tmp_path, shards, monkeypatch):
+@pytest.mark.parametrize("name", ["STOP_WORDS", "ATTRIBUTES", "RELATIONS", "OBJECTS"])
+def test_other_built_in_words_are_said_where_they_are_used(tmp_path, shards, monkeypatch, name):
     from vlp.data.texts import word_lists
 
     used, unused = tiny_recipe(tmp_path, shards, "data.captions.negatives={}"), tiny_recipe(tmp_path, shards, "name=un")
     claim(used)
     claim(unused)
-    monkeypatch.setattr(word_lists, "OBJECTS", (*word_lists.OBJECTS, ("spoon", "ladle")))
+    before = getattr(word_lists, name)
+    added = before | {"ladle"} if isinstance(before, frozenset | set) else (*before, ("spoon", "ladle"))
+    monkeypatch.setattr(word_lists, name, added)
     assert "\n  data.captions: built-in lists: changed\n" in refused(used)
     claim(unused)
 

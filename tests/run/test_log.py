@@ -13,6 +13,7 @@ import pytest
 
 from vlp.ground.files import seal
 from vlp.ground.types import RecipeError, VlpWarning
+from vlp.run import log as log_module
 from vlp.run.log import Log
 
 
@@ -197,3 +198,38 @@ def test_a_terminal_gets_a_bar(tmp_path, monkeypatch):
     assert "\r" in terminal.getvalue()
     assert "hello\n" in terminal.getvalue()
     assert "step/s" in terminal.getvalue()
+
+
+class Terminal(io.StringIO):
+    """Says that somebody looks at it."""
+
+    def isatty(self):
+        return True
+
+
+def test_a_terminal_gets_metrics_behind_the_bar(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    log = open_log(tmp_path / "metrics.jsonl")
+    log.step()
+    log.show({"loss": 1.25}, "read-bound")
+    log.close()
+    assert "loss 1.25 (read-bound)" in sys.stderr.getvalue()
+
+
+def test_plain_lines_say_how_long_the_rest_takes(tmp_path, monkeypatch, capsys):
+    clock = iter([100.0, *[130.0] * 20])
+    monkeypatch.setattr(log_module.time, "monotonic", lambda: next(clock))
+    log = open_log(tmp_path / "metrics.jsonl")  # of ten steps
+    for _ in range(3):
+        log.step()
+    log.show({"loss": 1.0})
+    assert "step 3/10, 01:10 left: loss 1" in capsys.readouterr().err
+
+
+def test_a_run_without_a_line_has_taken_no_time(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    log = open_log(path)
+    log.write(1, {"loss": 1.0})
+    log.close()
+    assert open_log(path, first_step=0).earlier_seconds == 0.0
+    assert path.read_bytes() == b""

@@ -68,6 +68,7 @@ def test_a_bad_sample_is_replaced_counted_and_listed(open_stream, tmp_path, name
     (line,) = [json.loads(line) for line in (tmp_path / "run" / "quarantine.jsonl").read_text().splitlines()]
     assert (line["source"], line["reason"], line["shard"], line["id"]) == ("tiny", reason, "00000.tar", 5)
     assert line["key"] == "x" and line["detail"]
+    assert reason != "duplicate_key" or "two members '.txt'" in line["detail"]
 
 
 class Trap:

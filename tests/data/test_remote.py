@@ -572,6 +572,13 @@ def test_a_window_larger_than_the_cache_is_refused_with_a_number_that_fits(serve
         check_cache([card, small], [shards[:2], shards[2:]], 2)
 
 
+def test_half_of_the_cache_is_left_for_the_next_window(server, tmp_path):
+    card = put(server, tmp_path, 5)
+    roomy = card.model_copy(update={"cache_gb": 4.01 * max(map(len, server.files.values())) / 1e9})
+    with pytest.raises(RecipeError, match=r"set data\.shuffle_shards=2,"):
+        check_cache([roomy], [open_shards(card)], None)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_are_the_same_from_afar_even_while_copies_come_and_go(
     server, tmp_path, open_stream, monkeypatch, workers

@@ -5,6 +5,7 @@ The backward pass of fake CUDA tensors wants a driver: the step is followed to t
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import nullcontext
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ from torch.distributed.utils import _to_kwargs
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
+from benchmarks.gpu.waits import WAITING, place_in_project
 from tests.small_steps import RECIPES, batch_for, small_parts, small_recipe
 from vlp import train
 from vlp.pairs.engine import walk
@@ -41,6 +43,10 @@ class Moving(nn.Module):
 class Answers(TorchDispatchMode):
     """Compute on the CPU what stays there; answer with something of a possible shape what depends on data of fakes."""
 
+    def __init__(self):
+        super().__init__()
+        self.waits = Counter()
+
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         name, kwargs = operation.__name__, kwargs or {}
         assert name.split(".")[0] not in VARYING, name
@@ -49,6 +55,8 @@ class Answers(TorchDispatchMode):
         if tensors and not fake and torch.device(kwargs.get("device") or "cpu").type == "cpu":
             with _disable_current_modes():
                 return operation(*args, **kwargs)
+        if WAITING.match(f"aten.{name}") and any(value.device == CUDA for value in fake):
+            self.waits[f"{place_in_project()} {name}"] += 1
         if fake and name == "_local_scalar_dense.default":
             return 1.0 if fake[0].dtype.is_floating_point else 1
         if fake and name == "_unique2.default":
@@ -73,8 +81,8 @@ def cuda(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_: True)
     monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
     monkeypatch.setattr(walk, "is_chosen", lambda *_: False)  # Triton asks which GPU it is
-    with FakeTensorMode(allow_non_fake_inputs=True), Answers():
-        yield
+    with FakeTensorMode(allow_non_fake_inputs=True), Answers() as answers:
+        yield answers
 
 
 def _move(parameter, moved):
@@ -116,8 +124,9 @@ def test_there_are_recipes_to_try():
 @pytest.mark.filterwarnings("ignore:isogclr")  # a batch of 16 cannot spend its budget
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_takes_a_step_on_a_gpu(cuda, monkeypatch, name):
-    """In a wrapper that moves all tensors: the hardest case of one GPU, DDP and FSDP2."""
+    """In a wrapper that moves all tensors, the hardest case of one GPU, DDP and FSDP2; nobody waits for the device."""
     _step_to_the_loss(monkeypatch, small_recipe(name), Moving)
+    assert cuda.waits == {}
 
 
 @pytest.mark.parametrize("name", ["smoke", "vitb32_captioning", "vitb32_image_grounded"])

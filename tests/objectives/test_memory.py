@@ -53,12 +53,12 @@ def test_several_processes_remember_what_one_does(world_size):
 def test_visits_average_the_values_of_a_sample():
     visits = Visits(torch.tensor([7, 2, 7]))
     values = torch.tensor([[1.0], [5.0], [3.0]])
-    assert visits.ids.tolist() == [2, 7]
+    assert visits.ids.tolist() == [2, 7, 7]  # one that stands twice does so here, with one value
     assert visits.mean(values)[visits.places].tolist() == [[2.0], [5.0], [2.0]]
     expected = math.log((math.exp(1) + math.exp(3)) / 2)
-    assert visits.log_mean_exp(values).flatten().tolist() == pytest.approx([5.0, expected])
+    assert visits.log_mean_exp(values).flatten().tolist() == pytest.approx([5.0, expected, expected])
     huge = visits.log_mean_exp(values + 1e4).flatten().tolist()
-    assert huge == pytest.approx([10005.0, 10000 + expected])
+    assert huge == pytest.approx([10005.0, 10000 + expected, 10000 + expected])
 
 
 def test_the_table_grows_with_the_largest_id_and_survives_a_checkpoint():
@@ -79,8 +79,13 @@ def test_a_reserved_table_has_room_for_all_samples():
 
 def test_logs_of_moving_averages():
     before, now = torch.tensor([math.log(2), NEVER_SEEN, 1.0]), torch.tensor([math.log(4), 3.0, math.nan])
-    moved = moving_log_mean(before, now, 0.25)
+    moved = moving_log_mean(before, now, torch.tensor(0.25).double())
     assert moved.tolist() == pytest.approx([math.log(0.75 * 2 + 0.25 * 4), 3.0, 1.0])
+
+
+def test_the_first_value_ever_and_one_that_counts_alone_are_taken_as_they_are():
+    before, now = torch.tensor([math.log(2), NEVER_SEEN, -math.inf]), torch.tensor([0.5, 3.0, 1.5])
+    assert moving_log_mean(before, now, torch.tensor(1.0).double()).tolist() == now.tolist()
 
 
 @pytest.mark.parametrize("salt", [0, 1, 2, 2**31])

@@ -93,7 +93,7 @@ def test_gamma_falls_from_one():
     ids, image, text = batches()[0]
     gammas = []
     for _ in range(4):
-        gammas.append(term.gamma(int(term.num_updates)))
+        gammas.append(float(term.gamma(term.num_updates)))
         share_of(term, pairs_of(image, text, ids=ids))
     assert gammas == pytest.approx([1.0, 0.6, 0.2, 0.2])
 

@@ -96,8 +96,8 @@ class ClusterProxyTerm(Term):
         empty = counts < EMPTY
         for part in (counts, totals, squares):
             part[empty] = 0
-        slots = empty.nonzero()[:, 0][: len(order)]
-        places[slots] = features[order[: len(slots)]]
+        slots = empty.logical_not().argsort(stable=True)[: len(order)]  # the empty ones first: nobody counts them
+        places[slots] = features[order[: len(slots)]].where(empty[slots, None], places[slots])
         empty[slots] = False
         nearest = torch.cat([_nearest(piece, places, empty) for piece in features.split(PIECE)])
         counts.index_add_(0, nearest, torch.ones_like(features[:, 0]))

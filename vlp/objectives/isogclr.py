@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vlp.ground.types import VlpWarning
 from vlp.objectives.base import Term, terms
-from vlp.objectives.shared.memory import NEVER_SEEN, SampleMemory, Visits, check_budget, gamma_schedule, moving_log_mean
+from vlp.objectives.shared.memory import NEVER_SEEN, NewestWeight, SampleMemory, Visits, check_budget, moving_log_mean
 from vlp.objectives.shared.negative_sums import excess, lacks, log_num_negatives
 from vlp.pairs import LSE, WMEAN, Pairs, Request, Stats, pair_stats
 
@@ -75,7 +75,7 @@ class IndividualTemperatureTerm(Term):
             raise ValueError(f"budget {budget} and step_size {step_size} must be positive")
         if not 0 < min_temperature <= temperature <= max_temperature:
             raise ValueError(f"0 < {min_temperature} <= {temperature} <= {max_temperature} must hold of temperatures")
-        self.gamma = gamma_schedule(gamma, gamma_steps)
+        self.gamma = NewestWeight(gamma, gamma_steps)
         self.budget, self.step_size = budget, step_size
         self.range = min_temperature, max_temperature
         self.memory = SampleMemory([NEVER_SEEN] * 2 + [temperature] * 2 + [0.0] * 2)
@@ -144,7 +144,7 @@ class IndividualTemperatureTerm(Term):
     def _update(self, pairs: Pairs, visits: Visits, before: Tensor, here: Tensor, gaps: Tensor) -> Tensor:
         """Move averages and temperatures of the whole batch on every process alike; return the local log averages."""
         everyone, gaps = pairs.gather(torch.cat([here, gaps], dim=1)).chunk(2, dim=1)
-        gamma = self.gamma(int(self.num_updates))
+        gamma = self.gamma(self.num_updates)
         log_means = moving_log_mean(before[:, LOG_MEANS], visits.log_mean_exp(everyone), gamma)
         own = log_means[visits.places]
         slopes = visits.mean(own + self.budget - (everyone - own).exp() * gaps).clamp(-LARGEST_SLOPE, LARGEST_SLOPE)

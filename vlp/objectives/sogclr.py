@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vlp.objectives.base import Term, terms
-from vlp.objectives.shared.memory import NEVER_SEEN, SampleMemory, Visits, check_budget, gamma_schedule, moving_log_mean
+from vlp.objectives.shared.memory import NEVER_SEEN, NewestWeight, SampleMemory, Visits, check_budget, moving_log_mean
 from vlp.objectives.shared.negative_sums import excess, lacks, log_num_negatives
 from vlp.pairs import LSE, Pairs, Stats
 
@@ -48,7 +48,7 @@ class GlobalContrastTerm(Term):
         super().__init__()
         if budget is not None and budget < 0:
             raise ValueError(f"budget {budget} must not be negative")
-        self.gamma = gamma_schedule(gamma, gamma_steps)
+        self.gamma = NewestWeight(gamma, gamma_steps)
         self.budget = budget
         self.fixed_scale_advised = budget is None
         self.memory = SampleMemory([NEVER_SEEN, NEVER_SEEN])
@@ -81,7 +81,7 @@ class GlobalContrastTerm(Term):
         visits = Visits(pairs.everyones_ids)
         now = visits.log_mean_exp(pairs.gather(here))
         before = self.memory.read(visits.ids, now.dtype)
-        after = moving_log_mean(before, now, self.gamma(int(self.num_updates)))
+        after = moving_log_mean(before, now, self.gamma(self.num_updates))
         self.memory.write(visits.ids, after)
         self.num_updates += 1
         return pairs.local_part(after[visits.places])

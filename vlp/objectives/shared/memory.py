@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from vlp.ground.undo import TakesBack
-from vlp.objectives.schedule import Schedule
 
 NEVER_SEEN = math.inf
 
@@ -20,22 +19,26 @@ class Visits:
     """The samples of a whole batch, each once: one that stands there twice counts once, with the mean of its values.
 
     Args:
-        everyones_ids: Sample ids of the whole batch; `places` finds each again among the distinct `ids`.
+        everyones_ids: Sample ids of the whole batch; `places` finds each again among the rising `ids`, where one that
+            stands in the batch twice does so too, with the same values: to drop it, an accelerator would be waited for.
     """
 
     def __init__(self, everyones_ids: Int64[Tensor, " b"]):
-        self.ids, self.places, self._counts = everyones_ids.unique(return_inverse=True, return_counts=True)
+        self.ids = everyones_ids.sort().values
+        self.places = torch.searchsorted(self.ids, everyones_ids)
+        self._firsts = torch.searchsorted(self.ids, self.ids)
+        self._counts = torch.zeros_like(self.ids).index_add_(0, self.places, torch.ones_like(self.places))
 
-    def mean(self, values: Float[Tensor, "b k"]) -> Float[Tensor, "u k"]:
+    def mean(self, values: Float[Tensor, "b k"]) -> Float[Tensor, "b k"]:
         """Return the mean of each sample's values."""
-        sums = values.new_zeros(len(self.ids), values.shape[1]).index_add_(0, self.places, values)
-        return sums / self._counts[:, None]
+        sums = torch.zeros_like(values).index_add_(0, self.places, values)
+        return (sums / self._counts[:, None])[self._firsts]
 
-    def log_mean_exp(self, values: Float[Tensor, "b k"]) -> Float[Tensor, "u k"]:
+    def log_mean_exp(self, values: Float[Tensor, "b k"]) -> Float[Tensor, "b k"]:
         """Return the log of the mean of the exponentials of each sample's values."""
-        largest = values.new_full((len(self.ids), values.shape[1]), -math.inf)
+        largest = torch.full_like(values, -math.inf)
         largest.scatter_reduce_(0, self.places[:, None].expand_as(values), values, "amax")
-        return self.mean((values - largest[self.places]).exp()).log() + largest
+        return self.mean((values - largest[self.places]).exp()).log() + largest[self._firsts]
 
 
 class SampleMemory(TakesBack):
@@ -55,8 +58,8 @@ class SampleMemory(TakesBack):
         self._size = 0
         self.register_buffer("rows", torch.empty(0, len(self._fresh)))
 
-    def read(self, ids: Int64[Tensor, " u"], dtype: torch.dtype) -> Float[Tensor, "u k"]:
-        """Return the rows of samples whose ids rise."""
+    def read(self, ids: Int64[Tensor, " b"], dtype: torch.dtype) -> Float[Tensor, "b k"]:
+        """Return the rows of samples whose ids never fall."""
         self.rows = self.rows.to(ids.device)
         self._size = len(self.rows)
         if not self._is_reserved:
@@ -73,8 +76,8 @@ class SampleMemory(TakesBack):
         if missing > 0:
             self.rows = torch.cat([self.rows, self.rows.new_tensor(self._fresh).expand(missing, -1)])
 
-    def write(self, ids: Int64[Tensor, " u"], values: Float[Tensor, "u k"]) -> None:
-        """Replace the rows of samples that were read before."""
+    def write(self, ids: Int64[Tensor, " b"], values: Float[Tensor, "b k"]) -> None:
+        """Replace the rows of samples that were read before; equal ids have equal values."""
         self._last = self._size, ids, self.rows[ids]
         self.rows[ids] = values.to(self.rows.dtype)
 
@@ -96,27 +99,38 @@ class SampleMemory(TakesBack):
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
-def moving_log_mean(before: Tensor, now: Tensor, gamma: float) -> Tensor:
+def moving_log_mean(before: Tensor, now: Tensor, gamma: Float64[Tensor, ""]) -> Tensor:
     """Return the logs of moving averages after one more value each, in which it has the weight `gamma`.
 
     Args:
         before: Logs of the averages; `NEVER_SEEN` where there is none, which takes the value as it is.
         now: Logs of the values; one that is not finite changes nothing.
     """
-    moved = torch.logaddexp(before + math.log1p(-gamma), now + math.log(gamma)) if gamma < 1 else now
+    moved = torch.logaddexp(before + torch.log1p(-gamma), now + gamma.log())
     after = moved.where(before != NEVER_SEEN, now)
     return after.where(now.isfinite(), before)
 
 
-def gamma_schedule(gamma: float, steps: int) -> Schedule:
-    """Return the weight of the newest value by update: falling from 1 along half a cosine, where there are `steps`.
+class NewestWeight:
+    """The weight of the newest value by update: falling from 1 along half a cosine, where there are `steps`.
 
     Raises:
         ValueError: `gamma` outside (0, 1], or negative `steps`.
     """
-    if not 0 < gamma <= 1 or steps < 0:
-        raise ValueError(f"gamma {gamma} must lie in (0, 1], gamma_steps {steps} must not be negative")
-    return Schedule(start=1.0, end=gamma, last_step=steps, shape="cosine") if steps else Schedule(start=gamma)
+
+    def __init__(self, gamma: float, steps: int):
+        if not 0 < gamma <= 1 or steps < 0:
+            raise ValueError(f"gamma {gamma} must lie in (0, 1], gamma_steps {steps} must not be negative")
+        self.gamma = gamma
+        self.steps = steps
+
+    def __call__(self, num_updates: Int64[Tensor, ""]) -> Float64[Tensor, ""]:
+        """Return the weight after so many updates, where they are counted: nobody waits for their number."""
+        if not self.steps:
+            return torch.full_like(num_updates, self.gamma, dtype=torch.float64)
+        progress = (num_updates.double() / self.steps).clamp(max=1)
+        done = (1 - torch.cos(math.pi * progress)) / 2
+        return self.gamma * done + (1 - done)
 
 
 def check_budget(budget: float, num_samples: int) -> None:

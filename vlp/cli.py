@@ -172,11 +172,12 @@ def _report(parser: argparse.ArgumentParser) -> None:
     """report: write one HTML page about a run."""
     parser.add_argument("run", type=Path, help="run folder")
     parser.add_argument("--to", type=Path, help="HTML file; default: report.html in the run folder")
+    parser.add_argument("--plan", type=Path, metavar="FILE", help="compare with what `vlp plan --to FILE` expected")
 
     def command(parsed: argparse.Namespace) -> None:
         from vlp.report import write_report
 
-        print(write_report(parsed.run, parsed.to))
+        print(write_report(parsed.run, parsed.to, plan=parsed.plan))
 
     parser.set_defaults(command=command)
 

@@ -25,6 +25,7 @@ from vlp.recipe.model import build_model, without_weights
 from vlp.recipe.schema import Recipe
 from vlp.run.assemble import Run, assemble
 from vlp.run.clock import PREEMPTED, Clock, StopSignal, diagnose, due
+from vlp.run.device_memory import peak_memory
 from vlp.run.launch import agreed_checksum, was_launched
 from vlp.run.log import Log
 from vlp.run.state import restore, save, weights_to_evaluate
@@ -180,13 +181,15 @@ def write_metrics(
         **clock.lap(step, recipe.train.batch_size),
         "decode_rate": run.stream.decode_rate * dist.world_size(),
         **run.micro_batches.metrics(step - 1),
+        "peak_memory_gb": peak_memory(run.device) / 1e9,
         "weights_checksum": agreed_checksum(run.kept_equal),
         "skipped_steps": float(guard["skipped"]),
         "bad_samples": float(faults.total),
         **{f"retries/{source}/{trouble}": float(count) for (source, trouble), count in faults.retries.items()},
     }
     log.write(step, metrics)
-    shown = ("loss", "scale", "gradient_norm/image", "gradient_norm/text", "samples_per_second", "data_wait")
+    shown = ["loss", "scale", "gradient_norm/image", "gradient_norm/text", "samples_per_second", "data_wait"]
+    shown += ["peak_memory_gb"] if run.device.type == "cuda" else []
     terms = [name for name in report if name.startswith("loss/")] if len(run.objective.terms) > 1 else []
     note = diagnose(metrics, recipe.data.workers) if clock.laps > 1 else ""
     log.show({name: metrics[name] for name in (*shown[:1], *terms, *shown[1:])}, note)

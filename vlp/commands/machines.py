@@ -27,6 +27,7 @@ def add_plan(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--calibration", type=Path, metavar="FILE", help="what `vlp bench train` measured on such a machine"
     )
+    parser.add_argument("--to", type=Path, metavar="FILE", help="write what `vlp report --plan` compares with the run")
 
     def command(parsed: argparse.Namespace) -> None:
         from vlp.commands.planning import run_plan

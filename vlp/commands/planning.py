@@ -14,6 +14,7 @@ from vlp.ground.types import RecipeError
 from vlp.plan.counts import USUAL_LENGTH, count
 from vlp.plan.devices import Device, find_device
 from vlp.plan.forecast import Assumptions, Forecast, forecast
+from vlp.plan.saved_plan import SavedPlan
 from vlp.recipe.compose import load_recipe
 
 if TYPE_CHECKING:
@@ -44,6 +45,9 @@ def run_plan(parsed: argparse.Namespace) -> None:
     counts = count(recipe, tokens=USUAL_LENGTH if parsed.tokens is None else parsed.tokens)
     found = forecast(recipe, counts, device or find_device(USUAL), parsed.gpus, assumed, sharded=parsed.sharded)
     print("\n".join(said(found, parsed.pairs or length_of(found))))
+    if parsed.to is not None:
+        SavedPlan.of(found).save(parsed.to)
+        print(f"{parsed.to}: for vlp report --plan")
 
 
 def read_calibration(path: Path, assumed: Assumptions) -> tuple[Assumptions, Device]:

@@ -6,21 +6,24 @@ from pathlib import Path
 
 from vlp.ground.files import write_text
 from vlp.ground.types import RecipeError
+from vlp.plan.saved_plan import SavedPlan
 from vlp.report.gallery import Gallery, gallery_of_run
 from vlp.report.page import page
 from vlp.report.reading import read_run
 
 
-def write_report(run: Path, to: Path | None = None) -> Path:
+def write_report(run: Path, to: Path | None = None, *, plan: Path | None = None) -> Path:
     """Write one HTML page about a run, finished or not, and return its path.
 
     Args:
         run: The run folder.
         to: The file to write; `report.html` in the run folder when absent.
+        plan: What `vlp plan --to FILE` expected, to be compared with what came true.
 
     Raises:
-        RecipeError: Not a run folder, or a record in it is damaged.
+        RecipeError: Not a run folder, or a record in it, or the plan, is damaged.
     """
+    planned = None if plan is None else SavedPlan.load(plan)
     found = read_run(run)
     gallery: Gallery | str
     try:
@@ -28,5 +31,5 @@ def write_report(run: Path, to: Path | None = None) -> Path:
     except (RecipeError, OSError) as error:
         gallery = str(error)
     target = to or run / "report.html"
-    write_text(target, page(found, gallery))
+    write_text(target, page(found, gallery, planned))
     return target

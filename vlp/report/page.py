@@ -21,25 +21,29 @@ from vlp.html.words import (
     short,
     text,
 )
+from vlp.plan.saved_plan import SavedPlan
 from vlp.report import appendix, sections
 from vlp.report.charts import spark
 from vlp.report.forest import chance
 from vlp.report.gallery import Gallery
+from vlp.report.planned import planned
 from vlp.report.reading import Record, RecordedRun
 
 ORDER = ("zero_shot", "retrieval")
 SHOWN_TASKS = 4
 
 
-def page(run: RecordedRun, gallery: Gallery | str) -> str:
+def page(run: RecordedRun, gallery: Gallery | str, plan: SavedPlan | None = None) -> str:
     """Return the whole HTML page; loads nothing from anywhere.
 
     Args:
         gallery: Retrievals, or why there are none.
+        plan: What was expected of the run, if somebody asked.
     """
     parts = [
         _head(run),
         sections.learning(run),
+        "" if plan is None else planned(run, plan),
         sections.evaluation(run),
         sections.geometry(run),
         appendix.retrievals(gallery),

@@ -17,6 +17,14 @@ from vlp.ground.files import Records, read_records, write_whole
 from vlp.ground.types import RecipeError, VlpWarning
 
 SECONDS_BETWEEN_LINES = 30.0  # where no terminal shows a bar
+SHORT = {
+    "samples_per_second": "pairs/s",
+    "data_wait": "wait",
+    "peak_memory_gb": "GB",
+    "gradient_norm/image": "|g|img",
+    "gradient_norm/text": "|g|txt",
+    "learning_rate": "lr",
+}
 Track = Callable[[dict[str, float], int], None]
 
 
@@ -175,5 +183,4 @@ def _plain(value: float) -> float | None:
 
 
 def _short(key: str) -> str:
-    return {"samples_per_second": "pairs/s", "data_wait": "wait", "gradient_norm/image": "|g|img",
-            "gradient_norm/text": "|g|txt", "learning_rate": "lr"}.get(key, key)  # fmt: skip
+    return SHORT.get(key, key)

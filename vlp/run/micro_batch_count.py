@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -20,6 +19,7 @@ from vlp.ground.types import RecipeError
 from vlp.plan.counts import USUAL_LENGTH, count
 from vlp.plan.holding import Holding, numbers_of_micro_batches, room_of
 from vlp.recipe.schema import Recipe
+from vlp.run.device_memory import memory_of
 from vlp.step.kept_bytes import KeptBytes
 from vlp.towers.dual import DualEncoder
 
@@ -151,13 +151,6 @@ def count_micro_batches(recipe: Recipe, towers: DualEncoder, device: torch.devic
     left = room_of(train, memory) - holding.beside_activations(first)
     beside = [*towers.parameters(), *towers.buffers()]
     return MicroBatchCount(first, pairs, grows=True, budget=partial(KeptBytes, left, beside))
-
-
-def memory_of(device: torch.device) -> float:
-    """Return the bytes of a device, or of the machine."""
-    if device.type == "cuda":
-        return float(torch.cuda.get_device_properties(device).total_memory)
-    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
 
 def _read(path: Path) -> dict[int, int]:

@@ -69,10 +69,10 @@ class Rank:
     """What one process measured of itself.
 
     Args:
-        start: Seconds from a card to batches.
+        start: Processor seconds from a card to batches.
         megabytes: That this took.
-        order: Microseconds for one sample's place in the order.
-        batch: Microseconds for one sample of a batch: read, decoded, cropped, worded, tokenised.
+        order: Processor microseconds for one sample's place in the order.
+        batch: Processor microseconds for one sample of a batch: read, decoded, cropped, worded, tokenised.
         resumes: Seconds from a position to the first batch and the first hundred shards ahead.
     """
 
@@ -216,7 +216,7 @@ def places_of(num_ranks: int) -> list[tuple[int, int]]:
 def try_rank(card: Card, rank: int, world_size: int) -> Rank:
     """Start one rank of a job, go to positions of a long run, and make batches."""
     torch.set_num_threads(1)
-    before, started = resident(), time.perf_counter()
+    before, started = resident(), time.process_time()
     samples = SampleSet({card.name: card})
     order = Windows(samples.sizes, WINDOW, SEED)
     views = Views((Crop(32),), Captions())
@@ -229,7 +229,7 @@ def try_rank(card: Card, rank: int, world_size: int) -> Rank:
         rank,
         world_size,
     )
-    seconds, taken = time.perf_counter() - started, resident() - before
+    seconds, taken = time.process_time() - started, resident() - before
     batches[0]
     resumes, costs, ordered = [], [], []
     for place in range(POSITIONS):
@@ -238,12 +238,12 @@ def try_rank(card: Card, rank: int, world_size: int) -> Rank:
         batches[number]
         list(islice(order.shards_from(number * batches.batch_size), 100))
         resumes.append(time.perf_counter() - started)
-        started = time.perf_counter()
+        started = time.process_time()
         batches[number + 1]  # close by, as the next one of a run is
-        costs.append(1e6 * (time.perf_counter() - started) / LOCAL_SIZE)
-        started = time.perf_counter()
+        costs.append(1e6 * (time.process_time() - started) / LOCAL_SIZE)
+        started = time.process_time()
         order.samples_at(batches.positions(number + 1, 0, LOCAL_SIZE))
-        ordered.append(1e6 * (time.perf_counter() - started) / LOCAL_SIZE)
+        ordered.append(1e6 * (time.process_time() - started) / LOCAL_SIZE)
     say(f"rank {rank} of {world_size}: started in {seconds:.2f} s")
     return Rank(rank, world_size, seconds, taken / 1e6, statistics.median(ordered), statistics.median(costs), resumes)
 
@@ -308,7 +308,7 @@ def page_of(found: Mapping[str, Any], broken: Sequence[str]) -> list[str]:
         counted = ["as shared", "as shared"] if order["is_mixture"] else [str(order["missing"]), str(order["twice"])]
         whole = "yes" if order["slices_make_up_batches"] else "NO"
         orders.append([name, f"{order['samples']:,}", *counted, whole, f"{order['microseconds']:.2f}"])
-    ranks = [["rank", "of", "start s", "MB", "order us", "batch us", "resume ms, median", "resume ms, slowest"]]
+    ranks = [["rank", "of", "start CPU s", "MB", "order CPU us", "batch CPU us", "resume ms, median", "slowest"]]
     for rank in found["ranks"]:
         times = [1e3 * seconds for seconds in rank["resumes"]]
         ranks.append(

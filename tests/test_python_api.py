@@ -32,6 +32,17 @@ def test_importing_the_package_loads_no_library():
     assert told.stdout.strip() == "[]"
 
 
+def test_a_training_waits_for_no_package_that_it_does_not_use():
+    """Each of these takes a second or more, on every process."""
+    heavy = "{'sklearn', 'scipy.signal', 'scipy.stats', 'scipy.ndimage', 'pandas', 'pyarrow', 'matplotlib'}"
+    script = (
+        "import sys, vlp.train; from vlp.evaluators.base import load_task; load_task('emoji24'); "
+        f"print(sorted({heavy} & set(sys.modules)))"
+    )
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert said.stdout.strip() == "[]"
+
+
 @pytest.mark.filterwarnings("ignore:objective.sogclr")
 def test_the_page_about_python_works(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

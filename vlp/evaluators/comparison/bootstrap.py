@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import scipy  # whose parts are imported when they are used
 from numpy.typing import NDArray
-from scipy.stats import binomtest
 
 from vlp.evaluators.intervals import Z
 
@@ -140,7 +140,7 @@ def mcnemar(first: Array, second: Array) -> float:
     Of the samples that only one model gets right, each model is as likely to be the one.
     """
     gained, lost = int((second > first).sum()), int((first > second).sum())
-    return float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
+    return float(scipy.stats.binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
 
 
 def holm(p_values: list[float]) -> list[float]:

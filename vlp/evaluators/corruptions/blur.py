@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import scipy  # whose parts are imported when they are used
 from jaxtyping import Float64, Int64
 from numpy.random import Generator
-from scipy import ndimage, signal
 
 from vlp.evaluators.corruptions.noise import Pixels01
 
@@ -25,7 +25,7 @@ def defocus_blur(pixels: Pixels01, severity: int, _rng: Generator) -> Pixels01:
     kernel = disk(radius, sigma)
     margin = len(kernel) // 2
     padded = np.pad(pixels, ((margin, margin), (margin, margin), (0, 0)), mode="reflect")
-    return signal.fftconvolve(padded, kernel[..., None], mode="valid", axes=(0, 1))
+    return scipy.signal.fftconvolve(padded, kernel[..., None], mode="valid", axes=(0, 1))
 
 
 def glass_blur(pixels: Pixels01, severity: int, rng: Generator) -> Pixels01:
@@ -62,7 +62,7 @@ def disk(radius: int, sigma: float) -> Float64[np.ndarray, "k k"]:
     flat /= flat.sum()
     edge = np.exp(-(np.arange(-(taps // 2), taps // 2 + 1) ** 2) / (2 * sigma**2))
     for axis in (0, 1):
-        flat = ndimage.correlate1d(flat, edge / edge.sum(), axis=axis, mode="mirror")
+        flat = scipy.ndimage.correlate1d(flat, edge / edge.sum(), axis=axis, mode="mirror")
     return flat
 
 
@@ -125,4 +125,4 @@ def enlarge(pixels: Colours, factor: float) -> Colours:
 
 
 def _soften(pixels: Pixels01, sigma: float) -> Pixels01:
-    return ndimage.gaussian_filter(pixels, (sigma, sigma, 0), mode="nearest", truncate=4.0)
+    return scipy.ndimage.gaussian_filter(pixels, (sigma, sigma, 0), mode="nearest", truncate=4.0)

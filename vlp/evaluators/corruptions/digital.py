@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 
 import numpy as np
+import scipy  # whose parts are imported when they are used
 from jaxtyping import Float64
 from numpy.random import Generator
 from PIL import Image
-from scipy import ndimage
 
 from vlp.evaluators.corruptions.noise import Pixels01
 
@@ -40,7 +40,7 @@ def elastic_transform(pixels: Pixels01, severity: int, rng: Generator) -> Pixels
     moved = move_corners(pixels, shift, rng)
     rows, columns = np.indices(pixels.shape[:2]).astype(np.float64)
     fields = [
-        reach * ndimage.gaussian_filter(rng.uniform(-1, 1, size=rows.shape), sigma, mode="reflect", truncate=3)
+        reach * scipy.ndimage.gaussian_filter(rng.uniform(-1, 1, size=rows.shape), sigma, mode="reflect", truncate=3)
         for _ in range(2)
     ]
     return sample(moved, rows + fields[0], columns + fields[1], "reflect")
@@ -84,7 +84,8 @@ def sample(
 ) -> Pixels01:
     """Return colours between pixels, by linear interpolation."""
     channels = [
-        ndimage.map_coordinates(pixels[..., channel], (rows, columns), order=1, mode=border) for channel in range(3)
+        scipy.ndimage.map_coordinates(pixels[..., channel], (rows, columns), order=1, mode=border)
+        for channel in range(3)
     ]
     return np.stack(channels, axis=2)
 

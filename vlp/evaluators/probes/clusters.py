@@ -6,12 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import scipy  # whose parts are imported when they are used
 import torch
 from jaxtyping import Float64
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
-from sklearn.cluster import KMeans
-from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from torch import Tensor
 
 from vlp.evaluators.groups import ones
@@ -21,6 +19,8 @@ from vlp.ground.types import Evaluation, Metric, PerSample
 
 def find_clusters(rows: Tensor, number: int, starts: int, seed: int) -> tuple[NDArray[np.int64], float]:
     """Return the cluster of each row by k-means, best of several starts by k-means++, and the sum of squares left."""
+    from sklearn.cluster import KMeans  # seconds, which most evaluations need not wait for
+
     means = KMeans(number, n_init=starts, random_state=seed).fit(rows.cpu().double().numpy())
     return means.labels_.astype(np.int64), float(means.inertia_)
 
@@ -62,6 +62,8 @@ def score_clusters(clusters: NDArray[np.int64], classes: NDArray[np.int64], pref
 
     What a sample adds to the first two is its pseudo-value, as in `macro_f1`.
     """
+    from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score  # as above
+
     scores: dict[str, tuple[float, Callable[[Cells], Tensor], float]] = {
         f"{prefix}nmi": (float(normalized_mutual_info_score(classes, clusters)), Cells.mutual_information, 0.0),
         f"{prefix}ari": (float(adjusted_rand_score(classes, clusters)), Cells.adjusted_rand, -0.5),
@@ -99,7 +101,7 @@ def _match(clusters: NDArray[np.int64], classes: NDArray[np.int64], name: str) -
     """Give each cluster the class that makes most samples right, no class twice (the Hungarian method)."""
     table = np.zeros((clusters.max() + 1, classes.max() + 1), dtype=np.int64)
     np.add.at(table, (clusters, classes), 1)
-    rows, columns = linear_sum_assignment(table, maximize=True)
+    rows, columns = scipy.optimize.linear_sum_assignment(table, maximize=True)
     named = np.full(len(table), -1)
     named[rows] = columns
     hits = named[clusters] == classes

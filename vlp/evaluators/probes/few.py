@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
+import scipy  # whose parts are imported when they are used
 from numpy.typing import NDArray
-from scipy.stats import t as student
 
 from vlp.ground.types import Metric, PerSample, RecipeError
 
@@ -49,7 +49,7 @@ def mean_over_draws(name: str, hits: NDArray[np.bool_]) -> tuple[Metric, PerSamp
     total = by_draws + by_samples
     if total > 0:
         freedom = total**2 / (by_draws**2 / (num_draws - 1) + by_samples**2 / max(1, num_samples - 1))
-        spread = float(student.ppf(0.975, freedom)) * total**0.5
+        spread = float(scipy.stats.t.ppf(0.975, freedom)) * total**0.5
     else:
         spread = 0.0
     metric = Metric(name, value, num_samples, max(0.0, value - spread), min(1.0, value + spread))

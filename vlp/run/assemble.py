@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import parse_flag_from_env
+from accelerate.utils import DistributedDataParallelKwargs, parse_flag_from_env
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule
@@ -257,6 +257,10 @@ def distribute(accelerator: Accelerator, towers: DualEncoder, recipe: Recipe) ->
     """Place the towers, and wrap them for several processes; the optimizer takes its parameters afterwards."""
     if not is_sharded():
         towers.to(memory_format=torch.channels_last)  # what convolution kernels are fastest with
+        # buffers that no step changes are equal already; gradients need no second copy to be exchanged from
+        accelerator.ddp_handler = DistributedDataParallelKwargs(
+            broadcast_buffers=towers.has_batch_norm, gradient_as_bucket_view=True
+        )
         model: nn.Module = accelerator.prepare_model(towers)
         return model
     shard(

@@ -114,7 +114,7 @@ def one_of_many(setting: Setting) -> Finding:
     def make(_: int) -> tuple[Callable[[], object], list[Tensor]]:
         image, text = (unit(size, k, setting.device).requires_grad_() for k, size in enumerate((rows, columns)))
         scale, bias = (torch.tensor(number, device=setting.device).requires_grad_() for number in (SCALE, BIAS))
-        block = Block(Side(image, image.detach()), Side(text, text.detach()), scale, bias)
+        block = Block(Side(image, image.detach), Side(text, text.detach), scale, bias)
         requests = {"image_text": [LSE("row"), LSE("column")]}
 
         def step() -> None:

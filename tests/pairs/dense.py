@@ -61,11 +61,11 @@ def sides_of(image: Tensor, text: Tensor, ids: Tensor | None = None) -> tuple[Si
     scales = torch.linspace(3, 8, size, dtype=torch.float64)
     extra = torch.cat([text, text.flip(1), image.roll(1, dims=1)], dim=1).reshape(3 * size, -1)
     return (
-        Side(image, image.detach(), labels, scales, references, ids),
-        Side(text, text.detach(), labels, scales.flip(0), references, ids),
+        Side(image, image.detach, labels, scales, references, ids),
+        Side(text, text.detach, labels, scales.flip(0), references, ids),
         Side(
             extra,
-            extra.detach(),
+            extra.detach,
             labels.repeat_interleave(3),
             None,
             {"reference": unit(3 * size, 5, 4)},

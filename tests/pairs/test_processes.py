@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -42,7 +43,7 @@ def local_blocks(image, text, scale, bias, ids=None):
     for name, block in whole.items():
         for part in ("rows", "columns"):
             cut, full = getattr(local[name], part).local, getattr(block, part)
-            sides.setdefault(id(full), replace(full, local=cut, everyone=dist.all_gather_rows(cut)))
+            sides.setdefault(id(full), replace(full, local=cut, gather=partial(dist.all_gather_rows, cut)))
     return {name: Block(sides[id(b.rows)], sides[id(b.columns)], scale, bias) for name, b in whole.items()}
 
 

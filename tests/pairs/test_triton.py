@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from functools import partial
 from multiprocessing import get_context
 from types import SimpleNamespace
 from unittest.mock import patch
@@ -59,7 +60,8 @@ def on_device(blocks, device):
     """Return the blocks on a device; sides stay shared where they are."""
     moved = {}
     for side in (side for block in blocks.values() for side in (block.rows, block.columns)):
-        parts = {name: getattr(side, name).to(device) for name in ("local", "everyone", "labels")}
+        parts = {name: getattr(side, name).to(device) for name in ("local", "labels")}
+        parts["gather"] = partial(side.everyone.to, device)
         moved.setdefault(id(side), replace(side, **parts))
     return {
         name: Block(moved[id(b.rows)], moved[id(b.columns)], b.scale.to(device), b.bias.to(device))

@@ -157,7 +157,7 @@ def test_a_sum_that_lost_its_small_addends_is_not_trusted():
     if not torch.set_flush_denormal(True):
         pytest.skip("this processor keeps numbers below the smallest normal one")
     try:
-        sides = [Side(side.float(), side.float()) for side in (image, text)]
+        sides = [Side(side.float(), side.float) for side in (image, text)]
         found = pair_stats({"b": Block(*sides, *numbers)}, {"b": [ROWS]})["b", ROWS]
     finally:
         torch.set_flush_denormal(False)
@@ -176,7 +176,7 @@ def test_negatives_keep_their_digits_when_the_loss_is_tiny():
     """A converged batch at scale 100: the loss is near 1e-31, and so is its gradient; neither is noise."""
     image = torch.eye(24, 32).requires_grad_()
     scale = torch.tensor(100.0)
-    block = Block(Side(image, image.detach()), Side(image.detach(), image.detach()), scale, torch.tensor(0.0))
+    block = Block(Side(image, image.detach), Side(image.detach(), image.detach), scale, torch.tensor(0.0))
     negatives = pair_stats({"b": block}, {"b": NEGATIVES})["b", NEGATIVES[0]]
     loss = torch.logaddexp(negatives - 100, torch.zeros(())).mean()
     (gradient,) = torch.autograd.grad(loss, image)
@@ -265,7 +265,7 @@ def test_kept_tiles_give_the_same_numbers_and_go_with_the_backward_pass(name):
 @pytest.mark.parametrize(("local_size", "tile_size"), [(4, 4), (7, 3), (8, 2), (1, 5)])
 def test_processes_share_the_tiles_of_a_symmetric_matrix(num_processes, local_size, tile_size):
     size = num_processes * local_size
-    side, seen, walked = Side(torch.zeros(local_size, 1), torch.zeros(size, 1)), torch.zeros(size, size), []
+    side, seen, walked = Side(torch.zeros(local_size, 1), lambda: torch.zeros(size, 1)), torch.zeros(size, size), []
     for rank in range(num_processes):
         whole = Rectangle(
             side.local, side.everyone, rank * local_size, side, side, triangular=True, tile_size=tile_size

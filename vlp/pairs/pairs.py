@@ -6,7 +6,7 @@ import string
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import torch
@@ -196,7 +196,7 @@ class Pairs:
         return at_least_float32(views[int(number) - 1])
 
     def side(self, name: str) -> Side:
-        """Return embeddings by name as one side of a similarity matrix, gathered on first use."""
+        """Return embeddings by name as one side of a similarity matrix."""
         if name not in self._sides:
             self._sides[name] = self.side_of(self.view(name))
         return self._sides[name]
@@ -210,7 +210,7 @@ class Pairs:
         """
         gathered = {key: self.gather(value) for key, value in (references or {}).items()}
         ids = self.everyones_ids if len(features) == self.num_local and self.has_twins else None
-        return Side(features, self.gather(features), references=gathered, ids=ids)
+        return Side(features, cache(lambda: self.gather(features)), references=gathered, ids=ids)
 
     def block(self, name: str, *, labels: bool = False, references: Iterable[str] = ()) -> Block:
         """Return a similarity matrix for the engine, such as `image_text`, `image_image` or `image1_text`.
@@ -259,9 +259,10 @@ class Pairs:
             detach_other: Give no gradient to the chosen samples.
         """
         side = self.side(other)
-        others = side.everyone if detach_other or self.num_processes > 1 else side.local
-        if not detach_other and self.num_processes > 1:
-            others = self.gather_with_gradient(side.local)
+        if detach_other:
+            others = side.everyone
+        else:
+            others = side.local if self.num_processes == 1 else _Gather.apply(side.local, side.everyone, self.group)
         cosines = products_at(self.view(anchor), others, positions.clamp(min=0))
         return cosines.masked_fill(positions < 0, -torch.inf)
 
@@ -301,7 +302,7 @@ class Pairs:
 
     def gather_with_gradient(self, values: Tensor) -> Tensor:
         """Return rows of the whole batch, the same on every process; gradients flow to their owners."""
-        return values if self.num_processes == 1 else _Gather.apply(values, self.group)
+        return values if self.num_processes == 1 else _Gather.apply(values, self.gather(values), self.group)
 
     def local_part(self, everyones: Tensor) -> Tensor:
         """Return this process's rows of what `gather` returns."""
@@ -327,12 +328,14 @@ class _Total(torch.autograd.Function):
 
 
 class _Gather(torch.autograd.Function):
+    """Everyone's rows, which have been gathered, as a function of the local ones."""
+
     @staticmethod
-    def forward(ctx: Any, local: Tensor, group: dist.Group) -> Tensor:
+    def forward(ctx: Any, _local: Tensor, everyone: Tensor, group: dist.Group) -> Tensor:
         ctx.group = group
-        return dist.all_gather_rows(local, group)
+        return everyone.clone()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return dist.reduce_scatter_rows(gradient, ctx.group), None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return dist.reduce_scatter_rows(gradient, ctx.group), None, None

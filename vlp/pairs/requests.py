@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -151,6 +151,7 @@ class Side:
     """One side of a similarity matrix: this process's rows with gradient, and every process's without.
 
     Args:
+        gather: Returns every process's rows; whoever calls it first, on all processes alike, makes them meet.
         ids: Sample ids of the whole batch; None where no two rows are of one sample.
         labels: Of the whole batch, for the `label` mask.
         scales: Of the whole batch, for `individual` requests.
@@ -158,11 +159,16 @@ class Side:
     """
 
     local: Float[Tensor, "n d"]
-    everyone: Float[Tensor, "b d"]
+    gather: Callable[[], Float[Tensor, "b d"]]
     labels: Int64[Tensor, " b"] | None = None
     scales: Float[Tensor, " b"] | None = None
     references: Mapping[str, Float[Tensor, "b r"]] = field(default_factory=dict)
     ids: Int64[Tensor, " b"] | None = None
+
+    @property
+    def everyone(self) -> Float[Tensor, "b d"]:
+        """Rows of the whole batch, which need not be gathered for a side that only has rows walked."""
+        return self.gather()
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ RUNS = ("tests/test_golden.py", "tests/test_train.py -m 'not processes' -k 'not 
 SHARDS = (
     "tests/data/test_faults.py",
     "tests/data/test_remote.py",
-    "tests/data/test_cards.py tests/data/test_shards.py",
+    "tests/data/test_cards.py tests/data/test_shards.py tests/data/test_tar.py",
 )
 TEXTS = ("tests/data/test_captions.py tests/data/test_negatives.py tests/data/test_text_augment.py",)
 TERMS = "tests/objectives/test_contract.py tests/objectives/test_behaviour.py tests/objectives/test_twins.py"
@@ -48,7 +48,7 @@ ROWS: dict[str, tuple[str, ...]] = {
     "vlp/step/*.py": ("tests/step -m 'not processes'", *RUNS),
     "vlp/run/clock.py": RUNS,
     "vlp/train.py": (*RUNS, "tests/test_train.py -m processes", "tests/test_mixture_run.py"),
-    "vlp/run/assemble.py": (*RUNS, "tests/test_recipes.py"),
+    "vlp/run/assemble.py": (*RUNS, "tests/test_sharded.py -k one_process", "tests/test_recipes.py"),
     "vlp/strategies/*.py": ("tests/strategies -m 'not processes'", "tests/test_golden.py"),
     "vlp/run/checkpoint.py": (*RUNS, "tests/run/test_checkpoint_run.py -m 'not processes'"),
     "vlp/run/state.py": (*RUNS, "tests/run/test_older_runs.py tests/run/test_checkpoint_run.py"),

@@ -1,13 +1,20 @@
 """Tensors out of every container in which people find weights; code in a file never runs."""
 
 import argparse
+import io
 import json
 import os
+import pickle
+import struct
+import subprocess
+import sys
+import zipfile
 
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from torch.serialization import MAGIC_NUMBER, PROTOCOL_VERSION
 
 from vlp.ground.types import RecipeError
 from vlp.towers.weight_files import read_tensors
@@ -126,3 +133,92 @@ def test_no_flipped_bit_gives_other_weights(tmp_path):
             continue
         assert found.keys() == STATE.keys()
         assert all(torch.equal(found[name], value) for name, value in STATE.items())
+
+
+# ---------------------------------------- a few bytes that ask for all memory
+def old_file(content: bytes, numbers: bytes = b"", keys: tuple[str, ...] = ("0",)) -> bytes:
+    """Return a file as torch wrote it before 1.6, around a pickle."""
+    head = [pickle.dumps(value, protocol=2) for value in (MAGIC_NUMBER, PROTOCOL_VERSION, {"little_endian": True})]
+    return b"".join([*head, content, pickle.dumps(list(keys), protocol=2), numbers])
+
+
+def archive(folder, content: bytes, numbers: bytes, packed: int = zipfile.ZIP_STORED):
+    path = folder / "archive.pt"
+    with zipfile.ZipFile(path, "w", packed) as written:
+        written.writestr("archive/data.pkl", content)
+        written.writestr("archive/data/0", numbers)
+    return path
+
+
+class Repeating(pickle.Pickler):
+    """Writes one number as a tensor of any size."""
+
+    def persistent_id(self, thing):
+        return ("storage", torch.FloatStorage, "0", "cpu", 1) if thing == "numbers" else None
+
+
+def repeating(size: int) -> bytes:
+    buffer = io.BytesIO()
+
+    class Made:
+        def __reduce__(self):
+            return torch._utils._rebuild_tensor_v2, ("numbers", 0, (size, size), (0, 0), False, {})
+
+    Repeating(buffer, protocol=2).dump({"a": Made()})
+    return buffer.getvalue()
+
+
+MEMO = b"\x80\x02]r\xff\xff\xff\x7f}."  # a list, remembered under the largest number that there is
+BYTES = b"\x80\x05\x96\x00\x00\x00\x00\x40\x00\x00\x00abc."  # 256 GB of an array, of which three bytes follow
+
+
+@pytest.mark.parametrize("content", [MEMO, BYTES])
+def test_a_pickle_gets_no_more_memory_than_it_has_bytes(tmp_path, content):
+    """In a process that may not have more: the system would give it, and kill somebody else for it."""
+    (tmp_path / "old.pt").write_bytes(old_file(content))
+    path = archive(tmp_path, content, b"1234")
+    script = (
+        "import resource, sys; from pathlib import Path; from vlp.ground.types import RecipeError\n"
+        "from vlp.towers.weight_files import read_tensors\n"
+        "most = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize() + (1 << 30)\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (most, most))\n"
+        "for path in sys.argv[1:]:\n"
+        "    try:\n        read_tensors(Path(path))\n"
+        "    except RecipeError as error:\n        print(error)\n"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "old.pt"), str(path)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert len(said) == 2
+    assert content is BYTES or not any("MemoryError" in line for line in said)
+
+
+def test_what_repeats_a_number_without_end_is_refused(tmp_path):
+    path = archive(tmp_path, repeating(1000), struct.pack("<f", 2.5))
+    assert read_tensors(path)["a"].eq(2.5).all()
+    for path in (archive(tmp_path, repeating(1 << 17), struct.pack("<f", 2.5)), tmp_path / "old.pt"):
+        (tmp_path / "old.pt").write_bytes(old_file(repeating(1 << 17), struct.pack("<qf", 1, 2.5)))
+        with pytest.raises(RecipeError, match="a tensor of 17,179,869,184 numbers repeats 1"):
+            read_tensors(path)
+
+
+def test_a_storage_holds_what_the_file_has(tmp_path):
+    path = tmp_path / "old.pt"
+    path.write_bytes(old_file(repeating(2), struct.pack("<qf", 1, 2.5)))
+    assert read_tensors(path)["a"].tolist() == [[2.5, 2.5], [2.5, 2.5]]
+    path.write_bytes(old_file(repeating(2), struct.pack("<qf", 1 << 40, 2.5)))
+    with pytest.raises(RecipeError, match="storage 0: 1 numbers, where there are 1,099,511,627,776"):
+        read_tensors(path)
+
+
+def test_a_packed_archive_is_refused(tmp_path):
+    path = archive(tmp_path, repeating(2), bytes(1 << 24), zipfile.ZIP_DEFLATED)
+    with pytest.raises(RecipeError, match="archive/data/0: is packed"):
+        read_tensors(path)
+
+
+def test_parts_of_one_storage_stay_apart_in_an_old_file(tmp_path):
+    flat, path = torch.arange(6.0), tmp_path / "old.pt"
+    torch.save({"a": flat[:3], "b": flat[3:], "c": flat.view(2, 3).T}, path, _use_new_zipfile_serialization=False)
+    found = read_tensors(path)
+    assert found["a"].tolist() == [0, 1, 2] and found["b"].tolist() == [3, 4, 5]
+    assert found["c"].tolist() == [[0, 3], [1, 4], [2, 5]]

@@ -6,19 +6,20 @@ import io
 import json
 import math
 import pickle
+import struct
 import sys
-import warnings
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from safetensors import safe_open
 from torch import Tensor
+from torch.serialization import MAGIC_NUMBER, PROTOCOL_VERSION
 
 from vlp.ground.errors import first_line
 from vlp.ground.types import RecipeError
@@ -27,6 +28,7 @@ from vlp.ground.types import RecipeError
 CONTAINERS = ("state_dict", "model_state_dict", "model", "module", "net", "weights")
 INDEX = ".index.json"  # of weights that transformers spreads over several files
 DEPTH = 100  # of modules in modules
+MOST_REPEATED = 1 << 20  # numbers of a tensor that repeats fewer: a few bytes could ask for all memory
 STORAGES = {
     "FloatStorage": torch.float32, "HalfStorage": torch.float16, "BFloat16Storage": torch.bfloat16,
     "DoubleStorage": torch.float64, "LongStorage": torch.int64, "IntStorage": torch.int32, "ShortStorage": torch.int16,
@@ -67,8 +69,11 @@ def _read(path: Path, head: bytes) -> dict[str, Tensor]:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
-            return {name: value.tensor(archive) for name, value in _named(_unpickle_archive(archive))}
-    return dict(_named(_load_old(path)))
+            whole = partial(_record, archive, path.stat().st_size)
+            return {name: value.tensor(whole) for name, value in _named(_unpickle_archive(archive, whole))}
+    with path.open("rb") as file:
+        content, numbers = _unpickle_old(file, path.stat().st_size)
+        return {name: value.tensor(numbers) for name, value in _named(content)}
 
 
 def _read_parts(path: Path) -> dict[str, Tensor]:
@@ -117,11 +122,14 @@ class Stored:
     size: tuple[int, ...]
     stride: tuple[int, ...]
 
-    def tensor(self, archive: zipfile.ZipFile) -> Tensor:
-        """Read it; the archive's checksum is verified on the way.
+    def tensor(self, read: Callable[[str], bytes]) -> Tensor:
+        """Read it.
+
+        Args:
+            read: Returns the bytes of a record.
 
         Raises:
-            ValueError: It reaches beyond what is stored.
+            ValueError: It reaches beyond what is stored, or repeats it without end.
         """
         last = self.offset + sum((n - 1) * step for n, step in zip(self.size, self.stride, strict=True))
         width = self.dtype.itemsize
@@ -129,7 +137,9 @@ class Stored:
             return torch.empty(self.size, dtype=self.dtype)
         if min(self.offset, *self.stride, 0) < 0 or last >= self.count:
             raise ValueError(f"{self.record}: a tensor reaches beyond its numbers")
-        raw = bytearray(archive.read(self.record))
+        if math.prod(self.size) > max(self.count, MOST_REPEATED):
+            raise ValueError(f"{self.record}: a tensor of {math.prod(self.size):,} numbers repeats {self.count:,}")
+        raw = bytearray(read(self.record))
         if len(raw) < self.count * width:
             raise ValueError(f"{self.record}: {len(raw)} bytes for {self.count} numbers of {width}")
         flat = torch.frombuffer(raw, dtype=self.dtype, count=self.count)
@@ -137,26 +147,43 @@ class Stored:
 
 
 # ---------------------------------------- archives: since torch 1.6, and TorchScript
-def _unpickle_archive(archive: zipfile.ZipFile) -> Any:
+class _Unpickler(
+    pickle._Unpickler
+):  # that of Python: that of C keeps room for as many objects as a file claims to have
+    """Makes shells of what is not known."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module in ("torch", "torch.storage") and name in STORAGES:
+            return STORAGES[name]
+        return _common_class(module, name, _BUILDERS)
+
+
+def _record(archive: zipfile.ZipFile, size: int, name: str) -> bytes:
+    """Return a record; the archive's checksum is verified on the way.
+
+    Args:
+        size: Of the whole file: torch packs nothing, and what is packed may unpack to anything.
+    """
+    if archive.getinfo(name).file_size > size:
+        raise ValueError(f"{name}: is packed; save it again with torch")
+    return archive.read(name)
+
+
+def _unpickle_archive(archive: zipfile.ZipFile, read: Callable[[str], bytes]) -> Any:
     pickles = [name for name in archive.namelist() if name == "data.pkl" or name.endswith("/data.pkl")]
     if not pickles:
         raise RecipeError(f"'{archive.filename}' is a zip archive, but none of torch")
     folder = pickles[0].removesuffix("data.pkl")
     order = f"{folder}byteorder"
-    if order in archive.namelist() and archive.read(order).decode() != sys.byteorder:
+    if order in archive.namelist() and read(order).decode() != sys.byteorder:
         raise RecipeError(f"'{archive.filename}' was written on a machine of another byte order")
-    return _ArchiveUnpickler(folder, io.BytesIO(archive.read(pickles[0]))).load()
+    return _ArchiveUnpickler(folder, io.BytesIO(read(pickles[0]))).load()
 
 
-class _ArchiveUnpickler(pickle.Unpickler):
+class _ArchiveUnpickler(_Unpickler):
     def __init__(self, folder: str, file: io.BytesIO):
         super().__init__(file, encoding="utf-8", errors="replace")
         self.folder = folder
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module in ("torch", "torch.storage") and name in STORAGES:
-            return STORAGES[name]
-        return _common_class(module, name, _ARCHIVE_BUILDERS)
 
     def persistent_load(self, pid: Any) -> Any:
         _, dtype, key, _, count = pid
@@ -182,10 +209,10 @@ def _first(value: Any, *_: Any) -> Any:
 
 
 def _rebuild_as(function: Any, _: Any, arguments: Any, *__: Any) -> Any:
-    return function(*arguments) if function in _ARCHIVE_BUILDERS.values() else Shell()
+    return function(*arguments) if function in _BUILDERS.values() else Shell()
 
 
-_ARCHIVE_BUILDERS: dict[str, Callable[..., Any]] = {
+_BUILDERS: dict[str, Callable[..., Any]] = {
     "_rebuild_tensor": _rebuild,
     "_rebuild_tensor_v2": _rebuild,
     "_rebuild_tensor_v3": _rebuild_untyped,
@@ -206,26 +233,60 @@ def _common_class(module: str, name: str, builders: Mapping[str, Any]) -> Any:
 
 
 # ---------------------------------------- files of torch before 1.6
-def _load_old(path: Path) -> Any:
-    module = SimpleNamespace(
-        Unpickler=_OldUnpickler,
-        load=lambda file, **settings: _OldUnpickler(file, **settings).load(),
-        UnpicklingError=pickle.UnpicklingError,
-        __name__="pickle",
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about the source of modules
-        return torch.load(path, map_location="cpu", pickle_module=module, weights_only=False)
+def _unpickle_old(file: BinaryIO, size: int) -> tuple[Any, Callable[[str], bytes]]:
+    """Return what an old file holds, its tensors not read yet, and what reads their numbers.
+
+    Such a file is a row of pickles: two numbers that say what it is, the machine, the content, and the names of what
+    follows: the numbers of each tensor, behind their count.
+    """
+    if [_OldUnpickler(file).load() for _ in range(2)] != [MAGIC_NUMBER, PROTOCOL_VERSION]:
+        raise ValueError("neither safetensors nor written by torch")
+    if _OldUnpickler(file).load().get("little_endian") != (sys.byteorder == "little"):
+        raise ValueError("written on a machine of another byte order")
+    content = _OldUnpickler(file)
+    loaded, places = content.load(), {}
+    for key in _OldUnpickler(file).load():
+        dtype, declared = content.kinds[str(key)]
+        (count,) = struct.unpack("<q", file.read(8))
+        place, length = file.tell(), count * dtype.itemsize
+        if count != declared or place + length > size:
+            raise ValueError(f"storage {key}: {declared:,} numbers, where there are {count:,} in {size:,} bytes")
+        places[str(key)] = place, length
+        file.seek(place + length)
+
+    def numbers(record: str) -> bytes:
+        key, first, last = content.parts[record]
+        place, _ = places[key]
+        file.seek(place + first)
+        return file.read(last - first)
+
+    return loaded, numbers
 
 
-class _OldUnpickler(pickle.Unpickler):
-    """Makes tensors as torch does, and shells of everything else."""
+class _OldUnpickler(_Unpickler):
+    """Remembers which numbers there are.
 
-    def find_class(self, module: str, name: str) -> Any:
-        if module in ("torch", "torch.storage") and name in STORAGES:
-            return getattr(torch, name)
-        builders = {key: getattr(torch._utils, key) for key in ("_rebuild_tensor", "_rebuild_tensor_v2")}
-        return _common_class(module, name, builders | {"_rebuild_parameter": _first})
+    Attributes:
+        kinds: Kind and count of each storage.
+        parts: Storage, first byte and last of each record: of a storage, or of a part that was seen as one.
+    """
+
+    def __init__(self, file: BinaryIO):
+        super().__init__(file, encoding="utf-8", errors="replace")
+        self.kinds: dict[str, tuple[torch.dtype, int]] = {}
+        self.parts: dict[str, tuple[str, int, int]] = {}
+
+    def persistent_load(self, pid: Any) -> Any:
+        kind, what, *rest = pid
+        if kind == "module":  # a class, beside its source
+            return what
+        key, _, count, *view = rest
+        if kind != "storage" or not isinstance(what, torch.dtype):
+            raise pickle.UnpicklingError(f"neither a class nor numbers of a known kind: {kind}")
+        self.kinds[str(key)] = what, int(count)
+        name, first, number = view[0] if view and view[0] else (key, 0, count)
+        self.parts[str(name)] = str(key), int(first) * what.itemsize, (int(first) + int(number)) * what.itemsize
+        return str(name), what, int(number)
 
 
 # ---------------------------------------- tensors by name

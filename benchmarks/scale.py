@@ -233,7 +233,7 @@ def try_rank(card: Card, rank: int, world_size: int) -> Rank:
     batches[0]
     resumes, costs, ordered = [], [], []
     for place in range(POSITIONS):
-        number = Draws(SEED, rank, place).integer(1_000_000)
+        number = batch_of(order, batches.batch_size, Draws(SEED, rank, place).integer(1_000_000))
         started = time.perf_counter()
         batches[number]
         list(islice(order.shards_from(number * batches.batch_size), 100))
@@ -246,6 +246,15 @@ def try_rank(card: Card, rank: int, world_size: int) -> Rank:
         ordered.append(1e6 * (time.process_time() - started) / LOCAL_SIZE)
     say(f"rank {rank} of {world_size}: started in {seconds:.2f} s")
     return Rank(rank, world_size, seconds, taken / 1e6, statistics.median(ordered), statistics.median(costs), resumes)
+
+
+def batch_of(order: Order, batch_size: int, number: int) -> int:
+    """Return the first whole batch of the epoch that a batch lies in: files of two pairs make short epochs.
+
+    What an epoch costs on its first batch is part of a resume, and not of the batch that follows.
+    """
+    epoch = number * batch_size // order.num_samples
+    return -(-epoch * order.num_samples // batch_size)
 
 
 def resident() -> int:

@@ -42,7 +42,11 @@ ROWS: dict[str, tuple[str, ...]] = {
     "vlp/pairs/engine/fused.py": FUSED,
     "vlp/pairs/engine/*sums.py": FUSED,
     "vlp/pairs/*.py": PAIRS,
-    "vlp/pairs/pairs.py": ("tests/objectives/test_mann_whitney.py tests/objectives/test_alignment.py",),
+    "vlp/pairs/pairs.py": (
+        "tests/objectives/test_mann_whitney.py tests/objectives/test_alignment.py",
+        "tests/pairs/test_twins.py -k 'not triton'",
+        "tests/objectives/test_twins.py -k processes",
+    ),
     "vlp/objectives/base.py": (f"{TERMS} -k 'clip or siglip'", "tests/objectives/test_behaviour.py"),
     "vlp/objectives/schedule.py": ("tests/test_golden.py",),
     "vlp/step/*.py": ("tests/step -m 'not processes'", *RUNS),

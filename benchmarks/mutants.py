@@ -144,8 +144,9 @@ class Kept:
     def tests_of(self, path: str) -> str:
         """Return the checksum of the tests of a file."""
         calls = calls_of(path, self.root)
-        files = sorted({word for call in calls for word in shlex.split(call) if (self.root / word).is_file()})
-        return digest(*calls, *((self.root / file).read_text(encoding="utf-8") for file in files))
+        named = {self.root / word for call in calls for word in shlex.split(call) if word.startswith("tests")}
+        files = sorted(file for path in named for file in (path.rglob("test_*.py") if path.is_dir() else [path]))
+        return digest(*calls, *(file.read_text(encoding="utf-8") for file in files if file.is_file()))
 
 
 def run_all(

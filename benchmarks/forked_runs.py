@@ -12,7 +12,6 @@ import json
 import os
 import select
 import signal
-import socket
 import sys
 import time
 import traceback
@@ -24,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.ports import free_port
 from benchmarks.soak_loader import read_samples, spoil, write_samples
 from vlp.data import Card
 from vlp.ground import paths
@@ -161,7 +161,7 @@ class Training:
 
     def start(self) -> Training:
         """Fork the processes, the first rank last, so that it knows the others."""
-        port = _free_port()
+        port = free_port()
         self.log.parent.mkdir(parents=True, exist_ok=True)
         self.log.write_bytes(b"")
         others: list[int] = []
@@ -271,12 +271,6 @@ def _train(scene: Scene) -> int:
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else REFUSED
     return 0
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 # ---------------------------------------- the verdict

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import socket
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +11,8 @@ from typing import Any
 import torch
 import torch.distributed as torch_dist
 import torch.multiprocessing as mp
+
+from benchmarks.ports import free_port
 
 # What most of them import, once: a server loads it and every process is a copy of that server.
 PRELOADED = ["torch.distributed", "scipy.special", "vlp.objectives.base", "tests.objectives.cases"]
@@ -71,10 +72,3 @@ def _run(
         queue.close()
         queue.join_thread()
         torch_dist.destroy_process_group()
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import free_port
+from benchmarks.ports import free_port
 from tests.shards import write_shards
 from tests.tiny import tiny_recipe
 from vlp.recipe.compose import lock_text

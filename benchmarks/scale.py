@@ -60,7 +60,7 @@ TRIED_RANKS = 3  # of each size of job: the first, one in the middle, the last
 POSITIONS = 20
 SEED = 11
 RESUME_LIMIT = 1.0  # seconds
-FLAT = 1.25  # times what one rank alone takes
+FLAT = 1.25  # times what a rank of a small job takes
 REASONS = ("bad_image", "missing_image", "missing_caption", "shard_error")
 
 
@@ -300,13 +300,17 @@ def broken_promises(orders: Mapping[str, Mapping[str, Any]], ranks: Sequence[Ran
     slowest = max(seconds for rank in ranks for seconds in rank.resumes)
     if slowest > RESUME_LIMIT:
         broken.append(f"a resume takes {slowest:.2f} s")
+    sizes = {rank.world_size for rank in ranks}
+    smallest = min(sizes - {1}, default=1)  # the next batch of one rank alone lies in the shards of the last
     for quantity in ("start", "megabytes", "order", "batch"):
-        alone, many = (
+        few, many = (
             statistics.median(getattr(rank, quantity) for rank in ranks if rank.world_size == world)
-            for world in (1, max(rank.world_size for rank in ranks))
+            for world in (smallest, max(sizes))
         )
-        if many > FLAT * alone:
-            broken.append(f"{quantity} grows with the number of ranks: {alone:.3g} alone, {many:.3g} of many")
+        if many > FLAT * few:
+            broken.append(
+                f"{quantity} grows with the number of ranks: {few:.3g} of {smallest}, {many:.3g} of {max(sizes)}"
+            )
     return broken
 
 

@@ -44,8 +44,12 @@ def rank_of(world_size, start, resume=0.1):
 
 
 def test_what_grows_with_ranks_or_resumes_slowly_is_named():
-    said = scale.broken_promises({}, [rank_of(1, 1.0), rank_of(64, 2.0, resume=1.5)])
-    assert said == ["a resume takes 1.50 s", "start grows with the number of ranks: 1 alone, 2 of many"]
+    ranks = [rank_of(1, 0.1), rank_of(4, 1.0), rank_of(64, 2.0, resume=1.5)]
+    assert scale.broken_promises({}, ranks) == [
+        "a resume takes 1.50 s",
+        "start grows with the number of ranks: 1 of 4, 2 of 64",
+    ]
+    assert scale.broken_promises({}, [rank_of(1, 0.1), rank_of(4, 2.0), rank_of(64, 2.0)]) == []
 
 
 @pytest.mark.parametrize(("number", "first"), [(0, 0), (2, 0), (3, 0), (4, 4), (6, 4), (7, 7)])

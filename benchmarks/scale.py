@@ -56,7 +56,6 @@ LOCAL_SIZE = 64  # pairs of a rank in one batch
 WINDOW = 64  # shards
 SHARES = (0.5, 0.3, 0.2)
 CHUNK = 1 << 20  # positions at a time
-TRIED_RANKS = 3  # of each size of job: the first, one in the middle, the last
 POSITIONS = 20
 SEED = 11
 RESUME_LIMIT = 1.0  # seconds
@@ -207,9 +206,9 @@ def open_files(card: Card) -> float:
 
 
 def places_of(num_ranks: int) -> list[tuple[int, int]]:
-    """Return the ranks that are tried, each with the number of ranks of its job."""
+    """Return the ranks that are tried, the first, one in the middle and the last, each with the size of its job."""
     worlds = [world for world in (1, 32, num_ranks) if world <= num_ranks]
-    ranks = {world: sorted({0, world // 2, world - 1})[:TRIED_RANKS] for world in worlds}
+    ranks = {world: sorted({0, world // 2, world - 1}) for world in worlds}
     return [(rank, world) for world in dict.fromkeys(worlds) for rank in ranks[world]]
 
 

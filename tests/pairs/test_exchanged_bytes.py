@@ -35,7 +35,7 @@ class Spy:
         self.bytes = Counter()
 
     def of(self, name, place):
-        real = getattr(torch.distributed, name) if name != "reduce_scatter" else dist._reduce_scatter
+        real = getattr(torch.distributed, name) if name != "reduce_scatter" else dist.reduce_scatter_rows
 
         def counted(*given, **named):
             if (size := given[place].nbytes) > SMALL:
@@ -57,7 +57,7 @@ def _step(rank, world_size, name):
     with (
         patch.object(torch.distributed, "all_gather", spy.of("all_gather", 1)),
         patch.object(torch.distributed, "all_reduce", spy.of("all_reduce", 0)),
-        patch.object(dist, "_reduce_scatter", spy.of("reduce_scatter", 1)),
+        patch.object(dist, "reduce_scatter_rows", spy.of("reduce_scatter", 0)),
     ):
         objective(pairs, 0)[0].backward()
     return dict(spy.bytes)

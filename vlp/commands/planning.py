@@ -14,13 +14,14 @@ from vlp.ground.types import RecipeError
 from vlp.plan.counts import USUAL_LENGTH, count
 from vlp.plan.devices import Device, find_device
 from vlp.plan.forecast import Assumptions, Forecast, forecast
+from vlp.plan.holding import GB
 from vlp.plan.saved_plan import SavedPlan
 from vlp.recipe.compose import load_recipe
 
 if TYPE_CHECKING:
     from vlp.commands.timed_steps import Bench
 
-GB, MILLI = 1e9, 1e-3
+MILLI = 1e-3
 USUAL = "H100"
 
 

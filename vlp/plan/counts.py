@@ -21,7 +21,6 @@ from torch._subclasses.fake_tensor import (
     UnsupportedFakeTensorException,
     unset_fake_temporarily,
 )
-from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
@@ -32,6 +31,7 @@ from vlp.objectives.base import Objective, Term
 from vlp.recipe.model import build_model, without_weights
 from vlp.recipe.named_parts import build_objective, build_strategies
 from vlp.recipe.schema import Recipe
+from vlp.step.kept_bytes import KeptBytes
 from vlp.strategies.base import Strategy
 from vlp.towers.dual import DualEncoder
 from vlp.towers.text import can_cut
@@ -246,20 +246,13 @@ def _pass(
     towers: DualEncoder, embed: Callable[[], Tensor], number_format: torch.dtype | None
 ) -> tuple[float, float, float]:
     """Return the operations of one pass and its gradients, those of the pass alone, and the bytes kept in between."""
-    known = {id(value.untyped_storage()) for value in (*towers.parameters(), *towers.buffers())}
-    kept: dict[int, Tensor] = {}
-
-    def keep(value: Tensor) -> Tensor:
-        if id(value.untyped_storage()) not in known:
-            kept[value.untyped_storage()._cdata] = value
-        return value
-
+    kept = KeptBytes(math.inf, (*towers.parameters(), *towers.buffers()))
     counter: Any = FlopCounterMode(display=False)
-    with counter, saved_tensors_hooks(keep, lambda value: value):
+    with counter, kept:
         with _autocast(number_format):
             embedded = embed()
         forward = float(counter.get_total_flops())
-        saved = sum(value.untyped_storage().nbytes() for value in kept.values())
+        saved = kept.bytes
         if embedded.requires_grad:
             embedded.sum().backward()
     for parameter in towers.parameters():

@@ -43,7 +43,6 @@ class Holding:
         counts, copies = self.counts, self.parts_of_state
         piece = self.pairs // micro_batches
         views = counts.image_views + counts.text_views
-        saved = counts.image_views * counts.image.saved + counts.text_views * counts.text.saved
         pixels = counts.image_views * counts.pixels
         return {
             "weights, float32": counts.weights / copies,
@@ -51,15 +50,21 @@ class Holding:
             "gradients": FLOAT32 * counts.trained / copies,
             "optimizer": MOMENTS * FLOAT32 * counts.trained / copies,
             "averages and teachers": counts.beside / copies,
-            f"activations of {piece:,} pairs": piece * saved,
+            f"activations of {piece:,} pairs": self.activations(micro_batches),
             "pixels": (self.pairs + FLOAT32 * piece) * pixels,  # as bytes, and as floats before the first layer
             "embeddings": FLOAT32 * counts.embed_dim * (self.batch_size + 3 * self.pairs) * views,
             "libraries (assumed)": KERNELS,
         }
 
+    def activations(self, micro_batches: int) -> float:
+        """Return the bytes that are kept for the gradients of one piece."""
+        counts = self.counts
+        saved = counts.image_views * counts.image.saved + counts.text_views * counts.text.saved
+        return self.pairs // micro_batches * saved
+
     def beside_activations(self, micro_batches: int) -> float:
         """Return the bytes of everything that is not kept for the gradients."""
-        return sum(taken for name, taken in self.memory(micro_batches).items() if not name.startswith("activations"))
+        return sum(self.memory(micro_batches).values()) - self.activations(micro_batches)
 
     def fitting(self, memory: float, first: int = 1) -> int | None:
         """Return the smallest of these numbers of micro-batches with which the device suffices; None where none does.

@@ -12,6 +12,7 @@ from vlp.ground.files import write_text
 from vlp.ground.strict import Strict
 from vlp.ground.types import RecipeError
 from vlp.plan.forecast import Forecast
+from vlp.plan.holding import GB
 
 
 class SavedPlan(Strict):
@@ -44,7 +45,7 @@ class SavedPlan(Strict):
             num_devices=found.num_devices,
             basis=f"measured: {measured}" if measured else "assumed, not measured",
             pairs_per_second=found.pairs_per_second,
-            memory_gb=found.total_memory / 1e9,
+            memory_gb=found.total_memory / GB,
             cores=found.cores,
         )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from statistics import median
 from typing import Any
 
 from vlp.html import hover_script
@@ -162,8 +161,8 @@ def _facts(run: RecordedRun) -> str:
     length = f"{TIMES} {number(train['batch_size'])} pairs" if "batch_size" in train else ""
     facts.append(("steps", number(run.step), length))
     if run.lines:
-        speeds = [value for _, value in run.curve("samples_per_second") if value is not None]
-        speed = f"{number(median(speeds))} pairs/s (median)" if speeds else ""
+        middle = run.middle("samples_per_second")
+        speed = "" if middle is None else f"{number(middle)} pairs/s (median)"
         facts.append(("time", duration(run.lines[-1]["seconds"]), speed))
     for key, name in (("loss", "last loss"), ("scale", "logit scale")):
         value = run.last(key)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from statistics import median
-
 from vlp.html.frame import gap, section, table
 from vlp.html.words import number, text
 from vlp.plan.saved_plan import SavedPlan
@@ -17,7 +15,7 @@ def planned(run: RecordedRun, plan: SavedPlan) -> str:
     rows = [
         (name, number(expected), number(found), f"{found / expected:.2f}")
         for name, expected, found in (
-            ("pairs per second, median", plan.pairs_per_second, _middle(run, "samples_per_second")),
+            ("pairs per second, median", plan.pairs_per_second, run.middle("samples_per_second")),
             ("memory of a device, GB, at most", plan.memory_gb, run.last("peak_memory_gb")),
         )
         if found is not None
@@ -25,8 +23,3 @@ def planned(run: RecordedRun, plan: SavedPlan) -> str:
     if not rows:
         return section("Plan", note, gap("No step was logged."))
     return section("Plan", note, table(("quantity", "expected", "measured", "measured / expected"), rows))
-
-
-def _middle(run: RecordedRun, key: str) -> float | None:
-    values = [value for _, value in run.curve(key) if value is not None]
-    return median(values) if values else None

@@ -8,6 +8,7 @@ from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
@@ -73,6 +74,11 @@ class RecordedRun:
         """Return the last number logged under a key."""
         numbers = [value for _, value in self.curve(key) if value is not None]
         return numbers[-1] if numbers else None
+
+    def middle(self, key: str) -> float | None:
+        """Return the median of the numbers logged under a key."""
+        numbers = [value for _, value in self.curve(key) if value is not None]
+        return median(numbers) if numbers else None
 
     def newest(self) -> dict[str, Record]:
         """Return the newest record of each task, failures included."""

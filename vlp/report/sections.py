@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from statistics import median
 
 from vlp.html.axes import window
 from vlp.html.frame import gap, section
@@ -85,11 +84,8 @@ def learning(run: RecordedRun) -> str:
 
 def _waiting(run: RecordedRun) -> str:
     """Say what the run waited for, from medians of all its lines."""
-    middles = {
-        name: median(value for _, value in run.curve(name) if value is not None)
-        for name in ("samples_per_second", "data_wait", "decode_rate")
-        if any(value is not None for _, value in run.curve(name))
-    }
+    names = ("samples_per_second", "data_wait", "decode_rate")
+    middles = {name: middle for name in names if (middle := run.middle(name)) is not None}
     said = diagnose(middles, run.settings.get("data", {}).get("workers", 0)) if len(middles) == 3 else ""
     return f" The run is {said}." if said else ""
 

@@ -138,12 +138,13 @@ def count_micro_batches(recipe: Recipe, towers: DualEncoder, device: torch.devic
     """Return the number that a recipe asks for, or begin with what its plan says; hold the process to its memory."""
     train, several = recipe.train, dist.world_size()
     pairs = train.batch_size // several
+    if train.micro_batches != "auto" and train.memory_gb is None:
+        return MicroBatchCount(train.micro_batches, pairs)
+    memory = memory_of(device)
     if train.memory_gb is not None and device.type == "cuda":
-        memory = memory_of(device)
         torch.cuda.set_per_process_memory_fraction(room_of(train, memory) / memory, device)
     if train.micro_batches != "auto":
         return MicroBatchCount(train.micro_batches, pairs)
-    memory = memory_of(device)
     holding = dist.on_main(lambda: Holding(count(recipe, tokens=USUAL_LENGTH), train.batch_size, several))
     first = holding.micro_batches(train, memory)
     if train.memory_gb is None or device.type == "cuda":

@@ -1,4 +1,4 @@
-"""On the CPU, which has no limit of its own: what a pass keeps for its gradients, held to a budget."""
+"""What a pass keeps for its gradients: counted, and held to a budget on the CPU, which has no limit of its own."""
 
 from __future__ import annotations
 
@@ -60,4 +60,4 @@ class KeptBytes(saved_tensors_hooks):
 
 
 def _place(value: Tensor) -> int:
-    return value.untyped_storage().data_ptr()
+    return int(value.untyped_storage()._cdata)  # which tensors without content have too

@@ -89,8 +89,6 @@ def _read_parts(path: Path) -> dict[str, Tensor]:
 class Shell:
     """An object of a class that is not ours to make: it takes whatever is stored in it, and does nothing."""
 
-    dump_patches = False  # old files keep the source of modules, which torch would like to compare
-
     def __new__(cls, *_: Any, **__: Any) -> Shell:
         return super().__new__(cls)
 
@@ -113,7 +111,7 @@ class Shell:
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor in an archive, not read yet: optimizers' states are larger than the weights."""
+    """A tensor in a file, not read yet: optimizers' states are larger than the weights."""
 
     record: str
     dtype: torch.dtype
@@ -147,15 +145,28 @@ class Stored:
 
 
 # ---------------------------------------- archives: since torch 1.6, and TorchScript
-class _Unpickler(
-    pickle._Unpickler
-):  # that of Python: that of C keeps room for as many objects as a file claims to have
-    """Makes shells of what is not known."""
+class _Unpickler(pickle._Unpickler):
+    """Makes shells of what is not known.
+
+    It is Python's own: that of C makes room at once for as many objects as a file claims to have.
+    """
+
+    def load(self) -> Any:
+        try:
+            return super().load()
+        except Exception as error:  # of whatever an operation meets among wrong bytes
+            raise pickle.UnpicklingError(f"its pickle is damaged ({first_line(error, kind=True)})") from error
 
     def find_class(self, module: str, name: str) -> Any:
         if module in ("torch", "torch.storage") and name in STORAGES:
             return STORAGES[name]
-        return _common_class(module, name, _BUILDERS)
+        if module in ("torch._utils", "torch._tensor") and name in _BUILDERS:
+            return _BUILDERS[name]
+        if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
+            return getattr(torch, name)
+        if (module, name) == ("torch", "Size"):
+            return tuple
+        return PLAIN.get((module, name)) or type("Shell", (Shell,), {})
 
 
 def _record(archive: zipfile.ZipFile, size: int, name: str) -> bytes:
@@ -222,16 +233,6 @@ _BUILDERS: dict[str, Callable[..., Any]] = {
 }
 
 
-def _common_class(module: str, name: str, builders: Mapping[str, Any]) -> Any:
-    if module in ("torch._utils", "torch._tensor") and name in builders:
-        return builders[name]
-    if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
-        return getattr(torch, name)
-    if (module, name) == ("torch", "Size"):
-        return tuple
-    return PLAIN.get((module, name)) or type("Shell", (Shell,), {})
-
-
 # ---------------------------------------- files of torch before 1.6
 def _unpickle_old(file: BinaryIO, size: int) -> tuple[Any, Callable[[str], bytes]]:
     """Return what an old file holds, its tensors not read yet, and what reads their numbers.
@@ -251,13 +252,12 @@ def _unpickle_old(file: BinaryIO, size: int) -> tuple[Any, Callable[[str], bytes
         place, length = file.tell(), count * dtype.itemsize
         if count != declared or place + length > size:
             raise ValueError(f"storage {key}: {declared:,} numbers, where there are {count:,} in {size:,} bytes")
-        places[str(key)] = place, length
+        places[str(key)] = place
         file.seek(place + length)
 
     def numbers(record: str) -> bytes:
         key, first, last = content.parts[record]
-        place, _ = places[key]
-        file.seek(place + first)
+        file.seek(places[key] + first)
         return file.read(last - first)
 
     return loaded, numbers
@@ -297,7 +297,7 @@ def _named(content: Any) -> Iterator[tuple[str, Any]]:
         return
     if not isinstance(content, Mapping):
         return
-    tensors = [(str(name), value) for name, value in content.items() if isinstance(value, Stored | Tensor)]
+    tensors = [(str(name), value) for name, value in content.items() if isinstance(value, Stored)]
     inner = next((content[name] for name in CONTAINERS if isinstance(content.get(name), Mapping | Shell)), None)
     if inner is not None and not any("." in name for name, _ in tensors):
         yield from _named(inner)
@@ -311,7 +311,7 @@ def _walk(thing: Any, prefix: str, depth: int) -> Iterator[tuple[str, Any]]:
         return
     values = vars(thing) if isinstance(thing, Shell) else thing
     for name, value in values.items():
-        if isinstance(value, Stored | Tensor):
+        if isinstance(value, Stored):
             yield f"{prefix}{name}", value
         elif name in ("_parameters", "_buffers", "_modules") and isinstance(value, Mapping):
             yield from _walk(value, prefix, depth - 1)

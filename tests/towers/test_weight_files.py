@@ -216,6 +216,25 @@ def test_a_packed_archive_is_refused(tmp_path):
         read_tensors(path)
 
 
+def test_an_old_part_of_a_storage_begins_where_it_says(tmp_path):
+    """Files of torch 0.3 and before knew storages that are views of others."""
+
+    class Parts(pickle.Pickler):
+        def persistent_id(self, thing):
+            view = ("part", 2, 3) if thing == "numbers" else None
+            return ("storage", torch.FloatStorage, "0", "cpu", 6, view) if view else None
+
+    class Made:
+        def __reduce__(self):
+            return torch._utils._rebuild_tensor, ("numbers", 1, (2,), (1,))
+
+    buffer = io.BytesIO()
+    Parts(buffer, protocol=2).dump({"a": Made()})
+    path = tmp_path / "old.pt"
+    path.write_bytes(old_file(buffer.getvalue(), struct.pack("<q6f", 6, *range(6))))
+    assert read_tensors(path)["a"].tolist() == [3, 4]
+
+
 def test_parts_of_one_storage_stay_apart_in_an_old_file(tmp_path):
     flat, path = torch.arange(6.0), tmp_path / "old.pt"
     torch.save({"a": flat[:3], "b": flat[3:], "c": flat.view(2, 3).T}, path, _use_new_zipfile_serialization=False)

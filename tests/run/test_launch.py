@@ -277,3 +277,27 @@ def test_no_launch_command_of_the_readme_is_left_out():
     tested = " ".join([Path(__file__).read_text(), *COMMANDS.values()])
     assert shown == {path.name for path in LAUNCH.iterdir()}
     assert [name for name in sorted(shown) if name not in tested] == []
+
+
+LEAVES_EARLY = """
+import time
+import torch
+import torch.distributed as dist
+from vlp.run.launch import join
+
+join()
+value = torch.ones(10)
+if dist.get_rank() == 0:
+    time.sleep(1)
+work = dist.all_reduce(value, async_op=True)
+if dist.get_rank() == 0:
+    work.wait()
+del value, work  # from here on a thread of the collective holds them
+"""
+
+
+def test_a_process_that_leaves_first_waits_for_its_collectives(tmp_path):
+    # without that its threads meet an interpreter that ends: SIGABRT on some machines, a broken connection on others
+    (tmp_path / "early.py").write_text(LEAVES_EARLY)
+    command = f"torchrun --nproc_per_node 2 --rdzv-backend c10d --rdzv-endpoint localhost:{free_port()}"
+    finish(launch(f"{command} {tmp_path}/early.py", tmp_path))

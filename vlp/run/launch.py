@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
+import faulthandler
 import os
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import Any
 
 import torch
+import torch.distributed as torch_dist
 from accelerate import Accelerator, PartialState
 from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor, nn
@@ -16,11 +19,13 @@ from torch.distributed.tensor import DTensor
 from vlp.ground import dist
 from vlp.ground.types import RecipeError
 from vlp.run import rendezvous
+from vlp.run.watchdog import STDERR
 
 # Under which names launchers say how many processes they started: torchrun and accelerate, Open MPI, MPICH, MVAPICH.
 COUNTS = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
 # Set by the launchers that look after their processes: torchrun (and accelerate with several), accelerate with one.
 LAUNCHERS = ("TORCHELASTIC_RUN_ID", "ACCELERATE_USE_CPU")
+LEAVE_TIMEOUT = 30.0  # seconds that a process waits at its end for collectives that another has given up
 START_TIMEOUT = 1800.0  # seconds: machines import, download weights and look at shards at different speeds
 MODULUS = 2**31 - 1  # a checksum below it is exact in every number format that logs use
 
@@ -42,6 +47,7 @@ def join(*, log_with: list[str] | None = None, project_dir: str | None = None) -
         project_dir=project_dir,
         kwargs_handlers=[InitProcessGroupKwargs(init_method=rendezvous.URL, timeout=timedelta(seconds=START_TIMEOUT))],
     )
+    atexit.register(leave)
     _check_counts(accelerator.num_processes)
     return accelerator
 
@@ -53,9 +59,23 @@ def join_evaluation() -> torch.device:
         RecipeError: As `join`.
     """
     state = PartialState(cpu=_computes_on_cpu(), init_method=rendezvous.URL)
+    atexit.register(leave)
     _check_counts(state.num_processes)
     device: torch.device = state.device
     return device
+
+
+def leave() -> None:
+    """Take this process out of its job, while the interpreter still runs.
+
+    Collectives have threads of their own, which put Python objects away behind the last one. A thread that does so
+    while the interpreter ends aborts the process ("terminate called without an active exception"), so that a job
+    which did everything ends with exit code 134. Where a thread waits for a process that is gone, the exit code is 1.
+    """
+    if torch_dist.is_available() and torch_dist.is_initialized():
+        faulthandler.dump_traceback_later(LEAVE_TIMEOUT, exit=True, file=STDERR)
+        torch_dist.destroy_process_group()
+        faulthandler.cancel_dump_traceback_later()
 
 
 def was_launched() -> bool:

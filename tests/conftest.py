@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import importlib
 import os
 
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from tests import slow
 
 os.environ.update(HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1")
+gc.disable()  # until ten thousand tests are collected, which would be looked through over and over
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -22,9 +25,20 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ.update(CUDA_VISIBLE_DEVICES="")
     if config.getoption("renew_slow") and not hasattr(config, "workerinput"):  # not on a process of xdist's
         config.pluginmanager.register(slow.Stopwatch())
+    if config.getoption("keyword") and not config.getoption("markexpr"):
+        config.pluginmanager.register(slow.QuickAnswer())
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what is slow, before some are chosen by their marks."""
     slow.mark(items)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Collect garbage from now on, but not among what was imported; make ready for tests on several processes."""
+    gc.freeze()
+    gc.enable()
+    starting = {item.module.__name__ for item in session.items if hasattr(item.module, "run_processes")}
+    if starting and not session.config.option.collectonly:
+        importlib.import_module("tests.processes").start_server(sorted(starting))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -48,4 +49,7 @@ def imported_by(tree: ast.AST) -> set[str]:
     return {name for name in names if name.startswith("vlp.")}
 
 
-IMPORTS = {module: imported_by(ast.parse(path.read_text(encoding="utf-8"))) for module, path in MODULES.items()}
+@cache
+def imports() -> dict[str, set[str]]:
+    """Return which modules each module imports; read once, when somebody asks."""
+    return {module: imported_by(ast.parse(path.read_text(encoding="utf-8"))) for module, path in MODULES.items()}

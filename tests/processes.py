@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import pickle
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from multiprocessing import forkserver
 from typing import Any
 
 import torch
@@ -14,8 +15,17 @@ import torch.multiprocessing as mp
 
 from benchmarks.ports import free_port
 
-# What most of them import, once: a server loads it and every process is a copy of that server.
-PRELOADED = ["torch.distributed", "scipy.special", "vlp.objectives.base", "tests.objectives.cases"]
+PRELOADED = ["torch.distributed", "scipy.special"]
+
+
+def start_server(modules: Iterable[str]) -> None:
+    """Begin to load what the processes will need: a server does, once, and each of them is a copy of it.
+
+    Args:
+        modules: Those whose functions they run.
+    """
+    forkserver.set_forkserver_preload([*PRELOADED, *modules])
+    forkserver.ensure_running()
 
 
 def run_processes(function: Callable[..., Any], world_size: int, *args: Any, timeout: float = 400) -> list[Any]:
@@ -28,7 +38,6 @@ def run_processes(function: Callable[..., Any], world_size: int, *args: Any, tim
         RuntimeError: A process failed; carries its traceback.
     """
     context = mp.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
     queue = context.Queue()
     port = free_port()
     processes = [

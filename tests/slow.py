@@ -1,19 +1,20 @@
 """Which tests are slow: those that `tests/slow.txt` lists, a line for each function that took long when all were timed.
 
 `pytest --renew-slow` writes what it timed into the list, and leaves the rest of it as it is. A test marked `claim` runs
-with the quick ones, however long it takes.
+with the quick ones, however long it takes. `pytest -k NAME` leaves out what takes long by itself, and says so.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 LIST = Path(__file__).with_name("slow.txt")
 ONE_CASE, ALL_CASES = 1.5, 15.0  # seconds: a function is slow if one of its cases takes so long, or all of them do
+PATIENCE = 3.0  # seconds a case may take, on average, where `pytest -k NAME` asks about one part
 
 
 def listed() -> dict[str, float]:
@@ -28,6 +29,38 @@ def mark(items: list[pytest.Item]) -> None:
     for item in items:
         if function_of(item.nodeid) in slow and item.get_closest_marker("claim") is None:
             item.add_marker(pytest.mark.slow)
+
+
+def long_cases(items: list[pytest.Item]) -> set[str]:
+    """Return the names of the cases, of all that were collected, that take longer than somebody waits for one part."""
+    cases = Counter(function_of(item.nodeid) for item in items)
+    long = {name for name, seconds in listed().items() if cases[name] and seconds / cases[name] > PATIENCE}
+    return {item.nodeid for item in items if function_of(item.nodeid) in long}
+
+
+class QuickAnswer:
+    """Leave out what takes long where tests are chosen by `-k` alone, unless nothing else would be left."""
+
+    def __init__(self) -> None:
+        self.left_out: list[pytest.Item] = []
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> Iterator[None]:
+        """Look at all tests before some are chosen, and at the chosen ones behind that."""
+        long = long_cases(items)
+        yield
+        quick = [item for item in items if item.nodeid not in long]
+        if quick:
+            self.left_out = [item for item in items if item.nodeid in long]
+            items[:] = quick
+            config.hook.pytest_deselected(items=self.left_out)
+
+    def pytest_report_collectionfinish(self) -> str:
+        """Say what was left out, and how to run it."""
+        if not self.left_out:
+            return ""
+        few = f"{len(self.left_out)} of over {PATIENCE:.0f} s each"
+        return f'left out: {few}; with -m "slow or not slow" they run, too'
 
 
 def function_of(nodeid: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from types import SimpleNamespace
 
 import pytest
 
@@ -39,3 +40,35 @@ def test_what_is_listed_is_marked_unless_it_is_a_claim(request):
         is_listed = slow.function_of(item.nodeid) in slow.listed()
         is_claim = item.get_closest_marker("claim") is not None
         assert (item.get_closest_marker("slow") is not None) == (is_listed and not is_claim)
+
+
+@pytest.fixture
+def collected(monkeypatch):
+    """Three tests: one that takes long, one of many quick cases, one that nobody lists."""
+    monkeypatch.setattr(slow, "listed", lambda: {"a.py::test_long": 9.0, "a.py::test_many": 20.0})
+    names = ["a.py::test_long", *(f"a.py::test_many[{number}]" for number in range(20)), "a.py::test_quick"]
+    return [SimpleNamespace(nodeid=name) for name in names]
+
+
+def asked_for(items, wanted):
+    """Return what is left of the tests that a keyword chose, and what was told to be left out."""
+    told = []
+    config = SimpleNamespace(hook=SimpleNamespace(pytest_deselected=lambda items: told.extend(items)))
+    answer = slow.QuickAnswer()
+    moment = answer.pytest_collection_modifyitems(config, items)
+    next(moment)
+    items[:] = [item for item in items if item.nodeid.startswith(wanted)]
+    assert next(moment, None) is None
+    return items, told, answer.pytest_report_collectionfinish()
+
+
+def test_an_answer_about_one_part_leaves_out_what_takes_long(collected):
+    left, told, said = asked_for(collected, "a.py")
+    assert len(left) == 21
+    assert [item.nodeid for item in told] == ["a.py::test_long"]
+    assert "left out: 1 of over 3 s" in said
+
+
+def test_what_was_asked_for_alone_runs_however_long_it_takes(collected):
+    left, told, said = asked_for(collected, "a.py::test_long")
+    assert ([item.nodeid for item in left], told, said) == (["a.py::test_long"], [], "")

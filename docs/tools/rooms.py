@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from functools import cache
 
-from tests.house import FLOORS, IMPORTS, MODULES, room_of
+from tests.house import FLOORS, MODULES, imports, room_of
 
 GROUND = "ground"
 
@@ -49,7 +49,7 @@ def arrows() -> list[tuple[str, str]]:
 
 
 def _imported(name: str) -> set[str]:
-    found = {room_of(other) for module in _modules(name) for other in IMPORTS[module]}
+    found = {room_of(other) for module in _modules(name) for other in imports()[module]}
     return found - {name}
 
 

@@ -10,7 +10,7 @@ from docs.tools.house import draw
 from docs.tools.pages import DOCS, MEASURED, README, SNIPPETS, shown_in, with_figures, with_snippets
 from docs.tools.results import Report, missed, read_reports, results_page
 from docs.tools.rooms import arrows, rooms
-from tests.house import FLOOR, IMPORTS, room_of
+from tests.house import FLOOR, imports, room_of
 
 PAGES = sorted(DOCS.glob("*.md"))
 HOW_TOS = [page for page in PAGES if page.stem.startswith("add-a") and page.stem != "add-a-dataset"]
@@ -58,7 +58,7 @@ def test_the_picture_shows_every_room_and_hides_no_import():
         for upper, lower in arrows():
             if upper == name:
                 reached[name] |= reached[lower]
-    for module, others in IMPORTS.items():
+    for module, others in imports().items():
         for other in others:
             if module != "vlp" and room_of(other) != "ground":
                 assert room_of(other) in reached[room_of(module)], (module, other)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+import pytest
 import torch
 
 from tests.objectives.batches import DIM
@@ -24,6 +25,14 @@ def _listed(name: str, kind: str) -> list[tuple[str, Settings]]:
 CASES = [case for name in terms for case in [(name, {}), *_listed(name, "VARIANTS")]]
 ONE_TOWER = [case for name in terms for case in _listed(name, "ONE_TOWER")]
 """Cases whose gradient reaches one tower only."""
+
+
+def for_each(cases: list[tuple[str, Settings]]) -> pytest.MarkDecorator:
+    """Run a test once for each case."""
+    return pytest.mark.parametrize(("name", "settings"), cases, ids=[f"{name}-{settings}" for name, settings in cases])
+
+
+each_term = for_each(CASES)
 
 
 def build(name: str, settings: Settings) -> Term:

@@ -9,12 +9,10 @@ import pytest
 import torch
 
 from tests.objectives.batches import DIM, draw_leaves, extras, gradients_of, one, pairs_of, rows_of, share_of, unit
-from tests.objectives.cases import CASES, ONE_TOWER, SIZE, build
+from tests.objectives.cases import ONE_TOWER, SIZE, build, each_term
 from vlp.commands.reference import describe
 from vlp.ground.registry import settings_of
 from vlp.objectives.base import NEEDS, Objective, terms
-
-each_term = pytest.mark.parametrize(("name", "settings"), CASES, ids=[f"{name}-{settings}" for name, settings in CASES])
 
 pytestmark = pytest.mark.filterwarnings("ignore:isogclr")  # small batches are meant here
 

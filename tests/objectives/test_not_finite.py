@@ -8,11 +8,10 @@ import pytest
 import torch
 
 from tests.objectives.batches import DIM, assert_same_state, draw_leaves, extras, one, pairs_of, state_of, unit
-from tests.objectives.cases import CASES, SIZE, build
+from tests.objectives.cases import SIZE, build, each_term
 from vlp.ground.types import Teacher
 from vlp.objectives.base import Objective
 
-each_term = pytest.mark.parametrize(("name", "settings"), CASES, ids=[f"{name}-{settings}" for name, settings in CASES])
 pytestmark = pytest.mark.filterwarnings("ignore:isogclr")  # small batches are meant here
 
 ROW, ALL = 3, slice(None)

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from tests.objectives.batches import assert_same_state, draw_leaves, extras, one, pairs_of, rows_of, state_of, unit
-from tests.objectives.cases import CASES, SIZE, build, chosen_places
-from tests.objectives.test_contract import each_term
+from tests.objectives.cases import CASES, SIZE, build, chosen_places, each_term
 from tests.processes import run_processes
 from vlp.ground.types import Embeddings
 from vlp.objectives.alignment import AlignmentTerm

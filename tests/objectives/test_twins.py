@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 
 from tests.objectives.batches import DIM, draw_leaves, extras, one, pairs_of, rows_of, share_of
-from tests.objectives.cases import CASES, build, chosen_places
+from tests.objectives.cases import CASES, build, chosen_places, each_term, for_each
 from tests.objectives.twins import IDS, NO_NEGATIVES, READINGS, SIZE, WITH_TERM, Whole, draw_twins
 from tests.processes import run_processes
 from vlp.objectives.base import Objective, terms
@@ -26,12 +26,7 @@ PROJECTING = ("amcl", "sepclr", "feature_transformation", "hallucinator")
 """Terms that move embeddings before they compare them, so that a gradient is no sum of other embeddings."""
 
 
-def names(cases):
-    return [f"{name}-{settings}" for name, settings in cases]
-
-
-each_reading = pytest.mark.parametrize(("name", "settings"), READ, ids=names(READ))
-each_term = pytest.mark.parametrize(("name", "settings"), CASES, ids=names(CASES))
+each_reading = for_each(READ)
 
 
 def share_of_batch(term, batch: Whole):
@@ -136,7 +131,7 @@ OF_OTHERS = ("teacher_contrast", "clip_negatives")
 @pytest.mark.parametrize(
     ("name", "settings"),
     cases := [case for case in READ if case[0] not in (*PROJECTING, *OF_OTHERS)],
-    ids=names(cases),
+    ids=[f"{name}-{settings}" for name, settings in cases],
 )
 def test_no_gradient_runs_along_a_twin(name, settings):
     """Not away from its embeddings, as of a negative, nor towards them."""

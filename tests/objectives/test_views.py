@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.objectives.batches import draw_leaves, extras, one, pairs_of, share_of, unit
-from tests.objectives.cases import build
+from tests.objectives.cases import build, for_each
 from tests.processes import run_processes
 from vlp.objectives.base import Objective, terms
 
@@ -19,7 +19,7 @@ TERMS = [
     ("cacr", {"detach_weights": False, "prior": 0.1}),
     ("groco", {}),
 ]
-each_term = pytest.mark.parametrize(("name", "settings"), TERMS, ids=[f"{name}-{settings}" for name, settings in TERMS])
+each_term = for_each(TERMS)
 
 
 def draw_views(size=SIZE, dtype=torch.float64, scale=10.0):

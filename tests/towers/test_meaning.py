@@ -18,7 +18,8 @@ from vlp.towers.load import load_model
 from vlp.towers.meaning import PREPROCESS_KEYS, meaning_of_file, meaning_of_tag
 from vlp.towers.sources import WeightFile, dual_encoders, read_config, trained_with
 
-REGISTRY = [(name, tag) for name, tag in open_clip.list_pretrained() if name in dual_encoders()]
+BUILDABLE = set(dual_encoders())
+REGISTRY = [(name, tag) for name, tag in open_clip.list_pretrained() if name in BUILDABLE]
 # open_clip's own configuration of this model is right where its registry is silent
 SILENT = {("roberta-ViT-B-32", "laion2b_s12b_b32k")}
 

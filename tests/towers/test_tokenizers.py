@@ -7,6 +7,7 @@ import pickle
 import random
 import signal
 import string
+from functools import cache
 
 import ftfy
 import open_clip
@@ -77,17 +78,24 @@ def test_clip_ids_are_those_of_open_clip(context_length, clean):
     assert_same_ids(ours, theirs, 0)  # now from the words it knows
 
 
-OURS = {clean: ClipTokenizer(context_length=12, clean=clean) for clean in CLEANING}
-THEIRS = {clean: open_clip.SimpleTokenizer(context_length=12, clean=clean) for clean in CLEANING}
+@cache
+def our_tokenizer(clean):
+    return ClipTokenizer(context_length=12, clean=clean)
+
+
+@cache
+def their_tokenizer(clean):
+    return open_clip.SimpleTokenizer(context_length=12, clean=clean)
 
 
 @settings(max_examples=400)
 @given(st.lists(TEXTS, min_size=1, max_size=4), st.sampled_from(CLEANING))
 def test_any_text_has_the_ids_of_open_clip(texts, clean):
-    tokens, lengths = OURS[clean](texts)
-    assert torch.equal(tokens, THEIRS[clean](texts)[:, : tokens.shape[1]])
+    ours, theirs = our_tokenizer(clean), their_tokenizer(clean)
+    tokens, lengths = ours(texts)
+    assert torch.equal(tokens, theirs(texts)[:, : tokens.shape[1]])
     assert tokens.shape[1] == lengths.max()
-    assert [OURS[clean].clean(text) for text in texts] == [THEIRS[clean].clean_fn(text) for text in texts]
+    assert [ours.clean(text) for text in texts] == [theirs.clean_fn(text) for text in texts]
 
 
 def test_shipped_captions_have_the_ids_of_open_clip():
@@ -127,7 +135,7 @@ def test_known_words_stay_bounded(monkeypatch):
 @settings(max_examples=300)
 @given(st.text("abn", min_size=1, max_size=40) | st.text(string.ascii_lowercase, min_size=1, max_size=40))
 def test_merging_equals_the_search_of_open_clip(word):
-    theirs = THEIRS["lower"]
+    theirs = their_tokenizer("lower")
     assert merge(word, theirs.bpe_ranks) == theirs.bpe(word).split(" ")
 
 
@@ -135,7 +143,7 @@ def test_merging_equals_the_search_of_open_clip(word):
 @given(st.text("ab", min_size=1, max_size=12), st.permutations([(x, y) for x in SYMBOLS for y in SYMBOLS]))
 def test_merging_equals_the_search_of_open_clip_for_any_ranks(word, order):
     """Also for ranks that no training gives, where one round makes neighbours of a lower rank."""
-    searching = copy.copy(THEIRS["lower"])
+    searching = copy.copy(their_tokenizer("lower"))
     searching.bpe_ranks, searching.cache = {pair: rank for rank, pair in enumerate(order)}, {}
     assert merge(word, searching.bpe_ranks) == searching.bpe(word).split(" ")
 

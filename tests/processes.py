@@ -28,16 +28,19 @@ def start_server(modules: Iterable[str]) -> None:
     forkserver.ensure_running()
 
 
-def run_processes(function: Callable[..., Any], world_size: int, *args: Any, timeout: float = 400) -> list[Any]:
+def run_processes(
+    function: Callable[..., Any], world_size: int, *args: Any, timeout: float = 400, fresh: bool = False
+) -> list[Any]:
     """Return `function(rank, world_size, *args)` of every process, in rank order.
 
     Args:
         function: A module-level function; its result must be picklable.
+        fresh: Start from nothing, for what must be set before some module is imported.
 
     Raises:
         RuntimeError: A process failed; carries its traceback.
     """
-    context = mp.get_context("forkserver")
+    context = mp.get_context("spawn" if fresh else "forkserver")
     queue = context.Queue()
     port = free_port()
     processes = [

@@ -198,7 +198,7 @@ def fused_on(rank, world_size):
 
 @pytest.mark.processes
 def test_two_processes_add_up_to_one():
-    parts = run_processes(fused_on, 2)
+    parts = run_processes(fused_on, 2, fresh=True)
     for name, requests in FUSED.items():
         inputs = leaves(SIZE)
         loss = mix(dense_stats(blocks_of(*inputs), requests))

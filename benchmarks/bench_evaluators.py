@@ -19,11 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
-import numpy as np
-
 from benchmarks.dated_report import write_page
 from benchmarks.evaluator_cases import CASES, PEER_PACKAGE, make_set
-from benchmarks.tables import Table, markdown, percent
+from benchmarks.tables import Table, markdown, percent, ratio, spread
 
 CORES = 2
 PROBED = (10, 100)
@@ -187,17 +185,6 @@ def table(found: Found, sizes: Mapping[str, int]) -> Table:
 def row(ours: Sequence[float], theirs: Sequence[float]) -> list[str]:
     """Return both, and how many times more theirs is."""
     return [spread(ours), spread(theirs), f"{ratio(theirs, ours):.1f} x"]
-
-
-def ratio(over: Sequence[float], under: Sequence[float]) -> float:
-    """Return the ratio of two medians."""
-    return median(over) / median(under)
-
-
-def spread(values: Sequence[float]) -> str:
-    """Return median, tenth and ninetieth percentile."""
-    low, high = np.percentile(values, [10, 90])
-    return f"{median(values):.2f} ({low:.2f} .. {high:.2f})"
 
 
 if __name__ == "__main__":

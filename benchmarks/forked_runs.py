@@ -214,10 +214,10 @@ class Training:
         """
         deadline, hung, told = time.monotonic() + PATIENCE, False, False
         while self._open:
+            if set(self._codes.values()) - {0} and not told:  # perhaps one ended before this was called
+                deadline = min(deadline, time.monotonic() + GRACE)
             self.watch(max(0.0, deadline - time.monotonic()))
             codes = set(self._codes.values()) - {0}
-            if codes and not told:
-                deadline = min(deadline, time.monotonic() + GRACE)
             if self._open and not told and (codes - {PREEMPTED} or (codes and time.monotonic() >= deadline)):
                 told, deadline = True, time.monotonic() + GRACE
                 self.send(signal.SIGTERM, self.running)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from statistics import median
+
+import numpy as np
 
 from vlp.ground import tabular
 
@@ -19,6 +22,17 @@ def markdown(table: Table) -> str:
 def percent(share: float) -> str:
     """Return a share in percent with one digit, cut and never rounded up."""
     return f"{math.floor(round(share * 1000, 9)) / 10:.1f} %"
+
+
+def ratio(over: Sequence[float], under: Sequence[float]) -> float:
+    """Return the ratio of two medians."""
+    return median(over) / median(under)
+
+
+def spread(values: Sequence[float]) -> str:
+    """Return median, tenth and ninetieth percentile."""
+    low, high = np.percentile(values, [10, 90])
+    return f"{median(values):.2f} ({low:.2f} .. {high:.2f})"
 
 
 def listed(values: dict[str, str]) -> str:

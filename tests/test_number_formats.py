@@ -158,7 +158,9 @@ def test_both_towers_are_compiled_and_no_length_of_captions_compiles_anew(monkey
     for step, length in enumerate((12, 4, 8, 11, 10, 9, 7, 6, 5)):
         train.one_step(parts, _shorter(batch_for(recipe, SIZE, step), length), step)
         assert graphs["VisionTransformer"] == modes
-        assert modes <= graphs["AnyLength"] <= 2 * modes  # torch compiles anew where there are as many rows as tokens
+        assert (
+            modes <= graphs["PackedTextTransformer"] <= 2 * modes
+        )  # torch compiles anew where there are as many rows as tokens
 
 
 def test_a_compiled_teacher_adds_one_graph(monkeypatch, graphs):

@@ -25,14 +25,15 @@ TOY: dict[str, Any] = {
 class PeerEpoch:
     """What `python -m open_clip_train.main` sets up for one process with its defaults and `--precision amp_bf16`.
 
-    TF32 and cuDNN's benchmark are on, as its `main` has them; AdamW is fused, which its `main` leaves to torch. Images
+    TF32 and cuDNN's benchmark are on, as its `main` has them; AdamW is fused, which its `main` does not ask for. Images
     lie normalised on the device already.
 
     Args:
         towers: A name that open_clip knows; None for a toy.
+        fused: Whether AdamW is one kernel; otherwise it is as torch has it by default.
     """
 
-    def __init__(self, towers: str | None, batch_size: int, device: str):
+    def __init__(self, towers: str | None, batch_size: int, device: str, *, fused: bool = True):
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.benchmark = True
         torch.backends.cudnn.deterministic = False
@@ -49,7 +50,7 @@ class PeerEpoch:
         self.texts = torch.randint(1, WORDS - 1, (batch_size, CONTEXT), device=device)
         self.texts[:, -1] = WORDS - 1
         self.loss = open_clip.ClipLoss()
-        self.optimizer = torch.optim.AdamW(self._groups(), lr=5e-4, betas=(0.9, 0.98), eps=1e-6, fused=True)
+        self.optimizer = torch.optim.AdamW(self._groups(), lr=5e-4, betas=(0.9, 0.98), eps=1e-6, fused=fused or None)
         self.settings = Namespace(
             device=device,
             precision="fp32" if device == "cpu" else "amp_bf16",

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from benchmarks import bench_evaluators
-from benchmarks.bench_evaluators import FULL, Found, ratio, spread, table
+from benchmarks.bench_evaluators import FULL, Found, table
 from benchmarks.evaluator_cases import draw_pairs, make_set, measured, pad, probe, processes, retrieval
+from benchmarks.tables import ratio, spread
 from vlp.evaluators.dataset import DataSource, open_set
 
 NUMBERS = {

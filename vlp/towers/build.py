@@ -19,10 +19,11 @@ from transformers import AutoConfig
 
 from vlp.ground.errors import said_by
 from vlp.ground.types import RecipeError
+from vlp.towers.attention import make_lean
 from vlp.towers.base import Fragment
 from vlp.towers.encoders import OtherEncoder, is_known_to_open_clip
+from vlp.towers.packed_text import make_packed
 from vlp.towers.pretrained import Gaps, count_trunk, load_encoder, watching_gaps
-from vlp.towers.text import take_any_length
 from vlp.towers.weights import Loaded
 
 LONGEST = 500  # letters of another library's error
@@ -128,7 +129,8 @@ def build_core(
         loaded.append(load_encoder(core.text, text.pretrained))
     _check_image(core.visual, model_cfg)
     _check_text(core.text, model_cfg)
-    take_any_length(core.text)
+    make_packed(core.text)
+    make_lean(core)
     _drop_patches_on_device(core.visual, model_cfg["vision_cfg"].get("patch_dropout", 0.0))
     is_whole = all(
         value.dtype == torch.float32 for value in (*core.parameters(), *core.buffers()) if value.is_floating_point()

@@ -23,7 +23,7 @@ from vlp.towers.freeze import freeze as freeze_parameters
 from vlp.towers.freeze import is_locked, rest_frozen_parts
 from vlp.towers.meaning import PREPROCESS_KEYS
 from vlp.towers.sources import find_sources, trained_with
-from vlp.towers.text import can_cut, embed_full, embed_in_buckets
+from vlp.towers.text import can_cut, embed_cut, embed_full
 from vlp.towers.tokenizer_fit import check_tokenizer
 from vlp.towers.tokenizers import PaddingTokenizer, tokenizer_for
 from vlp.towers.weights import load_weights
@@ -141,7 +141,7 @@ class DualEncoder(nn.Module):
         tower = self.core.text
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.locked_text):
             if can_cut(tower):
-                return _unit(embed_in_buckets(tower, tokens, lengths, self.text_buckets))
+                return _unit(embed_cut(tower, tokens, lengths, self.text_buckets))
             return _unit(embed_full(tower, tokens, self.context_length, self.tokenizer.pad_id))
 
     @property

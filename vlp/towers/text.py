@@ -8,10 +8,11 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from numpy.typing import NDArray
 from open_clip.hf_model import HFTextEncoder
-from open_clip.transformer import TextTransformer
 from torch import Tensor, nn
 
 from vlp.ground.types import send
+from vlp.towers.caption_layout import lay_out
+from vlp.towers.packed_text import can_pack
 
 
 def can_cut(tower: nn.Module) -> bool:
@@ -24,20 +25,25 @@ def can_cut(tower: nn.Module) -> bool:
     return tower.attn_mask is not None and tower.cls_emb is None and tower.pool_type in ("argmax", "eos")
 
 
-def embed_in_buckets(
-    tower: nn.Module, tokens: Int64[Tensor, "n l"], lengths: Int64[NDArray[np.int64], " n"], num_buckets: int
+def embed_cut(
+    tower: nn.Module, tokens: Int64[Tensor, "n l"], lengths: Int64[NDArray[np.int64], " n"], num_groups: int
 ) -> Float[Tensor, "n d"]:
     """Embed captions in groups of similar length, each cut to its longest, and return them in the given order.
+
+    A tower that takes layouts runs once, so that its weights are read, and their gradients written, once.
 
     Args:
         lengths: On the CPU, so that the cuts are known without waiting for the device.
     """
     lengths = np.asarray(lengths)
+    if can_pack(tower) and len(lengths):
+        packed: Tensor = tower(tokens, lay_out(lengths, tokens.shape[1], num_groups, tokens.device))
+        return packed
     order = np.argsort(lengths, kind="stable")
     place = np.empty_like(order)
     place[order] = np.arange(len(order))
     sorted_tokens = tokens[send(torch.from_numpy(order), tokens.device)]
-    groups = zip(sorted_tokens.tensor_split(num_buckets), np.array_split(lengths[order], num_buckets), strict=True)
+    groups = zip(sorted_tokens.tensor_split(num_groups), np.array_split(lengths[order], num_groups), strict=True)
     # cloned: a compiled tower would look at where in memory a part begins, and compile anew
     parts = [tower(group[:, : int(sizes.max())].clone()) for group, sizes in groups if len(sizes)]
     return torch.cat(parts)[send(torch.from_numpy(place), tokens.device)]
@@ -48,18 +54,3 @@ def embed_full(
 ) -> Float[Tensor, "n d"]:
     """Embed tokens filled up to the whole context."""
     return tower(F.pad(tokens, (0, context_length - tokens.shape[1]), value=pad_id))
-
-
-class AnyLength(TextTransformer):
-    """open_clip's text transformer with a mask as long as the captions: its own wants the whole context."""
-
-    def _embeds(self, text: Int64[Tensor, "n l"]) -> tuple[Float[Tensor, "n l w"], Float[Tensor, "... l l"] | None]:
-        hidden, mask = super()._embeds(text)
-        length = hidden.shape[1]
-        return hidden, None if mask is None else mask[..., :length, :length]
-
-
-def take_any_length(tower: nn.Module) -> None:
-    """Let open_clip's own text transformer take captions of any length up to its context."""
-    if type(tower) is TextTransformer:
-        tower.__class__ = AnyLength

@@ -1,0 +1,41 @@
+"""How many kernels one step of each shipped recipe launches, with towers of one block, as counted on the CPU.
+
+python -m tests.launches      # after a change that is meant to add some, or has saved some
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.gpu.launches import by_part
+from tests.small_steps import RECIPES, batch_for, small_parts, small_recipe
+from vlp import train
+
+KEPT = Path(__file__).with_suffix(".json")
+SIZE = 16
+
+
+def count(monkeypatch: pytest.MonkeyPatch, name: str) -> int:
+    """Return the launches of a recipe's second step; the first makes what later ones keep."""
+    recipe = small_recipe(name)
+    parts = small_parts(monkeypatch, recipe)
+    train.one_step(parts, batch_for(recipe, SIZE, 0), 0)
+    return by_part(parts, batch_for(recipe, SIZE, 1))["launches"]
+
+
+def main() -> None:
+    """Write what every recipe launches now."""
+    found = {}
+    for name in RECIPES:
+        with pytest.MonkeyPatch.context() as patches:
+            found[name] = count(patches, name)
+    kept = {"torch": torch.__version__, "launches": found}  # other versions take other operations apart
+    KEPT.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

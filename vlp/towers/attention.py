@@ -1,0 +1,75 @@
+"""Residual blocks of open_clip's towers with few copies, and for captions that lie one behind the other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from open_clip.transformer import ResidualAttentionBlock
+from torch import Tensor, nn
+
+from vlp.towers.caption_layout import CaptionLayout
+
+NONE_OF = ("bias_k", "bias_v", "head_scale", "logit_scale")
+"""What an attention has none of, if it knows it at all, where it is nothing but softmax attention."""
+
+
+class LeanBlock(ResidualAttentionBlock):
+    """open_clip's block, computing the same with fewer copies.
+
+    A layout of captions may take the place of the mask: each caption then sees itself alone, causally.
+    """
+
+    def attention(self, q_x: Tensor, k_x: Any = None, v_x: Any = None, attn_mask: Any = None) -> Tensor:
+        """Attend to everything, or within the captions of a layout; to anything else as ever."""
+        if k_x is not None or v_x is not None or not (attn_mask is None or isinstance(attn_mask, CaptionLayout)):
+            found: Tensor = super().attention(q_x, k_x, v_x, attn_mask)
+            return found
+        layer = self.attn
+        rows = F.linear(q_x.flatten(0, 1), layer.in_proj_weight, layer.in_proj_bias)
+        if attn_mask is None:
+            seen = _attend(rows, (len(q_x), q_x.shape[1]), layer.num_heads, is_causal=False)
+        else:
+            parts = rows.split([count * longest for count, longest in attn_mask.groups])
+            groups = zip(parts, attn_mask.groups, strict=True)
+            seen = torch.cat([_attend(part, group, layer.num_heads, is_causal=True) for part, group in groups])
+        out: Tensor = layer.out_proj(seen)
+        return out.view(q_x.shape)
+
+
+def make_lean(tower: nn.Module) -> None:
+    """Let all residual blocks of a tower of open_clip compute with few copies, where their attention is a plain one."""
+    for block in tower.modules():
+        if type(block) is ResidualAttentionBlock and _is_plain(block.attn):
+            block.__class__ = LeanBlock
+
+
+def _attend(
+    rows: Float[Tensor, "t w"], group: tuple[int, int], num_heads: int, *, is_causal: bool
+) -> Float[Tensor, "t d"]:
+    """Let sequences of one length attend each to itself.
+
+    Args:
+        rows: Queries, keys and values of every token, side by side.
+        group: Number of sequences, and of tokens in each.
+    """
+    count, longest = group
+    queries, keys, values = rows.view(count, longest, 3, num_heads, -1).permute(2, 0, 3, 1, 4).unbind()
+    seen = F.scaled_dot_product_attention(queries, keys, values, is_causal=is_causal)
+    return seen.transpose(1, 2).reshape(count * longest, -1)
+
+
+def _is_plain(layer: Any) -> bool:
+    """Whether an attention, torch's or open_clip's own, is nothing but softmax attention from one projection."""
+    drop = getattr(layer, "dropout", 0.0) or getattr(getattr(layer, "attn_drop", None), "p", 0.0)
+    drop = drop or getattr(getattr(layer, "out_drop", None), "p", 0.0)
+    further = [getattr(layer, name, nn.Identity()) for name in ("ln_q", "ln_k", "ln_inner")]
+    return (
+        getattr(layer, "in_proj_weight", None) is not None
+        and all(getattr(layer, name, None) is None for name in NONE_OF)
+        and all(type(module) is nn.Identity for module in further)
+        and not getattr(layer, "add_zero_attn", False)
+        and drop == 0.0
+    )

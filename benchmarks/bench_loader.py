@@ -4,7 +4,7 @@
     python -m benchmarks.bench_loader --quick
 
 Sets A (longest side 512), B (shortest side 256) and C (longest side 1024) are made once, of photographs that
-scikit-learn and scikit-image ship (`pip install scikit-image`), and kept under --scratch. Every case is a process of
+scikit-learn and scikit-image ship (the extra `bench`), and kept under --scratch. Every case is a process of
 its own, one after the other, round after round; the report is written again after every round.
 """
 

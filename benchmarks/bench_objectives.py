@@ -29,6 +29,7 @@ import torch
 from benchmarks.objective_cases import NOT_INSTALLED, OURS, OUT_OF_MEMORY, PEERS, PRODUCTS, Case, Cost, measure
 from benchmarks.objective_numerics import gradient_errors
 from benchmarks.objective_report import BOUNDED, Row, peak_of, tenths, write_report
+from benchmarks.quick import add_quick, settle
 from vlp.ground.provenance import commit, machine, versions
 from vlp.ground.registry import nearest
 from vlp.objectives.base import terms
@@ -51,7 +52,7 @@ CUDA_NAMES = ("open_clip.ClipLoss", "inf_cl", "open_clip.SigLipLoss", "clip", "s
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure round after round, and write the report after each, so that nothing is lost when a later one fails."""
     parser = build_parser()
-    parsed = parser.parse_args(arguments)
+    parsed = settle(parser.parse_args(arguments))
     if parsed.case:
         order = json.loads(parsed.case)
         print(json.dumps(asdict(measure(Case(**order.pop("case")), **order))))
@@ -92,6 +93,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--peak-tflops", type=float, help="of the accelerator in bfloat16; default: known for a few")
     parser.add_argument("--to", type=Path, default=Path("benchmarks/reports"), help="default: %(default)s")
     parser.add_argument("--case", help=argparse.SUPPRESS)
+    add_quick(parser, pairs=[256], rounds=1)
     return parser
 
 

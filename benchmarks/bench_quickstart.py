@@ -18,6 +18,7 @@ from pathlib import Path
 
 from benchmarks import peer_open_clip as peer
 from benchmarks.measure import Cost, run_measured
+from benchmarks.quick import add_quick, settle
 from benchmarks.quickstart_report import Row, write_report
 from vlp.ground.provenance import commit, machine, versions
 from vlp.recipe.compose import load_recipe
@@ -33,7 +34,7 @@ TRAIN = (
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train, score, and write the report after every training, so that nothing is lost when a later one fails."""
-    parsed = build_parser().parse_intermixed_args(arguments)
+    parsed = settle(build_parser().parse_intermixed_args(arguments))
     os.chdir(ROOT)
     started = datetime.datetime.now(datetime.UTC)
     work = Path("runs") / f"bench_quickstart_{started:%Y%m%d_%H%M%S}"
@@ -77,6 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--peer-seeds", nargs="+", type=int, default=[0], help="of open_clip; default: 0")
     parser.add_argument("--peer-python", type=Path, help="of an environment with open_clip_train; default: make one")
     parser.add_argument("--to", type=Path, default=Path("benchmarks/reports"), help="default: %(default)s")
+    add_quick(parser, recipe="recipes/smoke.yaml", overrides=["train.samples=512"], seeds=[0], peer_seeds=[0])
     return parser
 
 

@@ -41,6 +41,7 @@ from benchmarks.forked_runs import (
     whole_checkpoints,
 )
 from benchmarks.instruments import Instruments
+from benchmarks.quick import add_quick, settle
 from vlp.ground.provenance import commit
 
 STEPS, EVERY = 10, 3
@@ -107,7 +108,7 @@ PARTS = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Try everything, write a report; leave with 1 where a promise is broken."""
-    parsed = build_parser().parse_args(arguments)
+    parsed = settle(build_parser().parse_args(arguments))
     parsed.work.mkdir(parents=True, exist_ok=True)
     outcomes: list[Outcome] = []
     for ranks in parsed.ranks:
@@ -134,6 +135,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--work", type=Path, default=Path("runs/chaos"), help="folder of the runs and of what was tried"
     )
     parser.add_argument("--to", type=Path, help="folder of the report, such as benchmarks/reports; default: none")
+    add_quick(parser, limit=2, scenes=["first"], ranks=[1])
     return parser
 
 

@@ -40,6 +40,7 @@ from benchmarks.forked_runs import (
     whole_checkpoints,
 )
 from benchmarks.instruments import Instruments
+from benchmarks.quick import add_quick, settle
 from benchmarks.tables import markdown
 from vlp.data import SampleSet
 from vlp.data.shards.cards import load_card
@@ -83,7 +84,7 @@ class Read:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Flip and judge, write a report; leave with 1 where something goes on silently with other values."""
-    parsed = build_parser().parse_args(arguments)
+    parsed = settle(build_parser().parse_args(arguments))
     scene = make_scene(parsed.work.absolute() / commit())
     flips = list(flip_all(scene, parsed.small, parsed.large))
     resumed, broken = resume_some(scene, flips, parsed.resumes)
@@ -106,6 +107,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--resumes", type=int, default=100, metavar="N", help="flips that are also trained to the end")
     parser.add_argument("--work", type=Path, default=Path("runs/flipped_bits"), help="folder of the run")
     parser.add_argument("--to", type=Path, help="folder of the report, such as benchmarks/reports; default: none")
+    add_quick(parser, small=20, large=20, resumes=5)
     return parser
 
 

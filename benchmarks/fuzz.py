@@ -29,6 +29,7 @@ from tqdm import tqdm
 
 from benchmarks.dated_report import write_page
 from benchmarks.fuzz_targets import INTERESTING, TARGETS, try_one
+from benchmarks.quick import add_quick, settle
 from benchmarks.tables import markdown
 
 TURN = 1.0  # seconds
@@ -111,7 +112,7 @@ class Turn:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Fuzz, write a report; leave with 1 where something was found."""
-    parsed = build_parser().parse_args(arguments)
+    parsed = settle(build_parser().parse_args(arguments))
     if parsed.again:
         feed_again(*parsed.again)
         return
@@ -144,6 +145,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--work", type=Path, default=Path("runs/fuzz"), help="folder of inputs that found something")
     parser.add_argument("--to", type=Path, help="folder of the report, such as benchmarks/reports; default: none")
     parser.add_argument("--again", nargs=2, metavar=("FILE", "TARGET"), help="feed one input, and show what it does")
+    add_quick(parser, minutes=1.0)
     return parser
 
 

@@ -1,6 +1,6 @@
 """Shards of JPEGs like those that people train on, made of real photographs: sets A, B and C of the loader benchmark.
 
-The photographs are those that scikit-learn and scikit-image ship (`pip install scikit-image`; it is needed for nothing
+The photographs are those that scikit-learn and scikit-image ship (the extra `bench`; it is needed for nothing
 else). Each sample is a random crop of one of them, perhaps mirrored, at quality 95 with halved chroma, as img2dataset
 writes; a caption of 13 words; and a record. Shards are kept, and made again only where they are missing.
 """

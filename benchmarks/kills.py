@@ -45,6 +45,7 @@ from benchmarks.forked_runs import (
 )
 from benchmarks.instruments import Instruments
 from benchmarks.kills_report import write_report
+from benchmarks.quick import add_quick, settle
 from vlp.ground.provenance import commit
 
 STEPS, EVERY, KEEP = 16, 4, 2
@@ -100,7 +101,7 @@ class Life:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Kill and resume, write a report; leave with 1 where a promise is broken."""
-    parsed = build_parser().parse_args(arguments)
+    parsed = settle(build_parser().parse_args(arguments))
     parsed.work.mkdir(parents=True, exist_ok=True)
     lives: list[Life] = []
     with tqdm(total=parsed.kills, unit="kill", disable=None) as bar:
@@ -126,6 +127,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, default=Path("runs/kills"), help="folder of the runs and of what was done")
     parser.add_argument("--to", type=Path, help="folder of the report, such as benchmarks/reports; default: none")
+    add_quick(parser, kills=6, ranks=[1])
     return parser
 
 

@@ -29,6 +29,7 @@ from benchmarks.mutant_operators import Mutant, mutants_of
 from benchmarks.mutant_report import SURVIVED, UNCLEAR, Result, write_report
 from benchmarks.mutant_runs import Job, Run, copy_project, runs_of
 from benchmarks.mutant_tests import ROOMS, calls_of, files_of
+from benchmarks.quick import add_quick, settle
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE = 300.0  # seconds that one call of pytest may take
@@ -37,7 +38,7 @@ WARM = ("tests.conftest", "vlp.train", "hypothesis")
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run mutants and write a report; leave with 1 where a survivor has no explanation."""
-    parsed = build_parser().parse_args(arguments)
+    parsed = settle(build_parser().parse_args(arguments))
     rooms = {room: files_of(room, ROOT) for room in parsed.rooms}
     if parsed.files:
         rooms = {room: [file for file in files if file in parsed.files] for room, files in rooms.items()}
@@ -67,6 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--jobs", type=int, default=2, help="mutants at a time")
     parser.add_argument("--to", type=Path, default=Path("runs/mutants"), help="folder of the results")
     parser.add_argument("--report", type=Path, default=Path("benchmarks/reports"), help="folder of the report")
+    add_quick(parser, limit=1)
     return parser
 
 

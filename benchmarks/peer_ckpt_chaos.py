@@ -19,6 +19,7 @@ from pathlib import Path
 
 from benchmarks.dated_report import write_page
 from benchmarks.forked_runs import set_up
+from benchmarks.quick import add_quick, settle
 from vlp.ground.provenance import commit
 
 PACKAGE = "ckpt-chaos==0.1.8"
@@ -28,7 +29,7 @@ STEPS, EVERY = 8, 3
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run it with every mode and number of ranks, write a report; leave with 1 where it finds a fault."""
-    parsed = build_parser().parse_args(arguments)
+    parsed = settle(build_parser().parse_args(arguments))
     work = parsed.work.absolute()
     package = install(work / "package")
     done = [
@@ -62,6 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--points", type=int, default=20, metavar="N", help="most events per mode and number of ranks")
     parser.add_argument("--work", type=Path, default=Path("runs/ckpt_chaos"), help="folder of the package and the runs")
     parser.add_argument("--to", type=Path, help="folder of the report, such as benchmarks/reports; default: none")
+    add_quick(parser, ranks=[1], points=2)
     return parser
 
 

@@ -1,7 +1,7 @@
 """What does one rank of a large job cost before it has a model: a thousand ranks and a hundred thousand shards.
 
     python -m benchmarks.scale
-    python -m benchmarks.scale --shards 2_000 --ranks 64 --samples 100
+    python -m benchmarks.scale --quick --to runs/try
 
 The code of a run, without towers: cards, shards and their indices, order, batches, counts of faults, checkpoints. The
 shards are real files of two pairs each; where only sizes matter they count as a thousand. Ranks are tried one after the
@@ -38,6 +38,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.dated_report import write_page
+from benchmarks.quick import add_quick, settle
 from benchmarks.tables import markdown
 from vlp.data import Captions, Card, Crop, SampleSet, Views
 from vlp.data.batches import Decoder, LocalBatches
@@ -86,7 +87,7 @@ class Rank:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, write a report; leave with 1 where a promise is broken."""
-    parsed = build_parser().parse_args(arguments)
+    parsed = settle(build_parser().parse_args(arguments))
     sizes = sizes_of(parsed.shards, parsed.samples)
     orders = {name: check_order(name, order, parsed.ranks) for name, order in orders_of(sizes).items()}
     with tempfile.TemporaryDirectory(dir=parsed.scratch) as folder:
@@ -115,6 +116,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--samples", type=int, default=1000, help="of a shard, where only sizes matter; on average")
     parser.add_argument("--scratch", type=Path, help="folder for the files, 10 kB each; default: the system's")
     parser.add_argument("--to", type=Path, default=Path("benchmarks/reports"), help="folder of the report")
+    add_quick(parser, shards=2000, ranks=64, samples=100)
     return parser
 
 

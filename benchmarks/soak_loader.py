@@ -33,6 +33,7 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.measure import PROC, tree_bytes
+from benchmarks.quick import add_quick, settle
 from benchmarks.tables import listed, markdown, percent, slug
 from vlp.data import Captions, Card, Crop, SampleSet, Stream, Views
 from vlp.data.order.shuffle import Shuffle
@@ -71,7 +72,7 @@ class Epoch:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Damage a copy of the shards, read it again and again, write a report; leave with 1 where a promise is broken."""
-    parsed = build_parser().parse_args(arguments)
+    parsed = settle(build_parser().parse_args(arguments))
     with tempfile.TemporaryDirectory() as folder:
         os.environ["XDG_CACHE_HOME"] = folder
         card, damaged = damage(Path(folder))
@@ -104,6 +105,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--epochs", type=int, default=200)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--to", type=Path, default=Path("benchmarks/reports"), help="folder of the report")
+    add_quick(parser, epochs=8)
     return parser
 
 

@@ -36,6 +36,7 @@ NAVIGATION = {
         "Losses </docs/terms>",
         "Settings </docs/reference>",
         "docs/weights",
+        "docs/widths",
         "docs/clusters",
         "docs/reproducibility",
         "docs/trackers",

@@ -30,7 +30,11 @@ def small_recipe(name: str, *overrides: str, image: Settings = IMAGE, text: Sett
     """Return a shipped recipe with other, small towers."""
     whole = load_recipe(name, overrides)
     model = whole.model.model_validate(whole.model.model_dump() | PLAIN | {"image": image, "text": text})
-    return whole.model_copy(update={"model": model})
+    terms = {
+        label: entry.model_copy(update={"widths": (4, 8, 12)[: len(entry.widths)]})
+        for label, entry in whole.objective.items()
+    }
+    return whole.model_copy(update={"model": model, "objective": terms})
 
 
 def small_parts(monkeypatch: pytest.MonkeyPatch, recipe: Recipe, accelerator: object | None = None) -> Run:

@@ -70,7 +70,8 @@ def _eval(parser: argparse.ArgumentParser) -> None:
         "models",
         nargs="+",
         metavar="model",
-        help="run or checkpoint folder, exported folder, hf-hub:ORG/NAME, or NAME:TAG of open_clip",
+        help="run or checkpoint folder, exported folder, hf-hub:ORG/NAME, or NAME:TAG of open_clip; with @WIDTH behind "
+        "it, the first coordinates of its embeddings alone",
     )
     parser.add_argument(
         "--tasks",
@@ -187,13 +188,14 @@ def _export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, help="run or checkpoint folder")
     parser.add_argument("--to", type=Path, required=True, help="folder to write")
     parser.add_argument("--weights", help="label of the weights, such as ema; default: those the recipe evaluates")
+    parser.add_argument("--width", type=int, metavar="N", help="export the first N coordinates of the embeddings alone")
     parser.add_argument("--push", metavar="NAME", help="upload to this repository of the hub afterwards")
 
     def command(parsed: argparse.Namespace) -> None:
         from vlp.export.hub import push
         from vlp.export.run import export_run
 
-        print(export_run(parsed.run, parsed.to, weights=parsed.weights))
+        print(export_run(parsed.run, parsed.to, weights=parsed.weights, width=parsed.width))
         if parsed.push:
             print(f"pushed to {push(parsed.to, parsed.push)}")
 

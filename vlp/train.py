@@ -97,6 +97,7 @@ def one_step(
         has_twins: Whether a sample stands twice in the batch of the whole job; None as for `Pairs`.
     """
     recipe = run.recipe
+    run.utilisation.operations.add(batch)
     for strategy in run.strategies.values():
         batch = strategy.before_forward(batch)
 
@@ -187,9 +188,10 @@ def write_metrics(
         "bad_samples": float(faults.total),
         **{f"retries/{source}/{trouble}": float(count) for (source, trouble), count in faults.retries.items()},
     }
+    metrics |= run.utilisation.metrics(metrics["samples_per_second"] / dist.world_size())
     log.write(step, metrics)
     shown = ["loss", "scale", "gradient_norm/image", "gradient_norm/text", "samples_per_second", "data_wait"]
-    shown += ["peak_memory_gb"] if run.device.type == "cuda" else []
+    shown += ["mfu", "peak_memory_gb"] if "mfu" in metrics else []
     terms = [name for name in report if name.startswith("loss/")] if len(run.objective.terms) > 1 else []
     note = diagnose(metrics, recipe.data.workers) if clock.laps > 1 else ""
     log.show({name: metrics[name] for name in (*shown[:1], *terms, *shown[1:])}, note)

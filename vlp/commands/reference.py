@@ -64,6 +64,7 @@ SECTIONS: dict[str, Any] = {
     "data.captions.negatives": WrongCaptions,
     "data.augment": Augment,
     "model": (DualEncoder, schema.ModelSection),
+    "objective.LABEL": schema.TermEntry,
     "objective.LABEL.weight": Schedule,
     "optimizer": build_optimizer,
     "optimizer.groups.LABEL": GroupSettings,

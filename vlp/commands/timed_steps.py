@@ -27,6 +27,7 @@ from vlp.ground.types import Batch
 from vlp.plan.devices import Device, known_as
 from vlp.recipe.compose import load_recipe
 from vlp.run.assemble import Run, assemble
+from vlp.run.utilisation import fastest, wait
 from vlp.step.learning_rate import set_learning_rate
 
 WARM_UP = 2
@@ -186,10 +187,10 @@ def _time_each(step: Callable[[int], float], steps: int, device: torch.device) -
 def _lap(run: Run, batches: Iterator[Batch], number: int, stopwatch: Stopwatch) -> dict[str, float]:
     """Return the seconds of one step by part."""
     stopwatch.seconds.clear()
-    _wait(run.device)
+    wait(run.device)
     started = time.perf_counter()
     waited = _step(run, batches, number)
-    _wait(run.device)
+    wait(run.device)
     total = time.perf_counter() - started
     known = {"data": waited, **{part: stopwatch.seconds[part] for part in ("towers", "loss", "optimizer")}}
     return {**known, "backward": total - sum(known.values())}
@@ -219,11 +220,11 @@ class Stopwatch:
             hook.remove()
 
     def _start(self) -> None:
-        _wait(self._device)
+        wait(self._device)
         self._started = time.perf_counter()
 
     def _stop(self, part: str) -> None:
-        _wait(self._device)
+        wait(self._device)
         self.seconds[part] += time.perf_counter() - self._started
 
 
@@ -235,10 +236,10 @@ def this_device(device: torch.device) -> Device:
         left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
         before = torch.backends.cuda.matmul.allow_tf32
         torch.backends.cuda.matmul.allow_tf32 = name == "tf32"
-        rates[name] = 2 * side**3 / _fastest(partial(torch.matmul, left, right), device)
+        rates[name] = 2 * side**3 / fastest(partial(torch.matmul, left, right), device)
         torch.backends.cuda.matmul.allow_tf32 = before
     source = torch.zeros(COPIED[device.type], dtype=torch.uint8, device=device)
-    bandwidth = 2 * len(source) / _fastest(source.clone, device)
+    bandwidth = 2 * len(source) / fastest(source.clone, device)
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         name, memory = properties.name, float(properties.total_memory)
@@ -246,20 +247,3 @@ def this_device(device: torch.device) -> Device:
         name, memory = machine(), float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     known = known_as(name)
     return Device(name, **rates, memory=memory, bandwidth=bandwidth, link=known.link if known else bandwidth)
-
-
-def _fastest(work: Callable[[], object], device: torch.device, repeats: int = 3) -> float:
-    """Return the seconds of the fastest of some calls, after one that does not count."""
-    seconds = []
-    for _ in range(repeats + 1):
-        _wait(device)
-        started = time.perf_counter()
-        work()
-        _wait(device)
-        seconds.append(time.perf_counter() - started)
-    return min(seconds[1:])
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

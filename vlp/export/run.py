@@ -16,31 +16,34 @@ from vlp.run.checkpoint import LOCK
 from vlp.run.trained_model import load_model_of_run
 
 
-def export_run(path: Path, to: Path, *, weights: str | None = None) -> ExportReport:
+def export_run(path: Path, to: Path, *, weights: str | None = None, width: int | None = None) -> ExportReport:
     """Export the newest whole checkpoint of a run, or one checkpoint folder.
 
     Args:
         weights: Label of the weights; None takes those that the recipe evaluates.
+        width: Export a model whose embeddings are so many first coordinates of the trained one's, for a run whose
+            terms have `widths`; its scores are those of `vlp eval RUN@WIDTH`.
 
     Raises:
         RecipeError: No checkpoint, no such weights, the target exists, or the libraries disagree.
     """
-    trained = load_model_of_run(path, weights)
+    trained = load_model_of_run(path, weights, width=width)
     run = trained.checkpoint.path.parent.parent
     return export_model(
         trained.model,
         to,
-        name=trained.recipe.name,
+        name=trained.recipe.name if width is None else f"{trained.recipe.name}-{width}",
         recipe_text=lock_text(trained.recipe),
-        results=find_results(run, trained.checkpoint.step, trained.weights),
+        results=find_results(run, trained.checkpoint.step, trained.weights, width),
         data_note=describe_data(trained.recipe),
         origins=find_origins(run),
     )
 
 
-def find_results(run: Path, step: int, weights: str) -> list[dict[str, Any]]:
-    """Return the evaluation records of one step and label of weights; failed tasks are left out."""
-    files = sorted((run / "evaluations" / f"step_{step:08d}").glob("*.json"))
+def find_results(run: Path, step: int, weights: str, width: int | None = None) -> list[dict[str, Any]]:
+    """Return the evaluation records of one step, label of weights and width; failed tasks are left out."""
+    folder = run / "evaluations" / f"step_{step:08d}"
+    files = sorted((folder if width is None else folder / f"width_{width}").glob("*.json"))
     records = [json.loads(file.read_text(encoding="utf-8")) for file in files]
     return [record for record in records if record["weights"] == weights and "error" not in record]
 

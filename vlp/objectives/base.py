@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 from jaxtyping import Bool, Float
@@ -13,7 +14,7 @@ from vlp.ground import dist
 from vlp.ground.registry import Registry
 from vlp.ground.types import RecipeError
 from vlp.ground.undo import Undo
-from vlp.pairs import Pairs, Request, Stats, TileMemory, kernel_of, mask_of, pair_stats
+from vlp.pairs import Pairs, PrefixPairs, Request, Stats, TileMemory, kernel_of, mask_of, pair_stats
 
 Report = dict[str, Tensor]
 NEEDS = {
@@ -82,15 +83,22 @@ class Objective(nn.Module):
 
     Args:
         terms: By label: a term, and its weight as a function of the step.
+        widths: By label: the term reads so many first coordinates of the embeddings, made unit again (Matryoshka
+            representations, Kusupati et al. 2022, eq. 1); all of them where nothing is said.
 
     Raises:
         ValueError: There is no term.
     """
 
-    def __init__(self, terms: Mapping[str, tuple[Term, Callable[[int], float]]]):
+    def __init__(
+        self,
+        terms: Mapping[str, tuple[Term, Callable[[int], float]]],
+        widths: Mapping[str, int] = MappingProxyType({}),
+    ):
         super().__init__()
         if not terms:
             raise ValueError("an objective needs at least one term")
+        self._widths = dict(widths)
         self._terms = {label: term for label, (term, _) in terms.items()}
         self.terms = nn.ModuleDict(self._terms)
         self._weights = {label: weight for label, (_, weight) in terms.items()}
@@ -99,9 +107,17 @@ class Objective(nn.Module):
         self._undo: Undo | None = None
 
     def create(self, embed_dim: int) -> None:
-        """Make the terms' own parameters for embeddings of this width."""
-        for term in self._terms.values():
-            term.create(embed_dim)
+        """Make the terms' own parameters for embeddings of this width.
+
+        Raises:
+            RecipeError: A term is to read as many coordinates as there are, or more, or none.
+        """
+        for label, term in self._terms.items():
+            width = self._widths.get(label, embed_dim)
+            if label in self._widths and not 0 < width < embed_dim:
+                name = label.partition("@")[0]
+                raise RecipeError(f"objective.{name}.widths: {width} is not within the {embed_dim} of model.embed_dim")
+            term.create(width)
 
     def expect(self, num_samples: int) -> None:
         """Let every term look at the number of training samples.
@@ -135,10 +151,9 @@ class Objective(nn.Module):
         """
         self._check(pairs)
         self._undo = Undo(self)
-        stats = self._stats(pairs)
         # times NaN, so that gradients are NaN too
         spoilt = torch.where(pairs.finite, 1.0, torch.nan).to(pairs.image.dtype)
-        shares = {label: term(pairs, stats) * spoilt for label, term in self._terms.items()}
+        shares = {label: share * spoilt for label, share in self._shares(pairs).items()}
         self._undo.unless(pairs.finite)
         loss = torch.stack([self._weights[label](step) * share for label, share in shares.items()]).sum()
         values = dist.all_reduce_sum(torch.stack([share.detach() for share in shares.values()]), pairs.group)
@@ -151,9 +166,19 @@ class Objective(nn.Module):
             self._undo.unless(taken)
             self._undo = None  # what is settled stays
 
-    def _stats(self, pairs: Pairs) -> Stats:
+    def _shares(self, pairs: Pairs) -> dict[str, Float[Tensor, ""]]:
+        """Let the terms of each width read one walk; return what they say, in their own order."""
+        found = {}
+        for width in dict.fromkeys(map(self._widths.get, self._terms)):
+            seen = pairs if width is None else PrefixPairs(pairs, width)
+            alike = {label: term for label, term in self._terms.items() if self._widths.get(label) == width}
+            stats = self._stats(seen, alike.values())
+            found.update({label: term(seen, stats) for label, term in alike.items()})
+        return {label: found[label] for label in self._terms}
+
+    def _stats(self, pairs: Pairs, alike: Iterable[Term]) -> Stats:
         wanted: dict[str, list[Request]] = {}
-        for term in self._terms.values():
+        for term in alike:
             for block, requests in term.plan(pairs).items():
                 wanted.setdefault(block, []).extend(requests)
         blocks = {

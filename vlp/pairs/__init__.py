@@ -6,6 +6,7 @@ from vlp.pairs.engine.walk import pair_stats
 from vlp.pairs.functions import SOFTPLUS, Kernel, Pointwise, affinity, below, fade, given, nearness, tilt
 from vlp.pairs.numbers import at_least_float32
 from vlp.pairs.pairs import Pairs
+from vlp.pairs.prefix import PrefixPairs
 from vlp.pairs.products import products_at
 from vlp.pairs.requests import (
     HIST,
@@ -40,6 +41,7 @@ __all__ = [
     "Mask",
     "Pairs",
     "Pointwise",
+    "PrefixPairs",
     "Request",
     "Side",
     "Stats",

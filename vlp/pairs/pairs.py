@@ -66,7 +66,7 @@ class Pairs:
         self.embeddings = embeddings
         self.group = group
         self.step = step
-        self._precision = precision
+        self.precision = precision
         self.num_processes = dist.world_size(group)
         self.num_local = len(embeddings.image)
         self.num_pairs = self.num_local * self.num_processes
@@ -275,9 +275,9 @@ class Pairs:
 
     def own_network(self) -> Any:
         """Return the context in which a term calls a network of its own; what comes out may be half precision."""
-        if self._precision is None:
+        if self.precision is None:
             return nullcontext()
-        return torch.autocast(self.image.device.type, self._precision)
+        return torch.autocast(self.image.device.type, self.precision)
 
     def share(self, value: Tensor) -> Tensor:
         """Return this process's equal share of a number that all processes agree on."""

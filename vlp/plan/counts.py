@@ -72,7 +72,7 @@ class Counts:
         embed_dim: Width of the embeddings.
         image_views: Views of each image that the towers see.
         text_views: Captions of each pair that the towers see.
-        matrices: How many similarity matrices the objective walks over.
+        matrices: How many similarity matrices the objective walks over; one of fewer coordinates counts as a part.
         pixels: Bytes of one image as it comes to the device.
         strategies: Operations of strategies, such as the forward pass of a teacher, for one pair.
         uncounted: Parts of the recipe whose operations are not in these numbers.
@@ -89,7 +89,7 @@ class Counts:
     embed_dim: int
     image_views: int
     text_views: int
-    matrices: int
+    matrices: float
     pixels: int
     strategies: float = 0.0
     uncounted: tuple[str, ...] = ()
@@ -131,7 +131,7 @@ def count(recipe: Recipe, *, tokens: float | None = None) -> Counts:
             embed_dim=towers.embed_dim,
             image_views=seen.image_views,
             text_views=seen.text_views,
-            matrices=max(1, _matrices(objective)),
+            matrices=max(1.0, _matrices(objective, recipe, towers.embed_dim)),
             pixels=math.prod(_shape(towers)),
             strategies=seen.operations,
             uncounted=(
@@ -282,5 +282,11 @@ def _beside(used: Iterable[Strategy]) -> int:
     return sum(storages.values())
 
 
-def _matrices(objective: Objective) -> int:
-    return len({name for term in objective.terms.values() for name in cast(Term, term).requests})
+def _matrices(objective: Objective, recipe: Recipe, embed_dim: int) -> float:
+    found = {
+        (width, name)
+        for label, entry in recipe.objective.items()
+        for width in (embed_dim, *entry.widths)
+        for name in cast(Term, objective.terms[label]).requests
+    }
+    return sum(width / embed_dim for width, _ in found)

@@ -31,11 +31,16 @@ def build_objective(recipe: Recipe) -> Objective:
         RecipeError: The settings of one cannot be satisfied.
     """
     parts: dict[str, tuple[Term, Schedule]] = {}
+    widths: dict[str, int] = {}
     for label, entry in recipe.objective.items():
         weight = entry.weight
         try:
-            term = terms.build(entry.type, settings(entry, "type", "weight"))
-            parts[label] = (term, Schedule(start=weight) if isinstance(weight, float) else Schedule(**settings(weight)))
+            schedule = Schedule(start=weight) if isinstance(weight, float) else Schedule(**settings(weight))
+            own = settings(entry, "type", "weight", "widths")
+            parts[label] = terms.build(entry.type, own), schedule
+            for width in entry.widths:
+                widths[f"{label}@{width}"] = width
+                parts[f"{label}@{width}"] = terms.build(entry.type, own), schedule  # with parameters of its own
         except ValueError as error:
             raise RecipeError(f"objective.{label}: {error}") from error
-    return Objective(parts)
+    return Objective(parts, widths)

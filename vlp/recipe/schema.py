@@ -55,6 +55,7 @@ if TYPE_CHECKING:  # made from signatures at run time, which no type checker fol
     OptimizerSection: TypeAlias = Any
     ScheduleSection: TypeAlias = Any
     TermSection: TypeAlias = Any
+    TermEntry: TypeAlias = Any
     StrategySection: TypeAlias = Any
     ModelSection: TypeAlias = Any
 else:
@@ -72,7 +73,20 @@ else:
     AugmentSection = settings_of(Augment)
     OptimizerSection = settings_of(build_optimizer)
     ScheduleSection = settings_of(learning_rate_factor)
-    TermSection = one_of(terms, weight=(float | settings_of(Schedule), 1.0))
+
+    class TermEntry(Section):
+        """What an entry of `objective` may say beside the settings of its term.
+
+        Args:
+            weight: Multiplies the term; a number, or a schedule over the steps.
+            widths: Numbers of first coordinates of the embeddings, made unit again, at which the term is added as well,
+                with the same weight (Matryoshka representations, Kusupati et al. 2022).
+        """
+
+        weight: float | settings_of(Schedule) = 1.0
+        widths: tuple[int, ...] = ()
+
+    TermSection = one_of(terms, **{name: (each.annotation, each) for name, each in TermEntry.model_fields.items()})
     StrategySection = one_of(strategies)
     ModelSection = create_model(
         "model", __base__=settings_of(DualEncoder), image=(one_of(image_towers), ...), text=(one_of(text_towers), ...)
@@ -229,7 +243,7 @@ class Recipe(Section):
         runs: Folder of all runs.
         seed: Source of all randomness.
         objective: The terms of the loss by label; `type` names the term where the label does not, and `weight` (1 when
-            absent) multiplies it.
+            absent) multiplies it; `widths` adds it for the first coordinates of the embeddings as well.
         strategies: What changes views, batches, teachers or stages, by label; `type` names it where the label does not.
     """
 

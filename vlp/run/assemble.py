@@ -34,6 +34,7 @@ from vlp.run.log import Log
 from vlp.run.micro_batch_count import MicroBatchCount, count_micro_batches
 from vlp.run.ready import check_ready, check_room
 from vlp.run.trackers import start_trackers
+from vlp.run.utilisation import Utilisation
 from vlp.step.guarded_step import SafeStep
 from vlp.step.learning_rate import learning_rate_factor
 from vlp.step.optimizer import build_optimizer
@@ -63,6 +64,7 @@ class Run:
         term_optimizer: Of the parameters that terms bring along, if any.
         rate: Factor of the learning rate at a step.
         micro_batches: In how many pieces a process embeds its share.
+        utilisation: How much of the device the model makes use of.
     """
 
     recipe: Recipe
@@ -80,6 +82,7 @@ class Run:
     rate: Callable[[int], float]
     num_steps: int
     micro_batches: MicroBatchCount
+    utilisation: Utilisation
 
     @property
     def device(self) -> torch.device:
@@ -200,6 +203,7 @@ def assemble(recipe: Recipe, *, resume: bool, allow_changes: bool) -> Run:
         rate=learning_rate_factor(num_steps, **settings(recipe.schedule)),
         num_steps=num_steps,
         micro_batches=count_micro_batches(recipe, towers, accelerator.device),
+        utilisation=Utilisation(recipe, accelerator.device),
     )
 
 

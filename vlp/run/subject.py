@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -15,8 +16,9 @@ from vlp.towers.dual import DualEncoder
 from vlp.towers.encoder import TowerEncoder
 from vlp.towers.load import AnyModel, load_any_model
 from vlp.towers.onnx_pair import OnnxEncoder
+from vlp.towers.prefix_encoder import PrefixEncoder
 
-AnyEncoder = TowerEncoder | BorrowedEncoder | OnnxEncoder
+AnyEncoder = TowerEncoder | BorrowedEncoder | OnnxEncoder | PrefixEncoder
 DEFAULT_TASKS = ("emoji24", "clipart-folders", "photos-cc0", "emoji-retrieval", "clipart-retrieval", "geometry")
 
 
@@ -29,6 +31,7 @@ class Subject:
         tasks: Tasks to run unless others are asked for.
         folder: Where its evaluations are kept; None keeps none.
         number_format: What it was trained and evaluated in on the way; None is float32.
+        width: Keep so many first coordinates of the embeddings; None keeps all.
     """
 
     model: AnyModel
@@ -38,17 +41,24 @@ class Subject:
     tasks: tuple[str, ...] = DEFAULT_TASKS
     folder: Path | None = None
     number_format: torch.dtype | None = None
+    width: int | None = None
 
     def encoder(self, device: torch.device | str, *, batch_size: int = 256) -> AnyEncoder:
         """Move the model to a device and return what evaluators take."""
+        whole = self._encoder(device, batch_size)
+        return whole if self.width is None else PrefixEncoder(whole, self.width)
+
+    def _encoder(self, device: torch.device | str, batch_size: int) -> TowerEncoder | BorrowedEncoder | OnnxEncoder:
         if not isinstance(self.model, DualEncoder):
             return self.model.encoder(device, batch_size=batch_size)
         model = self.model.to(device)
         return TowerEncoder(model, device=device, batch_size=batch_size, autocast=self.number_format)
 
     def tensors(self) -> Iterable[Tensor]:
-        """Return all weights in their order."""
-        return self.model.state_dict().values() if isinstance(self.model, DualEncoder) else self.model.tensors()
+        """Return all weights in their order, and what tells one width from another."""
+        yield from self.model.state_dict().values() if isinstance(self.model, DualEncoder) else self.model.tensors()
+        if self.width is not None:
+            yield torch.tensor([float(self.width)])
 
     def check_tokenizer(self) -> None:
         """Refuse a tokenizer that does not fit the tower.
@@ -60,11 +70,15 @@ class Subject:
 
 
 def find_subject(name: str) -> Subject:
-    """Load a model by name.
+    """Load a model by name; `NAME@WIDTH` keeps the first coordinates of its embeddings, made unit again.
 
     Raises:
         RecipeError: No such model, or it has no weights.
     """
+    if (asked := re.fullmatch(r"(.+)@(\d+)", name)) and not Path(name).expanduser().exists():
+        whole, width = find_subject(asked[1]), int(asked[2])
+        folder = whole.folder and whole.folder / f"width_{width}"
+        return replace(whole, name=f"{whole.name}@{width}", width=width, folder=folder)
     path, label = split_label(name)
     if not is_run(path):
         return Subject(load_any_model(name), name)

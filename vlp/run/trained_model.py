@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from torch import Tensor
 
 from vlp.ground.types import RecipeError
 from vlp.recipe.model import build_model, fragments, without_weights
@@ -29,20 +32,45 @@ class TrainedModel(NamedTuple):
     recipe: Recipe
 
 
-def load_model_of_run(path: Path, weights: str | None = None) -> TrainedModel:
+def load_model_of_run(path: Path, weights: str | None = None, *, width: int | None = None) -> TrainedModel:
     """Build a run's model and load a checkpoint into it.
 
     Args:
         path: A run folder (its newest whole checkpoint counts) or one checkpoint folder.
         weights: Label of the weights; None takes what the recipe evaluates.
+        width: Build a model whose embeddings are so many first coordinates of the trained one's.
 
     Raises:
-        RecipeError: No whole checkpoint there, or it holds no such weights.
+        RecipeError: No whole checkpoint there, it holds no such weights, or its towers cannot be cut.
     """
     recipe, checkpoint, label = _open(path, weights)
-    model = build_model(without_weights(recipe.model))
-    model.load_state_dict(checkpoint.weights(label))
+    section, state = without_weights(recipe.model), checkpoint.weights(label)
+    if width is None:
+        model = build_model(section)
+    else:
+        whole = build_model(section).embed_dim
+        if not 0 < width < whole:
+            raise RecipeError(f"--width: {width} is not within the {whole} coordinates of the model's embeddings")
+        model = build_model(section.model_copy(update={"embed_dim": width}))
+        state = _cut(state, model.state_dict(), whole, width)
+    model.load_state_dict(state)
     return TrainedModel(model.eval(), checkpoint, label, recipe)
+
+
+def _cut(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], whole: int, width: int) -> dict[str, Tensor]:
+    """Return weights of towers whose last projections give the first coordinates alone.
+
+    Raises:
+        RecipeError: Another part of the towers depends on the width of the embeddings.
+    """
+    found = {}
+    for name, value in state.items():
+        shape = wanted[name].shape
+        axes = [axis for axis, (ours, theirs) in enumerate(zip(value.shape, shape, strict=True)) if ours != theirs]
+        if axes and (len(axes) > 1 or (value.shape[axes[0]], shape[axes[0]]) != (whole, width)):
+            raise RecipeError(f"--width: '{name}' depends on the width of the embeddings in another way; export all")
+        found[name] = value.narrow(axes[0], 0, width).contiguous() if axes else value
+    return found
 
 
 @finder

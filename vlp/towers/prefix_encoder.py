@@ -1,0 +1,48 @@
+"""An encoder whose embeddings are the first coordinates of another's (Matryoshka, Kusupati et al. 2022)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from jaxtyping import Float32
+from PIL.Image import Image
+from torch import Tensor
+from torch.nn import functional
+
+from vlp.ground.types import Encoder, RecipeError
+
+
+class PrefixEncoder:
+    """Embed as another encoder does, and keep the first coordinates, made unit again.
+
+    What is not said here is asked of the other encoder.
+
+    Args:
+        width: How many coordinates.
+    """
+
+    def __init__(self, encoder: Encoder, width: int):
+        self.encoder = encoder
+        self.width = width
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.encoder, name)
+
+    @property
+    def scale(self) -> float:
+        """Inverse temperature of the encoder."""
+        return self.encoder.scale
+
+    def embed_images(self, images: Iterable[Image]) -> Float32[Tensor, "n d"]:
+        """Embed images as the encoder does."""
+        return self._cut(self.encoder.embed_images(images))
+
+    def embed_texts(self, texts: Sequence[str]) -> Float32[Tensor, "n d"]:
+        """Embed texts as the encoder does."""
+        return self._cut(self.encoder.embed_texts(texts))
+
+    def _cut(self, embeddings: Float32[Tensor, "n d"]) -> Float32[Tensor, "n w"]:
+        if not 0 < self.width <= embeddings.shape[1]:
+            raise RecipeError(f"@{self.width}: the model's embeddings have {embeddings.shape[1]} coordinates")
+        return functional.normalize(embeddings[:, : self.width], dim=1)

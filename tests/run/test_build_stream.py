@@ -7,6 +7,7 @@ import warnings
 
 import numpy as np
 import pytest
+import torch
 
 from tests.processes import run_processes
 from tests.shards import write_shards
@@ -15,7 +16,7 @@ from vlp.data import SampleSet
 from vlp.data.arrange import arrange
 from vlp.data.order.timetable import Ramp
 from vlp.ground.types import RecipeError, VlpWarning
-from vlp.run.build_stream import count_copies
+from vlp.run.build_stream import count_copies, count_workers
 from vlp.train import train
 
 
@@ -74,3 +75,23 @@ def test_copies_on_two_processes_count_as_on_one(tmp_path, shards):
     together = run_processes(_train_on, 2, tmp_path / "two", shards)[0]
     losses = [[line["loss"] for line in lines if "loss" in line] for lines in (alone, together)]
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("device", "cores", "processes", "expected"),
+    [
+        ("cpu", 2, 1, 1),
+        ("cpu", 16, 1, 4),
+        ("cpu", 64, 1, 8),
+        ("cpu", 2, 2, 1),
+        ("cuda", 16, 1, 8),
+        ("cuda", 16, 8, 1),
+        ("cuda", 32, 8, 3),
+        ("cuda", 1, 1, 1),
+    ],
+)
+def test_workers_take_the_cores_that_are_left(monkeypatch, device, cores, processes, expected):
+    monkeypatch.setattr("vlp.run.build_stream.usable_cores", lambda: cores)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    assert count_workers("auto", torch.device(device)) == expected
+    assert count_workers(0, torch.device(device)) == 0

@@ -146,7 +146,7 @@ def _measure(run: Run, name: str, steps: int) -> Bench:
             operations=float(counter.get_total_flops()),
             device=this_device(run.device),
             precision=run.recipe.train.precision,
-            decode=run.recipe.data.workers / rate if rate else None,
+            decode=run.stream.workers / rate if rate else None,
             peak_bytes=torch.cuda.max_memory_allocated() if run.device.type == "cuda" else None,
         )
     finally:

@@ -102,6 +102,11 @@ class Stream:
         return {f"source/{label}": share for label, share in self.samples.shares(ids).items()}
 
     @property
+    def workers(self) -> int:
+        """Processes that decode for this one."""
+        return self._workers
+
+    @property
     def restarts(self) -> int:
         """Decoding processes that died or hung and were replaced."""
         return self._health.restarts

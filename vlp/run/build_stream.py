@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,12 +18,14 @@ from vlp.data.order.timetable import Ramp
 from vlp.data.pixels.policies import policies
 from vlp.data.shards.cards import load_card
 from vlp.ground import dist
+from vlp.ground.cores import usable_cores
 from vlp.ground.types import RecipeError, VlpWarning
 from vlp.recipe.schema import DataSection, Recipe, settings
 from vlp.towers.dual import DualEncoder
 
 COUNTED_BATCHES = 16
 MANY_COPIES = 0.05  # of a batch
+MOST_WORKERS = 8
 
 
 def build_stream(recipe: Recipe, towers: DualEncoder, device: torch.device) -> Stream:
@@ -48,12 +52,22 @@ def build_stream(recipe: Recipe, towers: DualEncoder, device: torch.device) -> S
         order=order,
         rank=dist.rank(),
         world_size=dist.world_size(),
-        workers=data.workers,
+        workers=count_workers(data.workers, device),
         worker_timeout=data.worker_timeout,
         bad_sample_budget=data.bad_sample_budget,
         pin_memory=device.type == "cuda",
         quarantine=recipe.folder / "quarantine.jsonl",
     )
+
+
+def count_workers(wanted: int | Literal["auto"], device: torch.device) -> int:
+    """Return how many processes decode for this one."""
+    if wanted != "auto":
+        return wanted
+    cores = usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", dist.world_size()))
+    # a core enqueues what a GPU does; on the CPU the model itself takes most of the time
+    spare = cores - 1 if device.type != "cpu" else cores // 4
+    return min(MOST_WORKERS, max(1, spare))
 
 
 def _build_order(recipe: Recipe, samples: SampleSet) -> Order:

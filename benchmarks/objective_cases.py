@@ -19,7 +19,7 @@ from torch.nn import functional
 from vlp.ground import dist
 from vlp.ground.types import Embeddings, Teacher
 from vlp.objectives.base import Objective, terms
-from vlp.pairs import Pairs
+from vlp.pairs import Numerics, Pairs
 from vlp.pairs.engine.tiles import TILE_SIZE
 
 DIM = 512
@@ -63,6 +63,7 @@ class Case:
     processes: int = 1
     device: str = "cpu"
     dtype: str = "float32"
+    numerics: Numerics = "exact"
 
     @property
     def num_steps(self) -> int:
@@ -173,7 +174,7 @@ def make_step(case: Case, rank: int) -> tuple[Step, list[Tensor]]:
     if case.name in PEERS:
         loss_of = PEERS[case.name]()
         return lambda: loss_of(*leaves).backward(), leaves
-    objective = build(case.name).to(case.device)
+    objective = build(case.name, numerics=case.numerics).to(case.device)
     embeddings, more = embeddings_of(leaves, objective.needs, 10 * rank)
     ids = torch.arange(rank * num_local, (rank + 1) * num_local, device=case.device)
 
@@ -184,10 +185,11 @@ def make_step(case: Case, rank: int) -> tuple[Step, list[Tensor]]:
     return step, [*leaves, *more, *objective.parameters()]
 
 
-def build(name: str, dim: int = DIM) -> Objective:
+def build(name: str, dim: int = DIM, numerics: Numerics = "exact") -> Objective:
     """Return the objective of a case, every term at weight 1."""
     parts: Parts = OURS.get(name, {name: (name, {})})
-    objective = Objective({label: (terms.build(term, own), lambda _: 1.0) for label, (term, own) in parts.items()})
+    built = {label: (terms.build(term, own), lambda _: 1.0) for label, (term, own) in parts.items()}
+    objective = Objective(built, numerics=numerics)
     objective.create(dim)
     return objective
 

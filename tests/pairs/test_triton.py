@@ -83,7 +83,7 @@ def compare(name, size, dim, panel_size, device="cpu"):
     """Float32 rounds a logit of 10 by 5e-7, and the hardware's exponential is no better; tiles are as exact."""
     requests, inputs = FUSED[name], leaves(size, dim, dtype=torch.float32)
     exact = exact_copy(inputs)
-    with patch.object(fused, "PANEL_SIZE", panel_size):
+    with patch.object(fused, "PANEL_SIZE", {"row": panel_size, "column": panel_size}):
         ours = fused_stats(inputs, requests, device)
         found = gradients(mix(ours), inputs)
     dense = dense_stats(blocks_of(*exact), requests)
@@ -145,7 +145,7 @@ def compare_small_softplus(device="cpu"):
 def repeat(device):
     """Two runs over several panels are equal to the last bit."""
     inputs = leaves(1000, 64, dtype=torch.float32)
-    with patch.object(fused, "PANEL_SIZE", 256):
+    with patch.object(fused, "PANEL_SIZE", {"row": 128, "column": 256}):
         first, second = (
             [*stats.values(), *gradients(mix(stats), inputs)]
             for stats in (fused_stats(inputs, FUSED["all"], device) for _ in range(2))
@@ -212,7 +212,7 @@ def test_two_processes_add_up_to_one():
 
 
 def compile_for(capability):
-    """Compile every kernel that a walk in float32 and in bfloat16 would launch, and launch none."""
+    """Compile what a walk would launch, for each way to multiply float32, and launch nothing."""
     import triton
     from triton.backends.compiler import GPUTarget
 
@@ -233,21 +233,26 @@ def compile_for(capability):
             return lambda *args, **options: compiled.append(self.kernel.warmup(*args, grid=grid, **options))
 
     kernels = SimpleNamespace(forward=Compiler(triton_kernels.forward), backward=Compiler(triton_kernels.backward))
-    for dtype, blocks in ((torch.float32, fused.SINGLE), (torch.bfloat16, fused.HALF)):
-        inputs = leaves(16, 16, dtype=dtype)
-        with patch.object(fused, "INTERPRETED", blocks), patch.object(fused, "_kernels", lambda: kernels):
-            mix(fused_stats(inputs, {"image_text": MIXED})).backward()
-    return [(kernel.metadata.name, len(kernel.asm["cubin"])) for kernel in compiled]
+    for precision in ("tf32x3", "tf32", "ieee"):
+        with (
+            patch.object(fused, "INTERPRETED", fused.SINGLE),
+            patch.object(fused, "precision_of", lambda *_, chosen=precision: chosen),
+            patch.object(fused, "_kernels", lambda: kernels),
+        ):
+            mix(fused_stats(leaves(16, 16, dtype=torch.float32), {"image_text": MIXED})).backward()
+    return [(kernel.metadata.name, kernel.metadata.shared, kernel.asm["ptx"]) for kernel in compiled]
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("capability", [80, 90])
-def test_kernels_compile_without_a_device(capability, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("capability", "unit"), [(80, "mma.sync"), (90, "wgmma.mma_async")])
+def test_kernels_compile_for_matrix_units_without_a_device(capability, unit, tmp_path, monkeypatch):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     with start(None) as pool:
         compiled = pool.submit(compile_for, capability).result()
-    assert [name for name, _ in compiled] == ["forward", "backward"] * 2
-    assert all(size > 0 for _, size in compiled)
+    assert [name for name, _, _ in compiled] == ["forward", "backward"] * 3
+    exact, fast, plain = ([text.count(unit) for _, _, text in compiled[at : at + 2]] for at in (0, 2, 4))
+    assert exact == [3 * number for number in fast] and min(fast) > 0 and plain == [0, 0]
+    assert max(shared for _, shared, _ in compiled) < 99 * 1024  # what the smallest of these devices have
 
 
 def no_triton():

@@ -14,7 +14,7 @@ from vlp.ground import dist
 from vlp.ground.registry import Registry
 from vlp.ground.types import RecipeError
 from vlp.ground.undo import Undo
-from vlp.pairs import Pairs, PrefixPairs, Request, Stats, TileMemory, kernel_of, mask_of, pair_stats
+from vlp.pairs import Numerics, Pairs, PrefixPairs, Request, Stats, TileMemory, kernel_of, mask_of, pair_stats
 
 Report = dict[str, Tensor]
 NEEDS = {
@@ -85,6 +85,7 @@ class Objective(nn.Module):
         terms: By label: a term, and its weight as a function of the step.
         widths: By label: the term reads so many first coordinates of the embeddings, made unit again (Matryoshka
             representations, Kusupati et al. 2022, eq. 1); all of them where nothing is said.
+        numerics: As of `pair_stats`.
 
     Raises:
         ValueError: There is no term.
@@ -94,11 +95,14 @@ class Objective(nn.Module):
         self,
         terms: Mapping[str, tuple[Term, Callable[[int], float]]],
         widths: Mapping[str, int] = MappingProxyType({}),
+        *,
+        numerics: Numerics = "exact",
     ):
         super().__init__()
         if not terms:
             raise ValueError("an objective needs at least one term")
         self._widths = dict(widths)
+        self._numerics = numerics
         self._terms = {label: term for label, (term, _) in terms.items()}
         self.terms = nn.ModuleDict(self._terms)
         self._weights = {label: weight for label, (_, weight) in terms.items()}
@@ -189,7 +193,7 @@ class Objective(nn.Module):
             )
             for name, requests in wanted.items()
         }
-        return pair_stats(blocks, wanted, pairs.group, memory=self._memory)
+        return pair_stats(blocks, wanted, pairs.group, memory=self._memory, numerics=self._numerics)
 
     def _check(self, pairs: Pairs) -> None:
         self._check_sizes(pairs)

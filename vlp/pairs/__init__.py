@@ -1,6 +1,7 @@
 """The pair engine: streamed statistics of similarity matrices, and the view of a batch that terms get."""
 
 from vlp.ground.draws import pick
+from vlp.pairs.engine.split_products import Numerics
 from vlp.pairs.engine.tiles import TileMemory
 from vlp.pairs.engine.walk import pair_stats
 from vlp.pairs.functions import SOFTPLUS, Kernel, Pointwise, affinity, below, fade, given, nearness, tilt
@@ -39,6 +40,7 @@ __all__ = [
     "Block",
     "Kernel",
     "Mask",
+    "Numerics",
     "Pairs",
     "Pointwise",
     "PrefixPairs",

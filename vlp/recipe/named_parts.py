@@ -43,4 +43,4 @@ def build_objective(recipe: Recipe) -> Objective:
                 parts[f"{label}@{width}"] = terms.build(entry.type, own), schedule  # with parameters of its own
         except ValueError as error:
             raise RecipeError(f"objective.{label}: {error}") from error
-    return Objective(parts, widths)
+    return Objective(parts, widths, numerics=recipe.train.numerics)

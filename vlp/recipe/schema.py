@@ -23,6 +23,7 @@ from vlp.ground.registry import Registry, settings_of
 from vlp.ground.strict import Strict
 from vlp.objectives.base import terms
 from vlp.objectives.schedule import Schedule
+from vlp.pairs import Numerics
 from vlp.step.learning_rate import learning_rate_factor
 from vlp.step.optimizer import build_optimizer
 from vlp.strategies.base import strategies
@@ -167,6 +168,9 @@ class TrainSection(Section):
         epochs: Length in passes over the data.
         precision: Number format inside the towers, those of teachers and of evaluations included, and inside the
             terms' own networks; embeddings and losses stay float32.
+        numerics: How a GPU multiplies embeddings in the objective: `exact` on matrix units in three parts, which keeps
+            the digits of float32; `fast` in one, rounded to TF32 (an error of 1e-3 in gradients, where open_clip's
+            bfloat16 has 1e-2). Terms without kernels, and the CPU, are exact in any case.
         clip_gradient_norm: Largest norm of the whole gradient; null does not clip.
         max_bad_steps: Consecutive steps with a NaN or Inf gradient that end the run.
         compile: Compile the towers with torch.compile.
@@ -184,6 +188,7 @@ class TrainSection(Section):
     samples: int | None = Field(None, ge=1)
     epochs: float | None = Field(None, gt=0)
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    numerics: Numerics = "exact"
     clip_gradient_norm: float | None = Field(1.0, gt=0)
     max_bad_steps: int = Field(20, ge=1)
     compile: bool = False

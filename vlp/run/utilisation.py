@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from vlp.ground import dist
+from vlp.ground.float32 import tf32
 from vlp.ground.types import Batch
 from vlp.plan.counts import Counts, count
 from vlp.plan.devices import known_as
@@ -93,10 +94,8 @@ def product_rate(device: torch.device, precision: str, side: int) -> float:
     """Return the operations per second that a product of square matrices reaches; of float32 in TF32, where that is."""
     dtype = torch.float32 if precision == "float32" else torch.bfloat16
     left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = True
-    seconds = fastest(partial(torch.matmul, left, right), device)
-    torch.backends.cuda.matmul.allow_tf32 = before
+    with tf32():
+        seconds = fastest(partial(torch.matmul, left, right), device)
     return 2 * side**3 / seconds
 
 

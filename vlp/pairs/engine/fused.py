@@ -2,8 +2,8 @@
 
 The matrix is cut into panels. Forward: each tile of a panel leaves one number per row and per column, which are then
 added up. Backward: the derivative of one panel exists at a time, and two library products make gradients of it: three
-products for any number of features. Kernels that keep the gradients on the chip need four, and more as soon as a row of
-features does not fit.
+products for any number of features, on matrix units and with the digits of float32 (`split_products`). Kernels that
+keep the gradients on the chip need four, and more as soon as a row of features does not fit.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ from vlp.pairs.engine.gradients import Gradients, WantedGradients
 from vlp.pairs.engine.matrix import Matrix
 from vlp.pairs.engine.plain_sums import PointwiseSum
 from vlp.pairs.engine.softmax_sums import LogSumExp
+from vlp.pairs.engine.split_products import Numerics, add_product_, parts_of, transposed
 from vlp.pairs.engine.statistic import AXES, Returned, Statistic, Vectors
 from vlp.pairs.engine.tiles import Rectangle
 from vlp.pairs.functions import SOFTPLUS
 from vlp.pairs.requests import LSE, MAP, Axis, Block, Mask, Request, mask_of
 
 Backend = Literal["auto", "tiles", "triton"]
-PANEL_SIZE = 4096  # 64 MB of derivatives, made by a few thousand programs
+PANEL_SIZE: dict[Axis, int] = {"row": 2048, "column": 4096}  # 32 MB of derivatives, which a second-level cache holds
 OLDEST_CAPABILITY = (8, 0)  # of a CUDA device, for Triton
 
 
@@ -120,7 +121,13 @@ class Blocks(NamedTuple):
     num_warps: int
 
 
-SINGLE, HALF, INTERPRETED = Blocks(64, 64, 32, 4), Blocks(128, 64, 64, 8), Blocks(16, 16, 16, 1)
+SINGLE, HALF, INTERPRETED = Blocks(128, 64, 32, 8), Blocks(128, 64, 64, 8), Blocks(16, 16, 16, 1)
+PRECISIONS: dict[Numerics, str] = {"exact": "tf32x3", "fast": "tf32"}
+
+
+def precision_of(features: Tensor, numerics: Numerics) -> str:
+    """Return how a kernel multiplies features; the products of halves are exact in any case."""
+    return PRECISIONS[numerics] if features.is_cuda and features.dtype == torch.float32 else "ieee"
 
 
 class Panel:
@@ -129,9 +136,10 @@ class Panel:
     Args:
         rows: Of this process; `columns` of the whole batch.
         places: Where the panel lies in both.
+        numerics: How float32 is multiplied.
     """
 
-    def __init__(self, rows: Tensor, columns: Tensor, places: dict[Axis, slice], whole: Rectangle):
+    def __init__(self, rows: Tensor, columns: Tensor, places: dict[Axis, slice], whole: Rectangle, numerics: Numerics):
         self.places = places
         self._rows, self._columns = rows[places["row"]], columns[places["column"]]
         first_row = whole.row_start + places["row"].start
@@ -141,6 +149,7 @@ class Panel:
             *_parts(whole.row_side.labels, whole.column_side.labels, batch_rows, places["column"]),
             *_parts(whole.row_side.ids, whole.column_side.ids, batch_rows, places["column"]),
         )
+        self._precision = precision_of(rows, numerics)
         self._blocks = INTERPRETED if not rows.is_cuda else SINGLE if rows.dtype == torch.float32 else HALF
         self._sizes: dict[Axis, int] = {"row": len(self._rows), "column": len(self._columns)}
         self._grid = (
@@ -167,7 +176,8 @@ class Panel:
         sides = (self._rows, self._columns, *self._names)
         sizes = (*self._sizes.values(), self._rows.shape[1], self._offset)
         with torch.cuda.device_of(self._rows):
-            kernel[self._grid](*sides, *tensors, *sizes, tuple(map(tuple, plan)), **self._blocks._asdict())
+            chosen = self._blocks._asdict() | {"precision": self._precision}
+            kernel[self._grid](*sides, *tensors, *sizes, tuple(map(tuple, plan)), **chosen)
 
 
 def _place(entry: PlanEntry, axis: Axis) -> int:
@@ -221,10 +231,13 @@ class FusedWalk:
         for panel in self._panels():
             derivative, parts = panel.backward(plan, scales, self._matrix.bias, vectors)
             scale_and_bias += parts.sum(1)
+            slopes = parts_of(derivative, self._matrix.numerics)
             if rows is not None:
-                rows[panel.places["row"]].addmm_(derivative, whole.columns[panel.places["column"]])
+                others = parts_of(whole.columns[panel.places["column"]], self._matrix.numerics)
+                add_product_(rows[panel.places["row"]], slopes, others)
             if columns is not None:
-                columns[panel.places["column"]].addmm_(derivative.t(), whole.rows[panel.places["row"]])
+                others = parts_of(whole.rows[panel.places["row"]], self._matrix.numerics)
+                add_product_(columns[panel.places["column"]], transposed(slopes), others)
         if whole.is_symmetric:
             scale_and_bias /= 2  # the derivative is that of an entry and of its mirror image
         log_scale, bias = scale_and_bias.unbind()
@@ -254,7 +267,8 @@ class FusedWalk:
         # as they came: the products of halves are formed from halves, and are exact
         dtype = torch.float32 if is_broken else self._matrix.feature_dtype
         rows, columns = (features.to(dtype).contiguous() for features in (self._whole.rows, self._whole.columns))
-        for i in range(0, len(rows), PANEL_SIZE):
-            for j in range(0, len(columns), PANEL_SIZE):
-                at: dict[Axis, slice] = {"row": slice(i, i + PANEL_SIZE), "column": slice(j, j + PANEL_SIZE)}
-                yield Panel(rows, columns, at, self._whole)
+        high, wide = PANEL_SIZE["row"], PANEL_SIZE["column"]
+        for i in range(0, len(rows), high):
+            for j in range(0, len(columns), wide):
+                at: dict[Axis, slice] = {"row": slice(i, i + high), "column": slice(j, j + wide)}
+                yield Panel(rows, columns, at, self._whole, self._matrix.numerics)

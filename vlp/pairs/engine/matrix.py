@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vlp.ground import dist
 from vlp.pairs.engine.plan import plan_statistics
+from vlp.pairs.engine.split_products import Numerics
 from vlp.pairs.engine.statistic import Statistic
 from vlp.pairs.engine.tiles import Rectangle, TileMemory
 from vlp.pairs.requests import Block, Request
@@ -31,6 +32,7 @@ class Matrix:
         feature_dtype: Of the features as they came.
         kept_bytes: How much of it may be kept for the way back.
         is_fused: Whether Triton walks it.
+        numerics: How Triton multiplies float32.
     """
 
     part: Rectangle
@@ -44,6 +46,7 @@ class Matrix:
     group: dist.Group
     kept_bytes: int
     is_fused: bool
+    numerics: Numerics
 
     def scale_of(self, statistic: Statistic) -> Float[Tensor, ""]:
         """Return what a statistic multiplies cosines by."""
@@ -89,6 +92,7 @@ def matrix_of(
     kept_bytes: int,
     memory: TileMemory,
     is_fused: bool,
+    numerics: Numerics,
 ) -> Matrix:
     """Return the matrix of a block, in float64 where its rows are and in float32 elsewhere; a collective."""
     dtype = torch.float64 if block.rows.local.dtype == torch.float64 else torch.float32
@@ -122,6 +126,7 @@ def matrix_of(
         group=group,
         kept_bytes=kept_bytes,
         is_fused=is_fused,
+        numerics=numerics,
     )
 
 

@@ -38,11 +38,12 @@ def forward(
     block_rows: tl.constexpr,
     block_columns: tl.constexpr,
     block_depth: tl.constexpr,
+    precision: tl.constexpr,
 ) -> None:
     """Write what each tile adds to the sums of its rows and of its columns."""
     i = tl.program_id(0) * block_rows + tl.arange(0, block_rows)
     j = tl.program_id(1) * block_columns + tl.arange(0, block_columns)
-    cosines = _cosines(rows, columns, i, j, height, width, depth, block_rows, block_columns, block_depth)
+    cosines = _cosines(rows, columns, i, j, height, width, depth, block_rows, block_columns, block_depth, precision)
     for k in tl.static_range(len(plan)):
         seen = _seen(
             i,
@@ -90,6 +91,7 @@ def backward(
     block_rows: tl.constexpr,
     block_columns: tl.constexpr,
     block_depth: tl.constexpr,
+    precision: tl.constexpr,
 ) -> None:
     """Write the derivative with respect to the cosines, and what each tile adds to those of scale and bias.
 
@@ -97,7 +99,7 @@ def backward(
     """
     i = tl.program_id(0) * block_rows + tl.arange(0, block_rows)
     j = tl.program_id(1) * block_columns + tl.arange(0, block_columns)
-    cosines = _cosines(rows, columns, i, j, height, width, depth, block_rows, block_columns, block_depth)
+    cosines = _cosines(rows, columns, i, j, height, width, depth, block_rows, block_columns, block_depth, precision)
     total = tl.zeros((block_rows, block_columns), tl.float32)
     learned = tl.zeros((block_rows, block_columns), tl.float32)
     biased = tl.zeros((block_rows, block_columns), tl.float32)
@@ -148,15 +150,20 @@ def _cosines(
     block_rows: tl.constexpr,
     block_columns: tl.constexpr,
     block_depth: tl.constexpr,
+    precision: tl.constexpr,
 ) -> tl.tensor:
-    """Return the products of a tile, added up in float32; 0 outside the matrix."""
+    """Return the products of a tile, added up in float32; 0 outside the matrix.
+
+    Factors in float32 are split into parts that matrix units read (`tf32x3`), are cut to one of them (`tf32`), or are
+    multiplied without matrix units (`ieee`).
+    """
     total = tl.zeros((block_rows, block_columns), tl.float32)
     for start in range(0, depth, block_depth):
         k = start + tl.arange(0, block_depth)
         inside = (k < depth)[None, :]
         left = tl.load(rows + i[:, None] * depth + k[None, :], mask=(i < height)[:, None] & inside, other=0.0)
         right = tl.load(columns + j[:, None] * depth + k[None, :], mask=(j < width)[:, None] & inside, other=0.0)
-        total = tl.dot(left, tl.trans(right), total, input_precision="ieee")
+        total = tl.dot(left, tl.trans(right), total, input_precision=precision)
     return total
 
 

@@ -27,11 +27,14 @@ from vlp.pairs.engine.matrix import Matrix, matrix_of
 from vlp.pairs.engine.plain_sums import PointwiseSum
 from vlp.pairs.engine.plan import axis_of, is_differentiable
 from vlp.pairs.engine.softmax_sums import LogSumExp
+from vlp.pairs.engine.split_products import Numerics
 from vlp.pairs.engine.tile_paths import EarlyGradients, KeptExponentials, TwoWalks, WalkPath
 from vlp.pairs.engine.tiles import TILE_SIZE, KeptTiles, TileMemory
 from vlp.pairs.requests import LSE, WMEAN, Block, Request, Stats
 
 KEPT_BYTES = 64 * 2**20  # a batch of 4096 on one process in float32; what is larger is computed twice in part
+# Launches cost more there than a cache saves: a tile of 64 MB, of which a few exist, and as many kept as 1 GB holds.
+ACCELERATED_TILE_SIZE, ACCELERATED_KEPT_BYTES = 4096, 2**30
 
 
 def pair_stats(
@@ -39,10 +42,11 @@ def pair_stats(
     requests: Mapping[str, Sequence[Request]],
     group: dist.Group = None,
     *,
-    tile_size: int = TILE_SIZE,
-    kept_bytes: int = KEPT_BYTES,
+    tile_size: int | None = None,
+    kept_bytes: int | None = None,
     memory: TileMemory | None = None,
     backend: Backend = "auto",
+    numerics: Numerics = "exact",
 ) -> Stats:
     """Answer requests about similarity matrices, keyed by (block, request).
 
@@ -51,10 +55,12 @@ def pair_stats(
 
     Args:
         requests: For each block what to compute; equal requests are computed once.
-        tile_size: Rows and columns of a tile; Triton has sizes of its own.
-        kept_bytes: So much of each matrix is kept, tile by tile, for the backward pass: three products, not four.
+        tile_size: Rows and columns of a tile; by default what suits the device. Triton has sizes of its own.
+        kept_bytes: So much of each matrix is kept, tile by tile, for the backward pass: three products, not four. By
+            default what suits the device.
         memory: Of tiles, to be used again by the next call.
         backend: `auto` takes Triton on CUDA for blocks whose requests all have kernels, and tiles elsewhere.
+        numerics: Of Triton: `exact` keeps the digits of float32 (`split_products`), `fast` rounds features to TF32.
 
     Raises:
         ValueError: A symmetric block is asked about its columns, which equal its rows, or for individual scales; or
@@ -62,18 +68,21 @@ def pair_stats(
     """
     if torch.compiler.is_compiling():
         # not a decorator: `disable` imports the compiler, 4 s that only a compiled program should pay
-        return torch.compiler.disable(_pair_stats)(blocks, requests, group, tile_size, kept_bytes, memory, backend)
-    return _pair_stats(blocks, requests, group, tile_size, kept_bytes, memory, backend)
+        return torch.compiler.disable(_pair_stats)(
+            blocks, requests, group, tile_size, kept_bytes, memory, backend, numerics
+        )
+    return _pair_stats(blocks, requests, group, tile_size, kept_bytes, memory, backend, numerics)
 
 
 def _pair_stats(
     blocks: Mapping[str, Block],
     requests: Mapping[str, Sequence[Request]],
     group: dist.Group,
-    tile_size: int,
-    kept_bytes: int,
+    tile_size: int | None,
+    kept_bytes: int | None,
     memory: TileMemory | None,
     backend: Backend,
+    numerics: Numerics,
 ) -> Stats:
     stats: Stats = {}
     memory = memory or TileMemory()
@@ -82,15 +91,18 @@ def _pair_stats(
         block = blocks[name]
         if block.symmetric:
             _check_symmetric(name, unique)
-        with torch.autocast(block.rows.local.device.type, enabled=False):
+        device = block.rows.local.device.type
+        suits = (TILE_SIZE, KEPT_BYTES) if device == "cpu" else (ACCELERATED_TILE_SIZE, ACCELERATED_KEPT_BYTES)
+        with torch.autocast(device, enabled=False):
             matrix = matrix_of(
                 block,
                 unique,
                 group,
-                tile_size=tile_size,
-                kept_bytes=kept_bytes,
+                tile_size=suits[0] if tile_size is None else tile_size,
+                kept_bytes=suits[1] if kept_bytes is None else kept_bytes,
                 memory=memory,
                 is_fused=is_chosen(backend, block, unique),
+                numerics=numerics,
             )
             columns = None if block.symmetric else block.columns.local
             answers = _PairStats.apply(matrix, block.rows.local, columns, block.scale, block.bias)

@@ -16,8 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from importlib import metadata
+from dataclasses import asdict
 from itertools import cycle, islice
 from pathlib import Path
 from statistics import fmean
@@ -29,55 +28,16 @@ from tqdm import tqdm
 from benchmarks.dated_report import write_page
 from benchmarks.gpu.peer_steps import CONTEXT, PeerEpoch
 from benchmarks.gpu.steps import TINY, synthetic_parts
-from benchmarks.tables import Table, markdown, ratio, spread
+from benchmarks.step_report import STEPS, Case, Found, sections, table
+from benchmarks.tables import markdown
 from vlp import train
 from vlp.ground.types import Batch
 
-STEPS = 2  # of one side, before it is the other's turn
 BATCHES = 8  # different ones, from the shipped pairs
-
-
-@dataclass(frozen=True)
-class Case:
-    """What is trained.
-
-    Args:
-        towers: A name that open_clip knows; None for a toy.
-        wanted: How many times our time open_clip is meant to take, at least.
-        captions: Settings of `data.captions`; those that the shipped pairs have are long names or many tags.
-    """
-
-    towers: str | None
-    pairs: int
-    wanted: float
-    captions: str = "{separator: ',', wording: {all: 1.0}}"
-
-    def __str__(self) -> str:
-        return f"{self.towers or 'toy'}, {self.pairs} pairs"
 
 
 FULL = (Case("ViT-S-32", 32, 1.9), Case("ViT-B-32", 16, 1.5))
 QUICK = (Case(None, 8, 1.0),)
-
-
-@dataclass
-class Found:
-    """Seconds of processor time of each step.
-
-    Args:
-        tokens: Of a caption, on average, start and end included.
-        longest: Of the longest caption of each batch, on average.
-        vlp: By round.
-        peer: The same, of open_clip as its `main` sets it up.
-        fused: The same, with the fused AdamW that its `main` does not ask for.
-    """
-
-    case: Case
-    tokens: float
-    longest: float
-    vlp: list[float] = field(default_factory=list)
-    peer: list[float] = field(default_factory=list)
-    fused: list[float] = field(default_factory=list)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -142,38 +102,6 @@ def seconds_of(steps: Callable[[], object]) -> float:
     started = time.process_time()
     steps()
     return (time.process_time() - started) / STEPS
-
-
-def sections(found: Sequence[Found]) -> list[str]:
-    """Return the report between its head and the versions."""
-    version = metadata.version("open_clip_torch")
-    rounds = len(found[0].vlp)
-    return [
-        f"Seconds of processor time of one step, one thread, float32; {rounds} rounds of {STEPS} steps of each side in "
-        f"turns; median (p10 .. p90). Beside open_clip {version}: as its trainer sets it up, and with fused AdamW, "
-        "which it does not ask for. Ours clips the gradient and averages weights, theirs does neither.",
-        markdown(table(found)),
-    ]
-
-
-def table(found: Sequence[Found]) -> Table:
-    """Return one line per case, with what was wanted."""
-    return [
-        ["towers", "tokens, longest", "vlp", "open_clip", "ratio", "open_clip, fused AdamW", "ratio", "wanted"],
-        *(
-            [
-                str(each.case),
-                f"{each.tokens:.1f}, {each.longest:.1f}",
-                spread(each.vlp),
-                spread(each.peer),
-                f"{ratio(each.peer, each.vlp):.2f} x",
-                spread(each.fused),
-                f"{ratio(each.fused, each.vlp):.2f} x",
-                f"{each.case.wanted} x",
-            ]
-            for each in found
-        ),
-    ]
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-from benchmarks import loader_report, objective_report, quickstart_report
+from benchmarks import loader_report, objective_report, quickstart_report, step_report
 from benchmarks.objective_report import fraction, times
 from benchmarks.tables import Table, markdown
 from tests.house import ROOT
@@ -162,8 +162,14 @@ def _loader(found: dict[str, Any]) -> Iterator[str]:
     yield markdown(table)
 
 
+def _step(found: dict[str, Any]) -> Iterator[str]:
+    yield step_report.WHAT
+    yield markdown(step_report.table([step_report.Found.from_mapping(each) for each in found["found"]]))
+
+
 SECTIONS: dict[str, tuple[str, Callable[[dict[str, Any]], Iterator[str]]]] = {
     "quickstart": ("The quickstart", _quickstart),
+    "step": ("A training step", _step),
     "objectives": ("The losses", _objectives),
     "loader": ("The loader", _loader),
 }

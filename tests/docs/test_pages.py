@@ -70,7 +70,7 @@ def test_the_results_are_up_to_date():
 
 def test_the_figures_of_the_readme_are_those_of_the_reports():
     text = README.read_text(encoding="utf-8")
-    assert {theme for _, theme, _, _ in MEASURED.findall(text)} == {"quickstart", "objectives", "loader"}
+    assert {theme for _, theme, _, _ in MEASURED.findall(text)} == {"quickstart", "objectives", "loader", "step"}
     assert with_figures(text) == text, "renew it: make pages"
     assert with_figures(text.replace("open_clip", "another")) != text.replace("open_clip", "another")
 

@@ -36,6 +36,7 @@ def build_optimizer(
     epsilon: float = 1e-6,
     weight_decay: float = 0.2,
     no_decay: tuple[str, ...] = (),
+    layer_decay: float = 1.0,
     groups: dict[str, GroupSettings] = {},  # noqa: B006 (read only; the signature is the schema)
 ) -> torch.optim.AdamW:
     """Build fused AdamW; gains, biases and other vectors never decay.
@@ -47,6 +48,9 @@ def build_optimizer(
         epsilon: Added to the root of the second moment.
         weight_decay: Decoupled decay of matrices.
         no_decay: Names of further parameters that do not decay, such as `text.token_embedding`.
+        layer_decay: Multiplies the learning rate once for each block that comes behind a parameter in its tower, so
+            that what a pretrained tower learned first changes least (Clark et al. 2020, arXiv:2003.10555; 0.65 to 0.9
+            are usual); 1 gives all layers one rate.
         groups: Parameters that need other settings, by label; the first match counts.
 
     Raises:
@@ -57,15 +61,20 @@ def build_optimizer(
         ("betas", betas, all(0 <= beta < 1 for beta in betas)),
         ("epsilon", epsilon, epsilon >= 0),
         ("weight_decay", weight_decay, weight_decay >= 0),
+        ("layer_decay", layer_decay, 0 < layer_decay <= 1),
     ):
         if not holds:
-            raise RecipeError(f"optimizer.{key}: {number} is out of range: numbers are at least 0, betas below 1")
+            raise RecipeError(
+                f"optimizer.{key}: {number} is out of range: numbers are at least 0, betas below 1, "
+                "layer_decay above 0 and at most 1"
+            )
     named = {name: value for name, value in model.named_parameters() if value.requires_grad}
     if not named:
         raise RecipeError("model.freeze: nothing is left to train: lock fewer parameters, or learn the scale")
     for label, wanted in groups.items():
         check_matches(wanted.match, named, f"optimizer.groups.{label}.match")
     check_matches(no_decay, named, "optimizer.no_decay")
+    behind: dict[str, int] = model.blocks_behind() if layer_decay < 1 else {}  # type: ignore[operator]
     collected: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, value in named.items():
         group = next((group for group in groups.values() if matches(name, group.match)), None)
@@ -74,6 +83,7 @@ def build_optimizer(
         if group is not None and group.weight_decay is not None:
             decay = group.weight_decay
         factor = group.learning_rate_factor if group is not None else 1.0
+        factor *= layer_decay ** behind.get(name, 0)
         collected.setdefault((factor, decay), []).append(value)
     return torch.optim.AdamW(
         [

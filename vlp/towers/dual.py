@@ -19,6 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from vlp.ground.types import Embeddings, RecipeError
 from vlp.towers.base import Tower
 from vlp.towers.build import build_core, join, set_grad_checkpointing
+from vlp.towers.depth import blocks_behind
 from vlp.towers.freeze import freeze as freeze_parameters
 from vlp.towers.freeze import is_locked, rest_frozen_parts
 from vlp.towers.meaning import PREPROCESS_KEYS
@@ -183,6 +184,11 @@ class DualEncoder(nn.Module):
     def image_size(self) -> int | tuple[int, int]:
         """Side of the square input, or height and width."""
         return self.preprocess_cfg["size"]
+
+    def blocks_behind(self) -> dict[str, int]:
+        """Return, for each parameter of a tower, how many blocks come behind it; scale and bias lie in none."""
+        towers = {"core.visual.": self.core.visual, "core.text.": self.core.text}
+        return {part + name: number for part, tower in towers.items() for name, number in blocks_behind(tower).items()}
 
     @cached_property
     def tokenizer(self) -> PaddingTokenizer:

@@ -52,7 +52,7 @@ open-clip: .venv/ready  ## the tests that meet open_clip, with its main branch o
 	$(BIN)/pip install --quiet --no-deps --target .venv-open-clip '$(OPEN_CLIP)'
 	PYTHONPATH=.venv-open-clip $(BIN)/python -c 'from vlp.ground.provenance import versions; print(versions()["open_clip_torch"])'
 	PYTHONPATH=.venv-open-clip $(BIN)/pytest -n 2 --dist worksteal tests/towers tests/export tests/evaluators \
-	  tests/strategies tests/benchmarks/test_benchmarks.py tests/test_train.py tests/test_golden.py
+	  tests/strategies tests/benchmarks/test_benchmarks.py tests/benchmarks/test_bench_step.py tests/test_train.py tests/test_golden.py
 
 pages: .venv/ready  ## write what is generated in docs/ anew: parts, tasks, imports, snippets, reports
 	for page in $(PAGES); do $(BIN)/vlp describe --page $$page > docs/$$page.md; done

@@ -19,6 +19,7 @@ from vlp.ground.types import RecipeError
 from vlp.recipe.compose import Recipe
 from vlp.recipe.model import build_model, without_weights
 from vlp.run.assemble import count_steps
+from vlp.run.build_stream import count_workers
 
 ROOT = Path(__file__).resolve().parent.parent
 STARTER = Path("benchmarks") / "peer_open_clip_train.py"
@@ -102,7 +103,8 @@ def trainer_flags(
     shards = [str(from_root(path)) for card in cards for path in card.paths()]
     if not all(card.samples for card in cards):
         raise RecipeError("data.train: the comparison needs cards that tell their number of samples")
-    workers = min(recipe.data.workers, len(shards))  # its loader gives each worker shards of its own
+    wanted = count_workers(recipe.data.workers, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    workers = min(wanted, len(shards))  # its loader gives each worker shards of its own
     epochs, steps_per_epoch = epochs_of(recipe, sum(card.samples or 0 for card in cards), workers)
     batch_size = recipe.train.batch_size
     flags: dict[str, Any] = {

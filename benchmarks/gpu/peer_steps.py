@@ -66,6 +66,8 @@ class PeerEpoch:
             local_rank=0,
             log_local=False,
             wandb=False,
+            trackio=False,
+            distributed=False,
         )
 
     def _groups(self) -> list[dict[str, Any]]:
@@ -76,11 +78,17 @@ class PeerEpoch:
 
     def train(self, steps: int) -> list[Any]:
         """Train so many steps; return a mark from before each of them, and from before the end of the loop."""
-        from open_clip_train.train import train_one_epoch
+        from open_clip_train import train
 
-        batches = _Batches(self.images, self.texts, steps, self.device)
+        has_tasks = hasattr(train, "TrainState")  # since its version 4
+        batch = {"image": self.images, "text": self.texts} if has_tasks else (self.images, self.texts)
+        batches = _Batches(batch, steps, self.device)
         data = {"train": SimpleNamespace(set_epoch=lambda _: None, dataloader=batches)}
-        train_one_epoch(self.model, data, self.loss, 0, self.optimizer, None, None, None, self.settings)
+        if has_tasks:
+            task = open_clip.task.CLIPTask(self.model, loss=self.loss, device=torch.device(self.device), verbose=False)
+            train.train_one_epoch(train.TrainState(task=task, optimizer=self.optimizer), data, self.settings)
+        else:
+            train.train_one_epoch(self.model, data, self.loss, 0, self.optimizer, None, None, None, self.settings)
         return batches.marks
 
     def seconds(self, warm_up: int, steps: int) -> list[float]:
@@ -95,12 +103,13 @@ class PeerEpoch:
 class _Batches:
     """A loader that gives the same batch, and marks the moments when it is asked."""
 
-    def __init__(self, images: Tensor, texts: Tensor, steps: int, device: str):
-        self.batch, self.num_batches, self.num_samples = (images, texts), steps, steps * len(images)
+    def __init__(self, batch: Any, steps: int, device: str):
+        images = batch["image"] if isinstance(batch, dict) else batch[0]
+        self.batch, self.num_batches, self.num_samples = batch, steps, steps * len(images)
         self.device = device
         self.marks: list[Any] = []
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[Any]:
         for _ in range(self.num_batches):
             self._mark()
             yield self.batch

@@ -181,6 +181,7 @@ def write_metrics(
         **{f"gauge/{name}": value for name, value in run.gauges().items()},
         **clock.lap(step, recipe.train.batch_size),
         "decode_rate": run.stream.decode_rate * dist.world_size(),
+        "workers": float(run.stream.workers),
         **run.micro_batches.metrics(step - 1),
         "peak_memory_gb": peak_memory(run.device) / 1e9,
         "weights_checksum": agreed_checksum(run.kept_equal),

@@ -140,12 +140,18 @@ def test_an_interrupted_run_is_called_unfinished(tmp_path):
     assert len(read_run(run).lines) == 10
 
 
-def test_a_run_that_waited_for_data_says_for_what(tmp_path):
+@pytest.mark.parametrize("logged", [{"workers": 3.0}, {}])
+def test_a_run_that_waited_for_data_says_for_what(tmp_path, logged):
     run = write_run(tmp_path / "waiting")
     path = run / "metrics.jsonl"
-    lines = [json.loads(line) | {"data_wait": 0.5} for line in path.read_text().splitlines()]
+    if not logged:  # as before there was `auto`
+        lock = run / "recipe.lock.yaml"
+        assert "workers: auto" in lock.read_text()
+        lock.write_text(lock.read_text().replace("workers: auto", "workers: 3"))
+    lines = [json.loads(line) | {"data_wait": 0.5} | logged for line in path.read_text().splitlines()]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert "-bound: " in write_report(run).read_text()
+    assert "-bound: " in (said := write_report(run).read_text())
+    assert "3 workers" in said or "data.workers" in said
 
 
 def test_a_failed_task_is_told(tmp_path):

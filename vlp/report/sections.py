@@ -86,7 +86,9 @@ def _waiting(run: RecordedRun) -> str:
     """Say what the run waited for, from medians of all its lines."""
     names = ("samples_per_second", "data_wait", "decode_rate")
     middles = {name: middle for name in names if (middle := run.middle(name)) is not None}
-    said = diagnose(middles, run.settings.get("data", {}).get("workers", 0)) if len(middles) == 3 else ""
+    wanted = run.settings.get("data", {}).get("workers", 0)
+    workers = run.last("workers")  # how many there were, which runs did not log before they could be `auto`
+    said = diagnose(middles, wanted if workers is None else round(workers)) if len(middles) == 3 else ""
     return f" The run is {said}." if said else ""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import open_clip
@@ -55,6 +56,11 @@ def test_widths_are_told_apart(run):
 def test_a_width_that_the_model_has_not_is_refused(run):
     with pytest.raises(RecipeError, match="@17: the model's embeddings have 16 coordinates"):
         load(f"{run}@17").embed_texts(["a cat"])
+
+
+def test_an_encoder_of_a_width_can_be_copied(run):
+    encoder = copy.copy(find_subject(f"{run}@4").encoder("cpu"))
+    assert encoder.embed_texts(["a cat"]).shape == (1, 4) and encoder.scale > 1
 
 
 def test_a_folder_may_have_such_a_name(run, tmp_path):

@@ -117,3 +117,27 @@ def test_towers_of_half_an_open_clip_still_cut_by_group():
     for block in model.core.text.transformer.resblocks:
         block.__class__ = ResidualAttentionBlock
     torch.testing.assert_close(model.embed_tokens(tokens[0], lengths[0]), packed, rtol=1e-5, atol=1e-6)
+
+
+class Adapted(torch.nn.MultiheadAttention):
+    """As adapters make of an attention."""
+
+
+@pytest.mark.parametrize("change", ["another class", "a hook"])
+def test_who_changes_an_attention_or_listens_to_it_is_heard(change):
+    model = tiny_model()
+    _, tokens, lengths = tiny_batch(model)
+    before = model.embed_tokens(tokens[0], lengths[0])
+    calls = []
+    for tower in (model.core.text, model.core.visual):
+        layer = tower.transformer.resblocks[0].attn
+        if change == "a hook":
+            layer.register_forward_hook(lambda *_: calls.append(1))
+        else:
+            layer.__class__ = Adapted
+            layer.forward = lambda *given, own=layer.forward, **named: calls.append(1) or own(*given, **named)
+    assert not can_pack(model.core.text)
+    torch.testing.assert_close(model.embed_tokens(tokens[0], lengths[0]), before, rtol=1e-5, atol=1e-6)
+    of_texts = len(calls)
+    model.core.visual(tiny_batch(model)[0][0])
+    assert 0 < of_texts < len(calls)

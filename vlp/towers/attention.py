@@ -7,11 +7,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from open_clip import transformer
 from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
 
 from vlp.towers.caption_layout import CaptionLayout
 
+ATTENTIONS = {nn.MultiheadAttention, getattr(transformer, "Attention", nn.MultiheadAttention)}
+"""Torch's, and open_clip's own, which its blocks have since version 4."""
 NONE_OF = ("bias_k", "bias_v", "head_scale", "logit_scale")
 """What an attention has none of, if it knows it at all, where it is nothing but softmax attention."""
 
@@ -22,9 +25,16 @@ class LeanBlock(ResidualAttentionBlock):
     A layout of captions may take the place of the mask: each caption then sees itself alone, causally.
     """
 
+    @property
+    def is_lean(self) -> bool:
+        """Whether nobody has put another attention in, such as one with adapters, or listens to the one it has."""
+        layer: Any = self.attn
+        return type(layer) in ATTENTIONS and not layer._forward_hooks and not layer._forward_pre_hooks
+
     def attention(self, q_x: Tensor, k_x: Any = None, v_x: Any = None, attn_mask: Any = None) -> Tensor:
         """Attend to everything, or within the captions of a layout; to anything else as ever."""
-        if k_x is not None or v_x is not None or not (attn_mask is None or isinstance(attn_mask, CaptionLayout)):
+        is_known = attn_mask is None or isinstance(attn_mask, CaptionLayout)
+        if not (is_known and k_x is None and v_x is None and self.is_lean):
             found: Tensor = super().attention(q_x, k_x, v_x, attn_mask)
             return found
         layer = self.attn

@@ -55,5 +55,5 @@ def make_packed(tower: nn.Module) -> None:
 def can_pack(tower: nn.Module) -> bool:
     """Whether a tower takes layouts of captions; `can_cut` says whether they change nothing."""
     return isinstance(tower, PackedTextTransformer) and all(
-        isinstance(block, LeanBlock) for block in tower.transformer.resblocks
+        isinstance(block, LeanBlock) and block.is_lean for block in tower.transformer.resblocks
     )

@@ -27,6 +27,8 @@ class PrefixEncoder:
         self.width = width
 
     def __getattr__(self, name: str) -> Any:
+        if name == "encoder":  # not there yet, as while a copy is made
+            raise AttributeError(name)
         return getattr(self.encoder, name)
 
     @property

@@ -22,6 +22,7 @@ from tests.towers.tiny import WORDS as BERT_WORDS
 from tests.towers.tiny import tiny_bert
 from vlp.ground import dist
 from vlp.ground.types import RecipeError
+from vlp.run import assemble
 from vlp.run.assemble import is_sharded
 from vlp.run.state import full
 from vlp.train import one_step, train
@@ -40,9 +41,9 @@ def launched() -> dict[str, str]:
 
 
 # ---------------------------------------- a run
-def _train_sharded(rank, world_size, folder, shards, environment):
+def _train_sharded(rank, world_size, folder, shards, environment, more):
     os.environ.update(environment)
-    recipe = tiny_recipe(Path(folder) / str(rank), shards, f"runs={folder}/runs", "name=sharded", *OPTIONS)
+    recipe = tiny_recipe(Path(folder) / str(rank), shards, f"runs={folder}/runs", "name=sharded", *OPTIONS, *more)
     run = train(recipe)
     first = lines(run)
     dist.barrier()
@@ -61,13 +62,14 @@ def lines(run: Path) -> list[dict]:
 
 
 @pytest.mark.processes
-def test_sharded_parameters_train_like_whole_ones(tmp_path):
+@pytest.mark.parametrize(("processes", "more"), [(2, ()), (4, ("train.shards=2",))], ids=["parts", "copies of parts"])
+def test_sharded_parameters_train_like_whole_ones(tmp_path, processes, more):
     write_shards(tmp_path / "shards", num_shards=3, samples_per_shard=7)
     shards = f"{tmp_path}/shards/*.tar"
-    for rank in range(2):
+    for rank in range(processes):
         (tmp_path / str(rank)).mkdir()
     one = train(tiny_recipe(tmp_path, shards, "name=one", *OPTIONS))
-    first, resumed = run_processes(_train_sharded, 2, str(tmp_path), shards, launched())[0]
+    first, resumed = run_processes(_train_sharded, processes, str(tmp_path), shards, launched(), more)[0]
     for whole, sharded in zip(lines(one), first, strict=True):
         for key in ("loss", "scale", "gradient_norm/image", "gradient_norm/text"):
             assert sharded[key] == pytest.approx(whole[key], rel=2e-4), key  # float32 sums in another order, 6 steps
@@ -80,6 +82,20 @@ def test_sharded_parameters_train_like_whole_ones(tmp_path):
         assert whole.keys() == sharded.keys()
         for name, value in whole.items():
             assert torch.allclose(value, sharded[name], atol=2e-4), name
+
+
+def test_copies_of_unequal_size_are_refused(monkeypatch):
+    monkeypatch.setattr(dist, "world_size", lambda: 6)
+    with pytest.raises(RecipeError, match=r"train\.shards: 6 processes cannot hold whole copies of 4 parts each"):
+        assemble._mesh("cpu", 4)
+
+
+def test_shards_of_a_launch_that_shards_nothing_are_refused(monkeypatch):
+    recipe = small_recipe("vitb32_clip", "train.shards=2", "train.precision=float32")
+    small_parts(monkeypatch, recipe)  # one process holds everything, whatever a recipe says
+    monkeypatch.setattr(dist, "world_size", lambda *_: 2)
+    with pytest.raises(RecipeError, match=r"train\.shards: the launch shards nothing"):
+        assemble.distribute(None, None, recipe)
 
 
 # ---------------------------------------- towers of every source

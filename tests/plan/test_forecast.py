@@ -11,6 +11,7 @@ from vlp.ground.types import RecipeError
 from vlp.plan.counts import Counts, TowerCounts
 from vlp.plan.devices import DEVICES, find_device
 from vlp.plan.forecast import Assumptions, forecast
+from vlp.plan.holding import Holding
 
 B32 = Counts(
     parameters=151_000_000,
@@ -108,3 +109,11 @@ def test_mistakes_are_named():
         plan("train.batch_size=1000", gpus=16)
     with pytest.raises(RecipeError, match=r"'H10' is not known.*H100"):
         find_device("H10")
+
+
+def test_copies_of_parts_hold_a_part_of_the_state():
+    whole, copies, parts = (
+        Holding(B32, 1024, 16, sharded, shards) for sharded, shards in ((False, None), (True, 8), (True, None))
+    )
+    assert [each.parts_of_state for each in (whole, copies, parts)] == [1, 8, 16]
+    assert Holding(B32, 1024, 4, True, 8).parts_of_state == 4

@@ -229,7 +229,7 @@ def forecast(
     Raises:
         RecipeError: The batch does not divide among the devices.
     """
-    holding = Holding(counts, recipe.train.batch_size, num_devices, sharded)
+    holding = Holding(counts, recipe.train.batch_size, num_devices, sharded, recipe.train.shards)
     pieces = micro_batches or holding.micro_batches(recipe.train, device.memory)
     if recipe.train.batch_size % (num_devices * pieces):
         raise RecipeError(

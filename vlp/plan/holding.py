@@ -21,12 +21,14 @@ class Holding:
     Args:
         batch_size: Pairs of the whole job.
         sharded: Parameters, gradients and moments are split over the devices (FSDP2).
+        shards: Over how many of them one copy is split; None is all.
     """
 
     counts: Counts
     batch_size: int
     num_devices: int = 1
     sharded: bool = False
+    shards: int | None = None
 
     @property
     def pairs(self) -> int:
@@ -36,7 +38,7 @@ class Holding:
     @property
     def parts_of_state(self) -> int:
         """How many devices share one copy of what is trained."""
-        return self.num_devices if self.sharded else 1
+        return min(self.shards or self.num_devices, self.num_devices) if self.sharded else 1
 
     def memory(self, micro_batches: int) -> dict[str, float]:
         """Return bytes by what takes them, where the share is embedded in so many pieces."""

@@ -174,6 +174,9 @@ class TrainSection(Section):
         clip_gradient_norm: Largest norm of the whole gradient; null does not clip.
         max_bad_steps: Consecutive steps with a NaN or Inf gradient that end the run.
         compile: Compile the towers with torch.compile.
+        shards: Processes that split one copy of the parameters among them, where the launch shards parameters; null for
+            all. With the processes of one machine, blocks are gathered inside of it, and only gradients travel between
+            machines (HSDP).
         deterministic: Refuse kernels whose results vary from run to run, and on a GPU do without TF32 and without the
             search for the fastest convolution.
         threads: Threads of one process on the CPU; null shares the cores among the processes of a machine.
@@ -192,6 +195,7 @@ class TrainSection(Section):
     clip_gradient_norm: float | None = Field(1.0, gt=0)
     max_bad_steps: int = Field(20, ge=1)
     compile: bool = False
+    shards: int | None = Field(None, ge=2)
     deterministic: bool = False
     threads: int | None = Field(None, ge=1)
     timeout: float = Field(1200.0, gt=0)

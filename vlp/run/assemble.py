@@ -14,7 +14,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, parse_flag_from_env
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule
 
 import vlp.run.trained_model  # noqa: F401 - weights may come from runs
@@ -260,6 +260,8 @@ def is_sharded() -> bool:
 def distribute(accelerator: Accelerator, towers: DualEncoder, recipe: Recipe) -> nn.Module:
     """Place the towers, and wrap them for several processes; the optimizer takes its parameters afterwards."""
     if not is_sharded():
+        if recipe.train.shards is not None and dist.world_size() > 1:
+            raise RecipeError("train.shards: the launch shards nothing; use recipes/launch/fsdp2.yaml, or remove it")
         towers.to(memory_format=torch.channels_last)  # what convolution kernels are fastest with
         # buffers that no step changes are equal already; gradients need no second copy to be exchanged from
         accelerator.ddp_handler = DistributedDataParallelKwargs(
@@ -269,11 +271,25 @@ def distribute(accelerator: Accelerator, towers: DualEncoder, recipe: Recipe) ->
         return model
     shard(
         towers.to(accelerator.device),
-        init_device_mesh(accelerator.device.type, (dist.world_size(),)),
+        _mesh(accelerator.device.type, recipe.train.shards),
         number_format=recipe.train.number_format,
         reshard_after_forward=parse_flag_from_env("FSDP_RESHARD_AFTER_FORWARD", default=True),
     )
     return towers
+
+
+def _mesh(device_type: str, shards: int | None) -> DeviceMesh:
+    """Return how processes hold parameters: parts of them along the last axis, copies along the first of two.
+
+    Raises:
+        RecipeError: Copies would be of different sizes.
+    """
+    size = dist.world_size()
+    if shards is None or shards == size:
+        return init_device_mesh(device_type, (size,))
+    if size % shards:
+        raise RecipeError(f"train.shards: {size} processes cannot hold whole copies of {shards} parts each")
+    return init_device_mesh(device_type, (size // shards, shards), mesh_dim_names=("copies", "parts"))
 
 
 def build_term_optimizer(objective: Objective, recipe: Recipe) -> torch.optim.Optimizer | None:

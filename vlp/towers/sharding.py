@@ -22,6 +22,8 @@ def shard(
 ) -> None:
     """Split every parameter over the processes of `mesh`, in place; a block is whole while it computes.
 
+    Along the first of two axes there are copies, whose gradients are added up.
+
     What belongs to no block (embeddings of tokens and positions, projections, the scale) is whole from the forward to
     the end of the backward pass: it is used in pieces, outside any module that is called.
 

@@ -39,7 +39,7 @@ REFUSED, CRASHED = 1, 70  # exit codes: ended with a line for the user, ended wi
 PATIENCE = 120.0  # a training takes a few seconds; one that needs longer hangs
 GRACE = 3.0  # what launchers grant the other processes once one has ended; torchrun gives ten times as much
 NUM_SAMPLES, SPOILED = 21, 11
-TIMES = {"crc32", "seconds", "samples_per_second", "data_wait", "decode_rate", "peak_memory_gb"}
+TIMES = {"crc32", "seconds", "samples_per_second", "data_wait", "decode_rate", "peak_memory_gb", "workers"}
 RECIPE = """
 name: tiny
 runs: {runs}

@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(json.dumps(measure(Case(**json.loads(parsed.case)))))
         return
     if parsed.quick:
-        parsed.rounds, parsed.samples = QUICK_ROUNDS, [QUICK_SAMPLES] * len(SETS)
+        parsed.rounds, parsed.kinds, parsed.samples = QUICK_ROUNDS, SETS[:1], [QUICK_SAMPLES]
     if any(number < STEP or number % STEP for number in parsed.samples):
         parser.error(f"--samples: whole batches for {max(WORKERS)} workers need multiples of {STEP}")
     os.chdir(ROOT)
@@ -74,7 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     samples = [kind.samples for kind in SETS]
-    parser.add_argument("--quick", action="store_true", help="a try of the whole way: one round of small sets")
+    parser.add_argument("--quick", action="store_true", help="a try of the whole way: one round of a small set")
     parser.add_argument("--rounds", type=int, default=5, help="default: %(default)s")
     parser.add_argument(
         "--samples", nargs=len(SETS), type=int, default=samples, help="of A, B, C; default: %(default)s"
@@ -84,6 +84,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--peer-python", type=Path, help="of an environment with open_clip_train; default: make one")
     parser.add_argument("--to", type=Path, default=Path("benchmarks/reports"), help="default: %(default)s")
     parser.add_argument("--case", help=argparse.SUPPRESS)
+    parser.set_defaults(kinds=SETS)
     return parser
 
 
@@ -111,13 +112,13 @@ def again(parsed: argparse.Namespace) -> str:
 
 def sets(parsed: argparse.Namespace) -> Iterator[Case]:
     """Yield one case per set, for what does not depend on a loader."""
-    for kind, samples in zip(SETS, parsed.samples, strict=True):
+    for kind, samples in zip(parsed.kinds, parsed.samples, strict=True):
         yield Case("", kind.name, samples, parsed.passes, 0, str(parsed.scratch))
 
 
 def cases(parsed: argparse.Namespace) -> Iterator[Case]:
     """Yield the cases of one round; both loaders stand side by side."""
-    for kind, samples in zip(SETS, parsed.samples, strict=True):
+    for kind, samples in zip(parsed.kinds, parsed.samples, strict=True):
         for workers in WORKERS:
             for name in (PEER, "vlp", "vlp exact") if workers == 0 else (PEER, "vlp"):
                 yield Case(name, kind.name, samples, parsed.passes, workers, str(parsed.scratch))

@@ -50,10 +50,21 @@ def surroundings() -> dict[str, str]:
     """Return what the last bits of a number depend on: processor, instructions that torch uses, torch, open_clip."""
     return {
         "machine": machine().rpartition(",")[0],
+        "model": _model(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "torch": torch.__version__,
         "open_clip": version("open_clip_torch"),
     }
+
+
+def _model() -> str:
+    """Return family and model of the processor, by which libraries choose their kernels; nothing where nobody says."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("\n\n")[0].splitlines()
+    except OSError:
+        return ""
+    said = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    return f"{said.get('cpu family', '')}/{said.get('model', '')}"
 
 
 def record(numbers: dict[str, Numbers]) -> dict[str, object]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tests.small_steps import batch_for, small_parts, small_recipe
 from tests.towers.tiny import TEXT, VIT, tiny_bert, tiny_model
+from vlp import train
 from vlp.ground.types import RecipeError
 from vlp.step.optimizer import BASE_RATE, GroupSettings, build_optimizer
 from vlp.towers.blocks import blocks_of
@@ -57,7 +59,7 @@ def test_encoders_of_transformers_name_their_depth(tmp_path):
 
 def rates_of(model, **settings):
     """Return the rate of each parameter, by name."""
-    optimizer = build_optimizer(model, learning_rate=1.0, **settings)
+    optimizer = build_optimizer(model, model.blocks_behind(), learning_rate=1.0, **settings)
     rate = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
     assert all(group["lr"] == group[BASE_RATE] for group in optimizer.param_groups)
     return {name: rate[id(parameter)] for name, parameter in model.named_parameters() if id(parameter) in rate}
@@ -85,7 +87,7 @@ def test_factors_of_groups_multiply():
 def test_first_layers_move_least():
     model = tiny_model()
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
-    optimizer = build_optimizer(model, learning_rate=1e-3, weight_decay=0.0, layer_decay=0.1)
+    optimizer = build_optimizer(model, model.blocks_behind(), learning_rate=1e-3, weight_decay=0.0, layer_decay=0.1)
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()
@@ -98,3 +100,14 @@ def test_first_layers_move_least():
 def test_a_decay_that_is_none_is_refused(value):
     with pytest.raises(RecipeError, match=r"optimizer\.layer_decay"):
         build_optimizer(tiny_model(), layer_decay=value)
+
+
+def test_networks_of_terms_lie_in_no_tower(monkeypatch):
+    recipe = small_recipe("vitb32_amcl", "optimizer.layer_decay=0.5", "train.precision=float32")
+    parts = small_parts(monkeypatch, recipe)
+    of_terms, of_towers = (
+        {group["lr"] for group in one.param_groups} for one in (parts.term_optimizer, parts.optimizer)
+    )
+    assert of_terms == {recipe.optimizer.learning_rate}
+    assert len(of_towers) == 3  # in and behind the one block, and before it
+    train.one_step(parts, batch_for(recipe, 16), 0)

@@ -172,7 +172,7 @@ def assemble(recipe: Recipe, *, resume: bool, allow_changes: bool) -> Run:
         compile_towers(towers.core, by_block=sharded)
     model = distribute(accelerator, towers, recipe)
     check_wrapped(model, towers)
-    optimizer = build_optimizer(towers, **settings(recipe.optimizer))
+    optimizer = build_optimizer(towers, towers.blocks_behind(), **settings(recipe.optimizer))
     term_optimizer = build_term_optimizer(objective.to(accelerator.device), recipe)
     for strategy in used.values():
         strategy.start(towers)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import torch
 from pydantic import Field
 from torch import nn
@@ -30,6 +33,7 @@ class GroupSettings(Strict):
 
 def build_optimizer(
     model: nn.Module,
+    behind: Mapping[str, int] = MappingProxyType({}),
     *,
     learning_rate: float = 1e-3,
     betas: tuple[float, float] = (0.9, 0.98),
@@ -43,6 +47,7 @@ def build_optimizer(
 
     Args:
         model: Frozen parameters are left out.
+        behind: How many blocks come behind a parameter in its tower, by name; those that are not named have none.
         learning_rate: Peak of the schedule.
         betas: Decay of the two moments; CLIP lowers the second to 0.98.
         epsilon: Added to the root of the second moment.
@@ -74,7 +79,6 @@ def build_optimizer(
     for label, wanted in groups.items():
         check_matches(wanted.match, named, f"optimizer.groups.{label}.match")
     check_matches(no_decay, named, "optimizer.no_decay")
-    behind: dict[str, int] = model.blocks_behind() if layer_decay < 1 else {}  # type: ignore[operator]
     collected: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, value in named.items():
         group = next((group for group in groups.values() if matches(name, group.match)), None)

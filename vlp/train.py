@@ -26,6 +26,7 @@ from vlp.recipe.schema import Recipe
 from vlp.run.assemble import Run, assemble
 from vlp.run.clock import PREEMPTED, Clock, StopSignal, diagnose, due
 from vlp.run.device_memory import peak_memory
+from vlp.run.folder import evaluations_of
 from vlp.run.launch import agreed_checksum, was_launched
 from vlp.run.log import Log
 from vlp.run.state import restore, save, weights_to_evaluate
@@ -221,7 +222,7 @@ def evaluate(run: Run, log: Log, step: int, position: int, watchdog: Watchdog) -
     model.load_state_dict(weights_to_evaluate(run))
     encoder = TowerEncoder(model.to(run.device), device=run.device, autocast=recipe.train.number_format)
     tasks = [load_task(name) for name in recipe.evaluation.tasks]
-    folder = recipe.folder / "evaluations" / f"step_{step:08d}"
+    folder = evaluations_of(recipe.folder, step)
     records = run_tasks(
         tasks,
         WatchedEncoder(encoder, watchdog),

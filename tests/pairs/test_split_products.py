@@ -78,9 +78,9 @@ def test_the_setting_reaches_the_engine(monkeypatch):
     for numerics in ("exact", "fast"):
         recipe = load_recipe("vitb32_clip", [f"train.numerics={numerics}"])
         objective = build_objective(recipe)
-        assert objective._numerics == numerics
+        assert objective.numerics == numerics
         with pytest.raises(ZeroDivisionError):
-            walk.pair_stats(blocks_of(*leaves(4)), {"image_text": [LSE("row")]}, numerics=objective._numerics)
+            walk.pair_stats(blocks_of(*leaves(4)), {"image_text": [LSE("row")]}, numerics=objective.numerics)
     assert seen == ["exact", "fast"]
 
 

@@ -71,7 +71,7 @@ def test_another_device_is_measured(monkeypatch, recipe):
     utilisation = Utilisation(recipe, CUDA)
     utilisation.operations.add(batch_for(recipe, 16))
     assert utilisation.metrics(1e3)["mfu"] > 0
-    assert product_rate(torch.device("cpu"), "float32", 64) > 1e6
+    assert product_rate(torch.device("cpu"), torch.float32, 64) > 1e6
 
 
 def test_the_cpu_says_nothing(recipe):

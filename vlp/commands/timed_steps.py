@@ -11,7 +11,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import date
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -22,12 +21,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vlp import train
 from vlp.ground.files import write_text
+from vlp.ground.float32 import tf32, whole_float32
 from vlp.ground.provenance import commit, machine
 from vlp.ground.types import Batch
 from vlp.plan.devices import Device, known_as
 from vlp.recipe.compose import load_recipe
 from vlp.run.assemble import Run, assemble
-from vlp.run.utilisation import fastest, wait
+from vlp.run.utilisation import fastest, product_rate, wait
 from vlp.step.learning_rate import set_learning_rate
 
 WARM_UP = 2
@@ -231,13 +231,10 @@ class Stopwatch:
 def this_device(device: torch.device) -> Device:
     """Measure what a device can do: products by precision, and memory."""
     side = SIDES[device.type]
-    rates: dict[str, Any] = {}
-    for name, dtype in (("matrix", torch.bfloat16), ("tf32", torch.float32), ("float32", torch.float32)):
-        left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-        before = torch.backends.cuda.matmul.allow_tf32
-        torch.backends.cuda.matmul.allow_tf32 = name == "tf32"
-        rates[name] = 2 * side**3 / fastest(partial(torch.matmul, left, right), device)
-        torch.backends.cuda.matmul.allow_tf32 = before
+    rates = {"matrix": product_rate(device, torch.bfloat16, side)}
+    for name, reading in (("tf32", tf32), ("float32", whole_float32)):
+        with reading():
+            rates[name] = product_rate(device, torch.float32, side)
     source = torch.zeros(COPIED[device.type], dtype=torch.uint8, device=device)
     bandwidth = 2 * len(source) / fastest(source.clone, device)
     if device.type == "cuda":

@@ -13,6 +13,7 @@ from vlp.ground.yaml import read_yaml
 from vlp.recipe.compose import lock_text
 from vlp.recipe.schema import Recipe
 from vlp.run.checkpoint import LOCK
+from vlp.run.folder import at_width, evaluations_of
 from vlp.run.trained_model import load_model_of_run
 
 
@@ -42,8 +43,7 @@ def export_run(path: Path, to: Path, *, weights: str | None = None, width: int |
 
 def find_results(run: Path, step: int, weights: str, width: int | None = None) -> list[dict[str, Any]]:
     """Return the evaluation records of one step, label of weights and width; failed tasks are left out."""
-    folder = run / "evaluations" / f"step_{step:08d}"
-    files = sorted((folder if width is None else folder / f"width_{width}").glob("*.json"))
+    files = sorted(at_width(evaluations_of(run, step), width).glob("*.json"))
     records = [json.loads(file.read_text(encoding="utf-8")) for file in files]
     return [record for record in records if record["weights"] == weights and "error" not in record]
 

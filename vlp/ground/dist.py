@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -34,6 +35,11 @@ def world_size(group: Group = None) -> int:
 def rank(group: Group = None) -> int:
     """Return the number of this process, from 0."""
     return torch_dist.get_rank(group) if is_on() else 0
+
+
+def local_world_size() -> int:
+    """Return the number of processes of this machine, as the launcher says; of all where it says nothing."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", world_size()))
 
 
 def is_main() -> bool:
@@ -203,6 +209,13 @@ def barrier() -> None:
     """Wait for every process."""
     if is_on():
         torch_dist.barrier(group=_host_group())
+
+
+def leave() -> None:
+    """Take this process out of its groups, whose threads then end; nothing where there is none."""
+    if torch_dist.is_available() and torch_dist.is_initialized():
+        torch_dist.destroy_process_group()
+        _host_group.cache_clear()
 
 
 @cache

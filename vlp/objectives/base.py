@@ -101,8 +101,8 @@ class Objective(nn.Module):
         super().__init__()
         if not terms:
             raise ValueError("an objective needs at least one term")
-        self._widths = dict(widths)
-        self._numerics = numerics
+        self.widths = dict(widths)
+        self.numerics = numerics
         self._terms = {label: term for label, (term, _) in terms.items()}
         self.terms = nn.ModuleDict(self._terms)
         self._weights = {label: weight for label, (_, weight) in terms.items()}
@@ -117,8 +117,8 @@ class Objective(nn.Module):
             RecipeError: A term is to read as many coordinates as there are, or more, or none.
         """
         for label, term in self._terms.items():
-            width = self._widths.get(label, embed_dim)
-            if label in self._widths and not 0 < width < embed_dim:
+            width = self.widths.get(label, embed_dim)
+            if label in self.widths and not 0 < width < embed_dim:
                 name = label.partition("@")[0]
                 raise RecipeError(f"objective.{name}.widths: {width} is not within the {embed_dim} of model.embed_dim")
             term.create(width)
@@ -173,9 +173,9 @@ class Objective(nn.Module):
     def _shares(self, pairs: Pairs) -> dict[str, Float[Tensor, ""]]:
         """Let the terms of each width read one walk; return what they say, in their own order."""
         found = {}
-        for width in dict.fromkeys(map(self._widths.get, self._terms)):
+        for width in dict.fromkeys(map(self.widths.get, self._terms)):
             seen = pairs if width is None else PrefixPairs(pairs, width)
-            alike = {label: term for label, term in self._terms.items() if self._widths.get(label) == width}
+            alike = {label: term for label, term in self._terms.items() if self.widths.get(label) == width}
             stats = self._stats(seen, alike.values())
             found.update({label: term(seen, stats) for label, term in alike.items()})
         return {label: found[label] for label in self._terms}
@@ -193,7 +193,7 @@ class Objective(nn.Module):
             )
             for name, requests in wanted.items()
         }
-        return pair_stats(blocks, wanted, pairs.group, memory=self._memory, numerics=self._numerics)
+        return pair_stats(blocks, wanted, pairs.group, memory=self._memory, numerics=self.numerics)
 
     def _check(self, pairs: Pairs) -> None:
         self._check_sizes(pairs)

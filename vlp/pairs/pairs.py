@@ -54,9 +54,7 @@ class Pairs:
         has_twins: bool | None = None,
         precision: torch.dtype | None = None,
     ):
-        self._finite_here = all_finite(embeddings)
-        if self._finite_here.device.type != "cpu" or not bool(self._finite_here):  # an accelerator is not waited for
-            embeddings = embeddings.each(harmless)
+        embeddings = self._look(embeddings)
         self.image = at_least_float32(embeddings.image)
         self.text = at_least_float32(embeddings.text)
         self.scale = at_least_float32(embeddings.scale)
@@ -73,6 +71,13 @@ class Pairs:
         self._sides: dict[str, Side] = {}
         self._gathered: dict[str, Tensor] = {}
         self._has_twins = has_twins
+
+    def _look(self, embeddings: Embeddings) -> Embeddings:
+        """Remember whether all numbers are finite, and return finite ones."""
+        self._finite_here = all_finite(embeddings)
+        if self._finite_here.device.type != "cpu" or not bool(self._finite_here):  # an accelerator is not waited for
+            return embeddings.each(harmless)
+        return embeddings
 
     @cached_property
     def has_twins(self) -> bool:

@@ -1,14 +1,14 @@
-"""The first coordinates of embeddings, which may stand for the whole (Matryoshka, Kusupati et al. 2022)."""
+"""Pairs as terms see them who read the first coordinates of embeddings alone."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cache
+from functools import cache, cached_property
 
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
-from torch.nn import functional
 
+from vlp.ground.coordinates import first_coordinates
 from vlp.ground.types import Embeddings, Teacher
 from vlp.pairs.pairs import Pairs
 from vlp.pairs.requests import Side
@@ -17,14 +17,16 @@ from vlp.pairs.requests import Side
 class PrefixPairs(Pairs):
     """Pairs whose embeddings are the first coordinates of others, made unit again; all else is theirs.
 
-    Features are gathered once for all widths. Teachers of the embeddings' own width are cut with them, others and
-    references stay as they are.
+    Whatever other processes have is gathered once for all widths. Teachers of the embeddings' own width are cut with
+    them, others and references stay as they are.
 
     Args:
         width: How many coordinates.
     """
 
     def __init__(self, whole: Pairs, width: int):
+        self._whole = whole
+        self._width = width
         super().__init__(
             prefix_of(whole.embeddings, width),
             whole.ids,
@@ -34,8 +36,24 @@ class PrefixPairs(Pairs):
             has_twins=whole.has_twins,
             precision=whole.precision,
         )
-        self._whole = whole
-        self._width = width
+
+    def _look(self, embeddings: Embeddings) -> Embeddings:
+        self._finite_here = self._whole._finite_here
+        return embeddings  # of finite ones
+
+    @cached_property
+    def everyones_ids(self) -> Int64[Tensor, " b"]:
+        """Sample ids of the whole batch, the same on every process."""
+        return self._whole.everyones_ids
+
+    @cached_property
+    def _everyones_caption_ids(self) -> Int64[Tensor, " b"]:
+        return self._whole._everyones_caption_ids
+
+    def _reference(self, name: str, modality: str) -> Float[Tensor, "b r"]:
+        whole = self._whole._reference(name, modality)
+        is_cut = name == "teacher" and self.embeddings.teacher is not self._whole.embeddings.teacher
+        return first_coordinates(whole, self._width) if is_cut else whole
 
     def side(self, name: str) -> Side:
         """Return embeddings by name as one side of a similarity matrix."""
@@ -60,8 +78,3 @@ def prefix_of(embeddings: Embeddings, width: int) -> Embeddings:
         negatives=None if negatives is None else first_coordinates(negatives, width),
         teacher=teacher,
     )
-
-
-def first_coordinates(features: Float[Tensor, "... d"], width: int) -> Float[Tensor, "... w"]:
-    """Return the first coordinates, of unit norm."""
-    return functional.normalize(features[..., :width], dim=-1)

@@ -131,7 +131,7 @@ def count(recipe: Recipe, *, tokens: float | None = None) -> Counts:
             embed_dim=towers.embed_dim,
             image_views=seen.image_views,
             text_views=seen.text_views,
-            matrices=max(1.0, _matrices(objective, recipe, towers.embed_dim)),
+            matrices=max(1.0, _matrices(objective, towers.embed_dim)),
             pixels=math.prod(_shape(towers)),
             strategies=seen.operations,
             uncounted=(
@@ -282,11 +282,10 @@ def _beside(used: Iterable[Strategy]) -> int:
     return sum(storages.values())
 
 
-def _matrices(objective: Objective, recipe: Recipe, embed_dim: int) -> float:
+def _matrices(objective: Objective, embed_dim: int) -> float:
     found = {
-        (width, name)
-        for label, entry in recipe.objective.items()
-        for width in (embed_dim, *entry.widths)
-        for name in cast(Term, objective.terms[label]).requests
+        (objective.widths.get(label, embed_dim), name)
+        for label, term in objective.terms.items()
+        for name in cast(Term, term).requests
     }
     return sum(width / embed_dim for width, _ in found)

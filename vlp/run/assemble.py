@@ -221,8 +221,7 @@ def _start_processes(recipe: Recipe) -> Accelerator:
     accelerator = join(log_with=list(recipe.log.trackers) or None, project_dir=str(recipe.folder))
     check_same("the recipe", json.dumps(recipe.model_dump(mode="json", exclude=PLACES)))
     if accelerator.device.type == "cpu":
-        local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
-        torch.set_num_threads(recipe.train.threads or max(1, usable_cores() // local_processes))
+        torch.set_num_threads(recipe.train.threads or max(1, usable_cores() // dist.local_world_size()))
     if recipe.train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)

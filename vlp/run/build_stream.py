@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -64,7 +63,7 @@ def count_workers(wanted: int | Literal["auto"], device: torch.device) -> int:
     """Return how many processes decode for this one."""
     if wanted != "auto":
         return wanted
-    cores = usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", dist.world_size()))
+    cores = usable_cores() // dist.local_world_size()
     # a core enqueues what a GPU does; on the CPU the model itself takes most of the time
     spare = cores - 1 if device.type != "cpu" else cores // 4
     return min(MOST_WORKERS, max(1, spare))

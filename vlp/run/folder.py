@@ -107,6 +107,16 @@ class Claim:
         files.write_text(self.folder / checkpoint.LOCK, self.lock)
 
 
+def evaluations_of(run: Path, step: int) -> Path:
+    """Return where a run keeps what was scored after a step."""
+    return run / "evaluations" / f"step_{step:08d}"
+
+
+def at_width(evaluations: Path, width: int | None) -> Path:
+    """Return where scores of so many first coordinates of the embeddings lie; of all of them for None."""
+    return evaluations if width is None else evaluations / f"width_{width}"
+
+
 def claim_folder(
     recipe: Recipe, samples: SampleSet, weights: Sequence[Loaded] = (), *, resume: bool, allow_changes: bool
 ) -> Claim:

@@ -10,7 +10,6 @@ from datetime import timedelta
 from typing import Any
 
 import torch
-import torch.distributed as torch_dist
 from accelerate import Accelerator, PartialState
 from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor, nn
@@ -72,10 +71,9 @@ def leave() -> None:
     while the interpreter ends aborts the process ("terminate called without an active exception"), so that a job
     which did everything ends with exit code 134. Where a thread waits for a process that is gone, the exit code is 1.
     """
-    if torch_dist.is_available() and torch_dist.is_initialized():
-        faulthandler.dump_traceback_later(LEAVE_TIMEOUT, exit=True, file=STDERR)
-        torch_dist.destroy_process_group()
-        faulthandler.cancel_dump_traceback_later()
+    faulthandler.dump_traceback_later(LEAVE_TIMEOUT, exit=True, file=STDERR)
+    dist.leave()
+    faulthandler.cancel_dump_traceback_later()
 
 
 def was_launched() -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from vlp.run.folder import at_width, evaluations_of
 from vlp.run.trained_model import is_run, load_model_of_run, split_label
 from vlp.towers.borrowed import BorrowedEncoder
 from vlp.towers.dual import DualEncoder
@@ -77,7 +78,7 @@ def find_subject(name: str) -> Subject:
     """
     if (asked := re.fullmatch(r"(.+)@(\d+)", name)) and not Path(name).expanduser().exists():
         whole, width = find_subject(asked[1]), int(asked[2])
-        folder = whole.folder and whole.folder / f"width_{width}"
+        folder = whole.folder and at_width(whole.folder, width)
         return replace(whole, name=f"{whole.name}@{width}", width=width, folder=folder)
     path, label = split_label(name)
     if not is_run(path):
@@ -90,6 +91,6 @@ def find_subject(name: str) -> Subject:
         step,
         trained.weights,
         trained.recipe.evaluation.tasks or DEFAULT_TASKS,
-        trained.checkpoint.path.parent.parent / "evaluations" / f"step_{step:08d}",
+        evaluations_of(trained.checkpoint.path.parent.parent, step),
         trained.recipe.train.number_format,
     )

@@ -12,7 +12,7 @@ from vlp.ground.types import RecipeError
 from vlp.recipe.model import build_model, fragments, without_weights
 from vlp.recipe.schema import Recipe
 from vlp.run.checkpoint import LOCK, WEIGHTS, Checkpoint, is_checkpoint, latest, open_checkpoint, read_lock
-from vlp.towers.build import choose_activation
+from vlp.towers.build import choose_activation, join
 from vlp.towers.dual import DualEncoder
 from vlp.towers.meaning import PREPROCESS_KEYS, Meaning
 from vlp.towers.sources import WeightFile, finder
@@ -48,7 +48,7 @@ def load_model_of_run(path: Path, weights: str | None = None, *, width: int | No
     if width is None:
         model = build_model(section)
     else:
-        whole = build_model(section).embed_dim
+        whole: int = join(*fragments(section), recipe.model.embed_dim, None)["embed_dim"]
         if not 0 < width < whole:
             raise RecipeError(f"--width: {width} is not within the {whole} coordinates of the model's embeddings")
         model = build_model(section.model_copy(update={"embed_dim": width}))

@@ -87,16 +87,16 @@ class Utilisation:
     @cached_property
     def _peak(self) -> float:
         known = known_as(torch.cuda.get_device_name(self._device))
-        return known.rate(self._precision) if known else product_rate(self._device, self._precision, SIDE)
+        if known:
+            return known.rate(self._precision)
+        with tf32():
+            return product_rate(self._device, torch.float32 if self._precision == "float32" else torch.bfloat16, SIDE)
 
 
-def product_rate(device: torch.device, precision: str, side: int) -> float:
-    """Return the operations per second that a product of square matrices reaches; of float32 in TF32, where that is."""
-    dtype = torch.float32 if precision == "float32" else torch.bfloat16
+def product_rate(device: torch.device, dtype: torch.dtype, side: int) -> float:
+    """Return the operations per second that a product of square matrices reaches."""
     left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-    with tf32():
-        seconds = fastest(partial(torch.matmul, left, right), device)
-    return 2 * side**3 / seconds
+    return 2 * side**3 / fastest(partial(torch.matmul, left, right), device)
 
 
 def fastest(work: Callable[[], Any], device: torch.device, repeats: int = 3) -> float:

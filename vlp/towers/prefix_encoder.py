@@ -8,8 +8,8 @@ from typing import Any
 from jaxtyping import Float32
 from PIL.Image import Image
 from torch import Tensor
-from torch.nn import functional
 
+from vlp.ground.coordinates import first_coordinates
 from vlp.ground.types import Encoder, RecipeError
 
 
@@ -47,4 +47,4 @@ class PrefixEncoder:
     def _cut(self, embeddings: Float32[Tensor, "n d"]) -> Float32[Tensor, "n w"]:
         if not 0 < self.width <= embeddings.shape[1]:
             raise RecipeError(f"@{self.width}: the model's embeddings have {embeddings.shape[1]} coordinates")
-        return functional.normalize(embeddings[:, : self.width], dim=1)
+        return first_coordinates(embeddings, self.width)

@@ -21,6 +21,7 @@ from statistics import median
 
 from benchmarks.dated_report import write_page
 from benchmarks.evaluator_cases import CASES, PEER_PACKAGE, make_set
+from benchmarks.quick import add_quick, settle
 from benchmarks.tables import Table, markdown, percent, ratio, spread
 
 CORES = 2
@@ -47,15 +48,14 @@ class Found:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure round after round, and write the report after each."""
-    parsed = build_parser().parse_args(arguments)
+    parsed = settle(build_parser().parse_args(arguments))
     if parsed.case:
         name, settings = json.loads(parsed.case)
         numbers = CASES[name](**settings)
         if os.environ.get("RANK", "0") == "0":
             print(json.dumps(numbers))
         return
-    sizes = QUICK if parsed.quick else FULL
-    rounds = 1 if parsed.quick else parsed.rounds
+    sizes, rounds = parsed.sizes, parsed.rounds
     package = install(parsed.scratch / "package")
     pictures = make_set(parsed.scratch / f"pictures_{sizes['pictures']}", sizes["pictures"])
     words = " ".join(["python -m benchmarks.bench_evaluators", *(sys.argv[1:] if arguments is None else arguments)])
@@ -89,11 +89,12 @@ def build_parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--quick", action="store_true", help="a try of the whole way: one round of small sizes")
     parser.add_argument("--rounds", type=int, default=3, help="default: %(default)s")
     parser.add_argument("--scratch", type=Path, default=Path("runs/bench_evaluators"), help="default: %(default)s")
     parser.add_argument("--to", type=Path, default=Path("benchmarks/reports"), help="default: %(default)s")
     parser.add_argument("--case", help=argparse.SUPPRESS)
+    parser.set_defaults(sizes=FULL)
+    add_quick(parser, sizes=QUICK, rounds=1)
     return parser
 
 

@@ -24,6 +24,7 @@ from benchmarks import peer_open_clip as peer
 from benchmarks.jpeg_sets import SETS
 from benchmarks.loader_cases import BATCH_SIZE, SCALE, SIZE, Case, card_of, fidelity, measure
 from benchmarks.loader_report import PEER, WORKERS, Row, write_report
+from benchmarks.quick import add_quick, settle
 from vlp.data import SampleSet
 from vlp.ground.provenance import commit, machine, versions
 
@@ -37,12 +38,10 @@ QUICK_ROUNDS, QUICK_SAMPLES = 1, STEP
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure round after round, and write the report after each."""
     parser = build_parser()
-    parsed = parser.parse_args(arguments)
+    parsed = settle(parser.parse_args(arguments))
     if parsed.case:
         print(json.dumps(measure(Case(**json.loads(parsed.case)))))
         return
-    if parsed.quick:
-        parsed.rounds, parsed.kinds, parsed.samples = QUICK_ROUNDS, SETS[:1], [QUICK_SAMPLES]
     if any(number < STEP or number % STEP for number in parsed.samples):
         parser.error(f"--samples: whole batches for {max(WORKERS)} workers need multiples of {STEP}")
     os.chdir(ROOT)
@@ -74,7 +73,6 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     samples = [kind.samples for kind in SETS]
-    parser.add_argument("--quick", action="store_true", help="a try of the whole way: one round of a small set")
     parser.add_argument("--rounds", type=int, default=5, help="default: %(default)s")
     parser.add_argument(
         "--samples", nargs=len(SETS), type=int, default=samples, help="of A, B, C; default: %(default)s"
@@ -84,7 +82,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--peer-python", type=Path, help="of an environment with open_clip_train; default: make one")
     parser.add_argument("--to", type=Path, default=Path("benchmarks/reports"), help="default: %(default)s")
     parser.add_argument("--case", help=argparse.SUPPRESS)
-    parser.set_defaults(kinds=SETS)
+    parser.set_defaults(sets=[kind.name for kind in SETS])
+    add_quick(parser, sets=[SETS[0].name], rounds=QUICK_ROUNDS, samples=[QUICK_SAMPLES])
     return parser
 
 
@@ -112,18 +111,18 @@ def again(parsed: argparse.Namespace) -> str:
 
 def sets(parsed: argparse.Namespace) -> Iterator[Case]:
     """Yield one case per set, for what does not depend on a loader."""
-    for kind, samples in zip(parsed.kinds, parsed.samples, strict=True):
-        yield Case("", kind.name, samples, parsed.passes, 0, str(parsed.scratch))
+    for kind, samples in zip(parsed.sets, parsed.samples, strict=True):
+        yield Case("", kind, samples, parsed.passes, 0, str(parsed.scratch))
 
 
 def cases(parsed: argparse.Namespace) -> Iterator[Case]:
     """Yield the cases of one round; both loaders stand side by side."""
-    for kind, samples in zip(parsed.kinds, parsed.samples, strict=True):
+    for kind, samples in zip(parsed.sets, parsed.samples, strict=True):
         for workers in WORKERS:
             for name in (PEER, "vlp", "vlp exact") if workers == 0 else (PEER, "vlp"):
-                yield Case(name, kind.name, samples, parsed.passes, workers, str(parsed.scratch))
-        yield Case("stages", kind.name, samples, parsed.passes, 0, str(parsed.scratch))
-        yield Case("codec", kind.name, samples, parsed.passes, 0, str(parsed.scratch))
+                yield Case(name, kind, samples, parsed.passes, workers, str(parsed.scratch))
+        yield Case("stages", kind, samples, parsed.passes, 0, str(parsed.scratch))
+        yield Case("codec", kind, samples, parsed.passes, 0, str(parsed.scratch))
 
 
 def run(case: Case, python: Path) -> dict[str, float]:

@@ -28,26 +28,25 @@ from tqdm import tqdm
 from benchmarks.dated_report import write_page
 from benchmarks.gpu.peer_steps import CONTEXT, PeerEpoch
 from benchmarks.gpu.steps import TINY, synthetic_parts
+from benchmarks.quick import add_quick, settle
 from benchmarks.step_report import STEPS, Case, Found, sections, table
 from benchmarks.tables import markdown
 from vlp import train
 from vlp.ground.types import Batch
 
 BATCHES = 8  # different ones, from the shipped pairs
-
-
 FULL = (Case("ViT-S-32", 32, 1.9), Case("ViT-B-32", 16, 1.5))
-QUICK = (Case(None, 8, 1.0),)
+QUICK = [Case(None, 8, 1.0)]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure case after case, and write a report."""
-    parsed = build_parser().parse_args(arguments)
+    parsed = settle(build_parser().parse_args(arguments))
     torch.set_num_threads(1)
     found = []
-    for case in QUICK if parsed.quick else FULL:
+    for case in parsed.cases:
         with tempfile.TemporaryDirectory() as scratch:
-            found.append(measure(case, 2 if parsed.quick else parsed.rounds, Path(scratch)))
+            found.append(measure(case, parsed.rounds, Path(scratch)))
     words = " ".join(["python -m benchmarks.bench_step", *(sys.argv[1:] if arguments is None else arguments)])
     page = write_page(parsed.to, "step", "Training steps", words, sections(found), [asdict(each) for each in found])
     print(f"{markdown(table(found))}\n-> {page}")
@@ -61,9 +60,10 @@ def build_parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--quick", action="store_true", help="a try of the whole way: two rounds of toy towers")
     parser.add_argument("--rounds", type=int, default=6, help=f"of {STEPS} steps each; default: %(default)s")
     parser.add_argument("--to", type=Path, default=Path("benchmarks/reports"), help="default: %(default)s")
+    parser.set_defaults(cases=FULL)
+    add_quick(parser, cases=QUICK, rounds=2)
     return parser
 
 

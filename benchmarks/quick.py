@@ -26,4 +26,6 @@ def settle(parsed: argparse.Namespace) -> argparse.Namespace:
 
 
 def _said(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{number:,} {name}" for name, number in value.items())
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -87,7 +87,7 @@ def test_sharded_parameters_train_like_whole_ones(tmp_path, processes, more):
 def test_copies_of_unequal_size_are_refused(monkeypatch):
     monkeypatch.setattr(dist, "world_size", lambda: 6)
     with pytest.raises(RecipeError, match=r"train\.shards: 6 processes cannot hold whole copies of 4 parts each"):
-        assemble._mesh("cpu", 4)
+        assemble.mesh_of("cpu", 4)
 
 
 def test_shards_of_a_launch_that_shards_nothing_are_refused(monkeypatch):

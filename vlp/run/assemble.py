@@ -270,14 +270,14 @@ def distribute(accelerator: Accelerator, towers: DualEncoder, recipe: Recipe) ->
         return model
     shard(
         towers.to(accelerator.device),
-        _mesh(accelerator.device.type, recipe.train.shards),
+        mesh_of(accelerator.device.type, recipe.train.shards),
         number_format=recipe.train.number_format,
         reshard_after_forward=parse_flag_from_env("FSDP_RESHARD_AFTER_FORWARD", default=True),
     )
     return towers
 
 
-def _mesh(device_type: str, shards: int | None) -> DeviceMesh:
+def mesh_of(device_type: str, shards: int | None) -> DeviceMesh:
     """Return how processes hold parameters: parts of them along the last axis, copies along the first of two.
 
     Raises:

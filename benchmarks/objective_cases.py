@@ -43,8 +43,9 @@ OURS: dict[str, Parts] = {
         "cross_uniformity": ("cross_uniformity", {}),
         "cwcl": ("cwcl", {}),
     },
+    "widths": {label: ("clip", {}) for label in ("clip", "clip@64", "clip@128", "clip@256")},
 }
-"""Cases beside the registered terms with their default settings."""
+"""Cases beside the registered terms with their default settings; behind an @ stands a width."""
 
 
 @dataclass(frozen=True)
@@ -189,7 +190,8 @@ def build(name: str, dim: int = DIM, numerics: Numerics = "exact") -> Objective:
     """Return the objective of a case, every term at weight 1."""
     parts: Parts = OURS.get(name, {name: (name, {})})
     built = {label: (terms.build(term, own), lambda _: 1.0) for label, (term, own) in parts.items()}
-    objective = Objective(built, numerics=numerics)
+    widths = {label: int(label.partition("@")[2]) for label in parts if "@" in label}
+    objective = Objective(built, widths, numerics=numerics)
     objective.create(dim)
     return objective
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -90,10 +87,10 @@ def test_a_siglip_of_transformers_is_the_same_model(theirs):
         ({"hidden_act": "quick_gelu"}, "timm's SigLIP towers have GELU, not 'quick_gelu'"),
     ],
 )
-def test_what_timm_has_not_is_refused(theirs, tmp_path, change, words_of_refusal):
-    shutil.copytree(theirs[0], tmp_path, dirs_exist_ok=True)
-    config = json.loads((tmp_path / "config.json").read_text())
-    config["vision_config"] |= change
-    (tmp_path / "config.json").write_text(json.dumps(config))
+def test_what_timm_has_not_is_refused(tmp_path, change, words_of_refusal):
+    SiglipConfig(text_config=TEXT, vision_config=VISION | change).save_pretrained(tmp_path)
+    words().save_pretrained(tmp_path)
+    SiglipImageProcessor(size={"height": 224, "width": 224}).save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").touch()
     with pytest.raises(RecipeError, match=words_of_refusal):
         load_model(str(tmp_path))

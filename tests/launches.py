@@ -21,7 +21,7 @@ SIZE = 16
 
 def count(monkeypatch: pytest.MonkeyPatch, name: str) -> int:
     """Return the launches of a recipe's second step; the first makes what later ones keep."""
-    recipe = small_recipe(name)
+    recipe = small_recipe(name, "train.micro_batches=1")
     parts = small_parts(monkeypatch, recipe)
     train.one_step(parts, batch_for(recipe, SIZE, 0), 0)
     return by_part(parts, batch_for(recipe, SIZE, 1))["launches"]

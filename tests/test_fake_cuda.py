@@ -125,7 +125,7 @@ def test_there_are_recipes_to_try():
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_takes_a_step_on_a_gpu(cuda, monkeypatch, name):
     """In a wrapper that moves all tensors, the hardest case of one GPU, DDP and FSDP2; nobody waits for the device."""
-    _step_to_the_loss(monkeypatch, small_recipe(name), Moving)
+    _step_to_the_loss(monkeypatch, small_recipe(name, "train.micro_batches=1"), Moving)
     assert cuda.waits == {}
 
 

@@ -189,13 +189,18 @@ def _export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--to", type=Path, required=True, help="folder to write")
     parser.add_argument("--weights", help="label of the weights, such as ema; default: those the recipe evaluates")
     parser.add_argument("--width", type=int, metavar="N", help="export the first N coordinates of the embeddings alone")
+    parser.add_argument("--adapters", action="store_true", help="write LoRA adapters alone, in the format of peft")
     parser.add_argument("--push", metavar="NAME", help="upload to this repository of the hub afterwards")
 
     def command(parsed: argparse.Namespace) -> None:
+        from vlp.export.as_peft import export_adapters
         from vlp.export.hub import push
         from vlp.export.run import export_run
 
-        print(export_run(parsed.run, parsed.to, weights=parsed.weights, width=parsed.width))
+        if parsed.adapters:
+            print(f"{export_adapters(parsed.run, parsed.to, weights=parsed.weights)}: adapters that peft loads")
+        else:
+            print(export_run(parsed.run, parsed.to, weights=parsed.weights, width=parsed.width))
         if parsed.push:
             print(f"pushed to {push(parsed.to, parsed.push)}")
 

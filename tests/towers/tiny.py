@@ -15,6 +15,7 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from vlp.towers.base import image_towers, text_towers
 from vlp.towers.dual import DualEncoder
+from vlp.towers.tuning.base import tunings
 
 VIT: dict[str, Any] = {"layers": 2, "width": 32, "head_width": 16, "patch_size": 8, "image_size": 32}
 TEXT: dict[str, Any] = {"layers": 2, "width": 32, "heads": 2}
@@ -26,18 +27,26 @@ WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "cat", "two", "dogs", "photo",
 
 
 def tiny_model(
-    image: dict[str, Any] = VIT, text: dict[str, Any] = TEXT, *, moved: bool = True, **settings: Any
+    image: dict[str, Any] = VIT,
+    text: dict[str, Any] = TEXT,
+    *,
+    moved: bool = True,
+    tune: dict[str, Any] | str | None = None,
+    **settings: Any,
 ) -> DualEncoder:
     """Build a small model with the same weights every time.
 
     Args:
         moved: Move every weight a little, so that none is left at a special value.
+        tune: Name of a way of tuning, or its settings and its name as `type`.
     """
     torch.manual_seed(0)
     image, text = dict(image), dict(text)
     image_tower = image_towers.build(image.pop("type", "vit"), image)
     text_tower = text_towers.build(text.pop("type", "transformer"), text)
-    model = DualEncoder(image_tower, text_tower, **{"embed_dim": 16, **settings})
+    how = {"type": tune} if isinstance(tune, str) else dict(tune or {"type": "full"})
+    tuning = tunings.build(how.pop("type"), how)
+    model = DualEncoder(image_tower, text_tower, tuning, **{"embed_dim": 16, **settings})
     if not moved:
         return model
     generator = torch.Generator().manual_seed(1)

@@ -40,6 +40,7 @@ from vlp.step.optimizer import GroupSettings, build_optimizer
 from vlp.strategies.base import strategies
 from vlp.towers.base import image_towers, text_towers
 from vlp.towers.dual import DualEncoder
+from vlp.towers.tuning.base import tunings
 
 TERMS_PREFACE = """\
 Made by `make pages` from the documentation of the terms; `vlp describe TERM` prints one entry. Letters:
@@ -85,6 +86,7 @@ SENTENCES = {
     "data.text_views.LABEL.count": "How many such views.",
     "model.image": "The image tower, by `type`: one of the image towers.",
     "model.text": "The text tower, by `type`: one of the text towers.",
+    "model.tune": "What of both towers trains, by `type`: one of the ways of tuning; the name alone will do.",
 }
 FILES: dict[str, Any] = {
     "card": Card,
@@ -99,6 +101,7 @@ USES: tuple[tuple[Registry[Any], str, str], ...] = (
     (strategies, "In a recipe", "strategies: {NAME: {SETTINGS}}"),
     (image_towers, "In a recipe", "model: {image: {type: NAME, SETTINGS}}"),
     (text_towers, "In a recipe", "model: {text: {type: NAME, SETTINGS}}"),
+    (tunings, "In a recipe", "model: {tune: {type: NAME, SETTINGS}}"),
     (policies, "In a recipe", "data: {policy: {type: NAME, SETTINGS}}"),
     (evaluators, "In a task", "{evaluator: NAME, settings: {SETTINGS}}"),
     (rules, "In a file of rules", "NAME: {SETTINGS}"),

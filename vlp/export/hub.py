@@ -12,6 +12,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from vlp.export.as_open_clip import point_to
 from vlp.export.checksums import changed_files, write_checksums
 from vlp.ground.types import RecipeError
+from vlp.towers.peft_folders import ADAPTER_CONFIG
 
 
 def push(folder: Path, repo: str, *, private: bool = False, revision: str | None = None) -> str:
@@ -29,7 +30,7 @@ def push(folder: Path, repo: str, *, private: bool = False, revision: str | None
     """
     if not folder.is_dir():
         raise RecipeError(f"'{folder}' is no folder: vlp export RUN --to FOLDER makes one")
-    if not (folder / "parity.json").is_file():
+    if not any((folder / name).is_file() for name in ("parity.json", ADAPTER_CONFIG)):
         raise RecipeError(
             f"'{folder}' is no finished export: it has no parity.json; vlp export RUN --to FOLDER makes one"
         )

@@ -81,7 +81,7 @@ def _import_modules(package: str) -> None:
 def settings_of(part: Callable[..., Any]) -> type[BaseModel]:
     """Turn the keyword-only arguments of a class or function into a strict, frozen pydantic model."""
     function = part.__init__ if inspect.isclass(part) else part
-    hints = typing.get_type_hints(function)
+    hints = typing.get_type_hints(function, include_extras=True)
     fields: dict[str, Any] = {}
     for parameter in inspect.signature(function).parameters.values():
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -14,6 +15,7 @@ from vlp.ground.types import RecipeError
 from vlp.ground.yaml import write_yaml
 from vlp.recipe.layers import LENGTHS, Layer, leaves, merge_layers, override_layer, read_layers
 from vlp.recipe.schema import Recipe
+from vlp.recipe.start import start_layer
 
 LABELLED = ("objective", "strategies")
 LABEL = re.compile(r"[\w-]+", re.ASCII)
@@ -33,8 +35,10 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def recipe_layers(name: str, overrides: Sequence[str] = ()) -> list[Layer]:
-    """Return a recipe's ancestors, the recipe, and the overrides, oldest first."""
-    return [*read_layers(paths.find_card("recipes", name)), *([override_layer(overrides)] if overrides else [])]
+    """Return what the weights say, a recipe's ancestors, the recipe, and the overrides, oldest first."""
+    layers = [*read_layers(paths.find_card("recipes", name)), *([override_layer(overrides)] if overrides else [])]
+    model = merge_layers(layers).get("model")
+    return [*(start_layer(model) if isinstance(model, Mapping) else ()), *layers]
 
 
 def check_recipe(layers: Sequence[Layer]) -> Recipe:
@@ -50,13 +54,24 @@ def check_recipe(layers: Sequence[Layer]) -> Recipe:
 
 
 def with_types(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Drop removed entries and default each labelled entry's `type` (or a source's `card`) to its label."""
+    """Drop removed entries, give labelled entries the `type` (or `card`) that they leave to their label, and the other
+    way round."""
     full = {key: value for key, value in settings.items() if value is not None}
     for section in LABELLED:
         full[section] = _label(full.get(section, {}), "type")
     if isinstance(full.get("data"), Mapping):
-        full["data"] = {**full["data"], "train": _label(full["data"].get("train", {}), "card")}
+        full["data"] = {**full["data"], "train": _label(_sources(full["data"].get("train", {})), "card")}
+    if isinstance(full.get("model"), Mapping) and isinstance(full["model"].get("tune"), str):
+        full["model"] = {**full["model"], "tune": {"type": full["model"]["tune"]}}
     return full
+
+
+def _sources(train: Any) -> Any:
+    """Label cards that are given by their names or paths alone, one or a list of them."""
+    cards = [train] if isinstance(train, str) else train
+    if not isinstance(cards, list) or not all(isinstance(card, str) for card in cards):
+        return train
+    return {Path(card).stem: {"card": card} for card in cards}
 
 
 def lock_text(recipe: Recipe) -> str:

@@ -9,11 +9,12 @@ from pydantic import BaseModel
 from vlp.recipe.schema import Recipe, settings
 from vlp.towers.base import Fragment, Tower, image_towers, text_towers
 from vlp.towers.dual import DualEncoder
+from vlp.towers.tuning.base import Tuning, tunings
 
 
 def build_model(section: BaseModel) -> DualEncoder:
     """Build the towers that a recipe's `model` section describes."""
-    return DualEncoder(*_towers(section), **settings(section, "image", "text"))
+    return DualEncoder(*_towers(section), _tuning(section), **settings(section, "image", "text", "tune"))
 
 
 def fragments(section: BaseModel) -> tuple[Fragment, Fragment]:
@@ -28,6 +29,10 @@ def _towers(section: Any) -> tuple[Tower, Tower]:
         image_towers.build(image.type, settings(image, "type")),
         text_towers.build(text.type, settings(text, "type")),
     )
+
+
+def _tuning(section: Any) -> Tuning:
+    return tunings.build(section.tune.type, settings(section.tune, "type"))
 
 
 def settled(recipe: Recipe, towers: DualEncoder) -> Recipe:

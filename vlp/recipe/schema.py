@@ -29,6 +29,7 @@ from vlp.step.optimizer import build_optimizer
 from vlp.strategies.base import strategies
 from vlp.towers.base import image_towers, text_towers
 from vlp.towers.dual import DualEncoder
+from vlp.towers.tuning.base import tunings
 
 
 class Section(Strict):
@@ -90,7 +91,11 @@ else:
     TermSection = one_of(terms, **{name: (each.annotation, each) for name, each in TermEntry.model_fields.items()})
     StrategySection = one_of(strategies)
     ModelSection = create_model(
-        "model", __base__=settings_of(DualEncoder), image=(one_of(image_towers), ...), text=(one_of(text_towers), ...)
+        "model",
+        __base__=settings_of(DualEncoder),
+        image=(one_of(image_towers), ...),
+        text=(one_of(text_towers), ...),
+        tune=(one_of(tunings), Field({"type": "full"}, validate_default=True)),
     )
 
 

@@ -137,8 +137,8 @@ class Run:
                 is_main=dist.is_main(),
                 track=start_trackers(self.accelerator, self.recipe, self.claim.run_id),
             )
-        for found in self.towers.loaded if first_step == 0 else ():
-            log.say(str(found))
+        for line in self.towers.origins() if first_step == 0 else ():
+            log.say(line)
         self.micro_batches.open(self.recipe.folder, log.say)
         return log
 

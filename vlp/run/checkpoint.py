@@ -26,10 +26,10 @@ from vlp.ground.types import RecipeError, VlpWarning
 from vlp.recipe.compose import check_recipe
 from vlp.recipe.layers import read_layers
 from vlp.recipe.schema import Recipe
+from vlp.recipe.start import LOCK
 
 TRAINING, MODEL = "training.pt", "model"
 WEIGHTS = ".safetensors"
-LOCK = "recipe.lock.yaml"
 SEAL = b"# sha256 of the lines above: "
 FORMAT = 2
 STEP_FOLDER = re.compile(r"step_(\d{8,})")

@@ -14,6 +14,7 @@ from vlp.recipe.schema import Recipe
 from vlp.run.checkpoint import LOCK, WEIGHTS, Checkpoint, is_checkpoint, latest, open_checkpoint, read_lock
 from vlp.towers.build import choose_activation, join
 from vlp.towers.dual import DualEncoder
+from vlp.towers.low_rank import merge_adapters
 from vlp.towers.meaning import PREPROCESS_KEYS, Meaning
 from vlp.towers.sources import WeightFile, finder
 
@@ -43,7 +44,7 @@ def load_model_of_run(path: Path, weights: str | None = None, *, width: int | No
     Raises:
         RecipeError: No whole checkpoint there, it holds no such weights, or its towers cannot be cut.
     """
-    recipe, checkpoint, label = _open(path, weights)
+    recipe, checkpoint, label = open_run(path, weights)
     section, state = without_weights(recipe.model), checkpoint.weights(label)
     if width is None:
         model = build_model(section)
@@ -54,6 +55,7 @@ def load_model_of_run(path: Path, weights: str | None = None, *, width: int | No
         model = build_model(section.model_copy(update={"embed_dim": width}))
         state = _cut(state, model.state_dict(), whole, width)
     model.load_state_dict(state)
+    merge_adapters(model)
     return TrainedModel(model.eval(), checkpoint, label, recipe)
 
 
@@ -90,7 +92,7 @@ def find_weights_of_run(source: str) -> WeightFile | None:
         path, wanted = split_label(source)
     if not is_run(path):
         return None
-    recipe, checkpoint, label = _open(path, wanted)
+    recipe, checkpoint, label = open_run(path, wanted)
     name = f"{source} ({label}, step {checkpoint.step})"
     return WeightFile(checkpoint.path / f"{label}{WEIGHTS}", _meaning_of(recipe.model), name)
 
@@ -111,7 +113,7 @@ def split_label(name: str) -> tuple[Path, str | None]:
     return Path(name).expanduser(), None
 
 
-def _open(path: Path, label: str | None) -> tuple[Recipe, Checkpoint, str]:
+def open_run(path: Path, label: str | None) -> tuple[Recipe, Checkpoint, str]:
     """Return the recipe of a run or checkpoint folder, the checkpoint, and the label of weights."""
     run = path.parent.parent if is_checkpoint(path) else path
     recipe = read_lock(run)

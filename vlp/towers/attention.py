@@ -12,6 +12,7 @@ from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
 
 from vlp.towers.caption_layout import CaptionLayout
+from vlp.towers.low_rank import ADAPTER
 
 ATTENTIONS = {nn.MultiheadAttention, getattr(transformer, "Attention", nn.MultiheadAttention)}
 """Torch's, and open_clip's own, which its blocks have since version 4."""
@@ -32,19 +33,23 @@ class LeanBlock(ResidualAttentionBlock):
         return type(layer) in ATTENTIONS and not layer._forward_hooks and not layer._forward_pre_hooks
 
     def attention(self, q_x: Tensor, k_x: Any = None, v_x: Any = None, attn_mask: Any = None) -> Tensor:
-        """Attend to everything, or within the captions of a layout; to anything else as ever."""
-        is_known = attn_mask is None or isinstance(attn_mask, CaptionLayout)
+        """Attend to everything, or within the captions of a layout; to anything else as ever, unless it is adapted."""
+        layer = self.attn
+        adapter: Any = getattr(layer, ADAPTER, None)
+        is_known = attn_mask is None or isinstance(attn_mask, CaptionLayout) or adapter is not None
         if not (is_known and k_x is None and v_x is None and self.is_lean):
             found: Tensor = super().attention(q_x, k_x, v_x, attn_mask)
             return found
-        layer = self.attn
-        rows = F.linear(q_x.flatten(0, 1), layer.in_proj_weight, layer.in_proj_bias)
-        if attn_mask is None:
-            seen = _attend(rows, (len(q_x), q_x.shape[1]), layer.num_heads, is_causal=False)
-        else:
+        tokens = q_x.flatten(0, 1)
+        rows = F.linear(tokens, layer.in_proj_weight, layer.in_proj_bias)
+        if adapter is not None:
+            rows = rows + adapter(tokens)
+        if isinstance(attn_mask, CaptionLayout):
             parts = rows.split([count * longest for count, longest in attn_mask.groups])
             groups = zip(parts, attn_mask.groups, strict=True)
             seen = torch.cat([_attend(part, group, layer.num_heads, is_causal=True) for part, group in groups])
+        else:
+            seen = _attend(rows, (len(q_x), q_x.shape[1]), layer.num_heads, attn_mask)
         out: Tensor = layer.out_proj(seen)
         return out.view(q_x.shape)
 
@@ -57,17 +62,26 @@ def make_lean(tower: nn.Module) -> None:
 
 
 def _attend(
-    rows: Float[Tensor, "t w"], group: tuple[int, int], num_heads: int, *, is_causal: bool
+    rows: Float[Tensor, "t w"],
+    group: tuple[int, int],
+    num_heads: int,
+    mask: Tensor | None = None,
+    *,
+    is_causal: bool = False,
 ) -> Float[Tensor, "t d"]:
     """Let sequences of one length attend each to itself.
 
     Args:
         rows: Queries, keys and values of every token, side by side.
         group: Number of sequences, and of tokens in each.
+        mask: What each token may see of its sequence; added to the scores where it holds numbers.
     """
     count, longest = group
     queries, keys, values = rows.view(count, longest, 3, num_heads, -1).permute(2, 0, 3, 1, 4).unbind()
-    seen = F.scaled_dot_product_attention(queries, keys, values, is_causal=is_causal)
+    if mask is not None:
+        mask = mask.to(queries.dtype) if mask.is_floating_point() else ~mask
+        mask = mask.view(count, num_heads, longest, longest) if mask.ndim == 3 else mask
+    seen = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, is_causal=is_causal)
     return seen.transpose(1, 2).reshape(count * longest, -1)
 
 

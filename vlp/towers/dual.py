@@ -21,12 +21,13 @@ from vlp.towers.base import Tower
 from vlp.towers.build import build_core, join, set_grad_checkpointing
 from vlp.towers.depth import blocks_behind
 from vlp.towers.freeze import freeze as freeze_parameters
-from vlp.towers.freeze import is_locked, rest_frozen_parts
+from vlp.towers.freeze import freeze_batch_norm, is_locked, rest_frozen_parts
 from vlp.towers.meaning import PREPROCESS_KEYS
 from vlp.towers.sources import find_sources, trained_with
 from vlp.towers.text import can_cut, embed_cut, embed_full
 from vlp.towers.tokenizer_fit import check_tokenizer
 from vlp.towers.tokenizers import PaddingTokenizer, tokenizer_for
+from vlp.towers.tuning.base import Tuning
 from vlp.towers.weights import load_weights
 
 Color = tuple[float, float, float]
@@ -42,7 +43,9 @@ class DualEncoder(nn.Module):
         learn_scale: Train the inverse temperature.
         init_bias: Bias of the logits at the start, for sigmoid losses; without it, that of the towers' open_clip
             configuration, or none.
+        tuning: What of the towers trains; everything by default.
         freeze: Name patterns of what does not train, such as `visual` or `text.token_embedding`.
+        lock_batch_norm: Keep batch norms as the weights have them, statistics included: a small batch would spoil them.
         grad_checkpointing: Keep few activations and recompute the others in the backward pass.
         text_buckets: Groups of similar length that captions are split into; 1 for a single group.
         weights: Weights to start from: file, folder, run (`RUN` or `RUN:LABEL`), `hf-hub:ORG/NAME` or `NAME:TAG` of
@@ -63,6 +66,7 @@ class DualEncoder(nn.Module):
         self,
         image_tower: Tower,
         text_tower: Tower,
+        tuning: Tuning | None = None,
         *,
         embed_dim: int | None = None,
         init_scale: float = 14.2857,
@@ -70,6 +74,7 @@ class DualEncoder(nn.Module):
         learn_scale: bool = True,
         init_bias: float | None = None,
         freeze: tuple[str, ...] = (),
+        lock_batch_norm: bool = False,
         grad_checkpointing: bool = False,
         text_buckets: int = 4,
         weights: str | None = None,
@@ -91,14 +96,18 @@ class DualEncoder(nn.Module):
         self.context_length: int = self.model_cfg["text_cfg"].get("context_length", 77)
         expected: dict[str, Any] = {**image.preprocess}
         for part, file in sources.items():
-            self.loaded += load_weights(self.core, file.path, part=part, source=file.name)
+            self.loaded += load_weights(self.core, file.path, part=part, source=file.name, adapters=file.adapters)
             if part != "text.":
                 expected.update(file.meaning.preprocess)
         chosen = {"mean": mean, "std": std, "interpolation": interpolation, "resize_mode": resize_mode}
         expected.update({key: value for key, value in chosen.items() if value is not None})
         self.preprocess_cfg = _preprocess(self.core.visual.image_size, expected)
         self.core.logit_scale.requires_grad_(learn_scale)
+        if tuning is not None:
+            tuning.apply(self.core)
         freeze_parameters(self.core, freeze)
+        if lock_batch_norm:
+            freeze_batch_norm(self.core)
         if grad_checkpointing:
             set_grad_checkpointing(self.core)
         self.train()
@@ -184,6 +193,13 @@ class DualEncoder(nn.Module):
     def image_size(self) -> int | tuple[int, int]:
         """Side of the square input, or height and width."""
         return self.preprocess_cfg["size"]
+
+    def origins(self) -> list[str]:
+        """Return, a line each, what the towers start from, and how much of them trains where that is not all."""
+        sizes = [(value.numel(), value.requires_grad) for value in self.parameters()]
+        trained, whole = sum(size for size, trains in sizes if trains), sum(size for size, _ in sizes)
+        share = [f"{trained:,} of {whole:,} parameters train"] if trained < whole else []
+        return [*map(str, self.loaded), *share]
 
     def blocks_behind(self) -> dict[str, int]:
         """Return, for each parameter of a tower, how many blocks come behind it; scale and bias lie in none."""

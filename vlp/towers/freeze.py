@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from vlp.ground.patterns import check_matches, matches
+from vlp.ground.types import RecipeError
 
 
 def freeze(core: nn.Module, patterns: Sequence[str]) -> None:
@@ -25,6 +27,19 @@ def freeze(core: nn.Module, patterns: Sequence[str]) -> None:
     for name, parameter in named.items():
         if matches(name, patterns):
             parameter.requires_grad_(False)
+
+
+def freeze_batch_norm(core: nn.Module) -> None:
+    """Stop training all batch norms, which then keep their statistics too.
+
+    Raises:
+        RecipeError: There is none.
+    """
+    norms = [module for module in core.modules() if isinstance(module, _BatchNorm)]
+    if not norms:
+        raise RecipeError("model.lock_batch_norm: the towers have no batch norm: remove it")
+    for norm in norms:
+        norm.requires_grad_(False)
 
 
 def rest_frozen_parts(core: nn.Module) -> None:

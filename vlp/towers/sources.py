@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from vlp.ground.types import RecipeError
 from vlp.towers import transformers_folders
 from vlp.towers.base import Fragment
 from vlp.towers.meaning import Meaning, meaning_of_config, meaning_of_file, meaning_of_tag
+from vlp.towers.peft_folders import AdapterFolder, adapter_folder
 
 CONFIG_FILE = "open_clip_config.json"
 WEIGHT_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
@@ -28,11 +29,12 @@ FETCHED = ["*.json", "*.txt", "*.model", "*.safetensors"]  # of a page for trans
 
 @dataclass(frozen=True)
 class WeightFile:
-    """A weight file on disk, what it means, and what to call it."""
+    """A weight file on disk, what it means, what to call it, and adapters that are to be added."""
 
     path: Path
     meaning: Meaning
     name: str
+    adapters: AdapterFolder | None = None
 
 
 Finder = Callable[[str], WeightFile | None]
@@ -60,6 +62,8 @@ def read_config(name: str) -> dict[str, Any]:
     if name.startswith(HUB):
         found = _read_json(_from_hub(name.removeprefix(HUB), CONFIG_FILE))
     elif folder := folder_of(name):
+        if (adapters := adapter_folder(folder)) is not None:
+            return read_config(architecture_of(adapters.base))
         found = _read_folder(folder)
     elif name.endswith(".json"):
         found = _read_json(Path(name).expanduser())
@@ -81,6 +85,20 @@ def read_config(name: str) -> dict[str, Any]:
     return {"model_cfg": model_cfg, "preprocess_cfg": found.get("preprocess_cfg", {})}
 
 
+def architecture_of(weights: str) -> str:
+    """Return the name by which `read_config` finds the towers that weights belong to: a place, or NAME of NAME:TAG.
+
+    Raises:
+        RecipeError: A bare file, which does not say what its towers are.
+    """
+    if Path(weights).expanduser().is_file():
+        raise RecipeError(
+            f"'{weights}' does not say what its towers are: name an open_clip model before it, as in ViT-B-32:{weights}"
+        )
+    is_place = weights.startswith((HUB, LOCAL)) or folder_of(weights) is not None
+    return weights if is_place else weights.partition(":")[0]
+
+
 def find_weights(source: str, beside: str | None = None) -> WeightFile:
     """Locate the weights that `source` names, downloading them where it names the hub or a tag.
 
@@ -98,6 +116,8 @@ def find_weights(source: str, beside: str | None = None) -> WeightFile:
         config = _read_json(_from_hub(name, CONFIG_FILE))
         return WeightFile(_from_hub(name, None), meaning_of_config(config), source)
     if folder := folder_of(source):
+        if (adapters := adapter_folder(folder)) is not None:
+            return replace(find_weights(adapters.base, beside), name=source, adapters=adapters)
         return _weights_in(folder, source)
     path = Path(source).expanduser()
     if path.is_file():
@@ -106,6 +126,8 @@ def find_weights(source: str, beside: str | None = None) -> WeightFile:
         meaning = meaning_of_config(_read_json(beside_it)) if is_export else meaning_of_file(path, beside)
         return WeightFile(path, meaning, source)
     name, colon, tag = source.partition(":")
+    if colon and (file := Path(tag).expanduser()).is_file() and name in open_clip.list_models():
+        return WeightFile(file, meaning_of_file(file, name), source)
     if colon and name in open_clip.list_models():
         return _pretrained(name, tag)
     raise RecipeError(

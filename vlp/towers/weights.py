@@ -17,6 +17,8 @@ from open_clip.transformer import TextTransformer
 from torch import Tensor, nn
 
 from vlp.ground.types import RecipeError
+from vlp.towers.low_rank import merged
+from vlp.towers.peft_folders import AdapterFolder
 from vlp.towers.transformers_names import is_of_transformers, to_open_clip
 from vlp.towers.weight_files import read_tensors
 
@@ -63,7 +65,9 @@ class Layout:
     scope: str
 
 
-def load_weights(core: CustomTextCLIP, path: Path, *, part: str = "", source: str = "") -> list[Loaded]:
+def load_weights(
+    core: CustomTextCLIP, path: Path, *, part: str = "", source: str = "", adapters: AdapterFolder | None = None
+) -> list[Loaded]:
     """Copy weights in any layout of open_clip and transformers, or of a backbone alone, out of any container.
 
     Position embeddings are resized where the grid differs; a causal text tower with a shorter context keeps the first.
@@ -71,6 +75,7 @@ def load_weights(core: CustomTextCLIP, path: Path, *, part: str = "", source: st
     Args:
         part: Name prefix of what to copy, such as `visual.`; everything by default.
         source: What to call the file; its path by default.
+        adapters: What is added to the weights.
 
     Returns:
         What was found, tower by tower.
@@ -79,11 +84,14 @@ def load_weights(core: CustomTextCLIP, path: Path, *, part: str = "", source: st
         RecipeError: The file lacks weights, has others, or of other shapes.
     """
     wanted = {name: value for name, value in core.state_dict().items() if name.startswith(part)}
-    tensors = {_unwrapped(name): value for name, value in read_tensors(path).items()}
+    tensors = merged({_unwrapped(name): value for name, value in read_tensors(path).items()})
     layout, prefix = _recognise(core, part, tensors)
     inside = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
     try:
+        added = {} if adapters is None else adapters.add_to(inside, adapters.read())  # under names of the file
         state = layout.translate(inside)
+        if adapters is not None:
+            adapters.add_to(state, added, last=True)  # or of the model
         notes = _fit_positions(core, state)
     except (AssertionError, KeyError, RuntimeError, ValueError) as error:  # such as positions of another width
         raise RecipeError(f"the weights in '{path}' are not of this model: {error}") from error

@@ -1,0 +1,114 @@
+"""Adapters of a run as a folder that peft loads, for whoever has the model that they belong to."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from vlp.export.checksums import write_checksums
+from vlp.ground.types import RecipeError
+from vlp.run.trained_model import is_run, open_run, split_label
+from vlp.towers.low_rank import ADAPTER
+from vlp.towers.peft_folders import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BASE, INNER, WRAPPER, A, B
+from vlp.towers.sources import HUB
+from vlp.towers.tuning.lora import Lora
+
+CORE = "core."  # in front of the names of what open_clip calls the model
+ENDS = {"a": A, "b": B}  # of names: ours, and those of peft
+LEARNED_BESIDE = ("logit_scale", "logit_bias")
+
+
+def export_adapters(path: Path, to: Path, *, weights: str | None = None) -> Path:
+    """Write the adapters of a run that was tuned with `model.tune=lora`, a few MB, and return the folder.
+
+    Args:
+        path: A run or checkpoint folder.
+        weights: Label of the weights; None takes those that the recipe evaluates.
+
+    Raises:
+        RecipeError: The run trained something else than adapters, started from weights that others do not have, or the
+            folder exists.
+    """
+    if to.exists():
+        raise RecipeError(f"'{to}' exists already: choose another folder, or remove it")
+    recipe, checkpoint, label = open_run(path, weights)
+    base, tune = recipe.model.weights, recipe.model.tune
+    if tune.type != "lora" or tune.heads:
+        trained = "heads too (tune.heads)" if tune.type == "lora" else f"otherwise (tune: {tune.type})"
+        raise RecipeError(
+            f"{path}: holds no adapters alone, it was tuned {trained}: export the model, without --adapters"
+        )
+    if base is None or is_run(split_label(base)[0]):
+        raise RecipeError(
+            f"{path}: started from {base or 'scratch'}, which nobody else has: export that with vlp export, and start "
+            "from its folder, or export this model whole, without --adapters"
+        )
+    tensors = peft_names(checkpoint.weights(label))
+    work = to.with_name(f".{to.name}")
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    settings = Lora(**tune.model_dump(exclude={"type"})).adapter
+    config = {
+        "peft_type": "LORA",
+        BASE: base.removeprefix(HUB),
+        "r": settings["rank"],
+        "lora_alpha": settings["alpha"],
+        "lora_dropout": settings["dropout"],
+        "target_modules": sorted(
+            name.removeprefix(WRAPPER).removesuffix(A) for name in tensors if name.endswith(A) and INNER not in name
+        ),
+        "bias": "none",
+        "inference_mode": True,
+    }
+    (work / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    save_file(tensors, work / ADAPTER_WEIGHTS[0], metadata={"format": "pt"})
+    (work / ADAPTER_WEIGHTS[0]).chmod(0o644)  # safetensors writes files that only their owner can read
+    (work / "README.md").write_text(_card(base, recipe.name, checkpoint.step, settings["rank"]), encoding="utf-8")
+    write_checksums(work)
+    work.rename(to)
+    return to
+
+
+def _card(base: str, name: str, step: int, rank: int) -> str:
+    """Return the page that a hub shows, which finds the base model by it."""
+    head = {
+        "library_name": "peft",
+        "base_model": base.removeprefix(HUB),
+        "pipeline_tag": "zero-shot-image-classification",
+    }
+    lines = ["---", *(f"{key}: {value}" for key, value in head.items()), "---", "", f"# {name}", ""]
+    lines += [
+        f"Low-rank adapters (rank {rank}, step {step}) of `{base}`, trained with vlp. In Python:",
+        "",
+        "```python",
+        "from peft import PeftModel",
+        'model = PeftModel.from_pretrained(base, "FOLDER")  # base: the open_clip model, with two towers of its own',
+        "```",
+        "",
+        "or, merged, wherever vlp takes a model: `vlp eval FOLDER`, `vlp train finetune model.weights=FOLDER`.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def peft_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the adapters in a state, and the temperature that was trained with them, by peft's names.
+
+    Peft adapts the last projection of an attention wherever it adapts the attention; there, adapters are zero.
+    """
+    plain = {name.removeprefix(CORE): value for name, value in state.items()}
+    found = {name: plain[name] for name in LEARNED_BESIDE if name in plain}
+    for name, value in plain.items():
+        layer, _, part = name.rpartition(f".{ADAPTER}.")
+        if not layer or part not in ENDS:
+            continue
+        found[f"{layer}{ENDS[part]}"] = value.contiguous()
+        if f"{layer}.in_proj_weight" in plain:
+            width, rank = len(plain[f"{layer}.out_proj.weight"]), min(value.shape)
+            zeros = value.new_zeros((rank, width) if part == "a" else (width, rank))
+            found[f"{layer}{INNER}.out_proj{ENDS[part]}"] = zeros
+    return {WRAPPER + name: value for name, value in found.items()}

@@ -22,6 +22,12 @@ IMAGES = {
         ("trunk.norm.weight", "head.proj.weight"),
     ),
     "timm resnet": ({**TIMM, "name": "test_resnet"}, None, ("trunk.conv1.0.weight",), ("head.proj.weight",)),
+    "timm efficientnet": (
+        {**TIMM, "name": "test_efficientnet"},
+        None,
+        ("trunk.conv_stem.weight", "trunk.bn1.weight"),
+        ("trunk.conv_head.weight", "trunk.bn2.weight", "head.proj.weight"),
+    ),
     "timm convnext": ({**TIMM, "name": "test_convnext"}, None, ("trunk.stem.0.weight",), ("head.proj.weight",)),
 }
 

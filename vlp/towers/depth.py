@@ -8,7 +8,7 @@ from vlp.towers.blocks import blocks_of
 
 LAST = (
     *("proj", "head", "norm", "fc_norm", "ln_post", "ln_final", "text_projection", "attn_pool", "attnpool", "pooler"),
-    *("final_norm", "final_layer_norm"),
+    *("final_norm", "final_layer_norm", "conv_head", "norm_head", "bn2"),
 )
 """What towers of open_clip, timm and transformers call what comes behind their blocks."""
 WRAPPERS = ("trunk", "transformer", "encoder", "model", "backbone")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ CONFIG_FILE = "open_clip_config.json"
 WEIGHT_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
 HUB = "hf-hub:"
 LOCAL = "local-dir:"
+PACKAGE = "package:"  # weights that a Python package brings along
 FETCHED = ["*.json", "*.txt", "*.model", "*.safetensors"]  # of a page for transformers: never code or pickles
 
 
@@ -49,8 +51,23 @@ def finder(find: Finder) -> Finder:
 
 def folder_of(name: str) -> Path | None:
     """Return the folder that a name points to, or None if it points elsewhere."""
-    path = Path(name.removeprefix(LOCAL)).expanduser()
+    path = place_of(name)
     return path if path.is_dir() else None
+
+
+def place_of(name: str) -> Path:
+    """Return the path that a name stands for: one on this machine, or `package:NAME/PATH` in an installed package.
+
+    Raises:
+        RecipeError: The package is not installed.
+    """
+    if not name.startswith(PACKAGE):
+        return Path(name.removeprefix(LOCAL)).expanduser()
+    package, _, inner = name.removeprefix(PACKAGE).partition("/")
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise RecipeError(f"'{name}': the Python package '{package}' is not installed: pip install {package}")
+    return Path(spec.submodule_search_locations[0]) / inner
 
 
 def read_config(name: str) -> dict[str, Any]:
@@ -119,7 +136,7 @@ def find_weights(source: str, beside: str | None = None) -> WeightFile:
         if (adapters := adapter_folder(folder)) is not None:
             return replace(find_weights(adapters.base, beside), name=source, adapters=adapters)
         return _weights_in(folder, source)
-    path = Path(source).expanduser()
+    path = place_of(source)
     if path.is_file():
         beside_it = path.with_name(CONFIG_FILE)
         is_export = path.name in WEIGHT_FILES and beside_it.is_file()

@@ -17,6 +17,7 @@ from open_clip.transformer import TextTransformer
 from torch import Tensor, nn
 
 from vlp.ground.types import RecipeError
+from vlp.towers.efficientnet_names import is_of_efficientnet, to_timm
 from vlp.towers.low_rank import merged
 from vlp.towers.peft_folders import AdapterFolder
 from vlp.towers.transformers_names import is_of_transformers, to_open_clip
@@ -142,7 +143,8 @@ def _layouts(core: CustomTextCLIP, part: str, tensors: Mapping[str, Tensor]) -> 
         inner = [part, *(f"{part}{name}." for name in ("trunk", "transformer") if f"{part}{name}." in _groups(names))]
         for scope in inner:
             local = {name.removeprefix(scope) for name in names if name.startswith(scope)}
-            yield Layout(local, partial(_of_backbone, core, scope), scope)
+            theirs = {name[name.find("_") :] for name in tensors} if scope == "visual.trunk." else set()
+            yield Layout(theirs if is_of_efficientnet(theirs) else local, partial(_of_backbone, core, scope), scope)
 
 
 _THEIR_TOWERS = ("vision_model.", "text_model.", "visual_projection.", "text_projection.", "logit_")
@@ -170,6 +172,8 @@ def _of_backbone(core: CustomTextCLIP, scope: str, state: dict[str, Tensor]) -> 
     """Name the tensors of a tower or backbone as the whole model does; timm's own filter and classifier apply."""
     visual = core.visual
     if scope == "visual.trunk." and isinstance(visual, TimmModel):
+        if is_of_efficientnet(state):
+            state = to_timm(state, visual.trunk)
         change = getattr(sys.modules[type(visual.trunk).__module__], "checkpoint_filter_fn", None)
         state = dict(state if change is None else change(state, visual.trunk))
         classifiers = getattr(visual.trunk, "pretrained_cfg", None) or {}

@@ -36,6 +36,7 @@ NAVIGATION = {
         "Losses </docs/terms>",
         "Settings </docs/reference>",
         "docs/weights",
+        "docs/optimizers",
         "docs/widths",
         "docs/clusters",
         "docs/reproducibility",

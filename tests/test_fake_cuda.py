@@ -19,8 +19,10 @@ from torch.utils._pytree import tree_leaves
 
 from benchmarks.gpu.waits import WAITING, place_in_project
 from tests.small_steps import RECIPES, batch_for, small_parts, small_recipe
+from tests.step.optimizers.runs import MORE
 from vlp import train
 from vlp.pairs.engine import walk
+from vlp.step.optimizers.base import optimizers
 
 CUDA = torch.device("cuda", 0)
 SIZE = 16
@@ -77,6 +79,7 @@ def _mask_of(indices):
 def cuda(monkeypatch):
     """Let tensors be made on CUDA and never ask a driver."""
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda values: values)
+    monkeypatch.setattr(torch.cuda, "Event", lambda: SimpleNamespace(record=lambda: None))  # asked in the next step
     monkeypatch.setattr(torch.utils, "swap_tensors", _move)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_: True)
     monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
@@ -126,6 +129,13 @@ def test_there_are_recipes_to_try():
 def test_every_recipe_takes_a_step_on_a_gpu(cuda, monkeypatch, name):
     """In a wrapper that moves all tensors, the hardest case of one GPU, DDP and FSDP2; nobody waits for the device."""
     _step_to_the_loss(monkeypatch, small_recipe(name, "train.micro_batches=1"), Moving)
+    assert cuda.waits == {}
+
+
+@pytest.mark.parametrize("name", list(optimizers))
+def test_every_optimizer_takes_a_step_on_a_gpu(cuda, monkeypatch, name):
+    own = (f"optimizer.type={name}", "optimizer.decay_towards=start", *MORE.get(name, ()))
+    _step_to_the_loss(monkeypatch, small_recipe("vitb32_clip", *own), Moving)
     assert cuda.waits == {}
 
 

@@ -160,7 +160,7 @@ def wait_for_lines(run: Path, count: int, process: subprocess.Popen) -> None:
 
 def test_rates_and_weights_are_those_of_the_step(tmp_path, shards, monkeypatch):
     rates = []
-    monkeypatch.setattr("vlp.train.set_learning_rate", lambda _, factor: rates.append(factor))
+    monkeypatch.setattr("vlp.train.set_learning_rate", lambda _, factor, step: rates.append(factor))
     run = train(tiny_recipe(tmp_path, shards, "schedule.warmup_steps=2"))
     factor = learning_rate_factor(6, warmup_steps=2)
     assert rates == [factor(step) for step in range(6)]

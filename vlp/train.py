@@ -63,7 +63,7 @@ def train(recipe: Recipe, *, resume: bool = False, allow_changes: bool = False) 
             has_twins = dist.any_equal(batch.ids)  # while ids are on the CPU, where nobody waits for them
             batch = batch.to(run.device)
             for optimizer in run.optimizers:
-                set_learning_rate(optimizer, run.rate(step))
+                set_learning_rate(optimizer, run.rate(step), step)
             report, norms = one_step(run, batch, step, has_twins=has_twins)
             step, position = step + 1, position + recipe.train.batch_size
             log.step()
@@ -138,7 +138,7 @@ def one_step(
     norms = run.safe_step(run.parameters)
     taken = run.safe_step.taken
     settle(taken)
-    run.towers.clamp_()
+    run.clamp()
     for strategy in run.strategies.values():
         strategy.after_step(run.towers, taken)
     return report, norms

@@ -82,6 +82,7 @@ def test_a_name_of_two_kinds_gives_both(capsys):
         ("data.train.photos.share", "data.train.photos.share (number or section or null; default: null): Its share"),
         ("seed", "seed (whole number; default: 0): Source of all randomness."),
         ("model.image", "model.image (section; default: required): The image tower"),
+        ("optimizer.betas", "optimizer.betas of lion ([number, number]; default: [0.9, 0.99]): Share of the momentum"),
         ("clip_negatives.nothing", None),
     ],
 )

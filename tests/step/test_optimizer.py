@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from tests.towers.tiny import tiny_model
+from tests.towers.tiny import TEXT, VIT, tiny_model
 from vlp.ground.types import RecipeError
 from vlp.step.guarded_step import SafeStep
 from vlp.step.learning_rate import learning_rate_factor, set_learning_rate
-from vlp.step.optimizer import GroupSettings, build_optimizer
+from vlp.step.optimizer import GroupSettings, build_optimizer, check_unfreezing
 
 
 def small_model() -> nn.Module:
@@ -75,7 +75,7 @@ def test_the_rate_reaches_every_group():
     optimizer = build_optimizer(
         small_model(), learning_rate=1.0, groups={"head": GroupSettings(match=("2.*",), learning_rate_factor=0.5)}
     )
-    set_learning_rate(optimizer, 0.1)
+    set_learning_rate(optimizer, 0.1, step=0)
     assert {round(group["lr"], 6) for group in optimizer.param_groups} == {0.1, 0.05}
 
 
@@ -188,3 +188,39 @@ def test_the_optimizer_and_freeze_share_their_names():
 def test_nothing_left_to_train_is_said():
     with pytest.raises(RecipeError, match="nothing is left to train"):
         build_optimizer(tiny_model(freeze=("visual", "text"), learn_scale=False))
+
+
+def test_parameters_begin_to_move_one_block_after_another():
+    model = tiny_model(image={**VIT, "layers": 3}, text={**TEXT, "layers": 2})
+    optimizer = build_optimizer(model, model.blocks_behind(), learning_rate=1e-3, unfreeze_every=10)
+    names = {
+        "core.visual.proj": 0,
+        "core.logit_scale": 0,
+        "core.visual.transformer.resblocks.2.ln_1.weight": 10,
+        "core.visual.transformer.resblocks.0.attn.in_proj_weight": 30,
+        "core.visual.conv1.weight": 40,
+        "core.text.token_embedding.weight": 30,
+    }
+    parameters = dict(model.named_parameters())
+    first: dict[str, int] = {}
+    for step in range(45):
+        set_learning_rate(optimizer, 1.0, step)
+        before = {name: parameters[name].detach().clone() for name in names}
+        for parameter in model.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        optimizer.step()
+        for name in names:
+            if not torch.equal(before[name], parameters[name]):
+                first.setdefault(name, step)
+    assert first == names
+
+
+def test_a_training_that_ends_before_all_has_moved_is_refused():
+    model = tiny_model()
+    optimizer = build_optimizer(model, model.blocks_behind(), unfreeze_every=10)
+    last = 10 * max(model.blocks_behind().values())
+    check_unfreezing(optimizer, last + 1)
+    with pytest.raises(
+        RecipeError, match=rf"optimizer\.unfreeze_every: the last .* from step {last} on, .* has {last}:"
+    ):
+        check_unfreezing(optimizer, last)

@@ -38,7 +38,9 @@ def state_of(parts) -> dict[str, torch.Tensor]:
     for number, optimizer in enumerate(parts.optimizers):
         moments = optimizer.state_dict()["state"]
         sets[f"optimizer {number}"] = {f"{key}.{name}": x for key, kept in moments.items() for name, x in kept.items()}
-    return {f"{label}.{name}": x.clone() for label, values in sets.items() for name, x in values.items()}
+    return {
+        f"{label}.{name}": torch.as_tensor(x).clone() for label, values in sets.items() for name, x in values.items()
+    }
 
 
 def differences(ours, theirs) -> list[str]:

@@ -254,7 +254,7 @@ def _optimizer(found: Translation, given: Mapping[str, list[str]], _processes: i
     if patterns := given.get("wd-exclude"):
         found.set("optimizer.no_decay", patterns)
     if _one(given, "opt", default="adamw") != "adamw":
-        found.notes.append(f"--opt {given['opt'][0]}: only AdamW is here")
+        found.notes.append(f"--opt {given['opt'][0]}: AdamW is set: see optimizer.type for others")
     if "skip-scheduler" in given:
         found.recipe["schedule"] = {"shape": "constant", "warmup_steps": 0}
         return

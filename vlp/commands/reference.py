@@ -37,6 +37,7 @@ from vlp.objectives.schedule import Schedule
 from vlp.recipe import schema
 from vlp.step.learning_rate import learning_rate_factor
 from vlp.step.optimizer import GroupSettings, build_optimizer
+from vlp.step.optimizers.base import optimizers
 from vlp.strategies.base import strategies
 from vlp.towers.base import image_towers, text_towers
 from vlp.towers.dual import DualEncoder
@@ -67,7 +68,7 @@ SECTIONS: dict[str, Any] = {
     "model": (DualEncoder, schema.ModelSection),
     "objective.LABEL": schema.TermEntry,
     "objective.LABEL.weight": Schedule,
-    "optimizer": build_optimizer,
+    "optimizer": (build_optimizer, schema.SharedOptimizerSection),
     "optimizer.groups.LABEL": GroupSettings,
     "schedule": learning_rate_factor,
     "train": schema.TrainSection,
@@ -87,6 +88,7 @@ SENTENCES = {
     "model.image": "The image tower, by `type`: one of the image towers.",
     "model.text": "The text tower, by `type`: one of the text towers.",
     "model.tune": "What of both towers trains, by `type`: one of the ways of tuning; the name alone will do.",
+    "optimizer.type": "One of the optimizers, each with settings of its own beside these.",
 }
 FILES: dict[str, Any] = {
     "card": Card,
@@ -102,6 +104,7 @@ USES: tuple[tuple[Registry[Any], str, str], ...] = (
     (image_towers, "In a recipe", "model: {image: {type: NAME, SETTINGS}}"),
     (text_towers, "In a recipe", "model: {text: {type: NAME, SETTINGS}}"),
     (tunings, "In a recipe", "model: {tune: {type: NAME, SETTINGS}}"),
+    (optimizers, "In a recipe", "optimizer: {type: NAME, SETTINGS}"),
     (policies, "In a recipe", "data: {policy: {type: NAME, SETTINGS}}"),
     (evaluators, "In a task", "{evaluator: NAME, settings: {SETTINGS}}"),
     (rules, "In a file of rules", "NAME: {SETTINGS}"),
@@ -178,6 +181,8 @@ def describe(name: str) -> str:
     holders = [each for each in everything() if re.fullmatch(each.name.replace("LABEL", r"[^.]+"), section or "recipe")]
     if name not in SECTIONS:
         found += [_one_setting(each, setting, name) for each in holders if setting in fields_of(each)]
+        typed = [each for each in everything() if each.kind == section and setting in fields_of(each)]
+        found += [_one_setting(each, setting, f"{name} of {each.name}") for each in typed]
     if not found:
         known = [each.name for each in everything()]
         raise RecipeError(f"nothing is called '{name}'{nearest(name, known)}; vlp describe lists what there is")

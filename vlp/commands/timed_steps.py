@@ -159,7 +159,7 @@ def _step(run: Run, batches: Iterator[Batch], number: int) -> float:
     batch = next(batches)
     waited = time.perf_counter() - started
     for optimizer in run.optimizers:
-        set_learning_rate(optimizer, run.rate(number))
+        set_learning_rate(optimizer, run.rate(number), number)
     train.one_step(run, batch.to(run.device), number)
     return waited
 

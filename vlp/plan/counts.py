@@ -32,6 +32,7 @@ from vlp.recipe.model import build_model, without_weights
 from vlp.recipe.named_parts import build_objective, build_strategies
 from vlp.recipe.schema import Recipe
 from vlp.step.kept_bytes import KeptBytes
+from vlp.step.optimizers.base import optimizers
 from vlp.strategies.base import Strategy
 from vlp.towers.dual import DualEncoder
 from vlp.towers.text import can_cut
@@ -74,6 +75,7 @@ class Counts:
         text_views: Captions of each pair that the towers see.
         matrices: How many similarity matrices the objective walks over; one of fewer coordinates counts as a part.
         pixels: Bytes of one image as it comes to the device.
+        moments: Numbers that the optimizer keeps for each trained one, in float32.
         strategies: Operations of strategies, such as the forward pass of a teacher, for one pair.
         uncounted: Parts of the recipe whose operations are not in these numbers.
     """
@@ -91,6 +93,7 @@ class Counts:
     text_views: int
     matrices: float
     pixels: int
+    moments: float = 2.0
     strategies: float = 0.0
     uncounted: tuple[str, ...] = ()
 
@@ -133,6 +136,7 @@ def count(recipe: Recipe, *, tokens: float | None = None) -> Counts:
             text_views=seen.text_views,
             matrices=max(1.0, _matrices(objective, towers.embed_dim)),
             pixels=math.prod(_shape(towers)),
+            moments=optimizers[recipe.optimizer.type].moments + (recipe.optimizer.decay_towards == "start"),
             strategies=seen.operations,
             uncounted=(
                 *(f"strategies.{label}" for label in seen.uncounted),

@@ -10,7 +10,6 @@ from vlp.recipe.schema import TrainSection
 
 GB = 1e9
 FLOAT32 = 4
-MOMENTS = 2  # of AdamW
 KERNELS = 1.5e9  # bytes that CUDA's context, its libraries and what the allocator cannot use take; assumed
 
 
@@ -50,7 +49,7 @@ class Holding:
             "weights, float32": counts.weights / copies,
             "weights, cast": counts.cast,
             "gradients": FLOAT32 * counts.trained / copies,
-            "optimizer": MOMENTS * FLOAT32 * counts.trained / copies,
+            "optimizer": counts.moments * FLOAT32 * counts.trained / copies,
             "averages and teachers": counts.beside / copies,
             f"activations of {piece:,} pairs": self.activations(micro_batches),
             "pixels": (self.pairs + FLOAT32 * piece) * pixels,  # as bytes, and as floats before the first layer

@@ -13,6 +13,7 @@ from vlp.ground.yaml import parse_yaml, read_yaml
 
 COMMAND_LINE = "command line"  # the name of the last layer
 LENGTHS = ("steps", "samples", "epochs")  # of the training
+DEFAULT_TYPES = {"optimizer": "adamw"}  # of sections whose type need not be given
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,17 @@ def merge_layers(layers: Sequence[Layer]) -> dict[str, Any]:
     for layer in layers:
         if layer.name == COMMAND_LINE and any(_train(layer.settings).get(key) is not None for key in LENGTHS):
             merged = merge(merged, {"train": dict.fromkeys(LENGTHS)})
-        merged = merge(merged, layer.settings)
-    return merged
+        merged = merge(with_default_types(merged), layer.settings)
+    return with_default_types(merged)
+
+
+def with_default_types(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the sections that have no `type`, as in older recipes, the one that is meant."""
+    full = dict(settings)
+    for section, name in DEFAULT_TYPES.items():
+        if isinstance(full.get(section), Mapping):
+            full[section] = {"type": name, **full[section]}
+    return full
 
 
 def _train(settings: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -1,11 +1,15 @@
-"""The objective and the strategies that a recipe names."""
+"""The objective, the strategies and the optimizer that a recipe names."""
 
 from __future__ import annotations
 
+from typing import Any
+
+from vlp.ground.registry import settings_of
 from vlp.ground.types import RecipeError
 from vlp.objectives.base import Objective, Term, terms
 from vlp.objectives.schedule import Schedule
 from vlp.recipe.schema import Recipe, settings
+from vlp.step.optimizers.base import OptimizerKind, optimizers
 from vlp.strategies.base import Strategy, strategies
 
 
@@ -44,3 +48,15 @@ def build_objective(recipe: Recipe) -> Objective:
         except ValueError as error:
             raise RecipeError(f"objective.{label}: {error}") from error
     return Objective(parts, widths, numerics=recipe.train.numerics)
+
+
+def build_kind(recipe: Recipe) -> tuple[OptimizerKind, dict[str, Any]]:
+    """Return the optimizer that a recipe names, and the settings that it shares with others.
+
+    Raises:
+        RecipeError: A number is out of its range.
+    """
+    section = recipe.optimizer
+    own = tuple(settings_of(optimizers[section.type]).model_fields)
+    kind = optimizers.build(section.type, {name: getattr(section, name) for name in own})
+    return kind, settings(section, "type", *own)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import torch
-from pydantic import BaseModel, Field, create_model, model_validator
+from pydantic import BaseModel, Field, TypeAdapter, create_model, model_validator
 
 from vlp.data.arrange import Mixing
 from vlp.data.order.timetable import Ramp
@@ -24,8 +24,10 @@ from vlp.ground.strict import Strict
 from vlp.objectives.base import terms
 from vlp.objectives.schedule import Schedule
 from vlp.pairs import Numerics
+from vlp.recipe.layers import DEFAULT_TYPES
 from vlp.step.learning_rate import learning_rate_factor
 from vlp.step.optimizer import build_optimizer
+from vlp.step.optimizers.base import optimizers
 from vlp.strategies.base import strategies
 from vlp.towers.base import image_towers, text_towers
 from vlp.towers.dual import DualEncoder
@@ -37,13 +39,23 @@ class Section(Strict):
 
 
 def one_of(registry: Registry[Any], **extra: Any) -> Any:
-    """Return the type of `{type: NAME, ...settings of NAME}`, plus fields that every entry has."""
+    """Return the type of `{type: NAME, ...settings of NAME}`, plus fields that every entry has.
+
+    An entry may have `defaults` of its own for these.
+    """
     specs: list[Any] = []
     for name in registry:
         part: Any = registry[name]
+        own: Mapping[str, Any] = getattr(part, "defaults", {})
         fields: dict[str, Any] = {"type": (Literal[name], name), **extra}
+        fields |= {key: (extra[key][0], default) for key, default in own.items()}
         specs.append(create_model(name, __base__=settings_of(part), **fields))
     return Annotated[reduce(or_, specs), Field(discriminator="type")]
+
+
+def fields_of(section: type[BaseModel]) -> dict[str, Any]:
+    """Return the fields of a section as further fields of another."""
+    return {name: (each.annotation, each) for name, each in section.model_fields.items()}
 
 
 if TYPE_CHECKING:  # made from signatures at run time, which no type checker follows
@@ -55,6 +67,7 @@ if TYPE_CHECKING:  # made from signatures at run time, which no type checker fol
     PolicySection: TypeAlias = Any
     AugmentSection: TypeAlias = Any
     OptimizerSection: TypeAlias = Any
+    SharedOptimizerSection: TypeAlias = Any
     ScheduleSection: TypeAlias = Any
     TermSection: TypeAlias = Any
     TermEntry: TypeAlias = Any
@@ -73,7 +86,10 @@ else:
     TextViewSection = create_model("text view", __base__=settings_of(TextAugment), count=(int, Field(1, ge=1)))
     PolicySection = one_of(policies)
     AugmentSection = settings_of(Augment)
-    OptimizerSection = settings_of(build_optimizer)
+    OptimizerSection = one_of(optimizers, **fields_of(settings_of(build_optimizer)))
+    SharedOptimizerSection = create_model(
+        "optimizer", __base__=settings_of(build_optimizer), type=(str, DEFAULT_TYPES["optimizer"])
+    )
     ScheduleSection = settings_of(learning_rate_factor)
 
     class TermEntry(Section):
@@ -88,7 +104,7 @@ else:
         weight: float | settings_of(Schedule) = 1.0
         widths: tuple[int, ...] = ()
 
-    TermSection = one_of(terms, **{name: (each.annotation, each) for name, each in TermEntry.model_fields.items()})
+    TermSection = one_of(terms, **fields_of(TermEntry))
     StrategySection = one_of(strategies)
     ModelSection = create_model(
         "model",
@@ -97,6 +113,9 @@ else:
         text=(one_of(text_towers), ...),
         tune=(one_of(tunings), Field({"type": "full"}, validate_default=True)),
     )
+
+
+ADAMW: Any = TypeAdapter(OptimizerSection).validate_python({"type": DEFAULT_TYPES["optimizer"]})
 
 
 class SourceSection(Section):
@@ -270,7 +289,7 @@ class Recipe(Section):
     model: ModelSection
     objective: dict[str, TermSection] = Field(min_length=1)
     strategies: dict[str, StrategySection] = {}
-    optimizer: OptimizerSection = OptimizerSection()
+    optimizer: OptimizerSection = ADAMW
     schedule: ScheduleSection = ScheduleSection()
     train: TrainSection = TrainSection()
     evaluation: EvaluationSection = EvaluationSection()

@@ -24,7 +24,7 @@ from vlp.ground.cores import usable_cores
 from vlp.ground.types import RecipeError
 from vlp.objectives.base import Objective
 from vlp.recipe.model import build_model, settled
-from vlp.recipe.named_parts import build_objective, build_strategies
+from vlp.recipe.named_parts import build_kind, build_objective, build_strategies
 from vlp.recipe.schema import Recipe, settings
 from vlp.run.build_stream import build_stream
 from vlp.run.compatibility import check_fit
@@ -37,7 +37,9 @@ from vlp.run.trackers import start_trackers
 from vlp.run.utilisation import Utilisation
 from vlp.step.guarded_step import SafeStep
 from vlp.step.learning_rate import learning_rate_factor
-from vlp.step.optimizer import build_optimizer
+from vlp.step.optimizer import build_optimizer, check_unfreezing
+from vlp.step.optimizers.base import OptimizerKind
+from vlp.step.pull import PullToStart, build_pull
 from vlp.strategies.base import Strategy
 from vlp.towers.compiling import compile_towers
 from vlp.towers.dual import DualEncoder
@@ -60,7 +62,9 @@ class Run:
         claim: The run's right to its folder; `restore` makes it good.
         model: The dual encoder as the accelerator wrapped it; the training step calls this one.
         towers: The dual encoder itself.
+        kind: What the recipe names as its optimizer.
         optimizer: Of the towers.
+        pull: What pulls the towers to where they started, if anything.
         term_optimizer: Of the parameters that terms bring along, if any.
         rate: Factor of the learning rate at a step.
         micro_batches: In how many pieces a process embeds its share.
@@ -76,7 +80,9 @@ class Run:
     towers: DualEncoder
     objective: Objective
     strategies: dict[str, Strategy]
+    kind: OptimizerKind
     optimizer: torch.optim.Optimizer
+    pull: PullToStart | None
     term_optimizer: torch.optim.Optimizer | None
     safe_step: SafeStep
     rate: Callable[[int], float]
@@ -110,6 +116,17 @@ class Run:
     def optimizers(self) -> Sequence[torch.optim.Optimizer]:
         """All that steps."""
         return self.safe_step.optimizers
+
+    def averages(self) -> dict[str, Tensor]:
+        """Return weights that the optimizer averages, by name: what a run ends with, in place of those that train."""
+        found = self.kind.averages(self.optimizer)
+        return {name: found[value] for name, value in self.towers.named_parameters() if value in found}
+
+    def clamp(self) -> None:
+        """Keep the inverse temperature in its range, and what the optimizer moves beside it."""
+        scale = self.towers.core.logit_scale
+        moved = self.kind.moved(self.optimizer, scale) if scale.requires_grad else []
+        self.towers.clamp_(*(tensor for tensor, _ in moved))
 
     @property
     def kept_equal(self) -> dict[str, Tensor]:
@@ -158,6 +175,7 @@ def assemble(recipe: Recipe, *, resume: bool, allow_changes: bool) -> Run:
     objective.create(towers.embed_dim)
     used = build_strategies(recipe)
     sharded = is_sharded()
+    kind, shared = build_kind(recipe)
     check_fit(recipe, towers, objective, used, sharded=sharded)
     with dist.together():
         stream = build_stream(recipe, towers, accelerator.device)
@@ -172,7 +190,9 @@ def assemble(recipe: Recipe, *, resume: bool, allow_changes: bool) -> Run:
         compile_towers(towers.core, by_block=sharded)
     model = distribute(accelerator, towers, recipe)
     check_wrapped(model, towers)
-    optimizer = build_optimizer(towers, towers.blocks_behind(), **settings(recipe.optimizer))
+    optimizer = build_optimizer(towers, towers.blocks_behind(), kind, towers.names_in_blocks(), **shared)
+    check_unfreezing(optimizer, num_steps)
+    pull = build_pull(kind, optimizer)
     term_optimizer = build_term_optimizer(objective.to(accelerator.device), recipe)
     for strategy in used.values():
         strategy.start(towers)
@@ -192,10 +212,12 @@ def assemble(recipe: Recipe, *, resume: bool, allow_changes: bool) -> Run:
         towers=towers,
         objective=objective,
         strategies=used,
+        kind=kind,
         optimizer=optimizer,
+        pull=pull,
         term_optimizer=term_optimizer,
         safe_step=SafeStep(
-            [optimizer] if term_optimizer is None else [optimizer, term_optimizer],
+            [each for each in (pull, optimizer, term_optimizer) if each is not None],
             max_norm=recipe.train.clip_gradient_norm,
             loss_scale=FIRST_LOSS_SCALE if recipe.train.precision == "float16" else 1.0,
             device=str(accelerator.device),
@@ -295,4 +317,7 @@ def build_term_optimizer(objective: Objective, recipe: Recipe) -> torch.optim.Op
     """Return an optimizer of the terms' own parameters with the recipe's settings; its patterns are for towers."""
     if not any(True for _ in objective.parameters()):
         return None
-    return build_optimizer(objective, **settings(recipe.optimizer, "no_decay", "groups"))
+    kind, shared = build_kind(recipe)
+    for of_towers in ("no_decay", "groups", "decay_towards"):
+        del shared[of_towers]
+    return build_optimizer(objective, kind=kind, **shared)

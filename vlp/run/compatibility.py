@@ -13,6 +13,7 @@ from vlp.ground import dist
 from vlp.ground.types import RecipeError, VlpWarning
 from vlp.objectives.base import NEEDS, Objective, Term, terms
 from vlp.recipe.schema import Recipe
+from vlp.step.optimizers.base import optimizers
 from vlp.strategies.base import Strategy
 from vlp.strategies.hard_negatives import HardNegatives
 from vlp.towers.dual import DualEncoder
@@ -39,6 +40,7 @@ def check_fit(
     _check_batch(recipe)
     _check_micro_batches(recipe, sharded=sharded)
     _check_batch_norm(recipe, towers)
+    _check_optimizer(recipe, towers)
     provided = {"reference"} if towers.locked_image else set()
     for label, strategy in used.items():
         provided |= strategy.provides
@@ -119,6 +121,20 @@ def _check_batch_norm(recipe: Recipe, towers: DualEncoder) -> None:
         raise RecipeError(
             "model.image: batch norm mixes the samples of one pass, so micro-batches would change the result: set "
             "train.micro_batches=1, use a tower with layer or group norm, or lock the image tower"
+        )
+
+
+def _check_optimizer(recipe: Recipe, towers: DualEncoder) -> None:
+    kind = optimizers[recipe.optimizer.type]
+    shapes = kind.schedule_shapes
+    if shapes and recipe.schedule.shape not in shapes:
+        raise RecipeError(
+            f"optimizer.type: {recipe.optimizer.type} has no schedule but its warm-up: set schedule.shape={shapes[0]}"
+        )
+    if towers.has_batch_norm and not kind.batch_norm:
+        raise RecipeError(
+            f"optimizer.type: {recipe.optimizer.type} evaluates averaged weights, of which batch norm has no "
+            "statistics: use a tower with layer or group norm, lock the image tower, or take optimizer.type=adamw"
         )
 
 

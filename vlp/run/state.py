@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -21,7 +22,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from vlp.data import Faults
 from vlp.ground import dist
 from vlp.ground.types import RecipeError
-from vlp.recipe.layers import LENGTHS
+from vlp.recipe.layers import DEFAULT_TYPES, LENGTHS
 from vlp.recipe.schema import Recipe
 from vlp.run import checkpoint
 from vlp.run.assemble import Run
@@ -80,7 +81,7 @@ def weights_to_evaluate(run: Run) -> dict[str, Tensor]:
     """Return the weights that the recipe evaluates, whole, on the CPU."""
     label = run.recipe.evaluation.weights
     averages = run.strategies[label].weights() if label in run.strategies else None
-    return full(averages if averages is not None else run.towers.state_dict())
+    return full(averages if averages is not None else run.towers.state_dict() | run.averages())
 
 
 def full(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -94,13 +95,18 @@ def full(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _save(run: Run, step: int, position: int) -> None:
     faults = Faults.together(dist.gather_objects(run.stream.faults))
     with dist.together():  # sharded tensors meet in here: when one process fails, the others wait for their time-out
-        weights: dict[str, Any] = {checkpoint.MODEL: get_model_state_dict(run.model, options=FULL)}
+        trained = get_model_state_dict(run.model, options=FULL)
+        averages_of_steps = full(run.averages())
+        weights: dict[str, Any] = {checkpoint.MODEL: trained | averages_of_steps}
         for label, strategy in run.strategies.items():
             averages = strategy.weights()
             if averages is not None:
                 weights[label] = full(averages)
         training = {
+            "optimizer_type": run.recipe.optimizer.type,
             "optimizer": get_optimizer_state_dict(run.model, run.optimizer, options=FULL),
+            "pull": None if run.pull is None else get_optimizer_state_dict(run.model, run.pull, options=FULL),
+            "trained": {name: value for name, value in trained.items() if name in averages_of_steps},
             "term_optimizer": None if run.term_optimizer is None else run.term_optimizer.state_dict(),
             "strategies": {label: strategy.state_dict() for label, strategy in run.strategies.items()},
             "objective": run.objective.state_dict(),
@@ -140,11 +146,7 @@ def _load(run: Run, found: Checkpoint) -> None:
     _check_names("model", weights, run.towers.state_dict(), found)
     set_model_state_dict(run.model, dict(weights), options=FULL)
     training = _on_all(found.training)
-    with _fits("optimizer", found):
-        _keeping_settings(
-            run.optimizer,
-            lambda: set_optimizer_state_dict(run.model, run.optimizer, training["optimizer"], options=FULL),
-        )
+    _load_optimizer(run, training, found)
     for label in run.strategies:
         _load_strategy(run, label, training["strategies"].get(label), found)
     _load_objective(run, training, found)
@@ -153,6 +155,21 @@ def _load(run: Run, found: Checkpoint) -> None:
         for source, reason, count in training["faults"]["counts"]:
             run.stream.faults.counts[source, reason] = count
         run.stream.faults.delivered = training["faults"]["delivered"]
+
+
+def _load_optimizer(run: Run, training: Mapping[str, Any], found: Checkpoint) -> None:
+    before, now = training.get("optimizer_type", DEFAULT_TYPES["optimizer"]), run.recipe.optimizer.type
+    if before != now:
+        raise RecipeError(_differs("optimizer.type", found, f"it is of {before}, not {now}"))
+    if run.pull is not None and training.get("pull") is None:
+        raise RecipeError(_lacks("optimizer.decay_towards", found))
+    for key, optimizer in (("optimizer", run.optimizer), ("pull", run.pull)):
+        if optimizer is not None:
+            load = partial(set_optimizer_state_dict, run.model, optimizer, training[key], options=FULL)
+            with _fits("optimizer", found):
+                _keeping_settings(optimizer, load, counters=run.kind.counters)
+    parameters = dict(run.towers.named_parameters())
+    _copy(training.get("trained", {}), {name: parameters[name].detach() for name in training.get("trained", {})})
 
 
 def _load_strategy(run: Run, label: str, saved: Mapping[str, Tensor] | None, found: Checkpoint) -> None:
@@ -178,7 +195,8 @@ def _load_objective(run: Run, training: Mapping[str, Any], found: Checkpoint) ->
         run.objective.load_state_dict({name: saved[name] for name in known})
         optimizer = run.term_optimizer
         if optimizer is not None:
-            _keeping_settings(optimizer, lambda: optimizer.load_state_dict(training["term_optimizer"]))
+            load = partial(optimizer.load_state_dict, training["term_optimizer"])
+            _keeping_settings(optimizer, load, counters=run.kind.counters)
     run.objective.expect(run.stream.num_samples)  # there may be more of them than when the state was saved
 
 
@@ -188,9 +206,10 @@ def _load_guard(run: Run, saved: Mapping[str, Tensor]) -> None:
             run.safe_step.state[name].copy_(value)
 
 
-def _keeping_settings(optimizer: torch.optim.Optimizer, load: Callable[[], None]) -> None:
-    """Load moments; rates and decays stay those of the recipe, in which they may have changed."""
-    settings = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+def _keeping_settings(optimizer: torch.optim.Optimizer, load: Callable[[], None], *, counters: Sequence[str]) -> None:
+    """Load moments and counters; rates and decays stay those of the recipe, in which they may have changed."""
+    loaded = ("params", *counters)
+    settings = [{key: value for key, value in group.items() if key not in loaded} for group in optimizer.param_groups]
     load()
     for group, own in zip(optimizer.param_groups, settings, strict=True):
         group.update(own)

@@ -28,11 +28,12 @@ def total_norm(norms: Mapping[str, Norm]) -> Norm:
 class SafeStep:
     """Clip, check and step without waiting for the device; a bad gradient leaves weights and moments untouched.
 
-    The fused kernel skips the update where `found_inf` is set. After averaging, all processes see the same norm and
-    so decide alike. For float16 the loss is scaled; the scale halves on overflow and doubles after a calm stretch.
+    A fused kernel skips the update where `found_inf` is set, `TakenBack` takes that of other optimizers back, and a
+    pull to the start has no length then. After averaging, all processes see the same norm and so decide alike. For
+    float16 the loss is scaled; the scale halves on overflow and doubles after a calm stretch.
 
     Args:
-        optimizers: Fused ones.
+        optimizers: Those that heed `found_inf`, in the order in which they step.
         max_norm: Largest total gradient norm; None does not clip.
         loss_scale: Factor on the loss at the start; 1 switches scaling off.
     """
@@ -69,7 +70,7 @@ class SafeStep:
         if self.scales or self.max_norm is not None:
             torch._foreach_mul_(gradients, torch.as_tensor(shrink / self.loss_scale))
         for optimizer in self.optimizers:
-            optimizer.found_inf = bad  # type: ignore[attr-defined]  # read by torch's fused kernels
+            optimizer.found_inf = bad  # type: ignore[attr-defined]  # read as said above
             optimizer.step()
         self._count(bad)
         return norms

@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 
-from vlp.step.optimizer import BASE_RATE
+from vlp.step.optimizer import BASE_RATE, FIRST_STEP
 
 
 def learning_rate_factor(
@@ -47,7 +47,7 @@ def learning_rate_factor(
     return factor
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
-    """Scale every group's peak learning rate by `factor`."""
+def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float, step: int) -> None:
+    """Scale every group's peak learning rate by `factor`; what does not move yet at this step has a rate of zero."""
     for group in optimizer.param_groups:
-        group["lr"] = group[BASE_RATE] * factor
+        group["lr"] = group[BASE_RATE] * factor if step >= group.get(FIRST_STEP, 0) else 0.0

@@ -31,3 +31,9 @@ def blocks_behind(tower: nn.Module) -> dict[str, int]:
             first = next(part for part in name.split(".") if part not in WRAPPERS)
             found[name] = 0 if first in LAST else len(blocks) + 1
     return found
+
+
+def names_in_blocks(tower: nn.Module) -> set[str]:
+    """Return the names of the parameters that belong to a block of a tower."""
+    inside = {id(parameter) for block in blocks_of(tower) for parameter in block.parameters()}
+    return {name for name, parameter in tower.named_parameters() if id(parameter) in inside}

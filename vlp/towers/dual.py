@@ -19,7 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from vlp.ground.types import Embeddings, RecipeError
 from vlp.towers.base import Tower
 from vlp.towers.build import build_core, join, set_grad_checkpointing
-from vlp.towers.depth import blocks_behind
+from vlp.towers.depth import blocks_behind, names_in_blocks
 from vlp.towers.freeze import freeze as freeze_parameters
 from vlp.towers.freeze import freeze_batch_norm, is_locked, rest_frozen_parts
 from vlp.towers.meaning import PREPROCESS_KEYS
@@ -203,8 +203,18 @@ class DualEncoder(nn.Module):
 
     def blocks_behind(self) -> dict[str, int]:
         """Return, for each parameter of a tower, how many blocks come behind it; scale and bias lie in none."""
-        towers = {"core.visual.": self.core.visual, "core.text.": self.core.text}
-        return {part + name: number for part, tower in towers.items() for name, number in blocks_behind(tower).items()}
+        return {
+            part + name: number
+            for part, tower in self._parts().items()
+            for name, number in blocks_behind(tower).items()
+        }
+
+    def names_in_blocks(self) -> set[str]:
+        """Return the names of the parameters that belong to a block of a tower."""
+        return {part + name for part, tower in self._parts().items() for name in names_in_blocks(tower)}
+
+    def _parts(self) -> dict[str, nn.Module]:
+        return {"core.visual.": self.core.visual, "core.text.": self.core.text}
 
     @cached_property
     def tokenizer(self) -> PaddingTokenizer:
@@ -224,9 +234,14 @@ class DualEncoder(nn.Module):
         return self
 
     @torch.no_grad()
-    def clamp_(self) -> None:
-        """Keep the inverse temperature between 1 and `max_scale`; call it after each step."""
-        self.core.logit_scale.clamp_(0.0, math.log(self.max_scale))
+    def clamp_(self, *beside: Tensor) -> None:
+        """Keep the inverse temperature between 1 and `max_scale`; call it after each step.
+
+        Args:
+            beside: Further logarithms of it, which an optimizer moves beside the parameter.
+        """
+        for logarithm in (self.core.logit_scale, *beside):
+            logarithm.clamp_(0.0, math.log(self.max_scale))
 
 
 def _unit(features: Float[Tensor, "n d"]) -> Float32[Tensor, "n d"]:

@@ -1,0 +1,1 @@
+"""Optimizers by name, each built by the library that keeps it."""

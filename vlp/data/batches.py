@@ -44,6 +44,7 @@ class BatchRows:
     ids: Int64[NDArray[np.int64], " n"]
     caption_ids: Int64[NDArray[np.int64], " n"]
     sources: tuple[str, ...]
+    captions: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -208,6 +209,7 @@ class LocalBatches:
             ids=self.samples.originals(np.array([sample.id for sample in loaded])),
             caption_ids=np.array([hash_text(sample.captions[0].identity) for sample in loaded]),
             sources=tuple(sample.source for sample in loaded),
+            captions=tuple(sample.captions[0].text for sample in loaded),
         )
 
 
@@ -222,6 +224,7 @@ def _join_rows(rows: Sequence[BatchRows], images: UInt8[Tensor, "views n h w 3"]
         ids=torch.from_numpy(np.concatenate([part.ids for part in rows])),
         caption_ids=torch.from_numpy(np.concatenate([part.caption_ids for part in rows])),
         sources=sum((part.sources for part in rows), ()),
+        captions=sum((part.captions for part in rows), ()),
     )
 
 

@@ -40,6 +40,7 @@ class Batch:
         caption_ids: Stable hash of what identifies the caption: pairs with equal hashes are no negatives of each other.
         sources: Label of the data source of each sample.
         num_negatives: Wrong captions of each sample: the last so many text views.
+        captions: First text view of each sample as the tokenizer read it, for models with a tokenizer of their own.
     """
 
     images: UInt8[Tensor, "views n h w 3"]
@@ -50,6 +51,7 @@ class Batch:
     caption_ids: Int64[Tensor, " n"]
     sources: tuple[str, ...]
     num_negatives: int = 0
+    captions: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -78,6 +80,7 @@ class Batch:
             caption_ids=self.caption_ids[start : start + size],
             sources=self.sources[start : start + size],
             num_negatives=self.num_negatives,
+            captions=self.captions[start : start + size],
         )
 
 

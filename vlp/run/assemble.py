@@ -24,7 +24,7 @@ from vlp.ground.cores import usable_cores
 from vlp.ground.types import RecipeError
 from vlp.objectives.base import Objective
 from vlp.recipe.model import build_model, settled
-from vlp.recipe.named_parts import build_objective, build_strategies
+from vlp.recipe.named_parts import build_objective, build_strategies, load_strategies, teacher_dim_of
 from vlp.recipe.schema import Recipe, settings
 from vlp.run.build_stream import build_stream
 from vlp.run.compatibility import check_fit
@@ -155,8 +155,11 @@ def assemble(recipe: Recipe, *, resume: bool, allow_changes: bool) -> Run:
         towers = build_model(recipe.model)
     recipe = settled(recipe, towers)
     objective = build_objective(recipe)
-    objective.create(towers.embed_dim)
     used = build_strategies(recipe)
+    with dist.together():
+        read = load_strategies(used)
+    check_same("what strategies read", json.dumps(read))
+    objective.create(towers.embed_dim, teacher_dim_of(used))
     sharded = is_sharded()
     check_fit(recipe, towers, objective, used, sharded=sharded)
     with dist.together():

@@ -19,11 +19,14 @@ class Strategy:
         provides: What it adds to embeddings that a term may need, such as `reference`.
         makes_views: Whether it adds image or text views, which some term should read.
         can_shard: Whether it works on parameters that are split over processes (FSDP).
+        reads_images: Whether it looks at the pixels, or changes them; without such a strategy they can be left out
+            where the embeddings of a locked image tower are kept.
     """
 
     provides: frozenset[str] = frozenset()
     makes_views: bool = False
     can_shard: bool = True
+    reads_images: bool = True
 
     def load(self) -> str:
         """Read models or files that it works with, before anything else; return what all processes must have read."""

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.teachers import with_tiny_teachers
 from vlp.data.pixels.augment import NUM_DRAWS
 from vlp.ground.types import Batch
 from vlp.recipe.compose import load_recipe
@@ -34,7 +35,7 @@ def small_recipe(name: str, *overrides: str, image: Settings = IMAGE, text: Sett
         label: entry.model_copy(update={"widths": (4, 8, 12)[: len(entry.widths)]})
         for label, entry in whole.objective.items()
     }
-    return whole.model_copy(update={"model": model, "objective": terms})
+    return with_tiny_teachers(whole.model_copy(update={"model": model, "objective": terms}))
 
 
 def small_parts(monkeypatch: pytest.MonkeyPatch, recipe: Recipe, accelerator: object | None = None) -> Run:
@@ -81,4 +82,5 @@ def batch_for(recipe: Recipe, size: int, seed: int = 0, words: int = WORDS) -> B
         caption_ids=ids,
         sources=("made",) * size,
         num_negatives=num_negatives,
+        captions=tuple(f"a photo of number {number}" for number in ids.tolist()),
     )

@@ -20,9 +20,11 @@ from torch.utils._pytree import tree_leaves
 from benchmarks.gpu.waits import WAITING, place_in_project
 from tests.small_steps import RECIPES, batch_for, small_parts, small_recipe
 from tests.step.optimizers.runs import MORE
+from tests.towers.tiny import tiny_model
 from vlp import train
 from vlp.pairs.engine import walk
 from vlp.step.optimizers.base import optimizers
+from vlp.towers import view_encoder
 
 CUDA = torch.device("cuda", 0)
 SIZE = 16
@@ -84,6 +86,7 @@ def cuda(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_: True)
     monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
     monkeypatch.setattr(walk, "is_chosen", lambda *_: False)  # Triton asks which GPU it is
+    monkeypatch.setattr(view_encoder, "load_any_model", lambda _: tiny_model())  # weights of teachers have content
     with FakeTensorMode(allow_non_fake_inputs=True), Answers() as answers:
         yield answers
 

@@ -19,8 +19,9 @@ from vlp.evaluators.scoreboard import MainScore, as_text, scores_of, write_score
 from vlp.evaluators.suites import Suite, is_suite, load_suite, match_tasks
 from vlp.evaluators.tasks import finished, run_tasks
 from vlp.ground import dist
+from vlp.ground.bits import checksum
 from vlp.ground.types import RecipeError
-from vlp.run.launch import check_same, checksum, join_evaluation
+from vlp.run.launch import check_same, join_evaluation
 from vlp.run.subject import AnyEncoder, find_subject
 
 

@@ -179,3 +179,23 @@ def test_crops_are_contiguous_and_leave_the_threads_and_the_seed_of_torch_alone(
 def test_settings_without_sense_are_refused(settings):
     with pytest.raises(RecipeError, match=f"data.crop.{next(iter(settings))}"):
         Crop(8, **settings)
+
+
+@pytest.mark.parametrize("shape", [(1000, 500), (1000, 999), (333, 1000), (640, 640), (1300, 1001)])
+@pytest.mark.parametrize("ratio", [(1.0, 1.0), (0.75, 1.3333), (1.2, 2.5)])
+def test_the_whole_area_is_the_same_box_at_every_visit(shape, ratio):
+    """In the middle, and as large as the ratios allow."""
+    crop = Crop(8, scale=(1.0, 1.0), ratio=ratio, flip=0.0)
+    assert crop.is_fixed
+    (left, top, right, bottom), *others = {crop.box(*shape, Draws(seed)) for seed in range(200)}
+    assert not others
+    width, height = right - left, bottom - top
+    assert abs(left - (shape[0] - right)) <= 1 and abs(top - (shape[1] - bottom)) <= 1
+    assert width == shape[0] or height == shape[1]
+    wanted = min(max(shape[0] / shape[1], ratio[0]), ratio[1])
+    assert width / height == pytest.approx(wanted, rel=2e-3)
+
+
+@pytest.mark.parametrize("settings", [{"scale": (0.9, 1.0)}, {"flip": 0.5}, {"scale": (1.0, 1.0), "flip": 0.5}])
+def test_what_is_drawn_is_not_fixed(settings):
+    assert not Crop(8, **{"flip": 0.0, **settings}).is_fixed

@@ -17,7 +17,7 @@ FIELDS = (*ON_DEVICE, "lengths")
 
 def same(first, second):
     return all(torch.equal(getattr(first, name), getattr(second, name)) for name in FIELDS) and (
-        first.sources == second.sources
+        (first.sources, first.captions) == (second.sources, second.captions)
     )
 
 
@@ -37,6 +37,16 @@ def test_shapes_are_those_of_the_batch_type(open_stream, card):
     assert batch.draws.shape == (2, 4, Augment.NUM_DRAWS) and batch.draws.dtype == torch.float32
     assert batch.ids.shape == batch.caption_ids.shape == (4,)
     assert batch.sources == ("tiny",) * 4
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_captions_are_what_the_tokenizer_read(open_stream, card, workers):
+    stream = open_stream(card, captions=Captions(templates=("a {}", "the {}")), num_text_views=2, workers=workers)
+    for batch in take(stream, 6):
+        tokens, lengths = LetterTokenizer()(batch.captions)
+        assert torch.equal(lengths, batch.lengths[0])
+        assert torch.equal(tokens, batch.tokens[0, :, : tokens.shape[1]])
+        assert batch.chunk(2)[1].captions == batch.captions[2:]
 
 
 def test_each_sample_comes_once_per_epoch_without_gaps_between_epochs(open_stream, card):

@@ -100,6 +100,8 @@ def test_advice_that_is_not_needed_is_not_given():
     assert "cores must decode" in slow.advice[-1] and slow.cores > 8
     wasteful = plan("train.batch_size=1024", micro_batches=4, assumed=Assumptions(decode=1e-4))
     assert wasteful.advice == ("train.micro_batches=1 fits too, and saves a forward pass",)
+    kept = plan("train.batch_size=1024", "train.keep_locked=true", assumed=Assumptions(decode=1e-4))
+    assert [line for line in kept.advice if "this is the first epoch" in line] == list(kept.advice)
     recipe = small_recipe("vitb32_clip", "train.batch_size=1024", "train.precision=float32")
     assert "bfloat16" in forecast(recipe, B32, H100, assumed=Assumptions(decode=1e-4)).advice[0]
 

@@ -34,6 +34,14 @@ def test_a_caption_counts_with_its_own_length(recipe):
     assert operations.take() == 0.0
 
 
+def test_an_image_that_is_not_embedded_does_not_count(recipe):
+    operations, batch = operations_of(recipe), batch_for(recipe, 16)
+    operations.add(batch)
+    whole = operations.take()
+    operations.add(replace(batch, blank=torch.ones(16, dtype=torch.bool)))
+    assert whole - operations.take() == pytest.approx(count(recipe, tokens=12.0).image.operations)
+
+
 def test_what_was_counted_is_what_the_towers_compute(monkeypatch, recipe):
     """Of captions of one length, which need no padding; the loss of 16 pairs is next to nothing."""
     parts = small_parts(monkeypatch, recipe)

@@ -10,6 +10,7 @@ import torch
 
 from tests.processes import run_processes
 from tests.strategies.runs import recipe_of
+from tests.teachers import tiny_teacher
 from vlp.run.assemble import assemble
 from vlp.strategies.base import strategies
 from vlp.train import one_step
@@ -26,6 +27,10 @@ USED = {
     ),
     "image_views": ("strategies.image_views={}", "objective.swalip={}", "train.micro_batches=2"),
     "shuffled_captions": ("strategies.shuffled_captions={}", "objective.clip_negatives={}"),
+    "teacher": (
+        f"strategies.teacher={{models: [{tiny_teacher()}]}}",
+        "objective={feature_distillation: {}, drrho: {budget: 1.0}, ranker_distillation: {}}",
+    ),
     "small_first": ("strategies.small_first={image_size: 32, steps: 3}", CONVOLUTIONAL),
 }
 

@@ -18,8 +18,8 @@ from vlp.embeddings.embed import embed
 from vlp.embeddings.model_agreement import agree
 from vlp.embeddings.parts import read_embeddings
 from vlp.evaluate import evaluate_model, load
+from vlp.ground.bits import checksum
 from vlp.ground.types import RecipeError
-from vlp.run.launch import checksum
 from vlp.run.subject import find_subject
 from vlp.towers.dual import DualEncoder
 from vlp.towers.encoder import TowerEncoder

@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int64, UInt8
+from jaxtyping import Bool, Float32, Int64, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
 from vlp.data.faults import BadSampleError, Fault
+from vlp.data.kept_rows import KeptRows
 from vlp.data.order.shuffle import Order, Substitutes
 from vlp.data.pixels.augment import NUM_DRAWS
 from vlp.data.pixels.decode import open_picture
@@ -44,6 +45,9 @@ class BatchRows:
     ids: Int64[NDArray[np.int64], " n"]
     caption_ids: Int64[NDArray[np.int64], " n"]
     sources: tuple[str, ...]
+    captions: tuple[str, ...]
+    visits: Int64[NDArray[np.int64], "n 2"]
+    blank: Bool[NDArray[np.bool_], " n"]
 
 
 @dataclass(frozen=True)
@@ -61,17 +65,23 @@ class DecodedSample:
     id: int
     captions: list[Caption]
     source: str
+    is_blank: bool = False
 
 
 @dataclass(frozen=True)
 class Decoder:
-    """Turns a sample of an epoch into pixels and texts."""
+    """Turns a sample of an epoch into pixels and texts.
+
+    Args:
+        kept: Embeddings of images; a sample that has one there is left without pixels.
+    """
 
     samples: SampleSet
     views: Views
     seed: int
     max_pixels: int
     max_bytes: int
+    kept: KeptRows | None = None
 
     def __call__(self, epoch: int, number: int, into: UInt8[NDArray, "views s s 3"]) -> DecodedSample:
         """Read, decode, crop and word one sample; its pixels are written, its words returned.
@@ -81,6 +91,9 @@ class Decoder:
         """
         sample = self.samples[number]
         captions = self.views.texts(sample, self.seed, epoch, number)
+        if self.kept is not None and self.kept.has(np.array([number]))[0]:
+            into[:] = 0
+            return DecodedSample(number, captions, sample.source, is_blank=True)
         picture = open_picture(sample.read_image(self.max_bytes), self.max_pixels)
         self.views.images(picture, self.seed, epoch, number, into)
         return DecodedSample(number, captions, sample.source)
@@ -208,10 +221,16 @@ class LocalBatches:
             ids=self.samples.originals(np.array([sample.id for sample in loaded])),
             caption_ids=np.array([hash_text(sample.captions[0].identity) for sample in loaded]),
             sources=tuple(sample.source for sample in loaded),
+            captions=tuple(sample.captions[0].text for sample in loaded),
+            visits=np.stack([epochs, [sample.id for sample in loaded]], axis=1),
+            blank=np.array([sample.is_blank for sample in loaded]),
         )
 
 
 def _join_rows(rows: Sequence[BatchRows], images: UInt8[Tensor, "views n h w 3"], pad_id: int) -> Batch:
+    blank = torch.from_numpy(np.concatenate([part.blank for part in rows]))
+    if bool(blank.all()):
+        images = images.new_empty(*images.shape[:2], 0, 0, 3)
     width = max(part.tokens.shape[2] for part in rows)
     padded = [np.pad(r.tokens, ((0, 0), (0, 0), (0, width - r.tokens.shape[2])), constant_values=pad_id) for r in rows]
     return Batch(
@@ -222,6 +241,9 @@ def _join_rows(rows: Sequence[BatchRows], images: UInt8[Tensor, "views n h w 3"]
         ids=torch.from_numpy(np.concatenate([part.ids for part in rows])),
         caption_ids=torch.from_numpy(np.concatenate([part.caption_ids for part in rows])),
         sources=sum((part.sources for part in rows), ()),
+        captions=sum((part.captions for part in rows), ()),
+        visits=torch.from_numpy(np.concatenate([part.visits for part in rows])),
+        blank=blank,
     )
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Generator, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from vlp.data.batches import MOST_SUBSTITUTES, Decoder, LocalBatches, Packet
 from vlp.data.faults import Fault, Faults, Quarantine
+from vlp.data.kept_rows import KeptRows
 from vlp.data.order.shuffle import Order, Shuffle
 from vlp.data.pixels.decode import MOST_BYTES, MOST_PIXELS
 from vlp.data.processes.pool import Health, Pool
@@ -93,6 +95,10 @@ class Stream:
     def num_samples(self) -> int:
         """Samples of one epoch."""
         return len(self.samples)
+
+    def leave_out(self, kept: KeptRows) -> None:
+        """Decode no image whose embedding is kept; before the first batch."""
+        self._batches.decoder = replace(self._batches.decoder, kept=kept)
 
     def shares(self, position: int, num_samples: int) -> dict[str, float]:
         """Return each source's share of the last samples before a position; nothing where there is one source."""

@@ -27,8 +27,9 @@ from vlp.embeddings.parts import (
 )
 from vlp.evaluators.shared import decode_ahead
 from vlp.ground import dist
+from vlp.ground.bits import checksum
 from vlp.ground.types import Encoder
-from vlp.run.launch import check_same, checksum, join_evaluation
+from vlp.run.launch import check_same, join_evaluation
 from vlp.run.subject import find_subject
 
 SAMPLES_PER_PART = 8192

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
-from jaxtyping import Float32, Int64, UInt8
+from jaxtyping import Bool, Float32, Int64, UInt8
 from PIL.Image import Image
 from torch import Tensor, device
 
@@ -40,6 +40,11 @@ class Batch:
         caption_ids: Stable hash of what identifies the caption: pairs with equal hashes are no negatives of each other.
         sources: Label of the data source of each sample.
         num_negatives: Wrong captions of each sample: the last so many text views.
+        captions: First text view of each sample as the tokenizer read it, for models with a tokenizer of their own.
+        visits: Epoch and number of each sample, from which its views are drawn; stays on the CPU. Other than ids,
+            numbers count each repetition of a sample apart.
+        blank: Which samples have no pixels, because the embedding of their image is kept; stays on the CPU. Where all
+            have none, images are empty.
     """
 
     images: UInt8[Tensor, "views n h w 3"]
@@ -50,6 +55,9 @@ class Batch:
     caption_ids: Int64[Tensor, " n"]
     sources: tuple[str, ...]
     num_negatives: int = 0
+    captions: tuple[str, ...] = ()
+    visits: Int64[Tensor, "n 2"] | None = None
+    blank: Bool[Tensor, " n"] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -78,6 +86,9 @@ class Batch:
             caption_ids=self.caption_ids[start : start + size],
             sources=self.sources[start : start + size],
             num_negatives=self.num_negatives,
+            captions=self.captions[start : start + size],
+            visits=None if self.visits is None else self.visits[start : start + size],
+            blank=None if self.blank is None else self.blank[start : start + size],
         )
 
 

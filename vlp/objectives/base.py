@@ -54,6 +54,12 @@ class Term(nn.Module, ABC):
     fixed_scale_advised: bool = False
     """Whether a learnable scale only ever grows under this term, up to its clamp."""
 
+    def fit_teacher(self, embed_dim: int, teacher_dim: int, /) -> None:
+        """Learn how wide the teacher's embeddings are, before `create`; not called where the term needs no teacher.
+
+        Terms that compare similarities need not know; a ValueError refuses a width that the term cannot compare.
+        """
+
     def create(self, embed_dim: int, /) -> None:
         """Make the term's own parameters, where it has some; called once, before the first batch."""
 
@@ -110,17 +116,27 @@ class Objective(nn.Module):
         self._local_size: int | None = None
         self._undo: Undo | None = None
 
-    def create(self, embed_dim: int) -> None:
+    def create(self, embed_dim: int, teacher_dim: int | None = None) -> None:
         """Make the terms' own parameters for embeddings of this width.
 
+        Args:
+            teacher_dim: Width of the teacher's embeddings; None where it is the same.
+
         Raises:
-            RecipeError: A term is to read as many coordinates as there are, or more, or none.
+            RecipeError: A term is to read as many coordinates as there are, or more, or none, or cannot compare them
+                with the teacher's.
         """
         for label, term in self._terms.items():
             width = self.widths.get(label, embed_dim)
             if label in self.widths and not 0 < width < embed_dim:
                 name = label.partition("@")[0]
                 raise RecipeError(f"objective.{name}.widths: {width} is not within the {embed_dim} of model.embed_dim")
+            if "teacher" in term.needs:
+                is_cut = teacher_dim in (None, embed_dim)  # like the embeddings
+                try:
+                    term.fit_teacher(width, width if is_cut else teacher_dim or width)
+                except ValueError as error:
+                    raise RecipeError(f"objective.{label}: {error}") from error
             term.create(width)
 
     def expect(self, num_samples: int) -> None:

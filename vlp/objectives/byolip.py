@@ -20,7 +20,7 @@ class ByolipTerm(Term):
     BYOLIP, Fini et al. 2023 (arXiv:2305.08675); the `direct` predictor is DirectPred, Tian et al. 2021
     (arXiv:2102.06810): a linear map that follows from the correlation of its inputs, without gradient. A
     companion of a contrastive term. Mean over all image views and over all text views. `direct` decomposes two
-    matrices of the embeddings' width in each step.
+    matrices of the embeddings' width in each step, and needs a teacher of that width.
 
     Formula: mean_i 2 - 2 cos(p(x_i), teacher y_i) in both directions; direct: p(x) = U (sqrt(L / max L) + 0.01) U' x,
     U L U' = F, F = memory F + (1 - memory) mean_i x_i x_i'
@@ -53,8 +53,17 @@ class ByolipTerm(Term):
         self.is_direct = predictor == "direct"
         self.hidden_width = hidden_width or 2048
         self.memory = 0.3 if memory is None else memory
+        self.teacher_dim: int | None = None
         self.min_pairs = 1 if self.is_direct else 2
         self.gradient_is_slope = not self.is_direct
+
+    def fit_teacher(self, embed_dim: int, teacher_dim: int, /) -> None:
+        if self.is_direct and teacher_dim != embed_dim:
+            raise ValueError(
+                f"predictor direct keeps the width {embed_dim} of the embeddings, and the teacher's have "
+                f"{teacher_dim}: set predictor to mlp"
+            )
+        self.teacher_dim = teacher_dim
 
     def create(self, embed_dim: int, /) -> None:
         self.predict_text, self.predict_image = self._head(embed_dim), self._head(embed_dim)
@@ -62,7 +71,7 @@ class ByolipTerm(Term):
     def _head(self, embed_dim: int) -> Perceptron | DirectMap:
         if self.is_direct:
             return DirectMap(embed_dim, self.memory)
-        return Perceptron(embed_dim, self.hidden_width, embed_dim)
+        return Perceptron(embed_dim, self.hidden_width, self.teacher_dim or embed_dim)
 
     def forward(self, pairs: Pairs, stats: Stats) -> Float[Tensor, ""]:  # noqa: ARG002
         texts, images = pairs.teacher("text"), pairs.teacher("image")

@@ -7,8 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vlp.objectives.base import Term, terms
-from vlp.objectives.shared.memory import NEVER_SEEN, NewestWeight, SampleMemory, Visits, check_budget, moving_log_mean
-from vlp.objectives.shared.negative_sums import excess, lacks, log_num_negatives
+from vlp.objectives.shared.global_contrast import global_contrast
+from vlp.objectives.shared.memory import NEVER_SEEN, NewestWeight, SampleMemory, check_budget
 from vlp.pairs import LSE, Pairs, Stats
 
 
@@ -65,23 +65,12 @@ class GlobalContrastTerm(Term):
         self.memory.reserve(num_samples)
 
     def forward(self, pairs: Pairs, stats: Stats) -> Float[Tensor, ""]:
-        sums = torch.stack([stats["image_text", self.rows], stats["image_text", self.columns]], dim=1)
-        empty = lacks(sums)
-        decoupled = excess(sums, pairs.positive_logits[:, None])
-        here = decoupled.detach() - log_num_negatives(pairs)[:, None].to(sums.dtype)
-        means = self._update(pairs, here.masked_fill(empty, -torch.inf)).masked_fill(empty, 0)
-        temperature = 1 / pairs.scale
-        losses = temperature.detach() * (here - means).exp() * decoupled
-        if self.budget is not None:
-            losses = losses + temperature * (means + self.budget)
-        return pairs.mean(losses.masked_fill(empty, 0).mean(dim=1))
-
-    def _update(self, pairs: Pairs, here: Float[Tensor, "n 2"]) -> Float[Tensor, "n 2"]:
-        """Move the averages of the whole batch's samples, on every process alike; return those of the local ones."""
-        visits = Visits(pairs.everyones_ids)
-        now = visits.log_mean_exp(pairs.gather(here))
-        before = self.memory.read(visits.ids, now.dtype)
-        after = moving_log_mean(before, now, self.gamma(self.num_updates))
-        self.memory.write(visits.ids, after)
-        self.num_updates += 1
-        return pairs.local_part(after[visits.places])
+        return global_contrast(
+            pairs,
+            torch.stack([stats["image_text", self.rows], stats["image_text", self.columns]], dim=1),
+            pairs.positive_logits,
+            memory=self.memory,
+            num_updates=self.num_updates,
+            gamma=self.gamma,
+            budget=self.budget,
+        )

@@ -29,7 +29,7 @@ from vlp.data.pixels.augment import NUM_DRAWS
 from vlp.ground.types import Batch
 from vlp.objectives.base import Objective, Term
 from vlp.recipe.model import build_model, without_weights
-from vlp.recipe.named_parts import build_objective, build_strategies
+from vlp.recipe.named_parts import build_objective, build_strategies, load_strategies, teacher_dim_of
 from vlp.recipe.schema import Recipe
 from vlp.step.kept_bytes import KeptBytes
 from vlp.step.optimizers.base import optimizers
@@ -99,7 +99,7 @@ class Counts:
 
 
 def count(recipe: Recipe, *, tokens: float | None = None) -> Counts:
-    """Count what a recipe needs, without its data and its weights.
+    """Count what a recipe needs, without its data and its weights; models that strategies bring are read.
 
     Args:
         tokens: Mean length of captions, end token included; the whole context where the tower cannot cut.
@@ -111,8 +111,10 @@ def count(recipe: Recipe, *, tokens: float | None = None) -> Counts:
         warnings.simplefilter("ignore")  # of weights that are not read here
         towers = build_model(without_weights(recipe.model))
         objective = build_objective(recipe)
-        objective.create(towers.embed_dim)
         used = build_strategies(recipe)
+        with unset_fake_temporarily():
+            load_strategies(used)
+        objective.create(towers.embed_dim, teacher_dim_of(used))
         for strategy in used.values():
             strategy.start(towers)
         length = towers.context_length
@@ -227,6 +229,7 @@ def _batch(towers: DualEncoder, size: int, recipe: Recipe, length: int) -> Batch
         caption_ids=torch.arange(size),
         sources=("none",) * size,
         num_negatives=wrong,
+        captions=(" ".join("a" * (length - 2)),) * size,  # a word is a token, and two more stand around them
     )
 
 
@@ -282,6 +285,7 @@ def _bytes(module: nn.Module) -> int:
 
 def _beside(used: Iterable[Strategy]) -> int:
     values = [value for strategy in used for value in {**(strategy.weights() or {}), **strategy.state_dict()}.values()]
+    values += [value for strategy in used for value in strategy.held()]
     storages = {value.untyped_storage()._cdata: value.untyped_storage().nbytes() for value in values}
     return sum(storages.values())
 

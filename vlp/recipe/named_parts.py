@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from vlp.ground.registry import settings_of
@@ -26,6 +27,26 @@ def build_strategies(recipe: Recipe) -> dict[str, Strategy]:
         except ValueError as error:
             raise RecipeError(f"strategies.{label}: {error}") from error
     return used
+
+
+def load_strategies(used: Mapping[str, Strategy]) -> dict[str, str]:
+    """Let strategies read what they work with; return by label what all processes must have read.
+
+    Raises:
+        RecipeError: A model or file is not there, or does not fit.
+    """
+    read = {}
+    for label, strategy in used.items():
+        try:
+            read[label] = strategy.load()
+        except ValueError as error:
+            raise RecipeError(f"strategies.{label}: {error}") from error
+    return read
+
+
+def teacher_dim_of(used: Mapping[str, Strategy]) -> int | None:
+    """Return the width of the teacher's embeddings; None where it has the model's, or there is none."""
+    return next((strategy.teacher_dim for strategy in used.values() if strategy.teacher_dim is not None), None)
 
 
 def build_objective(recipe: Recipe) -> Objective:

@@ -197,6 +197,9 @@ class TrainSection(Section):
             bfloat16 has 1e-2). Terms without kernels, and the CPU, are exact in any case.
         clip_gradient_norm: Largest norm of the whole gradient; null does not clip.
         max_bad_steps: Consecutive steps with a NaN or Inf gradient that end the run.
+        keep_locked: Embed each image once, where the image tower is locked and sees the same of it in every epoch
+            (`data.crop: {scale: [1, 1], flip: 0}`, nothing that augments), and keep the embedding in the run folder, 4
+            bytes for each of its coordinates: later epochs cost what the text tower costs, and decode no image.
         compile: Compile the towers with torch.compile.
         shards: Processes that split one copy of the parameters among them, where the launch shards parameters; null for
             all. With the processes of one machine, blocks are gathered inside of it, and only gradients travel between
@@ -218,6 +221,7 @@ class TrainSection(Section):
     numerics: Numerics = "exact"
     clip_gradient_norm: float | None = Field(1.0, gt=0)
     max_bad_steps: int = Field(20, ge=1)
+    keep_locked: bool = False
     compile: bool = False
     shards: int | None = Field(None, ge=2)
     deterministic: bool = False

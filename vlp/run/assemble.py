@@ -24,11 +24,12 @@ from vlp.ground.cores import usable_cores
 from vlp.ground.types import RecipeError
 from vlp.objectives.base import Objective
 from vlp.recipe.model import build_model, settled
-from vlp.recipe.named_parts import build_kind, build_objective, build_strategies
+from vlp.recipe.named_parts import build_kind, build_objective, build_strategies, load_strategies, teacher_dim_of
 from vlp.recipe.schema import Recipe, settings
 from vlp.run.build_stream import build_stream
 from vlp.run.compatibility import check_fit
 from vlp.run.folder import Claim, claim_folder
+from vlp.run.kept_images import KeptImages, keep_images, what_decides
 from vlp.run.launch import check_same, check_wrapped, join
 from vlp.run.log import Log
 from vlp.run.micro_batch_count import MicroBatchCount, count_micro_batches
@@ -69,6 +70,7 @@ class Run:
         rate: Factor of the learning rate at a step.
         micro_batches: In how many pieces a process embeds its share.
         utilisation: How much of the device the model makes use of.
+        kept_images: What a locked image tower has said of each sample, where the recipe wants it kept.
     """
 
     recipe: Recipe
@@ -89,6 +91,7 @@ class Run:
     num_steps: int
     micro_batches: MicroBatchCount
     utilisation: Utilisation
+    kept_images: KeptImages | None = None
 
     @property
     def device(self) -> torch.device:
@@ -157,6 +160,8 @@ class Run:
         for line in self.towers.origins() if first_step == 0 else ():
             log.say(line)
         self.micro_batches.open(self.recipe.folder, log.say)
+        if self.kept_images is not None:
+            self.kept_images.open(what_decides(self.recipe, self.towers, self.claim.data), log.say)
         return log
 
 
@@ -172,14 +177,20 @@ def assemble(recipe: Recipe, *, resume: bool, allow_changes: bool) -> Run:
         towers = build_model(recipe.model)
     recipe = settled(recipe, towers)
     objective = build_objective(recipe)
-    objective.create(towers.embed_dim)
     used = build_strategies(recipe)
+    with dist.together():
+        read = load_strategies(used)
+    check_same("what strategies read", json.dumps(read))
+    objective.create(towers.embed_dim, teacher_dim_of(used))
     sharded = is_sharded()
     kind, shared = build_kind(recipe)
     check_fit(recipe, towers, objective, used, sharded=sharded)
     with dist.together():
         stream = build_stream(recipe, towers, accelerator.device)
     check_same("the number of samples", str(stream.num_samples))
+    kept = keep_images(recipe, towers, used, stream.num_samples, sharded=sharded) if recipe.train.keep_locked else None
+    if kept is not None:
+        stream.leave_out(kept.rows)
     objective.expect(stream.num_samples)
     num_steps = count_steps(recipe, stream.num_samples)
     claim = claim_folder(recipe, stream.samples, towers.loaded, resume=resume, allow_changes=allow_changes)
@@ -226,6 +237,7 @@ def assemble(recipe: Recipe, *, resume: bool, allow_changes: bool) -> Run:
         num_steps=num_steps,
         micro_batches=count_micro_batches(recipe, towers, accelerator.device),
         utilisation=Utilisation(recipe, accelerator.device),
+        kept_images=kept,
     )
 
 

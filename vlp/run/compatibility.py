@@ -21,7 +21,8 @@ from vlp.towers.sources import holds_weights
 
 PROVIDERS = {
     "reference": "lock the image tower (model.freeze=[visual]) or add a teacher (strategies.ema_teacher={})",
-    "teacher": "add one (strategies.dual_teacher={})",
+    "teacher": "add one (strategies.dual_teacher={} for averaged weights, strategies.teacher={models: [NAME]} for "
+    "other models)",
     "negatives": "add some (strategies.shuffled_captions={}, or strategies.hard_negatives={} with "
     "data.captions.negatives={})",
 }
@@ -46,7 +47,7 @@ def check_fit(
         provided |= strategy.provides
         if sharded and not strategy.can_shard:
             raise RecipeError(f"strategies.{label}: cannot work on sharded parameters: train with DDP")
-    _check_negatives(recipe, used)
+    _check_providers(recipe, used)
     _check_views(recipe, objective, used)
     _check_contrast(objective)
     for label, module in objective.terms.items():
@@ -138,16 +139,17 @@ def _check_optimizer(recipe: Recipe, towers: DualEncoder) -> None:
         )
 
 
-def _check_negatives(recipe: Recipe, used: Mapping[str, Strategy]) -> None:
+def _check_providers(recipe: Recipe, used: Mapping[str, Strategy]) -> None:
     made = recipe.data.captions.negatives is not None
     if made and not any(isinstance(strategy, HardNegatives) for strategy in used.values()):
         raise RecipeError(
             "data.captions.negatives: nothing takes the wrong captions, which would count as right ones: add "
             "strategies.hard_negatives={}"
         )
-    providers = [label for label, strategy in used.items() if "negatives" in strategy.provides]
-    if len(providers) > 1:
-        raise RecipeError(f"strategies: {' and '.join(providers)} both provide wrong captions: leave one out")
+    for need in ("negatives", "teacher"):
+        providers = [label for label, strategy in used.items() if need in strategy.provides]
+        if len(providers) > 1:
+            raise RecipeError(f"strategies: {' and '.join(providers)} both provide {NEEDS[need]}: leave one out")
     if not made and any(isinstance(strategy, HardNegatives) for strategy in used.values()):
         raise RecipeError("strategies.hard_negatives: there are none: set data.captions.negatives={count: 1}")
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import atexit
 import faulthandler
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import timedelta
-from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from vlp.ground import dist
+from vlp.ground.bits import checksum
 from vlp.ground.types import RecipeError
 from vlp.run import rendezvous
 from vlp.run.watchdog import STDERR
@@ -26,7 +26,6 @@ COUNTS = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE
 LAUNCHERS = ("TORCHELASTIC_RUN_ID", "ACCELERATE_USE_CPU")
 LEAVE_TIMEOUT = 30.0  # seconds that a process waits at its end for collectives that another has given up
 START_TIMEOUT = 1800.0  # seconds: machines import, download weights and look at shards at different speeds
-MODULUS = 2**31 - 1  # a checksum below it is exact in every number format that logs use
 
 
 def join(*, log_with: list[str] | None = None, project_dir: str | None = None) -> Accelerator:
@@ -107,23 +106,6 @@ def check_wrapped(model: nn.Module, towers: nn.Module) -> None:
         raise RuntimeError(f"{dist.world_size()} processes share a model that nothing wraps: gradients would differ")
 
 
-def checksum(tensors: Iterable[Tensor]) -> Tensor:
-    """Return one whole number, on the device, that depends on every bit of the tensors and on their order.
-
-    Of a sharded tensor, the part of this process counts.
-    """
-    sums = []
-    for tensor in tensors:
-        local = dist.own_part(tensor.detach())
-        words = local.contiguous().view(torch.uint8 if local.element_size() == 1 else _WORDS[local.element_size()])
-        sums.append(words.sum(dtype=torch.int64) % MODULUS)
-    if not sums:
-        return torch.zeros((), dtype=torch.int64)
-    total = torch.stack(sums)
-    places = torch.arange(1, len(sums) + 1, device=total.device)
-    return (total * places % MODULUS).sum() % MODULUS
-
-
 def agreed_checksum(tensors: Mapping[str, Tensor]) -> float:
     """Return the checksum of tensors that are whole on every process, once all processes have found the same one.
 
@@ -141,9 +123,6 @@ def agreed_checksum(tensors: Mapping[str, Tensor]) -> float:
             "on other machines, or report this with the launch command"
         )
     return float(found)
-
-
-_WORDS: dict[int, Any] = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def _computes_on_cpu() -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from vlp.run.trained_model import is_run, load_model_of_run, split_label
 from vlp.towers.borrowed import BorrowedEncoder
 from vlp.towers.dual import DualEncoder
 from vlp.towers.encoder import TowerEncoder
-from vlp.towers.load import AnyModel, load_any_model
+from vlp.towers.load import AnyModel, load_any_model, split_width
 from vlp.towers.onnx_pair import OnnxEncoder
 from vlp.towers.prefix_encoder import PrefixEncoder
 
@@ -76,8 +75,9 @@ def find_subject(name: str) -> Subject:
     Raises:
         RecipeError: No such model, or it has no weights.
     """
-    if (asked := re.fullmatch(r"(.+)@(\d+)", name)) and not Path(name).expanduser().exists():
-        whole, width = find_subject(asked[1]), int(asked[2])
+    whole_name, width = split_width(name)
+    if width is not None:
+        whole = find_subject(whole_name)
         folder = whole.folder and at_width(whole.folder, width)
         return replace(whole, name=f"{whole.name}@{width}", width=width, folder=folder)
     path, label = split_label(name)

@@ -14,6 +14,7 @@ from vlp.recipe.schema import Recipe
 from vlp.run.checkpoint import LOCK, WEIGHTS, Checkpoint, is_checkpoint, latest, open_checkpoint, read_lock
 from vlp.towers.build import choose_activation, join
 from vlp.towers.dual import DualEncoder
+from vlp.towers.load import loader
 from vlp.towers.low_rank import merge_adapters
 from vlp.towers.meaning import PREPROCESS_KEYS, Meaning
 from vlp.towers.sources import WeightFile, finder
@@ -73,6 +74,17 @@ def _cut(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], whole: int, 
             raise RecipeError(f"--width: '{name}' depends on the width of the embeddings in another way; export all")
         found[name] = value.narrow(axes[0], 0, width).contiguous() if axes else value
     return found
+
+
+@loader
+def load_run(name: str) -> DualEncoder | None:
+    """Return the model that `RUN` or `RUN:LABEL` names, as the run evaluates it where no label is given.
+
+    Raises:
+        RecipeError: No whole checkpoint there, or it holds no such weights.
+    """
+    path, label = split_label(name)
+    return load_model_of_run(path, label).model if is_run(path) else None
 
 
 @finder

@@ -31,12 +31,13 @@ class ModelOperations:
 
     def __init__(self, counted: Callable[[float], Counts]):
         self._counted = counted
-        self._pairs = self._tokens = self._squares = 0.0
+        self._pairs = self._seen = self._tokens = self._squares = 0.0
 
     def add(self, batch: Batch) -> None:
-        """Take note of a batch's pairs and of the lengths of their captions."""
+        """Take note of a batch's pairs, whether their images are embedded, and of the lengths of their captions."""
         lengths = batch.lengths[0].numpy()  # on the CPU, always
         self._pairs += len(lengths)
+        self._seen += 0 if batch.blank is not None and bool(batch.blank.all()) else len(lengths)
         self._tokens += float(lengths.sum())
         self._squares += float((lengths**2).sum())
 
@@ -44,23 +45,23 @@ class ModelOperations:
         """Return the operations of one pair, on average since the last call; 0 where there was none."""
         if not self._pairs:
             return 0.0
-        fixed, by_token, by_square = self._costs
-        total = self._pairs * fixed + self._tokens * by_token + self._squares * by_square
+        by_image, fixed, by_token, by_square = self._costs
+        total = self._seen * by_image + self._pairs * fixed + self._tokens * by_token + self._squares * by_square
         mean = total / self._pairs
-        self._pairs = self._tokens = self._squares = 0.0
+        self._pairs = self._seen = self._tokens = self._squares = 0.0
         return mean
 
     @cached_property
-    def _costs(self) -> tuple[float, float, float]:
-        """Operations of a pair whatever its caption, of a token, and of a token for each token that it sees."""
+    def _costs(self) -> tuple[float, float, float, float]:
+        """Operations of an image, of a pair whatever its caption, of a token, and of a token for each that it sees."""
         short, long = self._counted(SHORT), self._counted(LONG)
-        fixed = short.image_views * short.image.operations + short.strategies
+        by_image, fixed = short.image_views * short.image.operations, short.strategies
         if long.tokens == short.tokens:  # captions are filled up
-            return fixed + short.text_views * short.text.operations, 0.0, 0.0
+            return by_image, fixed + short.text_views * short.text.operations, 0.0, 0.0
         per_token = [each.text.operations / each.tokens for each in (short, long)]
         by_square = (per_token[1] - per_token[0]) / (long.tokens - short.tokens)
         by_token = per_token[0] - by_square * short.tokens
-        return fixed, short.text_views * by_token, short.text_views * by_square
+        return by_image, fixed, short.text_views * by_token, short.text_views * by_square
 
 
 class Utilisation:

@@ -20,6 +20,7 @@ class Averaged(Ema):
     """
 
     can_shard = False
+    reads_images = True
 
     def __init__(self, *, decay: float, warmup: bool):
         super().__init__(decay=decay, warmup=warmup)

@@ -1,8 +1,8 @@
-"""The five moments at which a strategy may act."""
+"""The moments at which a strategy may act."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from jaxtyping import Bool
 from torch import Tensor
@@ -19,11 +19,27 @@ class Strategy:
         provides: What it adds to embeddings that a term may need, such as `reference`.
         makes_views: Whether it adds image or text views, which some term should read.
         can_shard: Whether it works on parameters that are split over processes (FSDP).
+        reads_images: Whether it looks at the pixels, or changes them; without such a strategy they can be left out
+            where the embeddings of a locked image tower are kept.
     """
 
     provides: frozenset[str] = frozenset()
     makes_views: bool = False
     can_shard: bool = True
+    reads_images: bool = True
+
+    def load(self) -> str:
+        """Read models or files that it works with, before anything else; return what all processes must have read."""
+        return ""
+
+    @property
+    def teacher_dim(self) -> int | None:
+        """Width of the teacher's embeddings, once it is loaded; None where it has the model's, or there is none."""
+        return None
+
+    def held(self) -> Iterable[Tensor]:
+        """Return what it holds on the device beside `weights` and `state_dict`, and no checkpoint keeps."""
+        return ()
 
     def start(self, model: DualEncoder) -> None:
         """See the model once, before the first step."""

@@ -26,6 +26,8 @@ class Ema(Strategy):
         ValueError: A `decay` outside [0, 1].
     """
 
+    reads_images = False
+
     def __init__(self, *, decay: float = 0.999, warmup: bool = True):
         if not 0 <= decay <= 1:
             raise ValueError(f"decay {decay} must lie in [0, 1]: it is the weight of the past")

@@ -20,6 +20,7 @@ class HardNegatives(Strategy):
     """
 
     provides = frozenset({"negatives"})
+    reads_images = False
 
     def after_forward(self, _images: Tensor, batch: Batch, embeddings: Embeddings) -> Embeddings:
         kept = len(embeddings.text_views) - batch.num_negatives

@@ -29,6 +29,7 @@ class ShuffledCaptions(Strategy):
     """
 
     provides = frozenset({"negatives"})
+    reads_images = False
 
     def __init__(self, *, num_negatives: int = 1):
         if num_negatives < 1:

@@ -117,6 +117,7 @@ class DualEncoder(nn.Module):
         images: Float[Tensor, "v n 3 h w"],
         tokens: Int64[Tensor, "w n l"],
         lengths: Int64[NDArray[np.int64], "w n"],
+        known: Float32[Tensor, "v n d"] | None = None,
     ) -> Embeddings:
         """Embed every view; the first of each modality leads.
 
@@ -124,8 +125,9 @@ class DualEncoder(nn.Module):
             images: Normalised pixels.
             lengths: On the CPU, so that cutting captions does not wait for the device, and no tensor: DDP and FSDP2
                 move every tensor to the device.
+            known: Embeddings of the images, which nobody looks at then.
         """
-        image = self.embed_images(images.flatten(0, 1)).unflatten(0, images.shape[:2])
+        image = known if known is not None else self.embed_images(images.flatten(0, 1)).unflatten(0, images.shape[:2])
         text = self.embed_tokens(tokens.flatten(0, 1), lengths.flatten()).unflatten(0, tokens.shape[:2])
         return Embeddings(
             image=image[0],

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 from vlp.ground.types import RecipeError
@@ -15,6 +17,22 @@ from vlp.towers.transformers_folders import kind_of
 
 AnyModel = DualEncoder | BorrowedModel | OnnxPair
 SENTENCE_MODULES = "modules.json"
+Loader = Callable[[str], DualEncoder | None]
+loaders: list[Loader] = []
+
+
+def loader(load: Loader) -> Loader:
+    """Add a kind of place that models can come from, such as the folder of a run; it is asked before all others."""
+    loaders.append(load)
+    return load
+
+
+def split_width(name: str) -> tuple[str, int | None]:
+    """Return the name and the width of `NAME@WIDTH`; None where it names no width."""
+    asked = re.fullmatch(r"(.+)@(\d+)", name)
+    if asked is None or Path(name).expanduser().exists():
+        return name, None
+    return asked[1], int(asked[2])
 
 
 def load_model(name: str) -> DualEncoder:
@@ -41,11 +59,15 @@ def load_any_model(name: str) -> AnyModel:
 
     Args:
         name: As `load_model`; also a folder or a page of the hub with another dual encoder of transformers (ALIGN,
-            CLIPSeg, SigLIP 2), or with a CLIP of sentence-transformers; also a folder with a pair of ONNX files.
+            CLIPSeg, SigLIP 2), or with a CLIP of sentence-transformers; also a folder with a pair of ONNX files; also
+            what a `loader` knows, such as a run.
 
     Raises:
         RecipeError: No such model, or it has no weights.
     """
+    for load in loaders:
+        if (found := load(name)) is not None:
+            return found
     folder = _folder(name)
     if folder is None:
         return load_model(name)

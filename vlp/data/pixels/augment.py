@@ -115,6 +115,11 @@ class Augment(nn.Module):
         self.blur, self.blur_sigma = blur, blur_sigma
         self.erase, self.erase_size = erase, erase_size
 
+    @property
+    def is_on(self) -> bool:
+        """Whether anything may change."""
+        return any((self.affine, self.color, self.gray, self.invert, self.tint, self.blur, self.erase))
+
     def forward(
         self, images: UInt8[Tensor, "v n h w 3"], draws: Float32[Tensor, "v n k"]
     ) -> Float32[Tensor, "v n 3 h w"]:

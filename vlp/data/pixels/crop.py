@@ -21,6 +21,7 @@ from vlp.ground.types import RecipeError
 Box = tuple[int, int, int, int]
 
 TRIES = 10
+WHOLE = (1.0, 1.0)
 FULL_SIZE = (1,)
 # What the codec leaves must be this much larger than the result: its sharper filter gives 50 dB against a full decode
 # (worst of 500 crops: 41), and 42 (34) where its picture is hardly reduced any further.
@@ -49,7 +50,8 @@ class Crop:
 
     Args:
         size: Side of the result in pixels.
-        scale: Smallest and largest share of the image's area.
+        scale: Smallest and largest share of the image's area; [1, 1] is the largest box of a ratio within the range,
+            in the middle, the same at every visit.
         ratio: Smallest and largest width / height of the box.
         flip: Probability of a mirror image.
         interpolation: Filter of the resize.
@@ -82,6 +84,11 @@ class Crop:
         self.decoding = decoding
         self._log_ratio = math.log(ratio[0]), math.log(ratio[1])
 
+    @property
+    def is_fixed(self) -> bool:
+        """Whether every epoch shows the same of an image: the largest box of a ratio in range, in the middle."""
+        return self.scale == WHOLE and self.flip in (0.0, 1.0)
+
     def draw(self, picture: Picture, draws: Draws) -> Cut:
         """Choose what to take of a picture, by its header alone."""
         box = self.box(picture.width, picture.height, draws)
@@ -107,7 +114,7 @@ class Crop:
     def box(self, width: int, height: int, draws: Draws) -> Box:
         """Return left, top, right and bottom of a random box in an image of the given size."""
         uniform, whole = draws.uniform, width * height
-        for _ in range(TRIES):
+        for _ in range(0 if self.scale == WHOLE else TRIES):  # nothing but the image itself is as large as it
             area = whole * uniform(*self.scale)
             ratio = math.exp(uniform(*self._log_ratio))
             box_width, box_height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))

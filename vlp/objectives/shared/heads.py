@@ -32,16 +32,16 @@ class Perceptron(nn.Module):
 
     def forward(self, pairs: Pairs, rows: Float[Tensor, "n d"]) -> Float[Tensor, "n e"]:
         """Map this process's rows."""
-        rows = rows.to(next(self.parameters()).dtype)
         for layer, norm in zip(self.layers, self.norms, strict=False):
-            rows = norm(pairs, _map(pairs, layer, rows)).relu()
-        return _map(pairs, self.layers[-1], rows)
+            rows = norm(pairs, mapped(pairs, layer, rows)).relu()
+        return mapped(pairs, self.layers[-1], rows)
 
 
-def _map(pairs: Pairs, layer: nn.Module, rows: Float[Tensor, "n d"]) -> Float[Tensor, "n e"]:
+def mapped(pairs: Pairs, layer: nn.Module, rows: Float[Tensor, "n d"]) -> Float[Tensor, "n e"]:
+    """Return rows behind a layer of a term's own, in the precision of such layers."""
     with pairs.own_network():
-        mapped: Tensor = layer(rows)
-    return at_least_float32(mapped)
+        found: Tensor = layer(rows.to(next(layer.parameters()).dtype))
+    return at_least_float32(found)
 
 
 class BatchNorm(nn.Module):

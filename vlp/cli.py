@@ -11,6 +11,7 @@ from typing import Any
 from vlp.commands.adding import add_commands
 from vlp.commands.data import add_data_commands
 from vlp.commands.machines import add_bench, add_doctor, add_plan
+from vlp.commands.several_models import add_merge
 from vlp.ground.errors import said_in_one_line
 from vlp.recipe.arguments import add_train_arguments, parse
 
@@ -38,6 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
             _embed,
             _agree,
             _export,
+            add_merge,
             _push,
             add_data_commands,
             _list,
@@ -184,8 +186,8 @@ def _report(parser: argparse.ArgumentParser) -> None:
 
 
 def _export(parser: argparse.ArgumentParser) -> None:
-    """export: write a run's model for open_clip and transformers, compare, and push it on request."""
-    parser.add_argument("run", type=Path, help="run or checkpoint folder")
+    """export: write a model for open_clip and transformers, compare, and push it on request."""
+    parser.add_argument("model", help="run or checkpoint folder, or what vlp eval takes: NAME:TAG, an exported folder")
     parser.add_argument("--to", type=Path, required=True, help="folder to write")
     parser.add_argument("--weights", help="label of the weights, such as ema; default: those the recipe evaluates")
     parser.add_argument("--width", type=int, metavar="N", help="export the first N coordinates of the embeddings alone")
@@ -193,9 +195,9 @@ def _export(parser: argparse.ArgumentParser) -> None:
 
     def command(parsed: argparse.Namespace) -> None:
         from vlp.export.hub import push
-        from vlp.export.run import export_run
+        from vlp.export.run import export_any
 
-        print(export_run(parsed.run, parsed.to, weights=parsed.weights, width=parsed.width))
+        print(export_any(parsed.model, parsed.to, weights=parsed.weights, width=parsed.width))
         if parsed.push:
             print(f"pushed to {push(parsed.to, parsed.push)}")
 

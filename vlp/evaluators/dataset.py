@@ -129,9 +129,9 @@ class EvaluationSet:
         said = f"{self.sha256}\n{json.dumps(told, sort_keys=True)}"
         return hashlib.sha256(said.encode()).hexdigest() if told else self.sha256
 
-    def changes(self) -> dict[str, Corruption | Typos]:
+    def changes(self) -> dict[str, Corruption | Typos | Half]:
         """Return what is done to the set, by the key of its task that asks for it."""
-        asked = {"corruption": self.corruption, "typos": self.source.typos}
+        asked = {"corruption": self.corruption, "typos": self.source.typos, "half": self.source.half}
         return {name: value for name, value in asked.items() if value is not None}
 
     def image(self, index: int) -> Image.Image:

@@ -1,4 +1,4 @@
-"""Two halves of an evaluation set: something is chosen by its score on one, and what that was worth is read on the other.
+"""Two halves of an evaluation set: something is chosen by one, and what that was worth is read on the other.
 
 The half of a sample is decided by its key alone, so that sets whose pictures have the same keys, and tasks on one set,
 never choose by a picture that they report on.
@@ -46,7 +46,5 @@ def places_in(half: Half, keys: Sequence[str], where: str) -> list[int]:
     """
     found = [place for place, key in enumerate(keys) if part_of(key, of_instances=half.of_instances) == half.part]
     if not found:
-        raise RecipeError(
-            f"{where}: none of its {len(keys)} samples falls into the {half.part} half; take a larger set"
-        )
+        raise RecipeError(f"{where}: none of its {len(keys)} samples falls into the {half.part} half; it is too small")
     return found

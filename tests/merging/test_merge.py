@@ -18,7 +18,7 @@ from vlp.evaluate import load
 from vlp.export.checksums import changed_files
 from vlp.export.run import export_any, export_run
 from vlp.ground.types import RecipeError
-from vlp.merging.ingredients import open_ingredient, sha256_of_weights
+from vlp.merging.contributors import open_contributor, sha256_of_weights
 from vlp.merging.merge import OF_BATCH_NORM, merge
 from vlp.recipe.compose import load_recipe
 from vlp.recipe.model import build_model
@@ -39,7 +39,7 @@ def run(tmp_path_factory):
 
 
 def weights_of(name: str) -> dict[str, torch.Tensor]:
-    return open_ingredient(name)[1].state_dict()
+    return open_contributor(name)[1].state_dict()
 
 
 @pytest.mark.parametrize(("shares", "shift"), [(None, 0.125 / 3), ((1.0, 2.0, 1.0), 0.375 / 4)])

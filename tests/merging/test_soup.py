@@ -16,7 +16,7 @@ from vlp.evaluators.base import load_task
 from vlp.evaluators.comparison.score_folders import value_of
 from vlp.evaluators.halves import part_of
 from vlp.ground.types import RecipeError
-from vlp.merging.ingredients import open_ingredient
+from vlp.merging.contributors import open_contributor
 from vlp.merging.scoring import score
 from vlp.merging.soup import greedy_soup
 from vlp.towers.weight_average import WeightAverage
@@ -44,11 +44,11 @@ def place(tmp_path_factory):
 def slow_soup(names, task):
     """Recipe 1 of the paper: every average from the models themselves."""
 
-    def value(ingredients):
+    def value(contributors):
         average = WeightAverage()
-        for name in ingredients:
+        for name in contributors:
             average.add(weights_of(name), name=name)
-        _, model = open_ingredient(names[0])
+        _, model = open_contributor(names[0])
         model.load_state_dict(average.mean())
         return value_of(score(model, [task.half("choosing")], "m", CPU)[0])
 

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from vlp.export import ExportReport, export_model
 from vlp.ground.tabular import aligned, markdown
 from vlp.ground.types import RecipeError
-from vlp.merging.ingredients import Ingredient, check_folder, open_ingredient
+from vlp.merging.contributors import Contributor, check_folder, open_contributor
 from vlp.merging.same_model import Build, build_of, check_same_model
 from vlp.towers.drift import weight_drift
 from vlp.towers.dual import DualEncoder
@@ -37,48 +37,48 @@ class Blend:
     """
 
     average: WeightAverage = field(default_factory=WeightAverage)
-    rows: list[tuple[Ingredient, float, float | None]] = field(default_factory=list)
+    rows: list[tuple[Contributor, float, float | None]] = field(default_factory=list)
     build: Build | None = None
 
-    def check(self, ingredient: Ingredient, model: DualEncoder) -> None:
+    def check(self, contributor: Contributor, model: DualEncoder) -> None:
         """Refuse a model that is none of the kind of the first.
 
         Raises:
             RecipeError: It differs; says in what.
         """
-        build = build_of(ingredient.name, model)
+        build = build_of(contributor.name, model)
         self.build = self.build or build
         check_same_model(self.build, build)
 
-    def add(self, ingredient: Ingredient, model: DualEncoder, share: float = 1.0) -> None:
+    def add(self, contributor: Contributor, model: DualEncoder, share: float = 1.0) -> None:
         """Add a model.
 
         Raises:
             RecipeError: It is of another kind than the first, or its weights are not finite.
         """
-        self.check(ingredient, model)
+        self.check(contributor, model)
         weights = model.state_dict()
         apart = weight_drift(self.average.mean(), weights)["weight_drift"] if self.rows else None
-        self.average.add(weights, share, name=ingredient.name)
-        self.rows.append((ingredient, share, apart))
+        self.average.add(weights, share, name=contributor.name)
+        self.rows.append((contributor, share, apart))
 
     def table(self) -> list[tuple[str, str, str, str]]:
         """Return a row for each model, under a heading."""
         rows = [
             (
                 f"{share / self.average.total:.4f}",
-                ingredient.name,
+                contributor.name,
                 "" if apart is None else f"{apart:.3g}",
-                ingredient.sha256,
+                contributor.sha256,
             )
-            for ingredient, share, apart in self.rows
+            for contributor, share, apart in self.rows
         ]
         return [("share", "model", "distance", "SHA-256 of its weights"), *rows]
 
     def notes(self) -> list[str]:
         """Return what a reader should know of the average, a sentence each."""
         found = ["distance: |w - w'| / |w| from the average of the models above it"] if len(self.rows) > 1 else []
-        far = [ingredient.name for ingredient, _, apart in self.rows if apart is not None and apart > UNRELATED]
+        far = [contributor.name for contributor, _, apart in self.rows if apart is not None and apart > UNRELATED]
         found += [
             f"{name} is as far from the others as unrelated models are: their average is of no use" for name in far
         ]
@@ -88,12 +88,12 @@ class Blend:
         """Return what stands in the JSON file beside the weights."""
         rows = [
             {
-                "model": ingredient.name,
+                "model": contributor.name,
                 "share": share / self.average.total,
-                "sha256": ingredient.sha256,
+                "sha256": contributor.sha256,
                 "distance": apart,
             }
-            for ingredient, share, apart in self.rows
+            for contributor, share, apart in self.rows
         ]
         return {"models": rows, "notes": self.notes()}
 
@@ -130,8 +130,8 @@ def merge(names: Sequence[str], to: Path, *, shares: Sequence[float] | None = No
     model: DualEncoder | None = None
     for name, share in tqdm(list(zip(names, chosen, strict=True)), desc="models", file=sys.stderr):
         model = None  # before the next is in memory
-        ingredient, model = open_ingredient(name)
-        found.add(ingredient, model, share)
+        contributor, model = open_contributor(name)
+        found.add(contributor, model, share)
     assert model is not None
     return write_merge(found, model, to)
 
@@ -168,15 +168,17 @@ def write_merge(
     model.load_state_dict(found.average.mean())
     table, notes = found.table(), found.notes()
     made = [how, markdown(table, right=(0, 2)), *(f"- {note}" for note in notes)]
-    ingredients = [ingredient for ingredient, _, _ in found.rows]
+    contributors = [contributor for contributor, _, _ in found.rows]
     report = export_model(
         model.cpu(),
         to,
         name=to.name,
         recipe_text="",
         results=results,
-        data_note="\n".join(dict.fromkeys(line for ingredient in ingredients for line in ingredient.data.splitlines())),
-        origins=list(dict.fromkeys(line for ingredient in ingredients for line in ingredient.origins)),
+        data_note="\n".join(
+            dict.fromkeys(line for contributor in contributors for line in contributor.data.splitlines())
+        ),
+        origins=list(dict.fromkeys(line for contributor in contributors for line in contributor.origins)),
         further={"Made of": "\n\n".join(made)},
         files={RECORD: found.record() | dict(more or {})},
     )

@@ -14,7 +14,7 @@ from vlp.evaluators.base import Task
 from vlp.evaluators.comparison.score_folders import value_of
 from vlp.ground import dist
 from vlp.ground.types import RecipeError
-from vlp.merging.ingredients import Ingredient, check_folder, open_ingredient
+from vlp.merging.contributors import Contributor, check_folder, open_contributor
 from vlp.merging.merge import Blend, MergeReport, write_merge
 from vlp.merging.scoring import load_choosing_task, score
 from vlp.run.launch import join_evaluation
@@ -53,19 +53,19 @@ def greedy_soup(names: Sequence[str], task_name: str, to: Path) -> MergeReport:
     for name, alone in tqdm(tried, desc="soup", file=sys.stderr, disable=not dist.is_main()):
         model = None  # before the next is in memory
         with dist.together():
-            ingredient, model = open_ingredient(name)
-            found.check(ingredient, model)
-        with_it = _score_with(found, model, ingredient, task, device) if found.rows else alone
+            contributor, model = open_contributor(name)
+            found.check(contributor, model)
+        with_it = _score_with(found, model, contributor, task, device) if found.rows else alone
         is_kept = with_it >= best
-        log.append({"model": ingredient.name, "alone": alone, "with": with_it, "kept": is_kept})
-        _say(f"{ingredient.name}: {with_it:.4f} with it, {'kept' if is_kept else f'left out, {best:.4f} without'}")
+        log.append({"model": contributor.name, "alone": alone, "with": with_it, "kept": is_kept})
+        _say(f"{contributor.name}: {with_it:.4f} with it, {'kept' if is_kept else f'left out, {best:.4f} without'}")
         if is_kept and found.rows:
             model = None
             with dist.together():
-                ingredient, model = open_ingredient(name)  # its own weights again, where the average stood
+                contributor, model = open_contributor(name)  # its own weights again, where the average stood
         if is_kept:
             with dist.together():
-                found.add(ingredient, model)
+                found.add(contributor, model)
             best = with_it
     assert model is not None
     model.load_state_dict(found.average.mean())
@@ -80,15 +80,15 @@ def _ranked(names: Sequence[str], task: Task, device: torch.device) -> list[tupl
     scores = []
     for name in tqdm(names, desc="alone", file=sys.stderr, disable=not dist.is_main()):
         with dist.together():
-            ingredient, model = open_ingredient(name)
-        (record,) = score(model, [task.half("choosing")], ingredient.name, device)
+            contributor, model = open_contributor(name)
+        (record,) = score(model, [task.half("choosing")], contributor.name, device)
         scores.append((name, value_of(record)))
     return sorted(scores, key=lambda each: -each[1])
 
 
-def _score_with(found: Blend, model: DualEncoder, ingredient: Ingredient, task: Task, device: torch.device) -> float:
+def _score_with(found: Blend, model: DualEncoder, contributor: Contributor, task: Task, device: torch.device) -> float:
     model.load_state_dict(found.average.mean_with(model.state_dict()))
-    (record,) = score(model, [task.half("choosing")], f"soup with {ingredient.name}", device)
+    (record,) = score(model, [task.half("choosing")], f"soup with {contributor.name}", device)
     return value_of(record)
 
 

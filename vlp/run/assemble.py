@@ -33,6 +33,7 @@ from vlp.run.launch import check_same, check_wrapped, join
 from vlp.run.log import Log
 from vlp.run.micro_batch_count import MicroBatchCount, count_micro_batches
 from vlp.run.ready import check_ready, check_room
+from vlp.run.score_history import ScoreHistory
 from vlp.run.trackers import start_trackers
 from vlp.run.utilisation import Utilisation
 from vlp.step.guarded_step import SafeStep
@@ -65,6 +66,7 @@ class Run:
         rate: Factor of the learning rate at a step.
         micro_batches: In how many pieces a process embeds its share.
         utilisation: How much of the device the model makes use of.
+        scores: What its evaluations have found.
     """
 
     recipe: Recipe
@@ -83,6 +85,7 @@ class Run:
     num_steps: int
     micro_batches: MicroBatchCount
     utilisation: Utilisation
+    scores: ScoreHistory
 
     @property
     def device(self) -> torch.device:
@@ -204,6 +207,7 @@ def assemble(recipe: Recipe, *, resume: bool, allow_changes: bool) -> Run:
         num_steps=num_steps,
         micro_batches=count_micro_batches(recipe, towers, accelerator.device),
         utilisation=Utilisation(recipe, accelerator.device),
+        scores=ScoreHistory(recipe.evaluation),
     )
 
 

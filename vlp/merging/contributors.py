@@ -19,7 +19,7 @@ from vlp.towers.dual import DualEncoder
 
 
 @dataclass(frozen=True)
-class Ingredient:
+class Contributor:
     """What is told of a model once it is no longer in memory.
 
     Args:
@@ -35,7 +35,7 @@ class Ingredient:
     origins: tuple[str, ...] = ()
 
 
-def open_ingredient(name: str) -> tuple[Ingredient, DualEncoder]:
+def open_contributor(name: str) -> tuple[Contributor, DualEncoder]:
     """Load a model by name, as `vlp eval` takes it.
 
     Raises:
@@ -52,11 +52,11 @@ def open_ingredient(name: str) -> tuple[Ingredient, DualEncoder]:
         )
     path, _ = split_label(name)
     if not is_run(path):
-        return Ingredient(name, sha256_of_weights(model.state_dict())), model
+        return Contributor(name, sha256_of_weights(model.state_dict())), model
     run = path.parent.parent if is_checkpoint(path) else path
     whole = f"{name} ({subject.weights}, step {subject.step})"
     data, origins = describe_data(read_lock(run)), tuple(find_origins(run))
-    return Ingredient(whole, sha256_of_weights(model.state_dict()), data, origins), model
+    return Contributor(whole, sha256_of_weights(model.state_dict()), data, origins), model
 
 
 def sha256_of_weights(weights: Mapping[str, Tensor]) -> str:

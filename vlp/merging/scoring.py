@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vlp.evaluators.base import Task, load_task
+from vlp.evaluators.base import Task
 from vlp.evaluators.comparison.score_folders import value_of
 from vlp.evaluators.comparison.task_scores import sign_of
 from vlp.evaluators.record import Record
@@ -52,18 +52,21 @@ def score(
     return records
 
 
-def load_choosing_task(name: str) -> Task:
-    """Return a task by whose main metric something can be chosen.
+def can_choose(task: Task) -> bool:
+    """Whether more of its main metric is better."""
+    return sign_of(task.evaluator, task.main_metric) > 0
+
+
+def check_choosing(task: Task) -> None:
+    """Refuse a task by whose main metric nothing can be chosen.
 
     Raises:
-        RecipeError: No such task, or more of its main metric is not better.
+        RecipeError: More of it is not better.
     """
-    task = load_task(name)
-    if sign_of(task.evaluator, task.main_metric) <= 0:
+    if not can_choose(task):
         raise RecipeError(
             f"{task.name}: nothing can be chosen by {task.main_metric}, of which more is not better: name another task"
         )
-    return task
 
 
 def mean_score(records: Sequence[Record]) -> float:

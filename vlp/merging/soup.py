@@ -10,13 +10,13 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from vlp.evaluators.base import Task
+from vlp.evaluators.base import Task, load_task
 from vlp.evaluators.comparison.score_folders import value_of
 from vlp.ground import dist
 from vlp.ground.types import RecipeError
 from vlp.merging.contributors import Contributor, check_folder, open_contributor
 from vlp.merging.merge import Blend, MergeReport, write_merge
-from vlp.merging.scoring import load_choosing_task, score
+from vlp.merging.scoring import check_choosing, score
 from vlp.run.launch import join_evaluation
 from vlp.towers.dual import DualEncoder
 
@@ -47,7 +47,8 @@ def greedy_soup(names: Sequence[str], task_name: str, to: Path) -> MergeReport:
         raise RecipeError("a soup needs two models or more: name another")
     with dist.together():
         check_folder(to)
-        task = load_choosing_task(task_name)
+        task = load_task(task_name)
+        check_choosing(task)
     found, tried = Blend(), _ranked(names, task, device)
     best, model, log = -float("inf"), None, []
     for name, alone in tqdm(tried, desc="soup", file=sys.stderr, disable=not dist.is_main()):

@@ -31,6 +31,7 @@ IN_USE = "in_use"  # an empty file that a run holds
 PATIENCE = 10.0  # seconds for an earlier process of the same job to end
 WORDS = "word lists"  # beside the labels of sources
 STEP_OF_EVALUATIONS = "step_"
+INTERPOLATION = "interpolation.json"  # scores between the start of a run and its end
 
 
 @dataclass(frozen=True)

@@ -157,7 +157,10 @@ def _agree(parser: argparse.ArgumentParser) -> None:
 def _compare(parser: argparse.ArgumentParser) -> None:
     """compare: say which differences between evaluated models are more than chance."""
     parser.add_argument(
-        "models", nargs="+", metavar="MODEL", help="folder of records or run; A1,A2,A3: training seeds of one model"
+        "models",
+        nargs="+",
+        metavar="MODEL",
+        help="folder of records or run; A1,A2,A3: training seeds of one model; a run alone: with its start",
     )
     parser.add_argument("--tasks", nargs="+", help="only these; default: all that every model was scored on")
     forms = parser.add_mutually_exclusive_group()

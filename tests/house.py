@@ -18,6 +18,7 @@ FLOORS = (
     ("plan",),
     ("run",),
     ("train", "evaluate", "export", "embeddings", "report", "curate"),
+    ("merging",),
     ("commands",),
     ("cli",),
 )

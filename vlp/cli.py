@@ -11,6 +11,7 @@ from typing import Any
 from vlp.commands.adding import add_commands
 from vlp.commands.data import add_data_commands
 from vlp.commands.machines import add_bench, add_doctor, add_plan
+from vlp.commands.several_models import add_interpolate, add_merge
 from vlp.ground.errors import said_in_one_line
 from vlp.recipe.arguments import add_train_arguments, parse
 
@@ -38,6 +39,8 @@ def build_parser() -> argparse.ArgumentParser:
             _embed,
             _agree,
             _export,
+            add_merge,
+            add_interpolate,
             _push,
             add_data_commands,
             _list,
@@ -154,7 +157,10 @@ def _agree(parser: argparse.ArgumentParser) -> None:
 def _compare(parser: argparse.ArgumentParser) -> None:
     """compare: say which differences between evaluated models are more than chance."""
     parser.add_argument(
-        "models", nargs="+", metavar="MODEL", help="folder of records or run; A1,A2,A3: training seeds of one model"
+        "models",
+        nargs="+",
+        metavar="MODEL",
+        help="folder of records or run; A1,A2,A3: training seeds of one model; a run alone: with its start",
     )
     parser.add_argument("--tasks", nargs="+", help="only these; default: all that every model was scored on")
     forms = parser.add_mutually_exclusive_group()
@@ -184,8 +190,8 @@ def _report(parser: argparse.ArgumentParser) -> None:
 
 
 def _export(parser: argparse.ArgumentParser) -> None:
-    """export: write a run's model for open_clip and transformers, compare, and push it on request."""
-    parser.add_argument("run", type=Path, help="run or checkpoint folder")
+    """export: write a model for open_clip and transformers, compare, and push it on request."""
+    parser.add_argument("model", help="run or checkpoint folder, or what vlp eval takes: NAME:TAG, an exported folder")
     parser.add_argument("--to", type=Path, required=True, help="folder to write")
     parser.add_argument("--weights", help="label of the weights, such as ema; default: those the recipe evaluates")
     parser.add_argument("--width", type=int, metavar="N", help="export the first N coordinates of the embeddings alone")
@@ -195,12 +201,12 @@ def _export(parser: argparse.ArgumentParser) -> None:
     def command(parsed: argparse.Namespace) -> None:
         from vlp.export.as_peft import export_adapters
         from vlp.export.hub import push
-        from vlp.export.run import export_run
+        from vlp.export.run import export_any
 
         if parsed.adapters:
-            print(f"{export_adapters(parsed.run, parsed.to, weights=parsed.weights)}: adapters that peft loads")
+            print(f"{export_adapters(Path(parsed.model), parsed.to, weights=parsed.weights)}: adapters that peft loads")
         else:
-            print(export_run(parsed.run, parsed.to, weights=parsed.weights, width=parsed.width))
+            print(export_any(parsed.model, parsed.to, weights=parsed.weights, width=parsed.width))
         if parsed.push:
             print(f"pushed to {push(parsed.to, parsed.push)}")
 

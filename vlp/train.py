@@ -58,7 +58,9 @@ def train(recipe: Recipe, *, resume: bool = False, allow_changes: bool = False) 
     # ---------------------------------------- batch after batch
     batches = clock.waiting(run.stream.batches(position))
     with Watchdog(recipe.train.timeout) as watchdog:
-        while step < run.num_steps and not stop.anywhere():
+        if run.scores.is_due(step, run.num_steps):  # the start, or what was cut short before a resume
+            evaluate(run, log, step, position, watchdog)
+        while step < run.num_steps and not run.scores.verdict and not stop.anywhere():
             batch = next(batches)
             has_twins = dist.any_equal(batch.ids)  # while ids are on the CPU, where nobody waits for them
             batch = batch.to(run.device)
@@ -80,7 +82,9 @@ def train(recipe: Recipe, *, resume: bool = False, allow_changes: bool = False) 
 
     # ---------------------------------------- the end, or the end for now
     save(run, step=step, position=position)  # does nothing where the step was saved just now
-    if step < run.num_steps:
+    for line in run.scores.epilogue(recipe.folder, step, run.num_steps):
+        log.say(line)
+    if step < run.num_steps and not run.scores.verdict:
         log.say(f"stopped by a signal at step {step}; saved; continue with --resume")
         log.close()
         raise SystemExit(PREEMPTED)
@@ -245,6 +249,9 @@ def evaluate(run: Run, log: Log, step: int, position: int, watchdog: Watchdog) -
     )
     log.write(step, {"samples": position} | flatten(records))
     log.say(f"step {step}: " + "  ".join(headline(record) for record in records))
+    run.scores.add(step, records)
+    if step and run.scores.best_step() == step:
+        save_or_say(run, log, step, position)
 
 
 def train_recipe(recipe: Recipe | str, *overrides: str, resume: bool = False, allow_changes: bool = False) -> Path:

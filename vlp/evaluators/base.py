@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from vlp.evaluators.dataset import DataSource, EvaluationSet
+from vlp.evaluators.halves import Half, Part
+from vlp.evaluators.instances import JUDGED_TOGETHER
 from vlp.evaluators.layout import CLASS_NAMES, KIND_FILE
 from vlp.evaluators.shared import SharedEncoder
 from vlp.evaluators.variants import read_task
@@ -111,6 +113,11 @@ class Task:
             raise RecipeError(f"{where}: evaluator: {error}") from error
         settings = _validated(schema, file.settings, f"{where}: settings")
         return cls(name, file.version, file.evaluator, file.main_metric, file.data, settings, file.random, file.source)
+
+    def half(self, part: Part) -> Task:
+        """Return the task on one half of its samples: choose by one, report the other."""
+        half = Half(part=part, of_instances=self.evaluator in JUDGED_TOGETHER)
+        return replace(self, data=self.data.model_copy(update={"half": half}))
 
     def open(self, encoder: SharedEncoder) -> Evaluator:
         """Open the data, complete or refused, and create the evaluator.

@@ -17,6 +17,7 @@ from vlp.data.faults import BadSampleError
 from vlp.data.pixels.decode import to_rgb
 from vlp.data.shards.shard import Shard, open_shards
 from vlp.evaluators.corruptions import Corruption, corrupt, cut_square
+from vlp.evaluators.halves import Half, places_in
 from vlp.evaluators.labelled import EvaluationSample, captions_of, groups_of, label_matrix_of, label_of, read_samples
 from vlp.evaluators.layout import CLASS_NAMES, GROUPS, KINDS, TEMPLATES, SetFolder, find_root, read_lines, split_lines
 from vlp.evaluators.overlay import Overlay, write_word
@@ -28,7 +29,6 @@ from vlp.ground.strict import Strict
 from vlp.ground.types import RecipeError
 
 MAX_PIXELS = 100_000_000
-
 
 Pixels = Literal["training", "referee"]
 
@@ -52,6 +52,7 @@ class DataSource(Strict):
         sha256: Checksums by file name relative to the root.
         corruption: How images are corrupted: `kind`, `severity`, and perhaps `seed`, `size`, `jpeg`.
         typos: How captions of a retrieval set are misspelt: `rate`, and perhaps `kinds`, `seed`.
+        half: Which half of the counted samples is read: `part` (`choosing` or `reporting`), and perhaps `of_instances`.
     """
 
     root: str
@@ -66,6 +67,7 @@ class DataSource(Strict):
     sha256: dict[str, str] = {}
     corruption: Corruption | None = None
     typos: Typos | None = None
+    half: Half | None = None
 
     def as_is(self) -> DataSource:
         """Return the source of the same set without corruption and typos."""
@@ -83,7 +85,7 @@ class EvaluationSet:
         captions: Captions of each image (retrieval), the right one and wrong ones (choice), or its cue (association).
         label_matrix: Classes of each image as zeros and ones (multilabel only).
         groups: Integers of each image, by the name of the group (classification only).
-        sha256: One checksum over the checksums of all files.
+        sha256: One checksum over the checksums of all files, and over which half of the samples is read.
         overlay: What is written on images when they are decoded, before they are corrupted.
     """
 
@@ -127,9 +129,9 @@ class EvaluationSet:
         said = f"{self.sha256}\n{json.dumps(told, sort_keys=True)}"
         return hashlib.sha256(said.encode()).hexdigest() if told else self.sha256
 
-    def changes(self) -> dict[str, Corruption | Typos]:
+    def changes(self) -> dict[str, Corruption | Typos | Half]:
         """Return what is done to the set, by the key of its task that asks for it."""
-        asked = {"corruption": self.corruption, "typos": self.source.typos}
+        asked = {"corruption": self.corruption, "typos": self.source.typos, "half": self.source.half}
         return {name: value for name, value in asked.items() if value is not None}
 
     def image(self, index: int) -> Image.Image:
@@ -208,7 +210,7 @@ def open_set(source: DataSource) -> EvaluationSet:
         if names_file and kind in ("classification", "multilabel"):
             _check_classes(found, source, names_file)
         _check_keys(samples)
-        return alter(found, source)
+        return alter(found if source.half is None else _halve(found, source.half), source)
 
 
 def alter(found: EvaluationSet, source: DataSource) -> EvaluationSet:
@@ -227,6 +229,20 @@ def alter(found: EvaluationSet, source: DataSource) -> EvaluationSet:
     pairs = zip(found.samples, found.captions, strict=True)
     captions = tuple(misspell(each, source.typos, sample.key) for sample, each in pairs)
     return replace(found, source=source, captions=captions)
+
+
+def _halve(found: EvaluationSet, half: Half) -> EvaluationSet:
+    """Return one half of a set as a set of its own, which has another checksum."""
+    places = places_in(half, [sample.key for sample in found.samples], found.folder.root)
+    return replace(
+        found,
+        samples=tuple(found.samples[place] for place in places),
+        labels=tuple(found.labels[place] for place in places) if found.labels else (),
+        captions=tuple(found.captions[place] for place in places) if found.captions else (),
+        label_matrix=None if found.label_matrix is None else found.label_matrix[places],
+        groups={name: column[places] for name, column in found.groups.items()},
+        sha256=hashlib.sha256(f"{found.sha256}\n{half.model_dump_json()}".encode()).hexdigest(),
+    )
 
 
 def look(source: DataSource) -> SetFolder:

@@ -16,6 +16,7 @@ from vlp.ground.yaml import read_yaml
 KEY = "variants"
 PLACE = "{variant}"
 MOST_SHOWN = 8
+FILES = (".yaml", ".yml")
 
 Mappings = dict[str, dict[str, Any]]
 
@@ -60,6 +61,11 @@ def variants_of(mapping: Mapping[str, Any], where: str) -> Mappings:
     return {name: changes or {} for name, changes in found.items()}
 
 
+def name_in_records(name: str) -> str:
+    """Return what records call a task: what `read_task` takes, and of a YAML file its name without ending."""
+    return Path(name).stem if Path(name).suffix in FILES else name
+
+
 def task_names() -> list[str]:
     """Return the name of every task under `eval/`, variants behind the task that they vary."""
     return [name for _, names in families() for name in names]
@@ -95,7 +101,7 @@ def _parsed(path: Path, _stamp: int) -> dict[str, Any]:
 
 def _locate(name: str) -> tuple[Path, str]:
     """Return the file of a task, and the variant in it or nothing."""
-    if Path(name).suffix in (".yaml", ".yml"):
+    if Path(name).suffix in FILES:
         return paths.find_file("eval", name), ""
     known = paths.cards("eval")
     if name in known:

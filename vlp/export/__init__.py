@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from vlp.export.as_open_clip import open_clip_obstacles, point_to, write_open_clip
@@ -53,17 +54,21 @@ def export_model(
     origins: Sequence[str] = (),
     formats: tuple[str, ...] = FORMATS,
     licence: str = "other",
+    further: Mapping[str, str] = MappingProxyType({}),
+    files: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
 ) -> ExportReport:
     """Write the folder `to`, load it back with every library, and keep it only if all embeddings agree.
 
     Args:
         name: What the model card calls the model.
-        recipe_text: The recipe, as it goes into the card.
+        recipe_text: The recipe, as it goes into the card; empty for a model that was not trained here.
         results: Evaluation records; they go into the card and `eval/`.
         data_note: The data and its licences, in Markdown.
         origins: What the towers started from, a line each.
         formats: Libraries to write for; one that cannot express the model is left out, with the reason.
         licence: Licence of the weights, as the hub spells it.
+        further: Text of further sections of the card, by title.
+        files: JSON files that lie beside the weights, by name.
 
     Raises:
         RecipeError: The folder exists, no format can express the model, or embeddings differ.
@@ -81,9 +86,11 @@ def export_model(
         _write_json(work / "parity.json", parity)
         for record in results:
             _write_json(work / "eval" / f"{record['task']}.json", record)
+        for file, content in files.items():
+            _write_json(work / file, content)
         write_card(
             work, model, name=name, recipe_text=recipe_text, results=results, data_note=data_note, origins=origins,
-            licence=licence, left_out=left_out, parity=parity,
+            licence=licence, left_out=left_out, parity=parity, further=further,
         )  # fmt: skip
         point_to(work, str(to.resolve()))
         write_checksums(work)

@@ -53,29 +53,36 @@ def write_card(
     licence: str,
     left_out: Mapping[str, str],
     parity: Mapping[str, Any],
+    further: Mapping[str, str],
 ) -> None:
-    """Write README.md: what the model is, what it saw, how it scores, and how to load it."""
+    """Write README.md: what the model is, what it saw, how it scores, and how to load it.
+
+    Args:
+        further: Text of other sections, by title.
+    """
+    is_trained = bool(recipe_text)
     sections = [
         _header(licence, has_twin="transformers" in parity),
         f"# {name}",
-        "An image tower and a text tower that share one embedding space, trained with `vlp`.",
+        f"An image tower and a text tower that share one embedding space, {'trained' if is_trained else 'written'} "
+        "with `vlp`.",
         "## Loading",
         _loading(model, left_out, parity),
         "## Results",
         _table(results),
         "Values in brackets bound the 95 % interval; the full records are in `eval/`.",
+        *(part for title, said in further.items() for part in (f"## {title}", said)),
         "## Data",
         data_note.strip() or "Not stated.",
-        "## Weights at the start",
-        "\n".join(f"- {line}" for line in origins) or "Random.",
+        *(["## Weights at the start"] if origins or is_trained else []),
+        *(["\n".join(f"- {line}" for line in origins) or "Random."] if origins or is_trained else []),
         "## Licence",
         f"`{licence}`; the data above may set further conditions.",
         "## Preprocessing",
         _preprocessing(model),
         "## Agreement between libraries",
         _agreement(parity),
-        "## Recipe",
-        f"```yaml\n{recipe_text.strip()}\n```",
+        *(["## Recipe", f"```yaml\n{recipe_text.strip()}\n```"] if is_trained else []),
     ]
     (folder / "README.md").write_text("\n\n".join(sections) + "\n", encoding="utf-8")
 

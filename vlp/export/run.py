@@ -14,7 +14,31 @@ from vlp.recipe.compose import lock_text
 from vlp.recipe.schema import Recipe
 from vlp.run.checkpoint import LOCK
 from vlp.run.folder import at_width, evaluations_of
-from vlp.run.trained_model import load_model_of_run
+from vlp.run.trained_model import is_run, load_model_of_run, split_label
+from vlp.towers.load import load_model
+
+
+def export_any(name: str, to: Path, *, weights: str | None = None, width: int | None = None) -> ExportReport:
+    """Export a run or one of its checkpoints, or write anew what open_clip's towers can express.
+
+    Args:
+        name: As `vlp eval` takes it: run or checkpoint folder (`RUN:LABEL`), exported folder, `NAME:TAG` of open_clip,
+            `hf-hub:ORG/NAME`.
+        weights: As for `export_run`; of a run alone, as `width`.
+
+    Raises:
+        RecipeError: No such model, the target exists, or the libraries disagree.
+    """
+    path, label = split_label(name)
+    if is_run(path):
+        return export_run(path, to, weights=weights or label, width=width)
+    for flag, value in (("--weights", weights), ("--width", width)):
+        if value is not None:
+            raise RecipeError(f"{flag} {value}: '{name}' is no run, and holds one set of weights: leave the flag out")
+    model = load_model(name)
+    return export_model(
+        model, to, name=to.name, recipe_text="", results=[], data_note="", origins=[f"both towers from {name}"]
+    )
 
 
 def export_run(path: Path, to: Path, *, weights: str | None = None, width: int | None = None) -> ExportReport:

@@ -9,12 +9,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from vlp.evaluators.variants import name_in_records
 from vlp.ground import paths
 from vlp.ground.explain import explain
+from vlp.ground.registry import nearest
 from vlp.ground.types import RecipeError
 from vlp.ground.yaml import write_yaml
 from vlp.recipe.layers import LENGTHS, Layer, leaves, merge_layers, override_layer, read_layers
-from vlp.recipe.schema import Recipe
+from vlp.recipe.schema import EvaluationSection, Recipe
 from vlp.recipe.start import start_layer
 
 LABELLED = ("objective", "strategies")
@@ -50,17 +52,23 @@ def check_recipe(layers: Sequence[Layer]) -> Recipe:
         raise RecipeError(explain(error, Recipe, [(layer.name, layer.settings) for layer in layers])) from error
     _check_length(recipe, layers)
     _check_weights(recipe)
+    _check_rules(recipe.evaluation)
     return recipe
 
 
 def with_types(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Drop removed entries, give labelled entries the `type` (or `card`) that they leave to their label, and the other
-    way round."""
+    """Drop removed entries, and give labelled entries the `type`, `card` or `task` that they leave to their label; what
+    is named alone gets a label, or becomes a section."""
     full = {key: value for key, value in settings.items() if value is not None}
     for section in LABELLED:
         full[section] = _label(full.get(section, {}), "type")
     if isinstance(full.get("data"), Mapping):
         full["data"] = {**full["data"], "train": _label(_sources(full["data"].get("train", {})), "card")}
+    if isinstance(full.get("evaluation"), Mapping):
+        full["evaluation"] = {
+            **full["evaluation"],
+            "stop_when": _label(full["evaluation"].get("stop_when") or {}, "task"),
+        }
     if isinstance(full.get("model"), Mapping) and isinstance(full["model"].get("tune"), str):
         full["model"] = {**full["model"], "tune": {"type": full["model"]["tune"]}}
     return full
@@ -114,3 +122,24 @@ def _check_weights(recipe: Recipe) -> None:
     if recipe.evaluation.weights not in ("model", *recipe.strategies):
         known = ", ".join(("model", *recipe.strategies))
         raise RecipeError(f"evaluation.weights: no strategy is labelled '{recipe.evaluation.weights}' (known: {known})")
+
+
+def _check_rules(evaluation: EvaluationSection) -> None:
+    """Refuse what is said of tasks that are not evaluated, and rules that say nothing."""
+    tasks = [name_in_records(task) for task in evaluation.tasks]
+    for task in evaluation.kept:
+        if name_in_records(task) not in tasks:
+            raise RecipeError(f"evaluation.kept: '{task}' is none of evaluation.tasks{nearest(task, tasks)}")
+    for label, rule in evaluation.stop_when.items():
+        key = f"evaluation.stop_when.{label}"
+        if name_in_records(rule.task) not in tasks:
+            hint = nearest(rule.task, tasks)
+            raise RecipeError(f"{key}: '{rule.task}' is none of evaluation.tasks{hint}; add it, or set {key}.task")
+        if (rule.falls_by is None) == (rule.patience is None):
+            raise RecipeError(f"{key}: give one of falls_by and patience; a second rule can have a label of its own")
+        if rule.patience is not None and rule.against != "start":
+            raise RecipeError(f"{key}.against: has no effect beside patience: remove it")
+        if rule.needs_start and not evaluation.before:
+            raise RecipeError(f"{key}: needs the score of the start: set evaluation.before=true, or against: best")
+        if evaluation.every is None:
+            raise RecipeError(f"{key}: has no effect on a run that is evaluated at its end alone: set evaluation.every")

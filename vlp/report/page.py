@@ -24,6 +24,7 @@ from vlp.plan.saved_plan import SavedPlan
 from vlp.report import appendix, sections
 from vlp.report.charts import spark
 from vlp.report.forest import chance
+from vlp.report.gained_and_kept import gained_and_kept, reason_to_stop
 from vlp.report.gallery import Gallery
 from vlp.report.planned import planned
 from vlp.report.reading import Record, RecordedRun
@@ -43,6 +44,7 @@ def page(run: RecordedRun, gallery: Gallery | str, plan: SavedPlan | None = None
         _head(run),
         sections.learning(run),
         "" if plan is None else planned(run, plan),
+        gained_and_kept(run),
         sections.evaluation(run),
         sections.geometry(run),
         appendix.retrievals(gallery),
@@ -72,6 +74,9 @@ def _state(run: RecordedRun) -> str:
         return f'<span class="state">step {number(run.step)}</span>'
     if run.step >= run.num_steps:
         return '<span class="state done">finished</span>'
+    if reason := reason_to_stop(run):
+        steps = f"step {number(run.step)} of {number(run.num_steps)}"
+        return f'<span class="state done">stopped early: {steps}; {text(reason)}</span>'
     return f'<span class="state open">unfinished: step {number(run.step)} of {number(run.num_steps)}</span>'
 
 

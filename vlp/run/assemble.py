@@ -34,6 +34,7 @@ from vlp.run.launch import check_same, check_wrapped, join
 from vlp.run.log import Log
 from vlp.run.micro_batch_count import MicroBatchCount, count_micro_batches
 from vlp.run.ready import check_ready, check_room
+from vlp.run.score_history import ScoreHistory
 from vlp.run.trackers import start_trackers
 from vlp.run.utilisation import Utilisation
 from vlp.step.guarded_step import SafeStep
@@ -71,6 +72,7 @@ class Run:
         micro_batches: In how many pieces a process embeds its share.
         utilisation: How much of the device the model makes use of.
         kept_images: What a locked image tower has said of each sample, where the recipe wants it kept.
+        scores: What its evaluations have found.
     """
 
     recipe: Recipe
@@ -91,6 +93,7 @@ class Run:
     num_steps: int
     micro_batches: MicroBatchCount
     utilisation: Utilisation
+    scores: ScoreHistory
     kept_images: KeptImages | None = None
 
     @property
@@ -238,6 +241,7 @@ def assemble(recipe: Recipe, *, resume: bool, allow_changes: bool) -> Run:
         micro_batches=count_micro_batches(recipe, towers, accelerator.device),
         utilisation=Utilisation(recipe, accelerator.device),
         kept_images=kept,
+        scores=ScoreHistory(recipe.evaluation),
     )
 
 

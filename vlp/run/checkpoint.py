@@ -90,6 +90,7 @@ def save(
     weights: Mapping[str, Mapping[str, Tensor]],
     training: Mapping[str, Any],
     keep: int,
+    spare: int | None = None,
 ) -> Checkpoint:
     """Write a checkpoint of the run, and then drop all whole ones but the newest `keep`.
 
@@ -102,6 +103,7 @@ def save(
         weights: Weights by label; `model` is always among them.
         training: What a resume needs beside weights.
         keep: Complete checkpoints that stay.
+        spare: Step of one more that stays.
 
     Raises:
         Exception: Whatever a writer raises; what it wrote is removed, older checkpoints are as they were.
@@ -109,7 +111,7 @@ def save(
     final = folder_of(run, step)
     _sync_lines(run)
     written = find(run, step) or _write(final, step, position, weights, training)
-    _rotate(run, written, keep)
+    _rotate(run, written, keep, spare)
     return written
 
 
@@ -126,11 +128,11 @@ def find(run: Path, step: int) -> Checkpoint | None:
         return None
 
 
-def is_saved(run: Path, step: int, keep: int) -> bool:
+def is_saved(run: Path, step: int, keep: int, spare: int | None = None) -> bool:
     """Whether the checkpoint of a step is whole; if so, drop the older ones, as its writer may have been killed."""
     found = find(run, step)
     if found is not None:
-        _rotate(run, found, keep)
+        _rotate(run, found, keep, spare)
     return found is not None
 
 
@@ -243,8 +245,9 @@ def _sync_lines(run: Path) -> None:
         files.sync_folder(run)
 
 
-def _rotate(run: Path, written: Checkpoint, keep: int) -> None:
-    """Drop whole checkpoints but the newest `keep`; whatever else lies there is not ours to count or to remove."""
+def _rotate(run: Path, written: Checkpoint, keep: int, spare: int | None) -> None:
+    """Drop whole checkpoints but the newest `keep` and the spared one; others are not ours to count or to remove."""
+    spared = written.path if spare is None else folder_of(run, spare)
     whole = []
     for path in candidates(run):
         try:
@@ -252,7 +255,7 @@ def _rotate(run: Path, written: Checkpoint, keep: int) -> None:
         except RecipeError as error:
             _say_once(f"neither counted nor removed: {error}")
     for old in whole[keep:]:
-        if old != written.path:
+        if old not in (written.path, spared):
             _drop(old)
 
 

@@ -9,6 +9,8 @@ from typing import Any, cast
 import torch
 
 from vlp.evaluators.base import load_task
+from vlp.evaluators.comparison.task_scores import sign_of
+from vlp.evaluators.variants import name_in_records
 from vlp.ground import dist
 from vlp.ground.types import RecipeError, VlpWarning
 from vlp.objectives.base import NEEDS, Objective, Term, terms
@@ -52,8 +54,19 @@ def check_fit(
     _check_contrast(objective)
     for label, module in objective.terms.items():
         _check_term(label, cast(Term, module), provided, learns_scale=recipe.model.learn_scale)
-    for name in recipe.evaluation.tasks:
-        load_task(name)
+    _check_rules(recipe)
+
+
+def _check_rules(recipe: Recipe) -> None:
+    """Refuse to stop by numbers that are neither good nor bad."""
+    tasks = {name_in_records(name): load_task(name) for name in recipe.evaluation.tasks}
+    for label, rule in recipe.evaluation.stop_when.items():
+        task = tasks[name_in_records(rule.task)]
+        if not sign_of(task.evaluator, rule.metric or task.main_metric):
+            raise RecipeError(
+                f"evaluation.stop_when.{label}: more of {rule.metric or task.main_metric} is neither better nor worse: "
+                "name a task that has right answers"
+            )
 
 
 def _check_precision(recipe: Recipe) -> None:

@@ -30,6 +30,8 @@ DATA_LOCK = "data.lock.json"
 IN_USE = "in_use"  # an empty file that a run holds
 PATIENCE = 10.0  # seconds for an earlier process of the same job to end
 WORDS = "word lists"  # beside the labels of sources
+STEP_OF_EVALUATIONS = "step_"
+INTERPOLATION = "interpolation.json"  # scores between the start of a run and its end
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ class Claim:
 
 def evaluations_of(run: Path, step: int) -> Path:
     """Return where a run keeps what was scored after a step."""
-    return run / "evaluations" / f"step_{step:08d}"
+    return run / "evaluations" / f"{STEP_OF_EVALUATIONS}{step:08d}"
 
 
 def at_width(evaluations: Path, width: int | None) -> Path:

@@ -66,8 +66,9 @@ def check_room(recipe: Recipe, towers: nn.Module, terms: nn.Module, used: Iterab
     """
     size = checkpoint_bytes(towers, terms, used)
     free = shutil.disk_usage(_existing(recipe.folder)).free
-    kept = min(len(candidates(recipe.folder)), recipe.checkpoint.keep)
-    needed = (recipe.checkpoint.keep + 1 - kept) * size  # nothing is removed before its successor is there
+    most = recipe.checkpoint.keep + bool(recipe.evaluation.stop_when)  # the best one stays
+    kept = min(len(candidates(recipe.folder)), most)
+    needed = (most + 1 - kept) * size  # nothing is removed before its successor is there
     if free < size:
         raise RecipeError(
             f"runs: a checkpoint takes {_gib(size)}, and {recipe.folder} has {_gib(free)} left: make room, or set "
@@ -75,7 +76,7 @@ def check_room(recipe: Recipe, towers: nn.Module, terms: nn.Module, used: Iterab
         )
     if free < needed:
         warnings.warn(
-            f"checkpoint.keep: {recipe.checkpoint.keep} checkpoints of {_gib(size)}, and one in the making, need "
+            f"checkpoint.keep: {most} checkpoints of {_gib(size)}, and one in the making, need "
             f"{_gib(needed)}, and {recipe.folder} has {_gib(free)} left: make room, or keep fewer",
             VlpWarning,
             stacklevel=3,

@@ -47,6 +47,7 @@ def restore(run: Run) -> tuple[int, int]:
             _check_copy(found)
             run.stream.check_position(found.position)
         _load(run, found)
+    run.scores.recall(run.recipe.folder, 0 if found is None else found.step)
     dist.on_main(run.claim.confirm)
     if found is None:
         return 0, 0
@@ -67,8 +68,8 @@ def save(run: Run, *, step: int, position: int) -> None:
         RecipeError: It cannot be written; on every process, whatever went wrong on which one.
     """
     try:
-        folder, keep = run.recipe.folder, run.recipe.checkpoint.keep
-        if not dist.on_main(lambda: checkpoint.is_saved(folder, step, keep)):
+        folder, keep, best = run.recipe.folder, run.recipe.checkpoint.keep, run.scores.best_step()
+        if not dist.on_main(lambda: checkpoint.is_saved(folder, step, keep, best)):
             _save(run, step, position)
     except Exception as error:
         raise RecipeError(
@@ -125,6 +126,7 @@ def _save(run: Run, step: int, position: int) -> None:
             weights=weights,
             training=training,
             keep=run.recipe.checkpoint.keep,
+            spare=run.scores.best_step(),
         )
 
     dist.on_main(write)

@@ -92,13 +92,18 @@ def score_task(task: str, models: Sequence[Contestant]) -> tuple[TaskScores, str
     scores = TaskScores(
         task=task,
         metric=metric,
-        sign=0 if record["evaluator"] in DESCRIBE_ONLY else -1 if metric.endswith(LOWER_IS_BETTER) else 1,
+        sign=sign_of(record["evaluator"], metric),
         count=int(record["metrics"][metric]["count"]),
         values=[np.array([value_of(run.records[task]) for run in model.runs]) for model in models],
         draws=draws,
         samples=samples,
     )
     return scores, unpaired
+
+
+def sign_of(evaluator: str, metric: str) -> int:
+    """Return 1 where higher is better, -1 where lower is, 0 where neither is."""
+    return 0 if evaluator in DESCRIBE_ONLY else -1 if metric.endswith(LOWER_IS_BETTER) else 1
 
 
 def difference_of(

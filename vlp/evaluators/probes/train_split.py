@@ -32,7 +32,8 @@ class SplitFeatures:
 def open_split(encoder: SharedEncoder, data: EvaluationSet, split: str, setting: str) -> EvaluationSet:
     """Open another split of a set, which must have all its classes unless `data.classes_without_samples` allows less.
 
-    Where the tested split is corrupted, this one is not: a probe learns from clean images, as models do.
+    Where the tested split is corrupted, this one is not: a probe learns from clean images, as models do. It is whole
+    where half of the tested one is read.
 
     Args:
         setting: Which setting names the split, for messages.
@@ -54,5 +55,5 @@ def read_features(encoder: SharedEncoder, data: EvaluationSet, features: Feature
 def _source_of(source: DataSource, split: str) -> DataSource:
     lists = {name: digest for name, digest in source.sha256.items() if "/" not in name or name.startswith(f"{split}/")}
     absent = 0 if source.classes_without_samples == 0 else None
-    known = {"split": split, "samples": None, "sha256": lists, "classes_without_samples": absent}
+    known = {"split": split, "samples": None, "sha256": lists, "classes_without_samples": absent, "half": None}
     return source.as_is().model_copy(update=known)

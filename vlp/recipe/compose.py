@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,16 +62,17 @@ def with_types(settings: Mapping[str, Any]) -> dict[str, Any]:
     full = {key: value for key, value in settings.items() if value is not None}
     for section in LABELLED:
         full[section] = _label(full.get(section, {}), "type")
-    if isinstance(full.get("data"), Mapping):
-        full["data"] = {**full["data"], "train": _label(_sources(full["data"].get("train", {})), "card")}
-    if isinstance(full.get("evaluation"), Mapping):
-        full["evaluation"] = {
-            **full["evaluation"],
-            "stop_when": _label(full["evaluation"].get("stop_when") or {}, "task"),
-        }
-    if isinstance(full.get("model"), Mapping) and isinstance(full["model"].get("tune"), str):
-        full["model"] = {**full["model"], "tune": {"type": full["model"]["tune"]}}
-    return full
+    full |= _within(full, "data", "train", lambda train: _label(_sources(train), "card"))
+    full |= _within(full, "evaluation", "stop_when", lambda rules: _label(rules, "task"))
+    return full | _within(full, "model", "tune", lambda tune: {"type": tune} if isinstance(tune, str) else tune)
+
+
+def _within(settings: Mapping[str, Any], section: str, key: str, change: Callable[[Any], Any]) -> dict[str, Any]:
+    """Return a section in which one entry has changed, or nothing where it is not there."""
+    entries = settings.get(section)
+    if not isinstance(entries, Mapping) or entries.get(key) is None:
+        return {}
+    return {section: {**entries, key: change(entries[key])}}
 
 
 def _sources(train: Any) -> Any:

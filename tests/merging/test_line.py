@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 
 from tests.evaluators.sets import write_captions, write_classes
+from tests.processes import run_processes
 from tests.shards import write_shards
 from tests.tiny import tiny_recipe
 from tests.towers.tiny import tiny_export
@@ -156,6 +158,19 @@ def test_a_start_that_changed_since_is_refused(place, tmp_path):
     train(longer, resume=True, allow_changes=True)
     with pytest.raises(RecipeError, match=r"what it started from is not what it was \(.*step 1.*step 2.*name START"):
         open_start(str(run))
+
+
+def _interpolate_with_others(rank, world_size, place):
+    place = Path(place)
+    report = interpolate(ends(place), place / "two", shares=SHARES, **tasks_of(place))
+    return [list(row) for row in report.points], json.loads((place / "two" / "interpolation.json").read_text())
+
+
+@pytest.mark.processes
+def test_two_processes_write_what_one_does(line, place):
+    found = run_processes(_interpolate_with_others, 2, str(place))
+    expected = [list(row) for row in line[1].points], line[2]
+    assert found == [expected, expected]
 
 
 @pytest.mark.parametrize(

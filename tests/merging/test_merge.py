@@ -19,7 +19,8 @@ from vlp.export.checksums import changed_files
 from vlp.export.run import export_any, export_run
 from vlp.ground.types import RecipeError
 from vlp.merging.contributors import open_contributor, sha256_of_weights
-from vlp.merging.merge import OF_BATCH_NORM, merge
+from vlp.merging.merge import merge
+from vlp.merging.same_model import OF_BATCH_NORM
 from vlp.recipe.compose import load_recipe
 from vlp.recipe.model import build_model
 from vlp.train import train

@@ -29,6 +29,7 @@ from vlp.data.texts.wrong_captions import WrongCaptions
 from vlp.evaluators.base import TaskFile, evaluators
 from vlp.evaluators.corruptions import Corruption
 from vlp.evaluators.dataset import DataSource
+from vlp.evaluators.halves import Half
 from vlp.evaluators.typos import Typos
 from vlp.ground.registry import Registry, nearest, settings_of
 from vlp.ground.types import RecipeError
@@ -73,6 +74,7 @@ SECTIONS: dict[str, Any] = {
     "schedule": learning_rate_factor,
     "train": schema.TrainSection,
     "evaluation": schema.EvaluationSection,
+    "evaluation.stop_when.LABEL": schema.StopRule,
     "checkpoint": schema.CheckpointSection,
     "log": schema.LogSection,
 }
@@ -96,6 +98,7 @@ FILES: dict[str, Any] = {
     "task.data": DataSource,
     "task.data.corruption": Corruption,
     "task.data.typos": Typos,
+    "task.data.half": Half,
 }
 # How a part of each registry is asked for, and where.
 USES: tuple[tuple[Registry[Any], str, str], ...] = (

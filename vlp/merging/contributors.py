@@ -50,13 +50,18 @@ def open_contributor(name: str) -> tuple[Contributor, DualEncoder]:
             f"'{name}' is a {type(model).__name__}, which computes with code of another library: only models that "
             "open_clip's towers can express are merged"
         )
-    path, _ = split_label(name)
-    if not is_run(path):
+    run = run_of(name)
+    if run is None:
         return Contributor(name, sha256_of_weights(model.state_dict())), model
-    run = path.parent.parent if is_checkpoint(path) else path
     whole = f"{name} ({subject.weights}, step {subject.step})"
     data, origins = describe_data(read_lock(run)), tuple(find_origins(run))
     return Contributor(whole, sha256_of_weights(model.state_dict()), data, origins), model
+
+
+def run_of(name: str) -> Path | None:
+    """Return the folder of the run that a name such as `RUN:LABEL` or a checkpoint folder belongs to, if any."""
+    path, _ = split_label(name)
+    return (path.parent.parent if is_checkpoint(path) else path) if is_run(path) else None
 
 
 def sha256_of_weights(weights: Mapping[str, Tensor]) -> str:

@@ -21,22 +21,22 @@ from vlp.evaluators.variants import name_in_records
 from vlp.ground import dist, files
 from vlp.ground.types import RecipeError
 from vlp.merging.chosen_point import Point, choose
-from vlp.merging.contributors import Contributor, open_contributor
+from vlp.merging.contributors import Contributor, open_contributor, run_of
 from vlp.merging.line_record import MODEL, LineReport, write_line
 from vlp.merging.same_model import build_of, check_same_model
 from vlp.merging.scoring import can_choose, check_choosing, score
 from vlp.merging.start_of_run import open_start
 from vlp.recipe.schema import EvaluationSection
-from vlp.run.checkpoint import is_checkpoint, read_lock
+from vlp.run.checkpoint import read_lock
 from vlp.run.folder import IN_USE
 from vlp.run.launch import join_evaluation
 from vlp.run.score_history import kept_tasks, own_tasks
-from vlp.run.trained_model import is_run, split_label
 from vlp.towers.dual import DualEncoder
 from vlp.towers.weight_average import between
 
 SHARES = tuple(number / 10 for number in range(11))
 SCORES = "scores"
+DIGITS = 4  # of a share, which names a folder
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ class StraightLine:
         tasks: Own tasks first.
         num_own: How many they are.
         folder: Where records are kept.
+        notes: What a reader should know of models between such ends.
     """
 
     start: Contributor
@@ -57,6 +58,7 @@ class StraightLine:
     tasks: Sequence[Task]
     num_own: int
     folder: Path
+    notes: Sequence[str]
 
     def go_to(self, share: float) -> None:
         """Give the model the weights at a share of the end."""
@@ -110,8 +112,8 @@ def interpolate(
         line = _open(names, tasks, num_own, to)
     dist.on_main(partial(_claim, to))
     points = []
-    chosen_shares = sorted({0.0, *map(float, shares), 1.0})
-    for share in tqdm(chosen_shares, desc="shares", file=sys.stderr, disable=not dist.is_main()):
+    wanted = sorted({0.0, *(round(float(share), DIGITS) for share in shares), 1.0})
+    for share in tqdm(wanted, desc="shares", file=sys.stderr, disable=not dist.is_main()):
         records = line.score(share, "choosing", device)
         points.append(Point(share, records[:num_own], records[num_own:]))
         if dist.is_main():
@@ -121,7 +123,7 @@ def interpolate(
     reported = {share: line.score(share, "reporting", device) for share in sorted({0.0, best.share, 1.0})}
     line.go_to(best.share)
     folders = {share: line.folder_of(share, "reporting") for share in reported}
-    return dist.on_main(partial(_finish, line, points, best, most_lost, reported, folders, _run_of(names[-1])))
+    return dist.on_main(partial(_finish, line, points, best, most_lost, reported, folders, run_of(names[-1])))
 
 
 def _finish(
@@ -144,6 +146,7 @@ def _finish(
         reported=reported,
         folders=folders,
         run=run,
+        notes=line.notes,
     )
 
 
@@ -156,14 +159,9 @@ def _check_numbers(names: Sequence[str], shares: Sequence[float], most_lost: flo
         raise RecipeError(f"--most-lost: {most_lost} is no number of points to lose: give 0 or more")
 
 
-def _run_of(name: str) -> Path | None:
-    path, _ = split_label(name)
-    return (path.parent.parent if is_checkpoint(path) else path) if is_run(path) else None
-
-
 def _tasks(end: str, own: Sequence[str], kept: Sequence[str]) -> tuple[list[Task], int]:
     """Return own tasks, then those that are kept, and how many are own."""
-    run = _run_of(end)
+    run = run_of(end)
     said = EvaluationSection() if run is None else read_lock(run).evaluation
     found = []
     for flag, asked, known in (("--own", own, own_tasks(said)), ("--kept", kept, kept_tasks(said))):
@@ -209,4 +207,4 @@ def _open(names: Sequence[str], tasks: Sequence[Task], num_own: int, to: Path) -
     end, model = open_contributor(names[-1])
     check_same_model(built, build_of(end.name, model))
     end_weights = {name: value.clone() for name, value in model.state_dict().items()}
-    return StraightLine(start, end, (start_weights, end_weights), model, tasks, num_own, to)
+    return StraightLine(start, end, (start_weights, end_weights), model, tasks, num_own, to, built.notes())

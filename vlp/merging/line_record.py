@@ -43,11 +43,12 @@ class LineReport:
     rule: str
     comparison: Comparison
     export: ExportReport
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         parts = ["on the choosing half:", *aligned(self.points, right=range(4)), f"chosen: {self.rule}", ""]
         parts += ["on the reporting half, which has chosen nothing:", as_text(self.comparison), ""]
-        return "\n".join([*parts, str(self.export)])
+        return "\n".join([*parts, *self.notes, str(self.export)])
 
 
 def write_line(
@@ -61,6 +62,7 @@ def write_line(
     reported: Mapping[float, Sequence[Record]],
     folders: Mapping[float, Path],
     run: Path | None,
+    notes: Sequence[str],
 ) -> LineReport:
     """Write the export and the record, of which the run that the end belongs to gets a copy for its report.
 
@@ -68,6 +70,7 @@ def write_line(
         model: With the weights of the best point.
         reported: Records on the reporting half by share: of the start, the best point and the end.
         folders: Where these records are.
+        notes: What a reader should know of such models.
     """
     rule, rows = rule_in_words(most_lost), _rows(points, best)
     comparison = _compare(folders, best)
@@ -79,6 +82,7 @@ def write_line(
         markdown(rows, right=range(4)),
         "On the reporting half:",
         as_markdown(comparison),
+        *notes,
     ]
     report = export_model(
         model,
@@ -95,7 +99,7 @@ def write_line(
         if place is not None:
             write_text(place / INTERPOLATION, json.dumps(record, indent=2, allow_nan=False) + "\n")
     told = f"{rule} (own: {_names(best.own)}; kept: {_names(best.kept)})"
-    return LineReport(rows, told, comparison, report)
+    return LineReport(rows, told, comparison, report, tuple(notes))
 
 
 def _names(records: Sequence[Record]) -> str:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from vlp.export import ExportReport, export_model
+from vlp.ground import dist
 from vlp.ground.tabular import aligned, markdown
 from vlp.ground.types import RecipeError
 from vlp.merging.contributors import Contributor, check_folder, open_contributor
 from vlp.merging.same_model import Build, build_of, check_same_model
+from vlp.run.launch import join_evaluation
 from vlp.towers.drift import weight_drift
 from vlp.towers.dual import DualEncoder
 from vlp.towers.weight_average import WeightAverage
@@ -22,10 +25,6 @@ from vlp.towers.weight_average import WeightAverage
 RECORD = "merge.json"
 UNRELATED = 1.0
 """Relative distance of weights (`weight_drift`) that models of one start hardly reach; others have about 1.4."""
-OF_BATCH_NORM = (
-    "Running means and variances of batch norm are averaged like weights. They are not those that the averaged weights "
-    "would show on data (Izmailov et al. 2018, arXiv:1803.05407), so that scores may be lower than they could be."
-)
 
 
 @dataclass
@@ -82,7 +81,7 @@ class Blend:
         found += [
             f"{name} is as far from the others as unrelated models are: their average is of no use" for name in far
         ]
-        return found + ([OF_BATCH_NORM] if self.build is not None and self.build.norms else [])
+        return found + ([] if self.build is None else self.build.notes())
 
     def record(self) -> dict[str, Any]:
         """Return what stands in the JSON file beside the weights."""
@@ -124,11 +123,15 @@ def merge(names: Sequence[str], to: Path, *, shares: Sequence[float] | None = No
     Raises:
         RecipeError: The folder exists, no such model, shares that make no mean, or models of different kinds.
     """
+    join_evaluation()
+    return dist.on_main(partial(_merge, names, to, _shares(names, shares)))
+
+
+def _merge(names: Sequence[str], to: Path, shares: Sequence[float]) -> MergeReport:
     check_folder(to)
-    chosen = _shares(names, shares)
     found = Blend()
     model: DualEncoder | None = None
-    for name, share in tqdm(list(zip(names, chosen, strict=True)), desc="models", file=sys.stderr):
+    for name, share in tqdm(list(zip(names, shares, strict=True)), desc="models", file=sys.stderr):
         model = None  # before the next is in memory
         contributor, model = open_contributor(name)
         found.add(contributor, model, share)

@@ -27,6 +27,10 @@ OF_ENCODERS = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", 
 """The same of the configurations of transformers."""
 COUNTER = "num_batches_tracked"  # of batch norm, which computes the same whatever it says
 MOST_SHOWN = 3
+OF_BATCH_NORM = (
+    "Running means and variances of batch norm are averaged like weights. They are not those that the averaged weights "
+    "would show on data (Izmailov et al. 2018, arXiv:1803.05407), so that scores may be lower than they could be."
+)
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,10 @@ class Build:
     preprocess: Mapping[str, Any]
     tokenizer: Mapping[str, Any]
     norms: int
+
+    def notes(self) -> list[str]:
+        """Return what a reader should know of averages of such models."""
+        return [OF_BATCH_NORM] if self.norms else []
 
 
 def build_of(name: str, model: DualEncoder) -> Build:

@@ -6,10 +6,9 @@ from pathlib import Path
 
 from vlp.export.run import find_origins
 from vlp.ground.types import RecipeError
-from vlp.merging.contributors import Contributor, sha256_of_weights
+from vlp.merging.contributors import Contributor, run_of, sha256_of_weights
 from vlp.recipe.model import build_model
-from vlp.run.checkpoint import is_checkpoint, read_lock
-from vlp.run.trained_model import is_run, split_label
+from vlp.run.checkpoint import read_lock
 from vlp.towers.dual import DualEncoder
 
 
@@ -22,10 +21,9 @@ def open_start(end: str) -> tuple[Contributor, DualEncoder]:
     Raises:
         RecipeError: It is no run, started at random or in part, or what it started from is not what it was.
     """
-    path, _ = split_label(end)
-    if not is_run(path):
+    run = run_of(end)
+    if run is None:
         raise RecipeError(f"'{end}' is no run, so nobody knows where it started: name START and END")
-    run = path.parent.parent if is_checkpoint(path) else path
     model = build_model(read_lock(run).model)
     _check_origins(run, model)
     sources = ", ".join(dict.fromkeys(found.source for found in model.loaded))

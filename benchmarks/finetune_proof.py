@@ -41,7 +41,8 @@ START = (
     "name=start",
     "data.train={embedded-photos: null}",
     "model.embed_dim=128",
-    "model.image={type: vit, layers: 4, width: 128, head_width: 32, patch_size: 8, image_size: 48, patch_dropout: 0.25}",
+    "model.image={type: vit, layers: 4, width: 128, head_width: 32, patch_size: 8, image_size: 48}",
+    "model.image.patch_dropout=0.25",
     "model.text={type: transformer, layers: 2, width: 128, heads: 4, context_length: 24}",
     "optimizer.learning_rate=1e-3",
     f"evaluation={{tasks: [{', '.join((OWN, *KEPT))}], every: null, weights: ema}}",
@@ -88,8 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 WHAT = (
-    "Accuracies in percent, means over seeds. Own: photographs of 15 classes, of which training has seen other pictures "
-    "or none. Kept: drawings, which the start was trained on."
+    "Accuracies in percent, means over seeds. Own: photographs of 15 classes, of which training has seen other "
+    "pictures or none. Kept: drawings, which the start was trained on."
 )
 
 

@@ -51,7 +51,7 @@ TUNING = (
     CAPTIONS,
     "data.train=embedded-photos",
     "data.workers=0",
-    "train={epochs: null, batch_size: 64, micro_batches: 1, precision: float32}",
+    "train={epochs: null, batch_size: 64, micro_batches: 1, precision: float32, threads: 1}",
     "model.image.patch_dropout=0.0",
 )
 WAYS: dict[str, tuple[str, ...]] = {
@@ -75,15 +75,19 @@ WAYS: dict[str, tuple[str, ...]] = {
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train what is not there yet, compare, and write a report."""
     parsed = settle(build_parser().parse_args(arguments))
-    start = parsed.runs / "start"
-    train_recipe("quickstart", *START, f"runs={parsed.runs}", f"train.samples={parsed.samples}", resume=True)
+    start = parsed.start
+    if start is None:
+        length = (f"runs={parsed.runs}", f"train.samples={parsed.samples}")
+        start = train_recipe("quickstart", *START, *length, resume=True)
     folders = {way: [tune(way, seed, start, parsed) for seed in range(parsed.seeds)] for way in WAYS}
     folders["WiSE-FT of full"] = [between(start, folder, parsed.runs) for folder in folders["full"]]
     rows = table({"start": [start], **folders})
     joined = {way: ",".join(map(str, seeds)) for way, seeds in folders.items()}
     pages = [f"**{way}** (B) beside the start (A)\n\n{compared(start, each)}" for way, each in joined.items()]
     words = " ".join(["python -m benchmarks.finetune_proof", *(sys.argv[1:] if arguments is None else arguments)])
-    what = f"{parsed.seeds} seeds of {parsed.steps} steps of 64 pairs; a start of {parsed.samples:,} drawings. {WHAT}"
+    seen = 0 if (found := latest(start)) is None else found.position
+    what = f"{parsed.seeds} seeds of {parsed.steps} steps of 64 pairs; a start that saw {seen:,} drawings. {WHAT}"
+    what += f" The settings of each way:\n\n{markdown([['way', 'settings'], *([way, ' '.join(WAYS[way])] for way in WAYS])}"
     page = write_page(parsed.to, "forgetting", "Gained and kept", words, [what, markdown(rows), *pages], {"rows": rows})
     print(f"{markdown(rows)}\n-> {page}")
 
@@ -104,6 +108,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--seeds", type=int, default=3, help="default: %(default)s")
     parser.add_argument("--samples", type=int, default=160_000, help="that the start sees; default: %(default)s")
+    parser.add_argument("--start", type=Path, help="a run on drawings; default: it is trained")
     parser.add_argument("--steps", type=int, default=60, help="of fine-tuning; default: %(default)s")
     parser.add_argument("--runs", type=Path, default=Path("runs/forgetting"), help="default: %(default)s")
     parser.add_argument("--to", type=Path, default=Path("benchmarks/reports"), help="default: %(default)s")

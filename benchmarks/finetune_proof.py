@@ -87,8 +87,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = " ".join(["python -m benchmarks.finetune_proof", *(sys.argv[1:] if arguments is None else arguments)])
     seen = 0 if (found := latest(start)) is None else found.position
     what = f"{parsed.seeds} seeds of {parsed.steps} steps of 64 pairs; a start that saw {seen:,} drawings. {WHAT}"
-    what += f" The settings of each way:\n\n{markdown([['way', 'settings'], *([way, ' '.join(WAYS[way])] for way in WAYS])}"
-    page = write_page(parsed.to, "forgetting", "Gained and kept", words, [what, markdown(rows), *pages], {"rows": rows})
+    settings = [["way", "settings"], *([way, f"`{' '.join(told)}`"] for way, told in WAYS.items())]
+    page = write_page(
+        parsed.to,
+        "forgetting",
+        "Gained and kept",
+        words,
+        [what, markdown(rows), *pages, markdown(settings)],
+        {"rows": rows},
+    )
     print(f"{markdown(rows)}\n-> {page}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import vlp.train as training
 from tests.evaluators.sets import write_captions
 from tests.processes import run_processes
 from tests.shards import write_shards
+from tests.test_sharded import launched
 from tests.tiny import tiny_recipe
 from vlp.ground import dist
 from vlp.ground.types import RecipeError
@@ -166,3 +168,19 @@ def test_two_processes_stop_together(tmp_path):
     assert found[1] == found[0]
     best = course.index(max(course))
     assert len(course) < STEPS and len(course) - 1 - best == 2 and steps == [best + 1, len(course)]
+
+
+def _stop_sharded(rank, world_size, folder, environment):
+    os.environ.update(environment)
+    run = train(recipe_of(Path(folder), "sharded", "noise: {patience: 2}", "model.image.patch_dropout=0.0"))
+    dist.barrier()
+    return scores(run), saved(run)
+
+
+@pytest.mark.processes
+def test_sharded_parameters_are_scored_before_the_first_step_and_stop_alike(tmp_path):
+    found = run_processes(_stop_sharded, 2, str(prepare(tmp_path)), launched())
+    assert found[0] == found[1]
+    course, steps = found[0]
+    best = course.index(max(course))
+    assert len(course) - 1 - best == 2 < STEPS and steps == sorted({best, len(course) - 1} - {0})

@@ -37,6 +37,7 @@ NAVIGATION = {
         "Settings </docs/reference>",
         "docs/weights",
         "docs/widths",
+        "docs/distillation",
         "docs/clusters",
         "docs/reproducibility",
         "docs/trackers",

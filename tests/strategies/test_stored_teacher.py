@@ -16,6 +16,7 @@ from tests.strategies.runs import STEADY, assert_resumes, losses_of, recipe_of
 from tests.tiny import tiny_recipe
 from tests.towers.tiny import tiny_export
 from vlp.cli import main
+from vlp.commands.timed_steps import bench
 from vlp.data.stored_views import StoredViews
 from vlp.embeddings import embed_views as module
 from vlp.embeddings.embed_views import embed_views
@@ -242,6 +243,16 @@ def test_a_plan_knows_that_it_costs_next_to_nothing(tmp_path, export):
     recipe = recipe_of(tmp_path, TERMS, f"strategies.stored_teacher={{folders: [{stored(tmp_path, export)}]}}")
     found = count(recipe)
     assert found.strategies == 0 and found.uncounted == ()
+
+
+@pytest.mark.filterwarnings("ignore:model.freeze")
+def test_its_steps_can_be_timed(tmp_path, export):
+    """Although so many have more epochs than are stored; what is kept is as at first sight."""
+    fixed = (TERMS, "model.freeze=[visual]", "data.crop={scale: [1, 1], flip: 0}")
+    used = f"strategies.stored_teacher={{folders: [{stored(tmp_path, export, *fixed)}]}}"
+    recipe_of(tmp_path)
+    found = bench(str(tmp_path / "recipe.yaml"), [*fixed, used, "train.keep_locked=true"], steps=1)
+    assert found.parts["towers"] > 0
 
 
 @pytest.mark.parametrize(

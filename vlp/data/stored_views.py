@@ -17,6 +17,7 @@ from vlp.ground.types import RecipeError
 VIEWS = "views.json"
 JOINING = "joining"  # an empty file: all parts were there
 COMPLETE = "complete.json"
+PARTS_AT_A_TIME = 64
 Sides = tuple[Float32[NDArray[np.float32], "n d"], Float32[NDArray[np.float32], "n d"]]
 Numbers = Literal["float16", "float32"]
 
@@ -119,12 +120,15 @@ def join_parts(folder: Path, manifest: Mapping[str, Any]) -> int:
     files.write_text(folder / JOINING, "")
     shape = int(manifest["samples"]), int(manifest["width"])
     arrays = [_open_arrays(folder, epoch, shape, manifest["type"]) for epoch in range(manifest["epochs"])]
-    for path in sorted(folder.glob("part-*-*-of-*.npz")):
-        with np.load(path) as part:
-            _put(arrays, part["visits"], part["images"], part["texts"])
+    paths = sorted(folder.glob("part-*-*-of-*.npz"))
+    for start in range(0, len(paths), PARTS_AT_A_TIME):
+        for path in paths[start : start + PARTS_AT_A_TIME]:
+            with np.load(path) as part:
+                _put(arrays, part["visits"], part["images"], part["texts"])
         for each in (array for epoch in arrays for array in epoch):
-            each.flush()
-        path.unlink()
+            each.flush()  # before the parts go: rows lie all over the arrays, so this is no cheap step
+        for path in paths[start : start + PARTS_AT_A_TIME]:
+            path.unlink()
     views = sum(int(np.count_nonzero(present)) for _, _, present in arrays)
     files.write_text(folder / COMPLETE, json.dumps({"views": views}) + "\n")
     return views

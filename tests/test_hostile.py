@@ -41,6 +41,8 @@ COMMANDS = {
     "eval task": ["eval", "missing", "--tasks", "{}"],
     "embed": ["embed", "{}", "embedded", "--to", "out"],
     "embed data": ["embed", "missing", "{}", "--to", "out"],
+    "embed views": ["embed", "missing", "embedded", "--to", "out", "--views", "1", "--recipe", "{}"],
+    "embed views data": ["embed", "missing", "{}", "--to", "out", "--views", "1", "--recipe", "smoke"],
     "agree": ["agree", "{}", "{}"],
     "agree data": ["agree", "missing", "missing", "--data", "{}"],
     "compare": ["compare", "{}", "missing"],

@@ -122,10 +122,20 @@ def _embed(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sides", nargs="+", choices=("images", "texts"), default=["images", "texts"])
     parser.add_argument("--format", choices=("parquet", "npy"), default="parquet")
     parser.add_argument("--type", choices=("float16", "float32"), default="float16")
+    parser.add_argument(
+        "--views", type=int, metavar="N", help="embed what a training sees in its first N epochs, for a stored teacher"
+    )
+    parser.add_argument(
+        "--recipe", nargs="+", metavar="RECIPE", help="with --views: the training, and key=value settings"
+    )
 
     def command(parsed: argparse.Namespace) -> None:
         from vlp.embeddings.embed import embed
         from vlp.ground import dist
+
+        if parsed.views is not None or parsed.recipe:
+            _embed_views(parsed)
+            return
 
         done, left_out = embed(
             parsed.model, parsed.data, parsed.to, sides=parsed.sides, file_format=parsed.format, kind=parsed.type
@@ -135,6 +145,20 @@ def _embed(parser: argparse.ArgumentParser) -> None:
             print(f"{done} samples embedded in {parsed.to}{listed}")
 
     parser.set_defaults(command=command)
+
+
+def _embed_views(parsed: argparse.Namespace) -> None:
+    from vlp.embeddings.embed_views import embed_views
+    from vlp.ground import dist
+    from vlp.ground.types import RecipeError
+    from vlp.recipe.compose import load_recipe
+
+    if parsed.views is None or not parsed.recipe:
+        raise RecipeError("--views and --recipe belong together: how many epochs, and of which training")
+    recipe = load_recipe(parsed.recipe[0], parsed.recipe[1:])
+    views = embed_views(parsed.model, parsed.data, parsed.to, recipe, epochs=parsed.views, kind=parsed.type)
+    if dist.is_main():
+        print(f"{views:,} views embedded in {parsed.to}")
 
 
 def _agree(parser: argparse.ArgumentParser) -> None:

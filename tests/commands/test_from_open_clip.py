@@ -72,6 +72,15 @@ def test_a_command_becomes_a_recipe_and_cards(tmp_path, capsys):
     assert "--local-loss: Not needed" in said and f"vlp train {tmp_path}" in said
 
 
+def test_a_distillation_has_its_teacher(tmp_path):
+    words = "--model ViT-B-32 --train-data /data/0.tar --distill-model ViT-L-14 --distill-pretrained openai"
+    found = translate(shlex.split(words))
+    assert found.recipe["strategies"] == {"teacher": {"models": ["ViT-L-14:openai"]}}
+    assert found.recipe["objective"] == {"clip": {}, "soft_targets": {"teacher_scale": 100.0}}
+    assert any(note.startswith("--distill-model: `teacher`, with") for note in found.notes)
+    assert "strategies" not in translate(shlex.split("--model ViT-B-32 --distill-model ViT-L-14")).recipe
+
+
 def test_nothing_is_written_over(tmp_path):
     words = ["from-open-clip", "--to", str(tmp_path), "--", "--model", "RN50", "--train-data", "/d/{0..3}.tar"]
     main(words)

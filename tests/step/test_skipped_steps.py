@@ -11,6 +11,7 @@ import torch
 from tests.processes import run_processes
 from tests.strategies.runs import recipe_of
 from tests.teachers import tiny_teacher
+from vlp.embeddings.embed_views import embed_views
 from vlp.run.assemble import assemble
 from vlp.strategies.base import strategies
 from vlp.train import one_step
@@ -33,6 +34,16 @@ USED = {
     ),
     "small_first": ("strategies.small_first={image_size: 32, steps: 3}", CONVOLUTIONAL),
 }
+
+
+def used_by(name, folder) -> tuple[str, ...]:
+    """Return settings with which a strategy has something to do."""
+    if name != "stored_teacher":
+        return USED.get(name, (f"strategies.{name}={{}}",))
+    recipe = recipe_of(folder)
+    card = next(iter(recipe.data.train.values())).card
+    embed_views(tiny_teacher(), card, folder / "views", recipe, epochs=3)
+    return f"strategies.stored_teacher={{folders: [{folder / 'views'}]}}", "objective={soft_targets: {}, clip: {}}"
 
 
 def state_of(parts) -> dict[str, torch.Tensor]:
@@ -94,9 +105,8 @@ def run_beside(recipe, twin, spoil) -> tuple[list[str], list[str], float]:
 @pytest.mark.parametrize("spoil", [spoil_pixels, spoil_gradient])
 @pytest.mark.parametrize("name", list(strategies))
 def test_a_skipped_step_leaves_no_trace(tmp_path, name, spoil):
-    recipes = [
-        recipe_of(tmp_path / which, *USED.get(name, (f"strategies.{name}={{}}",))) for which in ("seen", "unseen")
-    ]
+    used = used_by(name, tmp_path)
+    recipes = [recipe_of(tmp_path / which, *used) for which in ("seen", "unseen")]
     assert run_beside(*recipes, spoil) == ([], [], 1.0)
 
 

@@ -277,6 +277,10 @@ def _objective(found: Translation, given: Mapping[str, list[str]], _processes: i
         found.notes.append("CoCa: its text tower has no counterpart; captioning trains a decoder of its own")
     else:
         found.recipe["objective"] = {"clip": {}}
+    model, weights = _one(given, "distill-model"), _one(given, "distill-pretrained")
+    if model and weights:  # one alone does nothing there either
+        found.recipe["objective"]["soft_targets"] = {"teacher_scale": 100.0}
+        found.recipe["strategies"] = {"teacher": {"models": [f"{model}:{weights}"]}}
 
 
 def _the_rest(found: Translation, given: Mapping[str, list[str]], _processes: int) -> None:

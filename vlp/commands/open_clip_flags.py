@@ -113,8 +113,10 @@ FLAGS: dict[str, Flag] = {
     "loss-dist-impl": ALWAYS,
     "coca-caption-loss-weight": Flag("objective.captioning.weight", ""),
     "coca-contrastive-loss-weight": Flag("objective.clip.weight", ""),
-    "distill-model": Flag("", "No teacher of another architecture; `strategies.dual_teacher` is one of the same."),
-    "distill-pretrained": Flag("", "See `--distill-model`."),
+    "distill-model": Flag(
+        "strategies", "`teacher`, with `objective.soft_targets` at a scale of 100, not the teacher's."
+    ),
+    "distill-pretrained": Flag("strategies", ""),
     # what is kept and shown
     "name": Flag("name", ""),
     "logs": Flag("runs", ""),

@@ -123,6 +123,7 @@ class LocalBatches:
         self.batch_size = batch_size
         self.local_size = batch_size // world_size
         self.first = rank * self.local_size
+        self.view_epochs: int | None = None  # after which views come again
 
     @property
     def shape(self) -> tuple[int, int, int, int, int]:
@@ -159,6 +160,8 @@ class LocalBatches:
         substitutes = Substitutes(self.order, number * self.batch_size, self.batch_size)
         positions = self.positions(number, start, stop)
         epochs, ids = self.order.samples_at(positions)
+        if self.view_epochs is not None:
+            epochs = epochs % self.view_epochs
         faults: list[Fault] = []
         loaded: list[DecodedSample] = []
         for position, epoch, sample in zip(positions.tolist(), epochs.tolist(), ids.tolist(), strict=True):

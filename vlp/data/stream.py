@@ -100,6 +100,10 @@ class Stream:
         """Decode no image whose embedding is kept; before the first batch."""
         self._batches.decoder = replace(self._batches.decoder, kept=kept)
 
+    def repeat_views(self, epochs: int) -> None:
+        """Show the views of the first epochs again in later ones, whose order is their own; before the first batch."""
+        self._batches.view_epochs = epochs
+
     def shares(self, position: int, num_samples: int) -> dict[str, float]:
         """Return each source's share of the last samples before a position; nothing where there is one source."""
         if len(self.samples.cards) == 1:

@@ -72,16 +72,19 @@ def write_part(stem: Path, part: Part, file_format: Format, kind: Kind) -> None:
     files.write_text(stem.with_suffix(".json"), json.dumps(note) + "\n")
 
 
-def claim_folder(folder: Path, manifest: Mapping[str, Any]) -> None:
+def claim_folder(folder: Path, manifest: Mapping[str, Any], file: str = MANIFEST) -> None:
     """Begin a folder, or go on with it.
+
+    Args:
+        file: Name of the manifest.
 
     Raises:
         RecipeError: It holds embeddings of something else.
     """
-    path = folder / MANIFEST
+    path = folder / file
     if not path.exists():
         if folder.exists() and any(folder.glob("part-*")):
-            raise RecipeError(f"{folder} holds parts and no {MANIFEST}; choose another folder")
+            raise RecipeError(f"{folder} holds parts and no {file}; choose another folder")
         files.write_text(path, json.dumps(manifest, indent=2) + "\n")
         return
     try:

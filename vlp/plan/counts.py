@@ -220,6 +220,7 @@ def _batch(towers: DualEncoder, size: int, recipe: Recipe, length: int) -> Batch
     _, height, width = _shape(towers)
     with unset_fake_temporarily():
         lengths = torch.full((texts + wrong, size), length)  # towers read them on the CPU
+        visits = torch.zeros(size, 2, dtype=torch.int64)
     return Batch(
         images=torch.empty(images, size, height, width, 3, dtype=torch.uint8),
         tokens=torch.zeros(texts + wrong, size, length, dtype=torch.int64),
@@ -230,6 +231,7 @@ def _batch(towers: DualEncoder, size: int, recipe: Recipe, length: int) -> Batch
         sources=("none",) * size,
         num_negatives=wrong,
         captions=(" ".join("a" * (length - 2)),) * size,  # a word is a token, and two more stand around them
+        visits=visits,
     )
 
 

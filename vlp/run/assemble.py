@@ -26,7 +26,7 @@ from vlp.objectives.base import Objective
 from vlp.recipe.model import build_model, settled
 from vlp.recipe.named_parts import build_kind, build_objective, build_strategies, load_strategies, teacher_dim_of
 from vlp.recipe.schema import Recipe, settings
-from vlp.run.build_stream import build_stream
+from vlp.run.build_stream import build_augment, build_stream
 from vlp.run.compatibility import check_fit
 from vlp.run.folder import Claim, claim_folder
 from vlp.run.kept_images import KeptImages, keep_images, what_decides
@@ -35,6 +35,7 @@ from vlp.run.log import Log
 from vlp.run.micro_batch_count import MicroBatchCount, count_micro_batches
 from vlp.run.ready import check_ready, check_room
 from vlp.run.score_history import ScoreHistory
+from vlp.run.stored_teachers import settle_stored_teachers
 from vlp.run.trackers import start_trackers
 from vlp.run.utilisation import Utilisation
 from vlp.step.guarded_step import SafeStep
@@ -196,6 +197,8 @@ def assemble(recipe: Recipe, *, resume: bool, allow_changes: bool) -> Run:
         stream.leave_out(kept.rows)
     objective.expect(stream.num_samples)
     num_steps = count_steps(recipe, stream.num_samples)
+    with dist.together():
+        settle_stored_teachers(recipe, towers, stream, used, num_steps)
     claim = claim_folder(recipe, stream.samples, towers.loaded, resume=resume, allow_changes=allow_changes)
     towers.train()
     if towers.has_batch_norm and dist.world_size() > 1 and accelerator.device.type == "cuda":
@@ -216,12 +219,7 @@ def assemble(recipe: Recipe, *, resume: bool, allow_changes: bool) -> Run:
         claim=claim,
         accelerator=accelerator,
         stream=stream,
-        augment=Augment(
-            towers.preprocess_cfg["mean"],
-            towers.preprocess_cfg["std"],
-            recipe.data.spare_first_view,
-            **settings(recipe.data.augment),
-        ).to(accelerator.device),
+        augment=build_augment(recipe, towers).to(accelerator.device),
         model=model,
         towers=towers,
         objective=objective,

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from vlp.data import Captions, Crop, SampleSet, Stream, TextAugment, Views, WrongCaptions
+from vlp.data import Augment, Captions, Crop, SampleSet, Stream, TextAugment, Views, WrongCaptions
 from vlp.data.arrange import arrange
 from vlp.data.order.shuffle import Order
 from vlp.data.order.timetable import Ramp
@@ -57,6 +57,12 @@ def build_stream(recipe: Recipe, towers: DualEncoder, device: torch.device) -> S
         pin_memory=device.type == "cuda",
         quarantine=recipe.folder / "quarantine.jsonl",
     )
+
+
+def build_augment(recipe: Recipe, towers: DualEncoder) -> Augment:
+    """Return what normalises the pixels of a batch, and changes them."""
+    prepared = towers.preprocess_cfg
+    return Augment(prepared["mean"], prepared["std"], recipe.data.spare_first_view, **settings(recipe.data.augment))
 
 
 def count_workers(wanted: int | Literal["auto"], device: torch.device) -> int:

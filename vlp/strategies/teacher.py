@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch import Tensor
 from vlp.ground.bits import checksum
 from vlp.ground.types import Batch, Embeddings, Teacher
 from vlp.strategies.base import Strategy, strategies
+from vlp.strategies.ensemble import side_by_side
 from vlp.towers.dual import DualEncoder
 from vlp.towers.view_encoder import ViewEncoder
 
@@ -68,9 +68,13 @@ class OtherModels(Strategy):
             encoder.to(model.core.logit_scale.device)
 
     def after_forward(self, images: Tensor, batch: Batch, embeddings: Embeddings) -> Embeddings:
+        return replace(embeddings, teacher=self.teach(images, batch))
+
+    def teach(self, images: Float32[Tensor, "v n 3 h w"], batch: Batch) -> Teacher:
+        """Return what the models say of normalised pixels and captions."""
         seen = [encoder.embed_images(images[0], self._prepared) for encoder in self._encoders]
         read = [encoder.embed_captions(batch.captions) for encoder in self._encoders]
-        return replace(embeddings, teacher=Teacher(side_by_side(seen), side_by_side(read)))
+        return Teacher(side_by_side(seen), side_by_side(read))
 
     def state_dict(self) -> dict[str, Tensor]:
         return {"checksums": self._sums}
@@ -79,8 +83,3 @@ class OtherModels(Strategy):
         for name, now, then in zip(self.models, self._sums.tolist(), state["checksums"].tolist(), strict=True):
             if now != then:
                 raise ValueError(f"the weights of '{name}' are others than when the run began")
-
-
-def side_by_side(members: Sequence[Float32[Tensor, "n _"]]) -> Float32[Tensor, "n d"]:
-    """Return unit embeddings whose products are the means of the members' products."""
-    return members[0] if len(members) == 1 else torch.cat(list(members), dim=1) / math.sqrt(len(members))

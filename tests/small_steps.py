@@ -30,6 +30,8 @@ PLAIN = {"embed_dim": 16, "weights": None, "text_buckets": 2}
 def small_recipe(name: str, *overrides: str, image: Settings = IMAGE, text: Settings = TEXT) -> Recipe:
     """Return a shipped recipe with other, small towers."""
     whole = load_recipe(name, overrides)
+    if any(entry.type == "unmasked_end" for entry in whole.strategies.values()):  # needs something to unmask
+        image = {**image, "patch_dropout": 0.5}
     model = whole.model.model_validate(whole.model.model_dump() | PLAIN | {"image": image, "text": text})
     terms = {
         label: entry.model_copy(update={"widths": (4, 8, 12)[: len(entry.widths)]})

@@ -115,6 +115,8 @@ CASES = {
     "1024 wide": ({"image": vit(1024), "text": transformer(768)}, "vitb32_clip", SINGLE),
     "bfloat16": (SMALL, "vitb32_clip", "train.precision=bfloat16"),
     "locked": (SMALL, "lit_cwcl", SINGLE),
+    "small images first": ({**SMALL, "image": {**vit(64), "image_size": 64}}, "vitb32_clip", SINGLE,
+                           "strategies.small_first={image_size: 32, steps: 1}"),
     "recomputed": (SMALL, "vitb32_clip", SINGLE, "model.grad_checkpointing=true"),
     "compiled": (SMALL, "vitb32_clip", SINGLE, "train.compile=true"),
     "timm transformer": ({**SMALL, "image": {"type": "timm", "name": "test_vit"}}, "vitb32_clip", SINGLE),

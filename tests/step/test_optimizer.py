@@ -57,10 +57,16 @@ def test_frozen_parameters_are_left_out():
 
 @pytest.mark.parametrize(
     ("shape", "expected"),
-    [("cosine", [0.5, 1.0, 1.0, 0.5, 0.0]), ("constant", [0.5, 1, 1, 1, 1]), ("cooldown", [0.5, 1, 1, 1, 0])],
+    [
+        ("cosine", [0.5, 1.0, 1.0, 0.5, 0.0]),
+        ("linear", [0.5, 1.0, 1.0, 0.5, 0.0]),
+        ("constant", [0.5, 1, 1, 1, 1]),
+        ("cooldown", [0.5, 1, 1, 1, 0]),
+        ("inverse_sqrt", [0.5, 1, 1, 0.5**0.5, 0]),
+    ],
 )
 def test_rates_over_a_run(shape, expected):
-    factor = learning_rate_factor(12, warmup_steps=2, shape=shape, cooldown_share=0.25)
+    factor = learning_rate_factor(12, warmup_steps=2, shape=shape, cooldown_share=0.25, timescale=5)
     assert [factor(step) for step in (0, 1, 2, 7, 12)] == pytest.approx(expected)
 
 

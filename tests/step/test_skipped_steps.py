@@ -32,6 +32,8 @@ USED = {
         f"strategies.teacher={{models: [{tiny_teacher()}]}}",
         "objective={feature_distillation: {}, drrho: {budget: 1.0}, ranker_distillation: {}}",
     ),
+    "short_first": ("strategies.short_first={tokens: 4, steps: 3}",),
+    "unmasked_end": ("strategies.unmasked_end={steps: 3}",),
     "small_first": ("strategies.small_first={image_size: 32, steps: 3}", CONVOLUTIONAL),
 }
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tests.shards import write_shards
+from tests.strategies.runs import STEADY, assert_resumes, recipe_of
 from tests.tiny import tiny_recipe
 from vlp.ground.types import Batch, RecipeError
 from vlp.strategies.small_first import SmallFirst
@@ -54,8 +55,33 @@ def test_resume_equals_no_interruption(tmp_path):
     assert [json.loads(line)["loss"] for line in again] == [json.loads(line)["loss"] for line in whole]
 
 
+TRANSFORMERS = {
+    "open_clip": (STEADY, "model.image.image_size=64", 32),
+    "timm": ("model.image={type: timm, name: test_vit}", "log.every=1", 80),
+}
+
+
+@pytest.mark.parametrize(("tower", "compiled"), [("open_clip", False), ("timm", False), ("open_clip", True)])
+def test_transformers_take_small_images_too_and_go_on_bit_for_bit(tmp_path, tower, compiled, monkeypatch):
+    compile_ = torch.compile
+    monkeypatch.setattr(
+        torch, "compile", lambda function, dynamic: compile_(function, dynamic=dynamic, backend="aot_eager")
+    )
+    *own, side = TRANSFORMERS[tower]
+    small = f"strategies.small_first={{image_size: {side}, steps: 4}}"
+    assert_resumes(recipe_of(tmp_path, small, f"train.compile={compiled}".lower(), *own))
+
+
+def test_a_size_without_whole_patches_is_refused(tmp_path):
+    recipe = recipe_of(tmp_path, "strategies.small_first={image_size: 24, steps: 4}")
+    with pytest.raises(
+        RecipeError, match=r"does not take 24 px: for a vision transformer .* multiple of its patch size"
+    ):
+        train(recipe)
+
+
 def test_a_tower_of_one_size_is_refused(tmp_path):
-    write_shards(tmp_path / "shards", num_shards=1, samples_per_shard=8)
-    recipe = tiny_recipe(tmp_path, f"{tmp_path}/shards/*.tar", "strategies.small_first={image_size: 16, steps: 4}")
-    with pytest.raises(RecipeError, match="does not take 16 px"):
+    tower = "model.image={type: timm, name: test_vit_relpos}"  # adds to attention what depends on places in the grid
+    recipe = recipe_of(tmp_path, tower, "strategies.small_first={image_size: 80, steps: 4}")
+    with pytest.raises(RecipeError, match="does not take 80 px"):
         train(recipe)

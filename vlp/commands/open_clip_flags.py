@@ -93,7 +93,7 @@ FLAGS: dict[str, Flag] = {
     "image-layer-decay": Flag("optimizer.groups", "Groups with a `learning_rate_factor` each, by patterns."),
     "visual-layer-decay": Flag("optimizer.groups", "Groups with a `learning_rate_factor` each, by patterns."),
     "skip-scheduler": Flag("schedule.shape", "`constant`, without warm-up."),
-    "lr-scheduler": Flag("schedule.shape", "`cosine`, `constant`, `cooldown`."),
+    "lr-scheduler": Flag("schedule.shape", "`cosine`, `constant`, `cooldown`; also `linear`, `inverse_sqrt`."),
     "lr-cooldown-end": Flag("schedule.final_factor", "As a factor of the peak."),
     "lr-cooldown-power": Flag("", "The end is linear."),
     "precision": Flag("train.precision", "`float32`, `bfloat16`, `float16`; weights stay float32."),

@@ -133,7 +133,7 @@ class Run:
         """Keep the inverse temperature in its range, and what the optimizer moves beside it."""
         scale = self.towers.core.logit_scale
         moved = self.kind.moved(self.optimizer, scale) if scale.requires_grad else []
-        self.towers.clamp_(*(tensor for tensor, _ in moved))
+        self.towers.clamp_(*(tensor for tensor, _ in moved if tensor is not scale))
 
     @property
     def kept_equal(self) -> dict[str, Tensor]:

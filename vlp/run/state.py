@@ -172,8 +172,16 @@ def _load_optimizer(run: Run, training: Mapping[str, Any], found: Checkpoint) ->
             load = partial(set_optimizer_state_dict, run.model, optimizer, training[key], options=FULL)
             with _fits("optimizer", found):
                 _keeping_settings(optimizer, load, counters=run.kind.counters)
+            if run.kind.counters and not _same_groups(run, training[key], optimizer):
+                raise RecipeError(_differs(key, found, "parameters are in other groups, and each counts for itself"))
     parameters = dict(run.towers.named_parameters())
     _copy(training.get("trained", {}), {name: parameters[name].detach() for name in training.get("trained", {})})
+
+
+def _same_groups(run: Run, saved: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> bool:
+    names = {id(parameter): name for name, parameter in run.towers.named_parameters()}
+    now = [{names[id(parameter)] for parameter in group["params"]} for group in optimizer.param_groups]
+    return sorted(map(sorted, now)) == sorted(sorted(group["params"]) for group in saved["param_groups"])
 
 
 def _load_strategy(run: Run, label: str, saved: Mapping[str, Tensor] | None, found: Checkpoint) -> None:

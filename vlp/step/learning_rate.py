@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 
 from vlp.step.optimizer import BASE_RATE, FIRST_STEP
 
@@ -16,9 +17,10 @@ def learning_rate_factor(
     *,
     warmup_steps: int | None = None,
     warmup_share: float = 0.05,
-    shape: Literal["cosine", "constant", "cooldown"] = "cosine",
+    shape: Literal["cosine", "linear", "constant", "cooldown", "inverse_sqrt"] = "cosine",
     final_factor: float = 0.0,
     cooldown_share: float = 0.2,
+    timescale: Annotated[int, Field(ge=1)] = 10_000,
 ) -> Callable[[int], float]:
     """Return the factor of the learning rate at each step.
 
@@ -26,9 +28,11 @@ def learning_rate_factor(
         num_steps: Length of the training.
         warmup_steps: Steps of linear warm-up; replaces `warmup_share`.
         warmup_share: Warm-up as a share of the training.
-        shape: After the warm-up: half a cosine, flat, or flat with a linear end.
-        final_factor: Factor at the last step (cosine, cooldown).
-        cooldown_share: Share of the training in the linear end.
+        shape: After the warm-up: half a cosine, a line, flat, flat with a linear end, or one over the square root of
+            the steps with a linear end (Zhai et al. 2022, arXiv:2106.04560), which can be prolonged before its end.
+        final_factor: Factor at the last step; a flat shape does not end.
+        cooldown_share: Share of the training in the linear end (cooldown, inverse_sqrt).
+        timescale: Steps after the warm-up at which inverse_sqrt has fallen to one over the square root of 2.
     """
     warmup = warmup_steps if warmup_steps is not None else round(warmup_share * num_steps)
     cooldown = max(1, round(cooldown_share * num_steps))
@@ -38,11 +42,13 @@ def learning_rate_factor(
             return (step + 1) / warmup
         if shape == "constant":
             return 1.0
-        if shape == "cooldown":
+        if shape in ("cooldown", "inverse_sqrt"):
             left = min(1.0, (num_steps - step) / cooldown)
-            return final_factor + (1 - final_factor) * left
-        done = (step - warmup) / max(1, num_steps - warmup)
-        return final_factor + (1 - final_factor) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+            height = 1.0 if shape == "cooldown" else (1 + (step - warmup) / timescale) ** -0.5
+            return final_factor + (height - final_factor) * left
+        done = min(1.0, (step - warmup) / max(1, num_steps - warmup))
+        left = 1 - done if shape == "linear" else 0.5 * (1 + math.cos(math.pi * done))
+        return final_factor + (1 - final_factor) * left
 
     return factor
 

@@ -143,3 +143,12 @@ def test_another_optimizer_is_refused_by_a_checkpoint(tmp_path, shards):
     with pytest.raises(RecipeError, match=r"optimizer\.decay_towards: the checkpoint of step 3 has no state of it"):
         train(recipe_of(tmp_path / "run", "adamw", "optimizer.decay_towards=start"), resume=True, allow_changes=True)
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["step_00000003"]
+
+
+def test_counters_of_groups_that_are_no_more_are_not_made_up(tmp_path, shards):
+    train(recipe_of(tmp_path / "run", "lamb", "train.steps=3"))
+    groups = "optimizer.groups={text: {match: [text], learning_rate_factor: 0.5}}"
+    with pytest.raises(RecipeError, match=r"optimizer: the checkpoint of step 3 does not fit .*other groups"):
+        train(recipe_of(tmp_path / "run", "lamb", groups), resume=True, allow_changes=True)
+    rates = "optimizer.learning_rate=0.001"
+    train(recipe_of(tmp_path / "run", "lamb", rates), resume=True, allow_changes=True)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from benchmarks.gpu.launches import by_part
-from tests.small_steps import RECIPES, batch_for, small_parts, small_recipe
+from tests.small_steps import PLAIN_STEPS, RECIPES, batch_for, small_parts, small_recipe
 from vlp import train
 
 KEPT = Path(__file__).with_suffix(".json")
@@ -21,7 +21,7 @@ SIZE = 16
 
 def count(monkeypatch: pytest.MonkeyPatch, name: str) -> int:
     """Return the launches of a recipe's second step; the first makes what later ones keep."""
-    recipe = small_recipe(name, "train.micro_batches=1")
+    recipe = small_recipe(name, *PLAIN_STEPS)
     parts = small_parts(monkeypatch, recipe)
     train.one_step(parts, batch_for(recipe, SIZE, 0), 0)
     return by_part(parts, batch_for(recipe, SIZE, 1))["launches"]

@@ -24,6 +24,7 @@ RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml") if path
 NUM_SAMPLES, LONGEST, WORDS = 100_000, 12, 1_000
 IMAGE: Settings = {"type": "vit", "layers": 1, "width": 32, "head_width": 16, "patch_size": 16, "image_size": 32}
 TEXT: Settings = {"type": "transformer", "layers": 1, "width": 32, "heads": 2, "context_length": 16}
+PLAIN_STEPS = ("train.micro_batches=1", "train.keep_locked=false")  # no memory to measure, no stream to thin out
 PLAIN = {"embed_dim": 16, "weights": None, "text_buckets": 2}
 
 

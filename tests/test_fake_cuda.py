@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torch.utils._pytree import tree_leaves
 
 from benchmarks.gpu.waits import WAITING, place_in_project
-from tests.small_steps import RECIPES, batch_for, small_parts, small_recipe
+from tests.small_steps import PLAIN_STEPS, RECIPES, batch_for, small_parts, small_recipe
 from tests.step.optimizers.runs import MORE
 from tests.towers.tiny import tiny_model
 from vlp import train
@@ -131,7 +131,7 @@ def test_there_are_recipes_to_try():
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_takes_a_step_on_a_gpu(cuda, monkeypatch, name):
     """In a wrapper that moves all tensors, the hardest case of one GPU, DDP and FSDP2; nobody waits for the device."""
-    _step_to_the_loss(monkeypatch, small_recipe(name, "train.micro_batches=1"), Moving)
+    _step_to_the_loss(monkeypatch, small_recipe(name, *PLAIN_STEPS), Moving)
     assert cuda.waits == {}
 
 

@@ -43,12 +43,17 @@ class PullToStart(torch.optim.Optimizer):
         found_inf: Tensor | None = getattr(self, "found_inf", None)
         taken = torch.ones(()) if found_inf is None else 1 - found_inf
         for group in self.param_groups:
-            share = group["lr"] * group["weight_decay"] * taken
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    way = own_part(self.state[parameter][START]) - own_part(parameter.detach())
-                    for tensor, part in self._kind.moved(self._moves, parameter):
-                        own_part(tensor.detach()).add_(way * (part * share))
+            moving = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if not moving:
+                continue
+            here = [own_part(parameter.detach()) for parameter in moving]
+            ways = torch._foreach_sub([own_part(self.state[parameter][START]) for parameter in moving], here)
+            torch._foreach_mul_(ways, group["lr"] * group["weight_decay"] * taken)
+            moves = [self._kind.moved(self._moves, parameter) for parameter in moving]
+            torch._foreach_add_(
+                [own_part(tensor.detach()) for each in moves for tensor, _ in each],
+                [way if part == 1.0 else way * part for way, each in zip(ways, moves, strict=True) for _, part in each],
+            )
 
 
 def build_pull(kind: OptimizerKind, optimizer: torch.optim.Optimizer) -> PullToStart | None:

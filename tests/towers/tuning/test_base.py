@@ -60,6 +60,14 @@ def test_last_blocks_are_counted_from_the_end(image):
         assert (name in trained(model)) == (number <= (1 if name.startswith("visual") else 2))
 
 
+def test_a_tower_without_a_number_is_locked():
+    model = tiny_model(tune={"type": "last_blocks", "image": None, "text": 1})
+    assert model.locked_image
+    assert trained(model) == trained(
+        tiny_model(tune="last_blocks", freeze=("visual", "text.transformer.resblocks.0"))
+    ) - {"text.token_embedding.weight", "text.positional_embedding"}
+
+
 def test_no_blocks_are_the_heads():
     assert trained(tiny_model(tune={"type": "last_blocks", "image": 0, "text": 0})) == trained(tiny_model(tune="heads"))
 

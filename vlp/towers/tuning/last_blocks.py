@@ -13,15 +13,16 @@ class LastBlocks(Tuning):
     """Train the last blocks of each tower, and what stands behind them; what lies before needs no backward pass.
 
     Args:
-        image: How many blocks of the image tower train; blocks of a convolutional tower are its stages.
-        text: How many blocks of the text tower train.
+        image: How many blocks of the image tower train, 0 for what stands behind them alone, null for nothing; those
+            of a convolutional tower are its stages.
+        text: The same of the text tower.
     """
 
-    def __init__(self, *, image: NonNegativeInt = 2, text: NonNegativeInt = 2):
+    def __init__(self, *, image: NonNegativeInt | None = 2, text: NonNegativeInt | None = 2):
         self.counts = {"image": image, "text": text}
 
     def apply(self, core: CustomTextCLIP) -> None:
         """Lock what lies before those blocks."""
         for side, tower in towers_of(core):
             count = self.counts[side]
-            keep_training(tower, lambda behind, count=count: behind <= count)  # type: ignore[misc]
+            keep_training(tower, lambda behind, count=count: count is not None and behind <= count)  # type: ignore[misc]

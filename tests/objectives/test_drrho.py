@@ -7,7 +7,6 @@ import math
 import pytest
 import torch
 
-from tests.objectives import twins
 from tests.objectives.batches import draw_leaves, gradients_of, unit, value_of
 from tests.objectives.test_sogclr import batches
 from vlp.ground.types import Teacher
@@ -20,6 +19,8 @@ SCALE = 5.0
 
 def READING(b, budget=None, **_settings):
     """That of `sogclr`, on the excess over the teacher."""
+    from tests.objectives import twins  # which imports the tests of all terms
+
     teacher = b.more["teacher"]
     longer = torch.cat([b.image, -teacher.image], 1), torch.cat([b.text, teacher.text], 1)
     return twins.sogclr(twins.Whole(*longer, b.scale, b.bias, b.ids), budget)

@@ -87,5 +87,6 @@ def test_a_way_of_tuning_has_a_short_form(tmp_path):
     assert recipe.model.tune.rank == 8
     (tmp_path / "lock.yaml").write_text(lock_text(recipe))
     assert load_recipe(str(tmp_path / "lock.yaml")) == recipe
+    assert load_recipe("smoke", ("model.tune=null",)).model.tune.type == "full"
     with pytest.raises(RecipeError, match="unknown type 'lorra'; did you mean 'lora'"):
         load_recipe("smoke", ("model.tune=lorra",))

@@ -63,14 +63,19 @@ def with_types(settings: Mapping[str, Any]) -> dict[str, Any]:
     for section in LABELLED:
         full[section] = _label(full.get(section, {}), "type")
     full |= _within(full, "data", "train", lambda train: _label(_sources(train), "card"))
-    full |= _within(full, "evaluation", "stop_when", lambda rules: _label(rules, "task"))
-    return full | _within(full, "model", "tune", lambda tune: {"type": tune} if isinstance(tune, str) else tune)
+    full |= _within(full, "evaluation", "stop_when", lambda rules: _label(rules or {}, "task"))
+    return full | _within(full, "model", "tune", _as_type)
+
+
+def _as_type(tune: Any) -> Any:
+    """Return a way of tuning as a section: it may be named alone, or removed, which leaves the default."""
+    return {"type": tune} if isinstance(tune, str) else {"type": "full"} if tune is None else tune
 
 
 def _within(settings: Mapping[str, Any], section: str, key: str, change: Callable[[Any], Any]) -> dict[str, Any]:
     """Return a section in which one entry has changed, or nothing where it is not there."""
     entries = settings.get(section)
-    if not isinstance(entries, Mapping) or entries.get(key) is None:
+    if not isinstance(entries, Mapping) or key not in entries:
         return {}
     return {section: {**entries, key: change(entries[key])}}
 
@@ -128,7 +133,7 @@ def _check_weights(recipe: Recipe) -> None:
 def _check_rules(evaluation: EvaluationSection) -> None:
     """Refuse what is said of tasks that are not evaluated, and rules that say nothing."""
     tasks = [name_in_records(task) for task in evaluation.tasks]
-    for task in evaluation.kept:
+    for task in evaluation.kept if tasks else ():  # a run that evaluates nothing may go by a recipe that would
         if name_in_records(task) not in tasks:
             raise RecipeError(f"evaluation.kept: '{task}' is none of evaluation.tasks{nearest(task, tasks)}")
     for label, rule in evaluation.stop_when.items():

@@ -111,7 +111,7 @@ def assert_same_run(found: list[dict], expected: list[dict], *, sharded: bool = 
     assert [line["step"] for line in found] == [line["step"] for line in expected]
     for one, other in zip(found, expected, strict=True):
         for key in ("loss", "scale", "gradient_norm/image", "gradient_norm/text", "gradient_norm/scale"):
-            assert one[key] == pytest.approx(other[key], rel=2e-4), key
+            assert one[key] == pytest.approx(other[key], rel=2e-4, abs=2e-6), key  # that of the scale nearly cancels
         if not sharded:  # then no rank holds what another holds
             assert one["weights_checksum"] > 0  # all ranks had the same, or the run would have ended
 

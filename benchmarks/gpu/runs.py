@@ -16,8 +16,11 @@ import torch
 from benchmarks.gpu.steps import TINY, synthetic_recipe
 from benchmarks.gpu.waits import ROOT, Waits
 from vlp import train
+from vlp.embeddings.embed_views import embed_views
+from vlp.export import export_model
 from vlp.ground.yaml import read_yaml
 from vlp.recipe.compose import load_recipe
+from vlp.recipe.model import build_model
 from vlp.recipe.schema import Recipe
 
 STEPS, TOY_STEPS = 24, 8
@@ -35,9 +38,16 @@ STRATEGY_FURTHER = {
     "small_first": (
         "model.image={type: timm, name: resnet10t, image_size: 64}",
         "strategies.small_first={image_size: 32, steps: 2}",
-    )
+    ),
+    "short_first": ("strategies.short_first={tokens: 6, steps: 2}",),
+    "unmasked_end": (  # of one patch, which is never left out: random numbers differ between devices
+        "model.image.patch_size=32",
+        "model.image.patch_dropout=0.5",
+        "strategies.unmasked_end={steps: 2}",
+    ),
 }
-"""What strategies need that no recipe uses."""
+"""What strategies need whose recipes name what is not here, or what no other device repeats."""
+LEARNING = ("data.train=embedded-photos", "objective.feature_distillation={}")  # from a teacher
 PAUSES = ("write_metrics", "save_or_say", "evaluate")
 """Parts of a run that may wait for the device."""
 
@@ -89,6 +99,8 @@ def strategy_recipe(strategy: str, folder: Path) -> Recipe:
         LookupError: No recipe does.
     """
     further = STRATEGY_FURTHER.get(strategy)
+    if strategy in ("teacher", "stored_teacher"):
+        further = (*LEARNING, taught(strategy, folder))
     if further is not None:
         return synthetic_recipe("vitb32_clip", folder, STRATEGY_BATCH, (*STRATEGY_SETTINGS, *further), label=strategy)
     for path in sorted((ROOT / "recipes").glob("*.yaml")):
@@ -97,6 +109,20 @@ def strategy_recipe(strategy: str, folder: Path) -> Recipe:
             name = f"{path.stem}_{strategy}"
             return synthetic_recipe(str(path), folder, STRATEGY_BATCH, STRATEGY_SETTINGS, label=name)
     raise LookupError(f"no recipe uses the strategy {strategy}")
+
+
+def taught(strategy: str, folder: Path) -> str:
+    """Return the setting of a toy that teaches, or of what it has said of the views that a training will draw."""
+    place = folder / "toy"
+    if not place.exists():
+        torch.manual_seed(0)
+        model = build_model(load_recipe("smoke", TINY).model)
+        export_model(model, place, name="toy", recipe_text="", results=[], data_note="", formats=("open_clip",))
+    if strategy == "teacher":
+        return f"strategies.teacher={{models: [{place}]}}"
+    views = synthetic_recipe("vitb32_clip", folder, STRATEGY_BATCH, (*STRATEGY_SETTINGS, LEARNING[0]), label="views")
+    embed_views(str(place), "embedded-photos", folder / "said", views, epochs=1, kind="float32")
+    return f"strategies.stored_teacher={{folders: [{folder / 'said'}]}}"
 
 
 def losses_of(folder: Path) -> list[float]:

@@ -25,6 +25,18 @@ def test_names_of_open_clip():
     assert model.weights == "ViT-B-32:laion2b_s34b_b79k"
 
 
+def test_a_lock_that_lies_above_something_else_is_none_of_its_own(tmp_path, monkeypatch):
+    place = tiny_export(tmp_path / "export")
+    (tmp_path / "recipe.lock.yaml").write_text(f"model: {{image: {WORDS}, text: {WORDS}}}")
+    monkeypatch.chdir(tmp_path)
+    model = load_recipe("base", (*GIVEN, "model.weights=ViT-B-32:openai")).model
+    assert (model.image.type, model.text.type) == ("open_clip", "open_clip")
+    (tmp_path / "exports").mkdir()
+    place = shutil.move(place, tmp_path / "exports" / "mine")
+    model = load_recipe("base", (*GIVEN, f"model.weights={place}")).model
+    assert (model.image.type, model.text.type) == ("open_clip", "open_clip")
+
+
 def test_single_settings_of_a_tower_are_kept():
     given = (*GIVEN, "model.weights=ViT-B-32:openai", "model.image.image_size=288", f"model.text={WORDS}")
     model = load_recipe("base", given).model

@@ -11,6 +11,7 @@ from vlp.recipe.layers import Layer
 from vlp.towers.sources import architecture_of
 
 LOCK = "recipe.lock.yaml"  # in a run folder: the recipe, with all that was decided
+CHECKPOINTS = "checkpoints"  # beside it: a folder for each
 SIDES = ("image", "text")
 OF_THE_TRAINING = ("weights", "tune", "freeze", "lock_batch_norm", "grad_checkpointing", "text_buckets", "learn_scale")
 
@@ -43,7 +44,8 @@ def _folders_above(weights: str) -> Iterator[Path]:
     """Yield what may be the run folder of `RUN`, `RUN:LABEL`, a checkpoint in it, or a file of a checkpoint."""
     for name in (weights, weights.rpartition(":")[0]):
         path = Path(name).expanduser()
-        yield from (path, path.parent.parent, path.parent.parent.parent) if name else ()
+        yield from (path,) if name else ()
+        yield from (folder.parent for folder in path.parents[:2] if folder.name == CHECKPOINTS)
 
 
 def _without_weights(model: Mapping[str, Any]) -> dict[str, Any]:

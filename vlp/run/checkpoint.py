@@ -26,7 +26,7 @@ from vlp.ground.types import RecipeError, VlpWarning
 from vlp.recipe.compose import check_recipe
 from vlp.recipe.layers import read_layers
 from vlp.recipe.schema import Recipe
-from vlp.recipe.start import LOCK
+from vlp.recipe.start import CHECKPOINTS, LOCK
 
 TRAINING, MODEL = "training.pt", "model"
 WEIGHTS = ".safetensors"
@@ -117,7 +117,7 @@ def save(
 
 def folder_of(run: Path, step: int) -> Path:
     """Return where the checkpoint of a step belongs."""
-    return run / "checkpoints" / f"step_{step:08d}"
+    return run / CHECKPOINTS / f"step_{step:08d}"
 
 
 def find(run: Path, step: int) -> Checkpoint | None:
@@ -271,7 +271,7 @@ def _drop(old: Path) -> None:
 
 def candidates(run: Path) -> list[Path]:
     """Return checkpoint folders, newest first."""
-    folder = run / "checkpoints"
+    folder = run / CHECKPOINTS
     steps = {path: STEP_FOLDER.fullmatch(path.name) for path in (folder.iterdir() if folder.is_dir() else ())}
     found = [(int(name[1]), path) for path, name in steps.items() if name and path.is_dir()]
     return [path for _, path in sorted(found, reverse=True)]

@@ -89,7 +89,7 @@ class Claim:
         for listed in self.folder.glob("quarantine*.jsonl"):
             with contextlib.suppress(OSError):  # then nothing can be added to it either, which is said there
                 tidy(listed)
-        for folder in (self.folder, self.folder / "checkpoints", *self.folder.glob("evaluations/*/")):
+        for folder in (self.folder, self.folder / checkpoint.CHECKPOINTS, *self.folder.glob("evaluations/*/")):
             files.remove_leftovers(folder)
 
     def renew(self) -> None:

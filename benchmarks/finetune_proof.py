@@ -138,7 +138,7 @@ def between(start: Path, end: Path, runs: Path) -> Path:
         merge([str(start), str(end)], to, shares=[0.5, 0.5])
     scores = to.with_name(f"{to.name}-scores")
     evaluate_models([str(to)], [OWN, *KEPT], scores, resume=True)
-    return scores / to.name if (scores / to.name).is_dir() else scores
+    return scores
 
 
 def newest(run: Path) -> Path:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +12,8 @@ from typing import Any
 from vlp.export.as_open_clip import open_clip_obstacles, point_to, write_open_clip
 from vlp.export.as_transformers import obstacles, write_transformers
 from vlp.export.card import write_card
-from vlp.export.checksums import write_checksums
 from vlp.export.compare import compare
+from vlp.export.whole_folder import check_free, whole_folder
 from vlp.ground.types import RecipeError
 from vlp.towers.dual import DualEncoder
 
@@ -73,33 +71,25 @@ def export_model(
     Raises:
         RecipeError: The folder exists, no format can express the model, or embeddings differ.
     """
-    if to.exists():
-        raise RecipeError(f"'{to}' exists already: choose another folder, or remove it")
+    check_free(to)
     chosen, left_out = _choose(model, formats)
-    work = to.with_name(f".{to.name}.{os.getpid()}")
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
     was_training = model.training
     try:
-        model.eval()
-        parity = _write_and_compare(model, work, chosen)
-        _write_json(work / "parity.json", parity)
-        for record in results:
-            _write_json(work / "eval" / f"{record['task']}.json", record)
-        for file, content in files.items():
-            _write_json(work / file, content)
-        write_card(
-            work, model, name=name, recipe_text=recipe_text, results=results, data_note=data_note, origins=origins,
-            licence=licence, left_out=left_out, parity=parity, further=further,
-        )  # fmt: skip
-        point_to(work, str(to.resolve()))
-        write_checksums(work)
-        for path in work.glob("*.safetensors"):
-            path.chmod(0o644)  # safetensors writes files that only their owner can read
-        work.rename(to)
+        with whole_folder(to) as work:
+            model.eval()
+            parity = _write_and_compare(model, work, chosen)
+            _write_json(work / "parity.json", parity)
+            for record in results:
+                _write_json(work / "eval" / f"{record['task']}.json", record)
+            for file, content in files.items():
+                _write_json(work / file, content)
+            write_card(
+                work, model, name=name, recipe_text=recipe_text, results=results, data_note=data_note,
+                origins=origins, licence=licence, left_out=left_out, parity=parity, further=further,
+            )  # fmt: skip
+            point_to(work, str(to.resolve()))
     finally:
         model.train(was_training)
-        shutil.rmtree(work, ignore_errors=True)
     return ExportReport(to, chosen, left_out, parity)
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vlp.export.checksums import write_checksums
+from vlp.export.whole_folder import check_free, whole_folder
 from vlp.ground.types import RecipeError
 from vlp.run.trained_model import is_run, open_run, split_label
 from vlp.towers.low_rank import ADAPTER
@@ -34,8 +33,7 @@ def export_adapters(path: Path, to: Path, *, weights: str | None = None) -> Path
         RecipeError: The run trained something else than adapters, started from weights that others do not have, or the
             folder exists.
     """
-    if to.exists():
-        raise RecipeError(f"'{to}' exists already: choose another folder, or remove it")
+    check_free(to)
     recipe, checkpoint, label = open_run(path, weights)
     base, tune = recipe.model.weights, recipe.model.tune
     if tune.type != "lora" or tune.heads:
@@ -49,9 +47,6 @@ def export_adapters(path: Path, to: Path, *, weights: str | None = None) -> Path
             "from its folder, or export this model whole, without --adapters"
         )
     tensors = peft_names(checkpoint.weights(label))
-    work = to.with_name(f".{to.name}")
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
     settings = Lora(**tune.model_dump(exclude={"type"})).adapter
     config = {
         "peft_type": "LORA",
@@ -65,12 +60,10 @@ def export_adapters(path: Path, to: Path, *, weights: str | None = None) -> Path
         "bias": "none",
         "inference_mode": True,
     }
-    (work / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    save_file(tensors, work / ADAPTER_WEIGHTS[0], metadata={"format": "pt"})
-    (work / ADAPTER_WEIGHTS[0]).chmod(0o644)  # safetensors writes files that only their owner can read
-    (work / "README.md").write_text(_card(base, recipe.name, checkpoint.step, settings["rank"]), encoding="utf-8")
-    write_checksums(work)
-    work.rename(to)
+    with whole_folder(to) as work:
+        (work / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        save_file(tensors, work / ADAPTER_WEIGHTS[0], metadata={"format": "pt"})
+        (work / "README.md").write_text(_card(base, recipe.name, checkpoint.step, settings["rank"]), encoding="utf-8")
     return to
 
 

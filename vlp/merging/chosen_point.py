@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from vlp.evaluators.record import Record
 from vlp.merging.scoring import mean_score
-
-ROUNDING = 1e-9  # 0.30 - 0.28 is more than 0.02 in some of its last digits
+from vlp.run.score_history import ROUNDING
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,11 +74,11 @@ def sha256_of_weights(weights: Mapping[str, Tensor]) -> str:
     return total.hexdigest()
 
 
-def check_folder(to: Path) -> None:
-    """Refuse a place that is taken.
+def data_of(contributors: Iterable[Contributor]) -> str:
+    """Return what all of them were trained on, each line once."""
+    return "\n".join(dict.fromkeys(line for contributor in contributors for line in contributor.data.splitlines()))
 
-    Raises:
-        RecipeError: It is.
-    """
-    if to.exists():
-        raise RecipeError(f"'{to}' exists already: choose another folder, or remove it")
+
+def origins_of(contributors: Iterable[Contributor]) -> list[str]:
+    """Return what all of them were started from, each line once."""
+    return list(dict.fromkeys(line for contributor in contributors for line in contributor.origins))

@@ -17,7 +17,7 @@ from vlp.ground.files import write_text
 from vlp.ground.provenance import commit, versions
 from vlp.ground.tabular import aligned, markdown
 from vlp.merging.chosen_point import Point, rule_in_words
-from vlp.merging.contributors import Contributor
+from vlp.merging.contributors import Contributor, data_of, origins_of
 from vlp.run.folder import INTERPOLATION
 from vlp.towers.dual import DualEncoder
 
@@ -90,8 +90,8 @@ def write_line(
         name=to.name,
         recipe_text="",
         results=reported[best.share],
-        data_note="\n".join(dict.fromkeys(line for end in ends for line in end.data.splitlines())),
-        origins=list(dict.fromkeys(line for end in ends for line in end.origins)),
+        data_note=data_of(ends),
+        origins=origins_of(ends),
         further={"Between two models": "\n\n".join(made)},
         files={INTERPOLATION: record},
     )

@@ -12,10 +12,11 @@ from typing import Any
 from tqdm import tqdm
 
 from vlp.export import ExportReport, export_model
+from vlp.export.whole_folder import check_free
 from vlp.ground import dist
 from vlp.ground.tabular import aligned, markdown
 from vlp.ground.types import RecipeError
-from vlp.merging.contributors import Contributor, check_folder, open_contributor
+from vlp.merging.contributors import Contributor, data_of, open_contributor, origins_of
 from vlp.merging.same_model import Build, build_of, check_same_model
 from vlp.run.launch import join_evaluation
 from vlp.towers.drift import weight_drift
@@ -128,7 +129,7 @@ def merge(names: Sequence[str], to: Path, *, shares: Sequence[float] | None = No
 
 
 def _merge(names: Sequence[str], to: Path, shares: Sequence[float]) -> MergeReport:
-    check_folder(to)
+    check_free(to)
     found = Blend()
     model: DualEncoder | None = None
     for name, share in tqdm(list(zip(names, shares, strict=True)), desc="models", file=sys.stderr):
@@ -178,10 +179,8 @@ def write_merge(
         name=to.name,
         recipe_text="",
         results=results,
-        data_note="\n".join(
-            dict.fromkeys(line for contributor in contributors for line in contributor.data.splitlines())
-        ),
-        origins=list(dict.fromkeys(line for contributor in contributors for line in contributor.origins)),
+        data_note=data_of(contributors),
+        origins=origins_of(contributors),
         further={"Made of": "\n\n".join(made)},
         files={RECORD: found.record() | dict(more or {})},
     )

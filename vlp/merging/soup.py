@@ -12,9 +12,10 @@ from tqdm import tqdm
 
 from vlp.evaluators.base import Task, load_task
 from vlp.evaluators.comparison.score_folders import value_of
+from vlp.export.whole_folder import check_free
 from vlp.ground import dist
 from vlp.ground.types import RecipeError
-from vlp.merging.contributors import Contributor, check_folder, open_contributor
+from vlp.merging.contributors import Contributor, open_contributor
 from vlp.merging.merge import Blend, MergeReport, write_merge
 from vlp.merging.scoring import check_choosing, score
 from vlp.run.launch import join_evaluation
@@ -46,7 +47,7 @@ def greedy_soup(names: Sequence[str], task_name: str, to: Path) -> MergeReport:
     if len(names) < 2:
         raise RecipeError("a soup needs two models or more: name another")
     with dist.together():
-        check_folder(to)
+        check_free(to)
         task = load_task(task_name)
         check_choosing(task)
     found, tried = Blend(), _ranked(names, task, device)

@@ -8,14 +8,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vlp.objectives.base import Term, terms
-from vlp.objectives.shared.global_contrast import global_contrast
-from vlp.objectives.shared.memory import NEVER_SEEN, NewestWeight, SampleMemory, check_budget
+from vlp.objectives.base import terms
+from vlp.objectives.shared.global_contrast import GlobalContrast
 from vlp.pairs import LSE, Pairs, Request, Stats, pair_stats
 
 
 @terms.register("drrho")
-class ReferenceContrastTerm(Term):
+class ReferenceContrastTerm(GlobalContrast):
     """Weigh each negative by how much harder it is than for the teacher, and each pair as `sogclr` does.
 
     DRRho-CLIP, Wei et al. 2025 (arXiv:2505.06699): distributionally robust optimization of the excess of a pair's loss
@@ -37,25 +36,10 @@ class ReferenceContrastTerm(Term):
     """
 
     needs = frozenset({"ids", "teacher"})
-    min_pairs = 2
-    gradient_is_slope = False
     rows, columns = LSE("row", mask="pair"), LSE("column", mask="pair")
-    num_updates: Tensor
 
     def __init__(self, *, gamma: float = 1.0, gamma_steps: int = 0, budget: float | None = None):
-        super().__init__()
-        if budget is not None and budget < 0:
-            raise ValueError(f"budget {budget} must not be negative")
-        self.gamma = NewestWeight(gamma, gamma_steps)
-        self.budget = budget
-        self.fixed_scale_advised = budget is None
-        self.memory = SampleMemory([NEVER_SEEN, NEVER_SEEN])
-        self.register_buffer("num_updates", torch.zeros((), dtype=torch.int64))
-
-    def expect(self, num_samples: int, /) -> None:
-        if self.budget is not None:
-            check_budget(self.budget, num_samples)
-        self.memory.reserve(num_samples)
+        super().__init__(gamma, gamma_steps, budget)
 
     def plan(self, _pairs: Pairs, /) -> Mapping[str, Sequence[Request]]:
         """Ask for nothing: `forward` does, of a matrix that is no other term's."""
@@ -69,12 +53,5 @@ class ReferenceContrastTerm(Term):
         images, texts = torch.cat([pairs.image, -seen], dim=1), torch.cat([pairs.text, read], dim=1)
         block = pairs.block_of(pairs.side_of(images), pairs.side_of(texts))
         found = pair_stats({"excess": block}, {"excess": (self.rows, self.columns)}, pairs.group)
-        return global_contrast(
-            pairs,
-            torch.stack([found["excess", self.rows], found["excess", self.columns]], dim=1),
-            pairs.scale * (images * texts).sum(dim=1),
-            memory=self.memory,
-            num_updates=self.num_updates,
-            gamma=self.gamma,
-            budget=self.budget,
-        )
+        sums = torch.stack([found["excess", self.rows], found["excess", self.columns]], dim=1)
+        return self.contrast(pairs, sums, pairs.scale * (images * texts).sum(dim=1))

@@ -6,14 +6,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vlp.objectives.base import Term, terms
-from vlp.objectives.shared.global_contrast import global_contrast
-from vlp.objectives.shared.memory import NEVER_SEEN, NewestWeight, SampleMemory, check_budget
+from vlp.objectives.base import terms
+from vlp.objectives.shared.global_contrast import GlobalContrast
 from vlp.pairs import LSE, Pairs, Stats
 
 
 @terms.register("sogclr")
-class GlobalContrastTerm(Term):
+class GlobalContrastTerm(GlobalContrast):
     """Weigh each pair by how hard its negatives are in this batch, relative to a moving average over its past batches.
 
     Yuan et al. 2022, algorithm 1 (arXiv:2202.12387), and Wei et al. 2024 (arXiv:2407.01445). `gamma` alone is SogCLR;
@@ -38,39 +37,12 @@ class GlobalContrastTerm(Term):
     """
 
     needs = frozenset({"ids"})
-    min_pairs = 2
-    gradient_is_slope = False
     rows, columns = LSE("row", mask="pair"), LSE("column", mask="pair")
     requests = {"image_text": (rows, columns)}
-    num_updates: Tensor
 
     def __init__(self, *, gamma: float = 0.8, gamma_steps: int = 0, budget: float | None = None):
-        super().__init__()
-        if budget is not None and budget < 0:
-            raise ValueError(f"budget {budget} must not be negative")
-        self.gamma = NewestWeight(gamma, gamma_steps)
-        self.budget = budget
-        self.fixed_scale_advised = budget is None
-        self.memory = SampleMemory([NEVER_SEEN, NEVER_SEEN])
-        self.register_buffer("num_updates", torch.zeros((), dtype=torch.int64))
-
-    @property
-    def log_means(self) -> Float[Tensor, "ids 2"]:
-        """Logs of the averages, images' and texts', by sample id."""
-        return self.memory.rows
-
-    def expect(self, num_samples: int, /) -> None:
-        if self.budget is not None:
-            check_budget(self.budget, num_samples)
-        self.memory.reserve(num_samples)
+        super().__init__(gamma, gamma_steps, budget)
 
     def forward(self, pairs: Pairs, stats: Stats) -> Float[Tensor, ""]:
-        return global_contrast(
-            pairs,
-            torch.stack([stats["image_text", self.rows], stats["image_text", self.columns]], dim=1),
-            pairs.positive_logits,
-            memory=self.memory,
-            num_updates=self.num_updates,
-            gamma=self.gamma,
-            budget=self.budget,
-        )
+        sums = torch.stack([stats["image_text", self.rows], stats["image_text", self.columns]], dim=1)
+        return self.contrast(pairs, sums, pairs.positive_logits)

@@ -18,6 +18,7 @@ from vlp.ground.yaml import write_yaml
 from vlp.recipe.layers import LENGTHS, Layer, leaves, merge_layers, override_layer, read_layers
 from vlp.recipe.schema import EvaluationSection, Recipe
 from vlp.recipe.start import start_layer
+from vlp.towers.tuning.base import DEFAULT
 
 LABELLED = ("objective", "strategies")
 LABEL = re.compile(r"[\w-]+", re.ASCII)
@@ -69,7 +70,7 @@ def with_types(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _as_type(tune: Any) -> Any:
     """Return a way of tuning as a section: it may be named alone, or removed, which leaves the default."""
-    return {"type": tune} if isinstance(tune, str) else {"type": "full"} if tune is None else tune
+    return {"type": tune} if isinstance(tune, str) else {"type": DEFAULT} if tune is None else tune
 
 
 def _within(settings: Mapping[str, Any], section: str, key: str, change: Callable[[Any], Any]) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from vlp.step.optimizers.base import optimizers
 from vlp.strategies.base import strategies
 from vlp.towers.base import image_towers, text_towers
 from vlp.towers.dual import DualEncoder
-from vlp.towers.tuning.base import tunings
+from vlp.towers.tuning import base as tuning
 
 
 class Section(Strict):
@@ -111,7 +111,7 @@ else:
         __base__=settings_of(DualEncoder),
         image=(one_of(image_towers), ...),
         text=(one_of(text_towers), ...),
-        tune=(one_of(tunings), Field({"type": "full"}, validate_default=True)),
+        tune=(one_of(tuning.tunings), Field({"type": tuning.DEFAULT}, validate_default=True)),
     )
 
 

@@ -14,7 +14,7 @@ from vlp.run.trained_model import is_run, load_model_of_run, split_label
 from vlp.towers.borrowed import BorrowedEncoder
 from vlp.towers.dual import DualEncoder
 from vlp.towers.encoder import TowerEncoder
-from vlp.towers.load import AnyModel, load_any_model, split_width
+from vlp.towers.load import AnyModel, load_any_model, split_width, tensors_of
 from vlp.towers.onnx_pair import OnnxEncoder
 from vlp.towers.prefix_encoder import PrefixEncoder
 
@@ -56,9 +56,7 @@ class Subject:
 
     def tensors(self) -> Iterable[Tensor]:
         """Return all weights in their order, and what tells one width from another."""
-        yield from self.model.state_dict().values() if isinstance(self.model, DualEncoder) else self.model.tensors()
-        if self.width is not None:
-            yield torch.tensor([float(self.width)])
+        return tensors_of(self.model, self.width)
 
     def check_tokenizer(self) -> None:
         """Refuse a tokenizer that does not fit the tower.

@@ -74,12 +74,12 @@ def _attend(
     Args:
         rows: Queries, keys and values of every token, side by side.
         group: Number of sequences, and of tokens in each.
-        mask: What each token may see of its sequence; added to the scores where it holds numbers.
+        mask: Added to the scores of what each token sees of its sequence.
     """
     count, longest = group
     queries, keys, values = rows.view(count, longest, 3, num_heads, -1).permute(2, 0, 3, 1, 4).unbind()
     if mask is not None:
-        mask = mask.to(queries.dtype) if mask.is_floating_point() else ~mask
+        mask = mask.to(queries.dtype)
         mask = mask.view(count, num_heads, longest, longest) if mask.ndim == 3 else mask
     seen = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, is_causal=is_causal)
     return seen.transpose(1, 2).reshape(count * longest, -1)

@@ -24,6 +24,7 @@ from vlp.towers.base import Fragment
 from vlp.towers.encoders import OtherEncoder, is_known_to_open_clip
 from vlp.towers.packed_text import make_packed
 from vlp.towers.pretrained import Gaps, count_trunk, load_encoder, watching_gaps
+from vlp.towers.trial_inputs import one_image, one_text
 from vlp.towers.weights import Loaded
 
 LONGEST = 500  # letters of another library's error
@@ -196,7 +197,7 @@ def _try_one_image(visual: TimmModel, config: dict[str, Any]) -> None:
     # some backbones end wider than open_clip's adapter believes, others refuse a size only when they see it
     try:
         with torch.inference_mode():
-            visual.eval()(torch.zeros(1, 3, *visual.image_size))
+            visual.eval()(one_image(visual))
     except (AssertionError, RuntimeError, ValueError) as error:
         raise RecipeError(
             f"image.name: '{config['timm_model_name']}' does not fit open_clip's adapter at image size "
@@ -218,7 +219,7 @@ def _try_one_text(text: HFTextEncoder, config: dict[str, Any]) -> None:
     length, pad = config.get("context_length", 77), text.config.pad_token_id or 0
     try:
         with torch.inference_mode():
-            text.eval()(torch.full((1, length), (pad + 1) % text.config.vocab_size))
+            text.eval()(one_text(text, length))
     except (AssertionError, IndexError, RuntimeError, ValueError) as error:
         most = getattr(text.config, "max_position_embeddings", None)
         raise RecipeError(

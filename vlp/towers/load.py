@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+import torch
+from torch import Tensor
 
 from vlp.ground.types import RecipeError
 from vlp.towers.borrowed import BorrowedModel, is_borrowed
 from vlp.towers.dual import DualEncoder
 from vlp.towers.onnx_pair import OnnxPair, is_onnx_pair
 from vlp.towers.open_clip import OpenClipImage, OpenClipText
-from vlp.towers.sources import CONFIG_FILE, HUB, LOCAL, folder_of, hub_folder, read_config
+from vlp.towers.sources import CONFIG_FILE, HUB, architecture_of, folder_of, hub_folder, is_place, read_config
 from vlp.towers.transformers_folders import kind_of
 
 AnyModel = DualEncoder | BorrowedModel | OnnxPair
@@ -35,6 +38,13 @@ def split_width(name: str) -> tuple[str, int | None]:
     return asked[1], int(asked[2])
 
 
+def tensors_of(model: AnyModel, width: int | None) -> Iterator[Tensor]:
+    """Yield all weights of a model in their order, and what tells one width of its embeddings from another."""
+    yield from model.state_dict().values() if isinstance(model, DualEncoder) else model.tensors()
+    if width is not None:
+        yield torch.tensor([float(width)])
+
+
 def load_model(name: str) -> DualEncoder:
     """Load a model with its weights, in evaluation mode.
 
@@ -45,13 +55,11 @@ def load_model(name: str) -> DualEncoder:
     Raises:
         RecipeError: No such model, or it has no weights.
     """
-    is_place = name.startswith((HUB, LOCAL)) or folder_of(name) is not None
-    source, _, tag = (name, "", "") if is_place else name.partition(":")
+    source = architecture_of(name)
     read_config(source)
-    if not is_place and not tag:
+    if source == name and not is_place(name):
         raise RecipeError(f"'{name}' is an architecture without weights: name them too, as in '{name}:TAG'")
-    weights = tag if Path(tag).expanduser().is_file() else name
-    return DualEncoder(OpenClipImage(name=source), OpenClipText(name=source), weights=weights).eval()
+    return DualEncoder(OpenClipImage(name=source), OpenClipText(name=source), weights=name).eval()
 
 
 def load_any_model(name: str) -> AnyModel:

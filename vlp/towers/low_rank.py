@@ -60,12 +60,18 @@ class AdaptedLinear(nn.Linear):
         return super().forward(input) + self.lora(input)
 
 
+def matrix_of(layer: nn.Module) -> Tensor:
+    """Return what an adapter of a layer is added to: the matrix of a linear layer, or an attention's packed one."""
+    weight: Tensor = layer.weight if isinstance(layer, nn.Linear) else layer.in_proj_weight  # type: ignore[assignment]
+    return weight
+
+
 def adapt(layer: nn.Module, *, rank: int, alpha: float, dropout: float) -> LowRank:
     """Give an adapter to a linear layer, or to the packed projection of an attention, and return it.
 
     The class of the block that runs an attention must know of its adapter: `vlp.towers.attention.LeanBlock` does.
     """
-    weight: Tensor = layer.weight if isinstance(layer, nn.Linear) else layer.in_proj_weight  # type: ignore[assignment]
+    weight = matrix_of(layer)
     outputs, inputs = weight.shape
     adapter = LowRank(inputs, outputs, rank=rank, alpha=alpha, dropout=dropout, device=weight.device)
     if isinstance(layer, nn.Linear):
@@ -85,8 +91,7 @@ def adapters_of(model: nn.Module) -> Iterator[tuple[str, nn.Module, LowRank]]:
 def merge_adapters(model: nn.Module) -> None:
     """Add each adapter to the matrix that it belongs to, and take it away."""
     for _, layer, adapter in list(adapters_of(model)):
-        weight: Tensor = layer.weight if isinstance(layer, nn.Linear) else layer.in_proj_weight  # type: ignore[assignment]
-        weight.add_(product(adapter.a, adapter.b, adapter.share))
+        matrix_of(layer).add_(product(adapter.a, adapter.b, adapter.share))
         delattr(layer, ADAPTER)
         if isinstance(layer, AdaptedLinear):
             layer.__class__ = nn.Linear  # type: ignore[assignment]

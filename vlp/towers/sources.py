@@ -55,6 +55,11 @@ def folder_of(name: str) -> Path | None:
     return path if path.is_dir() else None
 
 
+def is_place(name: str) -> bool:
+    """Whether a name says where a model lies, as a folder or a page of the hub does, and not what it is called."""
+    return name.startswith((HUB, LOCAL, PACKAGE)) or folder_of(name) is not None
+
+
 def place_of(name: str) -> Path:
     """Return the path that a name stands for: one on this machine, or `package:NAME/PATH` in an installed package.
 
@@ -112,8 +117,7 @@ def architecture_of(weights: str) -> str:
         raise RecipeError(
             f"'{weights}' does not say what its towers are: name an open_clip model before it, as in ViT-B-32:{weights}"
         )
-    is_place = weights.startswith((HUB, LOCAL)) or folder_of(weights) is not None
-    return weights if is_place else weights.partition(":")[0]
+    return weights if is_place(weights) else weights.partition(":")[0]
 
 
 def find_weights(source: str, beside: str | None = None) -> WeightFile:
@@ -143,7 +147,7 @@ def find_weights(source: str, beside: str | None = None) -> WeightFile:
         meaning = meaning_of_config(_read_json(beside_it)) if is_export else meaning_of_file(path, beside)
         return WeightFile(path, meaning, source)
     name, colon, tag = source.partition(":")
-    if colon and (file := Path(tag).expanduser()).is_file() and name in open_clip.list_models():
+    if colon and (file := Path(tag).expanduser()).is_file():
         return WeightFile(file, meaning_of_file(file, name), source)
     if colon and name in open_clip.list_models():
         return _pretrained(name, tag)

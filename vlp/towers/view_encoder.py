@@ -14,7 +14,7 @@ from torch import Tensor
 from vlp.ground.coordinates import first_coordinates
 from vlp.ground.types import RecipeError, send
 from vlp.towers.dual import DualEncoder
-from vlp.towers.load import AnyModel, load_any_model, split_width
+from vlp.towers.load import AnyModel, load_any_model, split_width, tensors_of
 
 FILTERS = ("bicubic", "bilinear")
 
@@ -52,9 +52,7 @@ class ViewEncoder:
 
     def tensors(self) -> Iterable[Tensor]:
         """Return all weights in an order of their own, and what tells one width from another."""
-        yield from self.model.state_dict().values() if isinstance(self.model, DualEncoder) else self.model.tensors()
-        if self.width is not None:
-            yield torch.tensor([float(self.width)])
+        return tensors_of(self.model, self.width)
 
     @torch.no_grad()
     def embed_images(self, images: Float32[Tensor, "n 3 h w"], prepared: Mapping[str, Any]) -> Float32[Tensor, "n d"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 
 from open_clip import CustomTextCLIP
@@ -11,18 +12,19 @@ from vlp.ground.registry import Registry
 from vlp.towers.depth import blocks_behind
 
 
-class Tuning:
+class Tuning(ABC):
     """Decides what of both towers trains, before `model.freeze` locks more; its keyword-only arguments are settings."""
 
+    @abstractmethod
     def apply(self, core: CustomTextCLIP) -> None:
         """Lock parameters of the towers, or add some.
 
         Raises:
             RecipeError: The towers have nothing of what it trains.
         """
-        raise NotImplementedError
 
 
+DEFAULT = "full"
 tunings: Registry[Tuning] = Registry("tuning", "vlp.towers.tuning")
 
 
@@ -44,7 +46,7 @@ def keep_training(tower: nn.Module, wanted: Callable[[int], bool]) -> int:
     return sum(parameter.requires_grad for parameter in tower.parameters())
 
 
-@tunings.register("full")
+@tunings.register(DEFAULT)
 class Full(Tuning):
     """Train all parameters of both towers."""
 

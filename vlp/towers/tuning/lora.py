@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 import torch
 from open_clip import CustomTextCLIP
-from open_clip.hf_model import HFTextEncoder
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import nn
 
@@ -16,6 +15,7 @@ from vlp.ground.types import RecipeError
 from vlp.towers.attention import LeanBlock
 from vlp.towers.blocks import blocks_of
 from vlp.towers.low_rank import LowRank, adapt, adapters_of
+from vlp.towers.trial_inputs import one_image, one_text
 from vlp.towers.tuning.base import Tuning, keep_training, towers_of, tunings
 
 
@@ -109,7 +109,8 @@ def _check_used(core: CustomTextCLIP) -> None:
     was_training = core.training
     core.eval()
     try:
-        _run(core)
+        core.visual(one_image(core.visual))
+        core.text(one_text(core.text, core.context_length))
     finally:
         core.train(was_training)
         for hook in hooks:
@@ -120,12 +121,3 @@ def _check_used(core: CustomTextCLIP) -> None:
             f"model.tune: the tower multiplies with the weights of {idle[0]} itself ({len(idle)} layers), past any "
             "adapter: name others with model.tune.targets, such as [*.mlp.*]"
         )
-
-
-def _run(core: CustomTextCLIP) -> None:
-    size = core.visual.image_size
-    height, width = (size, size) if isinstance(size, int) else size
-    core.visual(torch.zeros(1, 3, height, width))
-    text = core.text
-    pad = (text.config.pad_token_id or 0) if isinstance(text, HFTextEncoder) else 0
-    core.text(torch.full((1, core.context_length), pad + 1))

@@ -33,14 +33,14 @@ def strategy_losses(name: str) -> list[float]:
 def main() -> None:
     """Train on the CPU and write the losses."""
     os.environ.update(ACCELERATE_USE_CPU="true", CUDA_VISIBLE_DEVICES="")
-    from benchmarks.gpu.runs import SIZES, losses_of, smoke, strategy_recipe
+    from benchmarks.gpu.runs import SIZES, has_recipe, losses_of, smoke, strategy_recipe
     from vlp.ground.provenance import commit, machine, versions
     from vlp.strategies.base import strategies
     from vlp.train import train
 
     with tempfile.TemporaryDirectory() as text:
         folder = Path(text)
-        used = {name: losses_of(train(strategy_recipe(name, folder))) for name in strategies}
+        used = {name: losses_of(train(strategy_recipe(name, folder))) for name in strategies if has_recipe(name)}
         found = {device: losses_of(train(smoke(device, folder, device, "data.workers=0"))) for device in SIZES}
     about = {"commit": commit(), "machine": machine(), "versions": versions()}
     record = {**about, "losses": found, "strategies": used}

@@ -47,6 +47,7 @@ STRATEGY_FURTHER = {
     ),
 }
 """What strategies need whose recipes name what is not here, or what no other device repeats."""
+TEACHING = ("teacher", "stored_teacher")
 LEARNING = ("data.train=embedded-photos", "objective.feature_distillation={}")  # from a teacher
 PAUSES = ("write_metrics", "save_or_say", "evaluate")
 """Parts of a run that may wait for the device."""
@@ -99,16 +100,29 @@ def strategy_recipe(strategy: str, folder: Path) -> Recipe:
         LookupError: No recipe does.
     """
     further = STRATEGY_FURTHER.get(strategy)
-    if strategy in ("teacher", "stored_teacher"):
+    if strategy in TEACHING:
         further = (*LEARNING, taught(strategy, folder))
     if further is not None:
         return synthetic_recipe("vitb32_clip", folder, STRATEGY_BATCH, (*STRATEGY_SETTINGS, *further), label=strategy)
+    using = first_recipes()
+    if strategy not in using:
+        raise LookupError(f"no recipe uses the strategy {strategy}")
+    path = using[strategy]
+    return synthetic_recipe(str(path), folder, STRATEGY_BATCH, STRATEGY_SETTINGS, label=f"{path.stem}_{strategy}")
+
+
+def first_recipes() -> dict[str, Path]:
+    """Return the first recipe that uses each strategy."""
+    found: dict[str, Path] = {}
     for path in sorted((ROOT / "recipes").glob("*.yaml")):
-        settings = read_yaml(path).get("strategies") or {}
-        if strategy in [entry.get("type", label) for label, entry in settings.items()]:
-            name = f"{path.stem}_{strategy}"
-            return synthetic_recipe(str(path), folder, STRATEGY_BATCH, STRATEGY_SETTINGS, label=name)
-    raise LookupError(f"no recipe uses the strategy {strategy}")
+        for label, entry in (read_yaml(path).get("strategies") or {}).items():
+            found.setdefault(entry.get("type", label), path)
+    return found
+
+
+def has_recipe(strategy: str) -> bool:
+    """Whether a few steps with a strategy can be trained here: not of one that no recipe uses yet."""
+    return strategy in TEACHING or strategy in STRATEGY_FURTHER or strategy in first_recipes()
 
 
 def taught(strategy: str, folder: Path) -> str:

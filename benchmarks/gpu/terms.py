@@ -15,7 +15,7 @@ from torch import Tensor
 
 from benchmarks.gpu.cases import Case, Finding, Setting
 from benchmarks.gpu.reference import strategy_losses
-from benchmarks.gpu.runs import losses_of, strategy_recipe, watched_run
+from benchmarks.gpu.runs import has_recipe, losses_of, strategy_recipe, watched_run
 from benchmarks.gpu.waits import Waits, in_words
 from benchmarks.objective_cases import BIAS, SCALE, build, embeddings_of, unit
 from vlp.objectives.base import terms
@@ -37,7 +37,10 @@ def cases(setting: Setting) -> Iterator[Case]:
         yield Case(f"{name} on tiles", lambda name=name: compare(setting, name, tiles=True), f"float64 to {EXACT:g}")
     for name in strategies:
         yield Case(
-            f"strategy {name}", lambda name=name: train_with(setting, name), f"losses of the CPU run to {LIKE_CPU:g}"
+            f"strategy {name}",
+            lambda name=name: train_with(setting, name),
+            f"losses of the CPU run to {LIKE_CPU:g}",
+            needs="" if has_recipe(name) else "a recipe that uses it",
         )
     for name in terms:
         yield Case(

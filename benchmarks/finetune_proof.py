@@ -12,7 +12,6 @@ stay in the folder, and are not trained again.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,15 +20,12 @@ from typing import Any
 
 from benchmarks.dated_report import write_page
 from benchmarks.quick import add_quick, settle
+from benchmarks.seeds import compared, mean_score, table_of
 from benchmarks.tables import Table, markdown
 from vlp.evaluate import evaluate_models
-from vlp.evaluators.comparison import compare_folders
-from vlp.evaluators.comparison.side_by_side import as_markdown
 from vlp.merging.merge import merge
 from vlp.recipe.compose import load_recipe
 from vlp.run.checkpoint import latest
-from vlp.run.folder import evaluations_of
-from vlp.run.trained_model import is_run
 from vlp.train import train_recipe
 
 OWN, KEPT = "photos-cc0", ("emoji24", "clipart-folders")
@@ -82,8 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     folders = {way: [tune(way, seed, start, parsed) for seed in range(parsed.seeds)] for way in WAYS}
     folders["WiSE-FT of full"] = [between(start, folder, parsed.runs) for folder in folders["full"]]
     rows = table({"start": [start], **folders})
-    joined = {way: ",".join(map(str, seeds)) for way, seeds in folders.items()}
-    pages = [f"**{way}** (B) beside the start (A)\n\n{compared(start, each)}" for way, each in joined.items()]
+    pages = [f"**{way}** (B) beside the start (A)\n\n{compared([start], runs)}" for way, runs in folders.items()]
     words = " ".join(["python -m benchmarks.finetune_proof", *(sys.argv[1:] if arguments is None else arguments)])
     seen = 0 if (found := latest(start)) is None else found.position
     what = f"{parsed.seeds} seeds of {parsed.steps} steps of 64 pairs; a start that saw {seen:,} drawings. {WHAT}"
@@ -141,33 +136,12 @@ def between(start: Path, end: Path, runs: Path) -> Path:
     return scores
 
 
-def newest(run: Path) -> Path:
-    """Return the records of a run's last step, or a folder of records as it is."""
-    found = latest(run) if is_run(run) else None
-    return run if found is None else evaluations_of(run, found.step)
-
-
-def compared(start: Path, others: str) -> str:
-    """Return what is more than chance between the start and the seeds of a way."""
-    return as_markdown(
-        compare_folders([newest(start), ",".join(str(newest(Path(each))) for each in others.split(","))])
-    )
-
-
 def table(folders: dict[str, list[Path]]) -> Table:
     """Return the mean accuracy over seeds, a row for each way."""
-    tasks = (OWN, *KEPT)
-    rows = [["way", *(f"{'own' if task == OWN else 'kept'}: {task}" for task in tasks), "kept, mean"]]
-    for way, seeds in folders.items():
-        means = [100 * fmean(score_of(newest(folder), task) for folder in seeds) for task in tasks]
-        rows.append([way, *(f"{value:.1f}" for value in (*means, fmean(means[1:])))])
-    return rows
-
-
-def score_of(folder: Path, task: str) -> float:
-    """Return the accuracy that a record has."""
-    record = json.loads((folder / f"{task}.json").read_text(encoding="utf-8"))
-    return float(record["metrics"][record["main_metric"]]["value"])
+    head, *rows = table_of(folders, (OWN, *KEPT))
+    means = [fmean(mean_score(runs, task) for task in KEPT) for runs in folders.values()]
+    names = [f"{'own' if task == OWN else 'kept'}: {task}" for task in head[1:]]
+    return [["way", *names, "kept, mean"], *([*row, f"{mean:.1f}"] for row, mean in zip(rows, means, strict=True))]
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@
 
 The towers are those of `recipes/lit_embedded.yaml`: an image tower of ImageNet and a text tower of sentences. The way
 of reference is locked-image tuning with plain contrast; beside it stand continuously weighted contrast, towers that
-are both locked under heads that learn, and a small dual encoder from scratch, with and without the first model as its
+are both locked under a head that learns, and a small dual encoder from scratch, with and without the first model as its
 teacher. From scratch and taught take the same time, the teacher's included. All ways are compared on the same samples
 (`vlp compare`: paired, seeds and samples resampled together). Runs stay in the folder, and are not trained again.
 """
@@ -32,10 +32,9 @@ REFERENCE = "LiT"
 LOCKED: dict[str, tuple[str, ...]] = {
     REFERENCE: (),
     "LiT, CWCL": ("objective={clip: null, cwcl: {}}",),
-    "heads alone": (
-        "model={embed_dim: 384, image: {proj: linear}, tune: {type: heads}}",
+    "both locked, a head learns": (
+        "model={tune: {type: last_blocks, image: null, text: 0}}",
         "optimizer.layer_decay=1.0",
-        "train.keep_locked=false",
     ),
 }
 """Settings of `lit_embedded`."""

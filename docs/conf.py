@@ -40,6 +40,7 @@ NAVIGATION = {
         "docs/optimizers",
         "docs/widths",
         "docs/forgetting",
+        "docs/stages",
         "docs/distillation",
         "docs/clusters",
         "docs/reproducibility",

@@ -49,6 +49,7 @@ COMMANDS = {
     "eval against": ["eval", "missing", "--against", "{}"],
     "report": ["report", "{}"],
     "export": ["export", "{}", "--to", "out"],
+    "stages": ["stages", "{}"],
     "merge": ["merge", "{}", "missing", "--to", "out"],
     "merge to": ["merge", "missing", "missing", "--to", "{}/x"],
     "merge greedy": ["merge", "missing", "missing", "--greedy", "{}", "--to", "out"],

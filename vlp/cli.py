@@ -12,6 +12,7 @@ from vlp.commands.adding import add_commands
 from vlp.commands.data import add_data_commands
 from vlp.commands.machines import add_bench, add_doctor, add_plan
 from vlp.commands.several_models import add_interpolate, add_merge
+from vlp.commands.stage_by_stage import add_stages
 from vlp.ground.errors import said_in_one_line
 from vlp.recipe.arguments import add_train_arguments, parse
 
@@ -41,6 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
             _export,
             add_merge,
             add_interpolate,
+            add_stages,
             _push,
             add_data_commands,
             _list,

@@ -185,7 +185,7 @@ def write_metrics(
     faults = Faults.together(dist.gather_objects(run.stream.faults))
     metrics = {
         "samples": position,
-        "epoch": position / run.stream.num_samples,
+        "epoch": position / run.stream.epoch_size,
         **run.stream.shares(position, (step - clock.step) * recipe.train.batch_size),
         **{name: float(value) for name, value in report.items()},
         "learning_rate": recipe.optimizer.learning_rate * run.rate(step - 1),

@@ -14,7 +14,7 @@ from vlp.objectives.feature_distillation import FeatureDistillationTerm
 
 SIZE, WIDE, WIDTH = 12, 9, 4
 TAUGHT = [name for name in terms if "teacher" in terms[name].needs]
-COMPARING = ("byolip", "feature_distillation", "teacher_contrast", "text_grounded")
+COMPARING = ("byolip", "feature_distillation", "self_distillation", "teacher_contrast", "text_grounded")
 """Terms that compare features, not similarities; each has parameters for a teacher of another width."""
 
 

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
+from jaxtyping import Int64
 from numpy.typing import NDArray
 
+from vlp.data.order.grouped import Grouped
 from vlp.data.order.mixture import Ingredient, Mixture
 from vlp.data.order.shuffle import Order, Shuffle
 from vlp.data.order.timetable import Ramp, Timetable
@@ -28,6 +30,7 @@ def arrange(
     shares: Mapping[str, Ramp] | None = None,
     mixing: Mixing = "sample",
     shuffle_shards: int | None = None,
+    groups: Int64[NDArray[np.int64], " n"] | None = None,
 ) -> Order:
     """Return the order of a run.
 
@@ -38,12 +41,15 @@ def arrange(
         shares: How much each source counts; without any, all samples of all sources count the same.
         mixing: What comes from one source in a row: a sample, a batch, or as many batches as fill a typical shard.
         shuffle_shards: Shards whose samples are shuffled together; None shuffles all.
+        groups: Group of each sample, where batches hold one group each; one group of all is none.
 
     Raises:
         RecipeError: Settings that contradict each other, or a cache too small for what is shuffled together.
     """
-    groups = [samples.parts[places] for places in samples.places.values()] if shares else [samples.parts]
-    check_cache(samples.cards.values(), ([part.shard for part in parts] for parts in groups), shuffle_shards)
+    sources = [samples.parts[places] for places in samples.places.values()] if shares else [samples.parts]
+    check_cache(samples.cards.values(), ([part.shard for part in parts] for parts in sources), shuffle_shards)
+    if groups is not None and np.any(groups != 0):
+        return _group(groups, batch_size, seed, len(samples.parts), shuffle_shards)
     if not shares:
         if mixing != "sample":
             raise RecipeError(f"data.mixing={mixing} takes turns by share: give every source of data.train a share")
@@ -63,6 +69,19 @@ def arrange(
 
 def _shuffle(sizes: NDArray[np.int64], seed: int, window: int | None) -> Order:
     return Shuffle(int(sizes.sum()), seed, len(sizes)) if window is None else Windows(sizes, window, seed)
+
+
+def _group(
+    groups: Int64[NDArray[np.int64], " n"], batch_size: int, seed: int, num_shards: int, shuffle_shards: int | None
+) -> Order:
+    if shuffle_shards is not None:
+        raise RecipeError("data.shuffle_shards: a group lies in all shards: leave it out, or leave data.groups out")
+    try:
+        return Grouped(groups, batch_size, seed, num_shards)
+    except ValueError as error:
+        raise RecipeError(
+            f"data.groups: {error}, fewer than train.batch_size={batch_size}: lower it, or make fewer groups"
+        ) from error
 
 
 def _run(mixing: Mixing, sizes: NDArray[np.int64], batch_size: int) -> int:

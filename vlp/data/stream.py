@@ -93,8 +93,13 @@ class Stream:
 
     @property
     def num_samples(self) -> int:
-        """Samples of one epoch."""
+        """Samples that there are."""
         return len(self.samples)
+
+    @property
+    def epoch_size(self) -> int:
+        """Samples of one epoch: all, unless batches hold one group each."""
+        return self._batches.order.num_samples
 
     def leave_out(self, kept: KeptRows) -> None:
         """Decode no image whose embedding is kept; before the first batch."""

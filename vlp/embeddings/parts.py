@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -135,6 +135,21 @@ def read_embeddings(folder: Path, side: Side = "images") -> Found:
     Raises:
         RecipeError: It holds no embeddings, not all of them yet, or not of that side.
     """
+    parts = list(parts_of(folder, side))
+    return np.concatenate([ids for ids, _ in parts]), np.concatenate([rows for _, rows in parts])
+
+
+def parts_of(folder: Path, side: Side = "images", *, order: np.random.Generator | None = None) -> Iterator[Found]:
+    """Yield the ids of some samples in a row and their embeddings, for what need not be in memory as a whole.
+
+    Args:
+        folder: What `vlp embed` wrote.
+        side: `images` or `texts`.
+        order: Shuffles the parts; None takes them as they come.
+
+    Raises:
+        RecipeError: It holds no embeddings, not all of them yet, or not of that side.
+    """
     manifest = read_manifest(folder)
     if side not in manifest["sides"]:
         raise RecipeError(f"{folder} holds no embeddings of {side}, only of {', '.join(manifest['sides'])}")
@@ -143,8 +158,8 @@ def read_embeddings(folder: Path, side: Side = "images") -> Found:
     missing = [stem.name for stem in stems if not has_part(stem)]
     if missing:
         raise RecipeError(f"{folder}: {len(missing)} of {num_parts} parts are missing; run vlp embed again to go on")
-    parts = [READERS[manifest["format"]](stem, side) for stem in stems]
-    return np.concatenate([ids for ids, _ in parts]), np.concatenate([rows for _, rows in parts])
+    numbers = range(num_parts) if order is None else order.permutation(num_parts)
+    yield from (READERS[manifest["format"]](stems[number], side) for number in numbers)
 
 
 def _write_npy(stem: Path, part: Part, kind: np.dtype[Any]) -> None:

@@ -156,6 +156,9 @@ class DataSection(Section):
             as many batches as fill a typical shard.
         shuffle_shards: Shards whose samples are shuffled together, so that the others need not be at hand; null
             shuffles all samples together.
+        groups: Folder that says which group each sample of the one source belongs to (`vlp stages` writes it): every
+            batch then comes from one group, and groups smaller than a batch never come (Zhang et al. 2024,
+            arXiv:2402.11816).
         workers: Processes that decode, for each process that trains; 0 decodes in the training process. `auto` takes
             the cores that are left beside a GPU, at most 8, which feed 8,900 photographs per second; on the CPU, a
             quarter of the cores. The order of samples does not depend on it.
@@ -173,6 +176,7 @@ class DataSection(Section):
     augment: AugmentSection = AugmentSection()
     mixing: Mixing = "sample"
     shuffle_shards: int | None = Field(None, ge=1)
+    groups: str | None = None
     workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
     worker_timeout: float = Field(300.0, gt=0)
     bad_sample_budget: float = Field(0.01, ge=0, le=1)

@@ -196,7 +196,7 @@ def assemble(recipe: Recipe, *, resume: bool, allow_changes: bool) -> Run:
     if kept is not None:
         stream.leave_out(kept.rows)
     objective.expect(stream.num_samples)
-    num_steps = count_steps(recipe, stream.num_samples)
+    num_steps = count_steps(recipe, stream.epoch_size)
     with dist.together():
         settle_stored_teachers(recipe, towers, stream, used, num_steps)
     claim = claim_folder(recipe, stream.samples, towers.loaded, resume=resume, allow_changes=allow_changes)

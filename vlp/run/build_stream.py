@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -15,6 +16,7 @@ from vlp.data.arrange import arrange
 from vlp.data.order.shuffle import Order
 from vlp.data.order.timetable import Ramp
 from vlp.data.pixels.policies import policies
+from vlp.data.sample_groups import read_groups
 from vlp.data.shards.cards import load_card
 from vlp.ground import dist
 from vlp.ground.cores import usable_cores
@@ -91,6 +93,7 @@ def _build_order(recipe: Recipe, samples: SampleSet) -> Order:
         shares=shares,
         mixing=recipe.data.mixing,
         shuffle_shards=recipe.data.shuffle_shards,
+        groups=None if recipe.data.groups is None else read_groups(Path(recipe.data.groups), samples),
     )
 
 

@@ -19,9 +19,14 @@ def what_views_follow_from(recipe: Recipe, towers: DualEncoder) -> dict[str, Any
     """Return what decides the first view of each image and each caption, by key of the recipe.
 
     Raises:
-        RecipeError: Sources have shares, so that epochs have no common end.
+        RecipeError: Sources have shares, so that epochs have no common end, or batches come from groups.
     """
     data = recipe.data
+    if data.groups is not None:
+        raise RecipeError(
+            "data.groups: batches of one group leave samples out of an epoch, and views are stored by epoch: use "
+            "strategies.teacher"
+        )
     for label, source in data.train.items():
         if source.share is not None:
             raise RecipeError(
@@ -58,7 +63,7 @@ def settle_stored_teachers(
         ours = what_views_follow_from(recipe, towers)
         for each in strategy.stored:
             _check_same_views(label, str(each.folder), each.decides, ours)
-        epochs = math.ceil(num_steps * recipe.train.batch_size / stream.num_samples)
+        epochs = math.ceil(num_steps * recipe.train.batch_size / stream.epoch_size)
         if strategy.cycle:
             stream.repeat_views(strategy.num_epochs)
         elif epochs > strategy.num_epochs:

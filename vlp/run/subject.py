@@ -14,11 +14,12 @@ from vlp.run.trained_model import is_run, load_model_of_run, split_label
 from vlp.towers.borrowed import BorrowedEncoder
 from vlp.towers.dual import DualEncoder
 from vlp.towers.encoder import TowerEncoder
+from vlp.towers.joined import JoinedEncoder
 from vlp.towers.load import AnyModel, load_any_model, split_width, tensors_of
 from vlp.towers.onnx_pair import OnnxEncoder
 from vlp.towers.prefix_encoder import PrefixEncoder
 
-AnyEncoder = TowerEncoder | BorrowedEncoder | OnnxEncoder | PrefixEncoder
+AnyEncoder = TowerEncoder | BorrowedEncoder | OnnxEncoder | JoinedEncoder | PrefixEncoder
 DEFAULT_TASKS = ("emoji24", "clipart-folders", "photos-cc0", "emoji-retrieval", "clipart-retrieval", "geometry")
 
 
@@ -48,7 +49,9 @@ class Subject:
         whole = self._encoder(device, batch_size)
         return whole if self.width is None else PrefixEncoder(whole, self.width)
 
-    def _encoder(self, device: torch.device | str, batch_size: int) -> TowerEncoder | BorrowedEncoder | OnnxEncoder:
+    def _encoder(
+        self, device: torch.device | str, batch_size: int
+    ) -> TowerEncoder | BorrowedEncoder | OnnxEncoder | JoinedEncoder:
         if not isinstance(self.model, DualEncoder):
             return self.model.encoder(device, batch_size=batch_size)
         model = self.model.to(device)

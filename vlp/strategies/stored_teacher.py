@@ -15,7 +15,7 @@ from torch.nn import functional
 from vlp.data.stored_views import StoredViews
 from vlp.ground.types import Batch, Embeddings, Teacher, send
 from vlp.strategies.base import Strategy, strategies
-from vlp.strategies.ensemble import side_by_side
+from vlp.towers.ensemble import side_by_side
 
 
 @strategies.register("stored_teacher")

@@ -13,8 +13,8 @@ from torch import Tensor
 from vlp.ground.bits import checksum
 from vlp.ground.types import Batch, Embeddings, Teacher
 from vlp.strategies.base import Strategy, strategies
-from vlp.strategies.ensemble import side_by_side
 from vlp.towers.dual import DualEncoder
+from vlp.towers.ensemble import side_by_side
 from vlp.towers.view_encoder import ViewEncoder
 
 

@@ -13,12 +13,13 @@ from torch import Tensor
 from vlp.ground.types import RecipeError
 from vlp.towers.borrowed import BorrowedModel, is_borrowed
 from vlp.towers.dual import DualEncoder
+from vlp.towers.joined import JoinedModel, is_joined
 from vlp.towers.onnx_pair import OnnxPair, is_onnx_pair
 from vlp.towers.open_clip import OpenClipImage, OpenClipText
 from vlp.towers.sources import CONFIG_FILE, HUB, architecture_of, folder_of, hub_folder, is_place, read_config
 from vlp.towers.transformers_folders import kind_of
 
-AnyModel = DualEncoder | BorrowedModel | OnnxPair
+AnyModel = DualEncoder | BorrowedModel | OnnxPair | JoinedModel
 SENTENCE_MODULES = "modules.json"
 Loader = Callable[[str], DualEncoder | None]
 loaders: list[Loader] = []
@@ -67,8 +68,8 @@ def load_any_model(name: str) -> AnyModel:
 
     Args:
         name: As `load_model`; also a folder or a page of the hub with another dual encoder of transformers (ALIGN,
-            CLIPSeg, SigLIP 2), or with a CLIP of sentence-transformers; also a folder with a pair of ONNX files; also
-            what a `loader` knows, such as a run.
+            CLIPSeg, SigLIP 2), or with a CLIP of sentence-transformers; also a folder with a pair of ONNX files, or
+            of models that are joined; also what a `loader` knows, such as a run.
 
     Raises:
         RecipeError: No such model, or it has no weights.
@@ -81,6 +82,8 @@ def load_any_model(name: str) -> AnyModel:
         return load_model(name)
     if is_onnx_pair(folder):
         return OnnxPair(folder)
+    if is_joined(folder):
+        return JoinedModel(folder, load_any_model)
     if (inner := _clip_in_sentence_transformers(folder)) is not None:
         return load_any_model(str(inner))
     if (folder / CONFIG_FILE).is_file() or not is_borrowed(folder):

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vlp.data.order.shuffle import NEVER, Order, Ranges, Use
+from vlp.data.order.shuffle import NEVER, Order, Peers, Use
 from vlp.data.order.timetable import Timetable
 
 
@@ -79,7 +79,7 @@ class Mixture:
             ids[here] += ingredient.first_id
         return epochs, ids
 
-    def peers(self, position: int) -> Ranges:
+    def peers(self, position: int) -> Peers:
         """Return the ids of the same source that may stand in."""
         sources, places = self._places_at(np.array([position]))
         ingredient = self.ingredients[sources[0]]

@@ -36,6 +36,20 @@ class Use(NamedTuple):
     shard: int
 
 
+class Peers(Protocol):
+    """Sample ids, each at a place."""
+
+    def __len__(self) -> int: ...
+
+    def at(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the ids at some places."""
+        ...
+
+    def moved(self, by: int) -> Peers:
+        """Return them with `by` added to every id."""
+        ...
+
+
 class Order(Protocol):
     """The endless sequence of samples of a run; epochs follow each other without a gap.
 
@@ -51,7 +65,7 @@ class Order(Protocol):
         """Return the epoch and the sample id of each position."""
         ...
 
-    def peers(self, position: int) -> Ranges:
+    def peers(self, position: int) -> Peers:
         """Return the ids that may stand in for the sample at a position."""
         ...
 

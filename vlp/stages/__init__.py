@@ -1,0 +1,1 @@
+"""Training in stages, each of which learns what those before it have not."""

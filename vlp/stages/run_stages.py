@@ -1,0 +1,94 @@
+"""Multistage contrast: every stage draws its batches from what the stages before it cannot tell apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from vlp.data.sample_groups import ABOUT
+from vlp.embeddings.embed import embed
+from vlp.export.run import export_run
+from vlp.ground import dist
+from vlp.ground.types import RecipeError
+from vlp.recipe.compose import load_recipe
+from vlp.recipe.schema import Recipe
+from vlp.stages.grouping import cluster
+from vlp.towers.joined import is_joined, write_joined
+from vlp.train import train
+
+MODEL = "model"
+
+
+def train_in_stages(
+    recipe: str, overrides: Sequence[str] = (), *, stages: int = 3, clusters: int = 10, from_previous: bool = False
+) -> Path:
+    """Train a recipe several times, each time against harder batches, and return the folder of the joined model.
+
+    Zhang et al. 2024, "Learning the Unlearned" (arXiv:2402.11816): after each stage the images of the whole card are
+    embedded and clustered, and the next stage draws every batch from one group, which is the product of all clusters
+    so far; what tells the groups apart no longer helps, so that other features are learned. In the end the embeddings
+    of all stages stand side by side. Stopped anywhere, the same call goes on where it was.
+
+    Args:
+        recipe: Name or path.
+        overrides: `key=value` on top of it; its folder holds `stage-0`, `embeddings-0`, `groups-1` and so on.
+        stages: How many trainings.
+        clusters: Clusters of each stage (10 in the paper).
+        from_previous: Start from the weights of the stage before; otherwise as the recipe says.
+
+    Raises:
+        RecipeError: The recipe has several sources, or groups are too small for its batches; names the key.
+        SystemExit: With code 75 after a signal, once the state is saved.
+    """
+    _check(stages, clusters)
+    whole = load_recipe(recipe, overrides)
+    card, home = _card_of(whole), whole.folder
+    for stage in range(stages):
+        told = [*overrides, f"runs={home}", f"name=stage-{stage}"]
+        if stage:
+            told += [f"data.groups={_group(home, stage, card, clusters, whole.seed)}"]
+            told += [f"model.weights={home / f'stage-{stage - 1}'}"] if from_previous else []
+        train(load_recipe(recipe, told), resume=True)
+    return dist.on_main(partial(_join, home, stages))
+
+
+def _group(home: Path, stage: int, card: str, clusters: int, seed: int) -> Path:
+    """Return the groups that a stage draws from, made where they are not there yet."""
+    before, to = home / f"groups-{stage - 1}", home / f"groups-{stage}"
+    if not (to / ABOUT).exists():
+        embeddings = home / f"embeddings-{stage - 1}"
+        run = home / f"stage-{stage - 1}"
+        embed(str(run), card, embeddings, sides=("images",), file_format="npy", kind="float32")
+        within = before if stage > 1 else None
+        sizes = dist.on_main(partial(cluster, embeddings, to, clusters=clusters, seed=seed, within=within))
+        if dist.is_main():
+            print(f"stage {stage}: {sum(size > 0 for size in sizes)} groups of {min(sizes)} to {max(sizes)} samples")
+    return to
+
+
+def _join(home: Path, stages: int) -> Path:
+    """Export every stage, and say that they are one model."""
+    to = home / MODEL
+    members = [f"stage-{stage}" for stage in range(stages)]
+    for member in members:
+        if not (to / member).exists():
+            export_run(home / member, to / member)
+    if not is_joined(to):
+        write_joined(to, members)
+    return to
+
+
+def _card_of(recipe: Recipe) -> str:
+    sources = list(recipe.data.train.values())
+    if len(sources) != 1 or sources[0].repeat != 1:
+        raise RecipeError("data.train: stages group one card: leave one source, without a repeat")
+    if recipe.data.groups is not None:
+        raise RecipeError("data.groups: stages make groups of their own: leave it out")
+    return sources[0].card
+
+
+def _check(stages: int, clusters: int) -> None:
+    for flag, value in (("--stages", stages), ("--clusters", clusters)):
+        if value < 1:
+            raise RecipeError(f"{flag}: {value} must be at least 1")

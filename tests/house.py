@@ -12,7 +12,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 FLOORS = (
     ("ground",),
-    ("html", "pairs", "towers", "data", "step"),
+    ("html", "attacks", "pairs", "towers", "data", "step"),
     ("evaluators", "objectives", "strategies"),
     ("recipe",),
     ("plan",),

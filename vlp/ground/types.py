@@ -205,6 +205,23 @@ class FeatureEncoder(Protocol):
     def image_features(self, images: Iterable[Image]) -> Float32[Tensor, "n w"]: ...
 
 
+@runtime_checkable
+class PixelEncoder(Protocol):
+    """A model that can be shown changed pixels, as an attack does.
+
+    Args:
+        has_gradients: Whether gradients of embeddings reach the pixels.
+        plain_pixels: An image of any size and mode to the pixels in [0, 1] that the image tower sees of it.
+        embed_pixels: Such pixels to embeddings, in float32, exactly as `embed_images` embeds the image.
+    """
+
+    has_gradients: bool
+
+    def plain_pixels(self, image: Image) -> Float32[Tensor, "3 h w"]: ...
+
+    def embed_pixels(self, pixels: Float32[Tensor, "n 3 h w"]) -> Float32[Tensor, "n d"]: ...
+
+
 class Tokenizer(Protocol):
     """Texts to token ids, cut to the longest of the batch, and the length of each including its end token.
 

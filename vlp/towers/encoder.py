@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
 import torch
 from jaxtyping import Float32
-from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL.Image import Image
 from torch import Tensor
+from torch.nn import functional
 
 from vlp.towers.before_projection import tapped
 from vlp.towers.dual import DualEncoder
+from vlp.towers.plain_pixels import PLAIN, normalised, preparation
 
 
 class TowerEncoder:
@@ -24,6 +25,8 @@ class TowerEncoder:
         batch_size: Images or texts per forward.
         autocast: Run the towers under autocast to this type; their output is float32 in any case.
     """
+
+    has_gradients = True
 
     def __init__(
         self,
@@ -37,9 +40,8 @@ class TowerEncoder:
         self.device = torch.device(device)
         self.batch_size = batch_size
         self.autocast = autocast
-        self.transform: Callable[[Image], Tensor] = image_transform_v2(
-            PreprocessCfg(**model.preprocess_cfg), is_train=False
-        )
+        self.transform = preparation(model.preprocess_cfg)
+        self.plain_pixels = preparation(model.preprocess_cfg | PLAIN)
 
     @property
     def scale(self) -> float:
@@ -72,6 +74,11 @@ class TowerEncoder:
                 self.model.embed_tokens(tokens.to(self.device), sizes.numpy()) for tokens, sizes in parts
             )
 
+    def embed_pixels(self, pixels: Float32[Tensor, "n 3 h w"]) -> Float32[Tensor, "n d"]:
+        """Embed what `plain_pixels` makes of images, in float32; gradients reach the pixels that ask for them."""
+        with in_evaluation_mode(self.model):
+            return functional.normalize(self.model.core.visual(normalised(pixels, self.model.preprocess_cfg)), dim=-1)
+
     def _batches(self, things: Iterator) -> Iterator[list]:
         while batch := list(islice(things, self.batch_size)):
             yield batch
@@ -85,13 +92,22 @@ class TowerEncoder:
 
     @contextlib.contextmanager
     def _evaluating(self) -> Iterator[None]:
-        was_training = self.model.training
-        self.model.eval()
-        try:
-            with (
-                torch.inference_mode(),
-                torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None),
-            ):
-                yield
-        finally:
-            self.model.train(was_training)
+        with (
+            in_evaluation_mode(self.model),
+            torch.inference_mode(),
+            torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None),
+        ):
+            yield
+
+
+@contextlib.contextmanager
+def in_evaluation_mode(model: DualEncoder) -> Iterator[None]:
+    """Let a model drop nothing and leave its batch norms as they are."""
+    was_training = model.training
+    if was_training:  # a large model takes long to be told
+        model.eval()
+    try:
+        yield
+    finally:
+        if was_training:
+            model.train()

@@ -44,6 +44,10 @@ class PrefixEncoder:
         """Embed texts as the encoder does."""
         return self._cut(self.encoder.embed_texts(texts))
 
+    def embed_pixels(self, pixels: Float32[Tensor, "n 3 h w"]) -> Float32[Tensor, "n d"]:
+        """Embed pixels as the encoder does, where it does."""
+        return self._cut(self.encoder.embed_pixels(pixels))  # type: ignore[attr-defined]
+
     def _cut(self, embeddings: Float32[Tensor, "n d"]) -> Float32[Tensor, "n w"]:
         if not 0 < self.width <= embeddings.shape[1]:
             raise RecipeError(f"@{self.width}: the model's embeddings have {embeddings.shape[1]} coordinates")

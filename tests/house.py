@@ -18,7 +18,7 @@ FLOORS = (
     ("plan",),
     ("run",),
     ("train", "evaluate", "export", "embeddings", "report", "curate"),
-    ("merging",),
+    ("merging", "robust"),
     ("commands",),
     ("cli",),
 )

@@ -11,6 +11,7 @@ from typing import Any
 from vlp.commands.adding import add_commands
 from vlp.commands.data import add_data_commands
 from vlp.commands.machines import add_bench, add_doctor, add_plan
+from vlp.commands.robustness import add_robust
 from vlp.commands.several_models import add_interpolate, add_merge
 from vlp.ground.errors import said_in_one_line
 from vlp.recipe.arguments import add_train_arguments, parse
@@ -34,6 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
         (
             _train,
             _eval,
+            add_robust,
             _compare,
             _report,
             _embed,

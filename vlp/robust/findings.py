@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Bool, Float32
+from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
 from vlp.robust.problem import Judged
@@ -25,30 +25,40 @@ class Found:
 
 
 class Worst:
-    """The inputs of each sample that did worst so far: wrong ones before others, and of these the highest loss."""
+    """The inputs of each sample that did worst so far: wrong ones before others, and of these the highest loss.
+
+    Args:
+        inputs: Unchanged ones, which stay where nothing is added.
+    """
 
     def __init__(self, inputs: Tensor):
         self.inputs = inputs.clone()
         self.loss = inputs.new_full((len(inputs),), -torch.inf)
         self.is_wrong = torch.zeros_like(self.loss, dtype=torch.bool)
 
-    def add(self, inputs: Tensor, judged: Judged) -> Bool[Tensor, " n"]:
-        """Take what does worse; return for which samples that is so."""
-        worse = torch.where(self.is_wrong == judged.is_wrong, judged.loss > self.loss, judged.is_wrong)
-        self.inputs = torch.where(_wide(worse, inputs), inputs, self.inputs)
-        self.loss = torch.where(worse, judged.loss, self.loss)
-        self.is_wrong = self.is_wrong | judged.is_wrong
-        return worse
+    @property
+    def left(self) -> Int64[Tensor, " k"]:
+        """Places of the samples that nothing made wrong."""
+        return (~self.is_wrong).nonzero()[:, 0]
+
+    def add(self, inputs: Tensor, judged: Judged, places: Int64[Tensor, " k"] | None = None) -> None:
+        """Take what does worse.
+
+        Args:
+            places: Of the samples that these are, where they are not all.
+        """
+        at = slice(None) if places is None else places
+        was_wrong, loss, before = self.is_wrong[at], self.loss[at], self.inputs[at]
+        worse = torch.where(was_wrong == judged.is_wrong, judged.loss > loss, judged.is_wrong)
+        self.inputs[at] = torch.where(worse.view(-1, *[1] * (inputs.ndim - 1)), inputs, before)
+        self.loss[at] = torch.where(worse, judged.loss, loss)
+        self.is_wrong[at] = was_wrong | judged.is_wrong
 
 
 def blind(gradient: Tensor) -> Bool[Tensor, " n"]:
     """Return for which samples a gradient says nothing: zero everywhere, or somewhere no number."""
     rows = gradient.flatten(1)
     return (rows == 0).all(dim=1) | ~rows.isfinite().all(dim=1)
-
-
-def _wide(flags: Bool[Tensor, " n"], inputs: Tensor) -> Bool[Tensor, "n ..."]:
-    return flags.view(-1, *[1] * (inputs.ndim - 1))
 
 
 @dataclass(frozen=True)

@@ -222,6 +222,26 @@ class PixelEncoder(Protocol):
     def embed_pixels(self, pixels: Float32[Tensor, "n 3 h w"]) -> Float32[Tensor, "n d"]: ...
 
 
+@runtime_checkable
+class WordEncoder(Protocol):
+    """A model whose word embeddings can be moved, as attacks on texts do.
+
+    Args:
+        words: Embeddings of all tokens.
+        read_texts: Texts to rows of tokens, and which of these are words.
+        embed_shifted: Such rows, and a vector per token that is added to its embedding, to embeddings of the texts.
+    """
+
+    @property
+    def words(self) -> Float32[Tensor, "v w"]: ...
+
+    def read_texts(self, texts: Sequence[str]) -> tuple[Int64[Tensor, "n l"], Bool[Tensor, "n l"]]: ...
+
+    def embed_shifted(
+        self, tokens: Int64[Tensor, "n l"], shift: Float32[Tensor, "n l w"]
+    ) -> Float32[Tensor, "n d"]: ...
+
+
 class Tokenizer(Protocol):
     """Texts to token ids, cut to the longest of the batch, and the length of each including its end token.
 

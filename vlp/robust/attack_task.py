@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-import torch
 from jaxtyping import Float32
 from torch import Tensor
 
-from vlp.evaluators.record import Record, lay_out
+from vlp.evaluators.record import Record
 from vlp.evaluators.tasks import task_sha256
 from vlp.robust.attack_file import AttackList, Listed
-from vlp.robust.attacks.base import Attack, attacks
+from vlp.robust.attacks.base import PIXELS, Attack, attacks
 from vlp.robust.findings import Outcome
-from vlp.robust.gates import Evidence, Trial, judge
+from vlp.robust.gates import Evidence, Gate, Trial, judge
 from vlp.robust.kept_outcomes import KeptOutcomes
 from vlp.robust.opening import Opened
+from vlp.robust.scored import Scorer, worst_rows
 
 CHANCE = "random_signs"
 WORST = "worst case"
@@ -91,6 +91,7 @@ def attack_task(
         "model": model_checksum,
         "batch_size": opened.stage.batch_size,
     }
+    plan = [each for each in plan if each.attack.side != "texts" or opened.stage.captions is not None]
     outcomes = []
     for each in plan:
         told = known | {"type": each.listed.type, "settings": dict(each.listed.settings), "radius": each.radius}
@@ -106,26 +107,8 @@ def attack_task(
 
 
 def _record(opened: Opened, plan: Sequence[Planned], outcomes: Sequence[Outcome]) -> Record:
-    trials = [
-        Trial(
-            each.listed.label,
-            each.radius,
-            each.attack.needs_gradients,
-            each.listed.type == CHANCE,
-            outcome,
-            opened.stage.goal.ranks(outcome.rows) == 1,
-        )
-        for each, outcome in zip(plan, outcomes, strict=True)
-    ]
-    of_pixels = [pair for pair in zip(plan, trials, strict=True) if pair[0].is_of_pixels]
-    by_probe = {each.radius: trial for each, trial in of_pixels if _is_extreme(each)}
-    evidence = Evidence(
-        opened.clean,
-        opened.ranks == 1,
-        by_probe.get(0.0),
-        by_probe.get(max(by_probe, default=0.0)) if len(by_probe) > 1 else None,
-        [trial for each, trial in of_pixels if not _is_extreme(each)],
-    )
+    scorer = opened.scorer
+    evidence = _evidence(opened, [pair for pair in zip(plan, outcomes, strict=True) if pair[0].is_of_pixels])
     return {
         "task": opened.task.name,
         "version": opened.task.version,
@@ -135,7 +118,7 @@ def _record(opened: Opened, plan: Sequence[Planned], outcomes: Sequence[Outcome]
         "data_sha256": opened.data.fingerprint,
         "samples": len(opened.data),
         "of": opened.of,
-        "clean": _metrics(opened, opened.clean),
+        "clean": scorer.metrics(),
         "attacks": [
             {
                 "label": each.listed.label,
@@ -144,32 +127,45 @@ def _record(opened: Opened, plan: Sequence[Planned], outcomes: Sequence[Outcome]
                 "radius": each.radius,
                 "unit": each.attack.unit,
                 "is_probe": each.is_probe,
-                "metrics": _metrics(opened, outcome.rows),
+                "metrics": scorer.metrics(**{each.attack.side: outcome.rows}),
             }
             for each, outcome in zip(plan, outcomes, strict=True)
         ],
         "worst": [
-            {"label": WORST, "radius": radius, "unit": "/255", "metrics": _metrics(opened, rows)}
-            for radius, rows in _worst(opened, evidence)
+            {"label": WORST, "radius": radius, "unit": PIXELS, "metrics": scorer.metrics(rows)}
+            for radius in evidence.radii
+            for rows in [_worst(scorer, evidence, radius, opened.stage.goal.direction)]
         ],
-        "gates": [gate.as_dict() for gate in judge(evidence)],
+        "gates": [gate.as_dict() for gate in _gates(opened, plan, outcomes)],
     }
 
 
-def _is_extreme(each: Planned) -> bool:
-    """Whether a probe is one of the first attack at radius 0 or without bounds."""
-    return each.is_probe and each.listed.type != CHANCE
+def _gates(opened: Opened, plan: Sequence[Planned], outcomes: Sequence[Outcome]) -> Iterator[Gate]:
+    """Judge the attacks on each image by itself together, and every other attack alone."""
+    pairs = list(zip(plan, outcomes, strict=True))
+    yield from judge(_evidence(opened, [pair for pair in pairs if pair[0].is_of_pixels]))
+    for label in dict.fromkeys(each.listed.label for each, _ in pairs if not each.is_of_pixels):
+        yield from judge(_evidence(opened, [pair for pair in pairs if pair[0].listed.label == label]))
 
 
-def _worst(opened: Opened, evidence: Evidence) -> Iterator[tuple[float, Float32[Tensor, "n d"]]]:
-    """Yield, for each radius, the embeddings of each image as the attack left it that did worst to it."""
-    for radius in evidence.radii:
-        rows = [opened.clean, *(trial.outcome.rows for trial in evidence.at(radius))]
-        ranks = torch.stack([opened.stage.goal.ranks(each) for each in rows])
-        yield radius, torch.stack(rows)[ranks.argmax(dim=0), torch.arange(len(opened.clean))]
+def _evidence(opened: Opened, pairs: Sequence[tuple[Planned, Outcome]]) -> Evidence:
+    """Return what gates look at, of attacks on one side."""
+    side = pairs[0][0].attack.side if pairs else "images"
+    goal, clean = opened.stage.goal, opened.scorer.images
+    if side == "texts":
+        assert opened.stage.captions is not None
+        goal, clean = opened.stage.captions, opened.scorer.texts
+    found: dict[bool, list[Trial]] = {True: [], False: []}
+    for each, outcome in pairs:
+        is_random = each.listed.type == CHANCE
+        is_right = goal.ranks(outcome.rows) == 1
+        trial = Trial(each.listed.label, each.radius, each.attack.needs_gradients, is_random, outcome, is_right)
+        found[each.is_probe and not is_random].append(trial)
+    zero = next((trial for trial in found[True] if not trial.radius), None)
+    unbounded = next((trial for trial in found[True] if trial.radius), None)
+    return Evidence(clean, opened.scorer.clean[goal.direction] == 1, zero, unbounded, found[False])
 
 
-def _metrics(opened: Opened, rows: Float32[Tensor, "n d"]) -> dict[str, dict[str, float | int | None]]:
-    stage = opened.stage
-    evaluation = stage.evaluator.run(stage.shared.showing(stage.data, images=rows))
-    return lay_out(evaluation, opened.task.main_metric)
+def _worst(scorer: Scorer, evidence: Evidence, radius: float, direction: str) -> Float32[Tensor, "n d"]:
+    """Return the embedding of each image as the attack left it that did worst to it."""
+    return worst_rows(scorer, [scorer.images, *(trial.outcome.rows for trial in evidence.at(radius))], direction)

@@ -43,10 +43,10 @@ class Trial:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What gates look at: one set, and all attacks on the pixels of its images.
+    """What gates look at: one set, and attacks that can be compared: all on the pixels of each image, or one other.
 
     Args:
-        clean: Embeddings as an evaluation has them, and `is_right`, which samples are right with these.
+        clean: Embeddings of what is attacked as an evaluation has them, and `is_right`, which are right with these.
         zero: The same attack as `unbounded`, where nothing may move.
         unbounded: An attack by gradients at a radius at which nothing should be left.
         trials: The attacks at the radii of the report.
@@ -155,15 +155,19 @@ def gradients_are_there(evidence: Evidence) -> Gate | None:
 def within_ball(evidence: Evidence) -> Gate | None:
     """No pixel moved further than it may, or out of what a picture can hold."""
     trials = [trial for trial in (*evidence.trials, evidence.zero, evidence.unbounded) if trial is not None]
+    if not trials:
+        return None
     out = [
-        f"{_name(trial)} moved a value by {float(trial.outcome.distance.max()):.4f} to one between "
+        f"{_name(trial)} moved something by {float(trial.outcome.distance.max()):.4f}, to values between "
         f"{trial.outcome.least:.4f} and {trial.outcome.most:.4f}"
         for trial in trials
         if float(trial.outcome.distance.max()) > trial.radius + ROUNDING
         or trial.outcome.least < 0
         or trial.outcome.most > 1
     ]
-    return Gate("within_ball", not out, "; ".join(out) or "every change is as small as it must be, within [0, 1]")
+    return Gate(
+        "within_ball", not out, "; ".join(out) or "every change is as small as it must be, and pixels lie within [0, 1]"
+    )
 
 
 def beats_chance(evidence: Evidence) -> Gate | None:

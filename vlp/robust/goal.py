@@ -25,14 +25,14 @@ class Goal:
         names: What each candidate is called.
         kinds: Candidates of one number are alike: the classes themselves, or captions of the same words.
         right: The numbers that are right for each query.
-        metric: What an evaluator calls the share of queries that find theirs first.
+        direction: What names of metrics begin with that are about these queries.
     """
 
     candidates: Float32[Tensor, "m d"]
     names: Sequence[str]
     kinds: Int64[Tensor, " m"]
     right: Sequence[Sequence[int]]
-    metric: str
+    direction: str
 
     def __len__(self) -> int:
         return len(self.right)
@@ -59,7 +59,7 @@ def goal_of_classes(evaluator: Any, encoder: SharedEncoder) -> Goal:
     classes = class_embeddings(encoder, evaluator.prompts)
     names = evaluator.data.class_names
     kinds = torch.arange(len(names), device=classes.device)
-    return Goal(classes, names, kinds, [[label] for label in evaluator.data.labels], "acc1")
+    return Goal(classes, names, kinds, [[label] for label in evaluator.data.labels], "")
 
 
 def goal_of_images(evaluator: Any, encoder: SharedEncoder) -> Goal:
@@ -71,7 +71,7 @@ def goal_of_images(evaluator: Any, encoder: SharedEncoder) -> Goal:
     for image, kind in zip(evaluator.image_of_text.tolist(), kinds, strict=True):
         right[image].append(kind)
     rows = encoder.texts(texts)
-    return Goal(rows, texts, torch.tensor(kinds, device=rows.device), right, "image_to_text_recall@1")
+    return Goal(rows, texts, torch.tensor(kinds, device=rows.device), right, "image_to_text_")
 
 
 def goal_of_captions(evaluator: Any, images: Float32[Tensor, "n d"]) -> Goal:
@@ -81,11 +81,12 @@ def goal_of_captions(evaluator: Any, images: Float32[Tensor, "n d"]) -> Goal:
         owners.setdefault(text, []).append(image)
     names = [sample.key for sample in evaluator.data.samples]
     kinds = torch.arange(len(images), device=images.device)
-    return Goal(images, names, kinds, [owners[text] for text in evaluator.texts], "text_to_image_recall@1")
+    return Goal(images, names, kinds, [owners[text] for text in evaluator.texts], "text_to_image_")
 
 
+CLASSES, CAPTIONS = "zero_shot", "retrieval"
 GOALS: dict[str, Callable[[Any, SharedEncoder], Goal]] = {
-    "zero_shot": goal_of_classes,
-    "retrieval": goal_of_images,
+    CLASSES: goal_of_classes,
+    CAPTIONS: goal_of_images,
 }
 """What images are to find, by the evaluators that can be attacked."""

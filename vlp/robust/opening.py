@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Int64
 from torch import Tensor
 
 from vlp.evaluators.base import Evaluator, Task, evaluators
@@ -15,7 +15,8 @@ from vlp.evaluators.score_tiles import spaced_places
 from vlp.evaluators.shared import SharedEncoder
 from vlp.ground import dist
 from vlp.ground.types import PixelEncoder
-from vlp.robust.goal import GOALS
+from vlp.robust.goal import CAPTIONS, GOALS, goal_of_captions
+from vlp.robust.scored import Scorer
 from vlp.robust.stage import Stage
 
 MOST_SHOWN = 6
@@ -27,15 +28,12 @@ class Opened:
     """A task whose images wait to be attacked.
 
     Args:
-        clean: Embeddings of its images, as an evaluation has them.
-        ranks: Ranks of what is right for each of them.
         of: How many samples the whole set has.
     """
 
     task: Task
     stage: Stage
-    clean: Float32[Tensor, "n d"]
-    ranks: Int64[Tensor, " n"]
+    scorer: Scorer
     of: int
 
     @property
@@ -70,11 +68,12 @@ def open_task(
             places = spaced_places(len(whole), samples).tolist()
             data = subset(whole, places, f"{samples} evenly spaced samples")
         evaluator: Evaluator = evaluators.build(task.evaluator, dict(task.settings), data)
+    scorer = Scorer.of(task, evaluator, shared)
     goal = GOALS[task.evaluator](evaluator, shared)
-    clean = shared.images(data).cpu()
-    ranks = goal.ranks(clean)
-    stage = Stage(encoder, shared, data, evaluator, goal, batch_size, _drawn(ranks), progress)
-    return Opened(task, stage, clean, ranks, len(whole))
+    captions = goal_of_captions(evaluator, shared.images(data)) if task.evaluator == CAPTIONS else None
+    shown = _drawn(scorer.clean[goal.direction])
+    stage = Stage(encoder, shared, data, evaluator, goal, captions, batch_size, shown, progress)
+    return Opened(task, stage, scorer, len(whole))
 
 
 def _drawn(ranks: Int64[Tensor, " n"]) -> frozenset[int]:

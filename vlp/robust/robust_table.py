@@ -15,6 +15,7 @@ from vlp.ground.tabular import aligned, interval, markdown
 from vlp.ground.types import RecipeError
 
 CLEAN = "clean"
+SIDES = {"": "", "image_to_text_": "I>T ", "text_to_image_": "T>I "}
 
 
 @dataclass(frozen=True)
@@ -108,23 +109,24 @@ def _failures(record: Record) -> list[str]:
 
 
 def _shown(rows: Sequence[Row]) -> list[tuple[str, ...]]:
-    head = ("task", "attack", "radius", "metric", "value", "95 % interval", "n")
-    return [
-        head,
-        *(
-            (
-                row.task,
-                row.attack,
-                row.radius,
-                row.metric,
-                f"{row.value:.4f}",
-                interval(row.low, row.high),
-                f"{row.count}",
-            )
-            for row in rows
-            if row.is_main
-        ),
-    ]
+    """Return one line for each attack: the main number, and what the attack took."""
+    head = ("task", "attack", "radius", "metric", "value", "95 % interval", "n", "success")
+    lines: list[tuple[str, ...]] = [head]
+    for row in rows:
+        if row.is_main:
+            numbers = (f"{row.value:.4f}", interval(row.low, row.high), f"{row.count}")
+            lines.append((row.task, row.attack, row.radius, row.metric, *numbers, _taken(row, rows)))
+    return lines
+
+
+def _taken(main: Row, rows: Sequence[Row]) -> str:
+    """Return attack success rates at each k, by direction."""
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        direction, success, k = row.metric.rpartition("success@")
+        if success and (row.task, row.attack, row.radius) == (main.task, main.attack, main.radius):
+            found.setdefault(SIDES[direction], []).append(f"{row.value:.2f} at {k}")
+    return "; ".join(f"{side}{', '.join(rates)}" for side, rates in found.items())
 
 
 def write_rows(path: Path, record: Record, rows: Sequence[Row]) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from vlp.attacks.ball import PIXEL_STEP
 from vlp.evaluators.base import Evaluator
 from vlp.evaluators.dataset import EvaluationSet
-from vlp.evaluators.shared import LEAST_IMAGES, SharedEncoder, deal, decode_ahead
+from vlp.evaluators.shared import LEAST_IMAGES, LEAST_TEXTS, SharedEncoder, deal, decode_ahead
 from vlp.ground.randomness import hash64
 from vlp.ground.types import PixelEncoder
 from vlp.robust.findings import Found, Outcome
@@ -21,6 +21,8 @@ from vlp.robust.problem import Problem
 from vlp.robust.thumbnails import picture_of
 
 Perturb = Callable[[Problem, Float32[Tensor, "n 3 h w"], float, Int64[Tensor, " n"]], Found]
+
+Rewrite = Callable[[Sequence[int]], Outcome]
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Stage:
         data: The set.
         evaluator: What scores it.
         goal: What its images are to find.
+        captions: What its captions are to find, where it has some.
         batch_size: Images per forward: that of `encoder`, so that the same batches give the same bits.
         shown: Places of the samples of which pictures are kept.
         title: What a bar on the main process is called.
@@ -44,6 +47,7 @@ class Stage:
     data: EvaluationSet
     evaluator: Evaluator
     goal: Goal
+    captions: Goal | None
     batch_size: int
     shown: frozenset[int] = frozenset()
     progress: bool = False
@@ -87,6 +91,35 @@ class Stage:
                 for place, number in shown.items()
             },
         )
+
+    def change_texts(self, rewrite: Rewrite) -> Outcome:
+        """Change every caption of the set.
+
+        Args:
+            rewrite: From the places of some captions to what became of them.
+        """
+
+        def work(indices: range) -> list[Outcome]:
+            starts = range(0, len(indices), self.batch_size)
+            return [rewrite(indices[start : start + self.batch_size]) for start in starts]
+
+        chunks = deal(len(self.evaluator.texts), LEAST_TEXTS, work, self.title, progress=self.progress)
+        return joined([part for chunk in chunks for part in chunk])
+
+    def problem_of_texts(self, places: Sequence[int], embed: Callable[[Tensor], Float32[Tensor, "n d"]]) -> Problem:
+        """Return what captions are to be kept from: the images that are right for them.
+
+        Args:
+            embed: What an attack moves to embeddings of these captions.
+        """
+        assert self.captions is not None, "no captions"
+        return Problem(embed, self.captions.candidates, self.captions.positives(places), self.shared.scale)
+
+    @property
+    def image_of_text(self) -> Int64[Tensor, " t"]:
+        """Place of the image of each caption."""
+        found: Tensor = self.evaluator.image_of_text  # type: ignore[attr-defined]
+        return found
 
     def ids(self, places: Sequence[int]) -> Int64[Tensor, " n"]:
         """Return numbers that depend on keys alone, so that what is drawn for a sample is the same in any set."""

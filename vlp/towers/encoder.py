@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
 import torch
-from jaxtyping import Float32
+from jaxtyping import Bool, Float32, Int64
 from PIL.Image import Image
 from torch import Tensor
 from torch.nn import functional
@@ -15,6 +15,8 @@ from torch.nn import functional
 from vlp.towers.before_projection import tapped
 from vlp.towers.dual import DualEncoder
 from vlp.towers.plain_pixels import PLAIN, normalised, preparation
+from vlp.towers.text import can_cut
+from vlp.towers.word_embeddings import shifted_words, word_embedding_of
 
 
 class TowerEncoder:
@@ -78,6 +80,26 @@ class TowerEncoder:
         """Embed what `plain_pixels` makes of images, in float32; gradients reach the pixels that ask for them."""
         with in_evaluation_mode(self.model):
             return functional.normalize(self.model.core.visual(normalised(pixels, self.model.preprocess_cfg)), dim=-1)
+
+    def read_texts(self, texts: Sequence[str]) -> tuple[Int64[Tensor, "n l"], Bool[Tensor, "n l"]]:
+        """Return tokens of texts as `embed_shifted` takes them, and which are words: no padding, no mark of an end."""
+        tokenizer = self.model.tokenizer
+        tokens, lengths = tokenizer(texts)
+        marks = tokenizer([""])[0].unique()
+        if not can_cut(self.model.core.text):
+            tokens = functional.pad(tokens, (0, self.model.context_length - tokens.shape[1]), value=tokenizer.pad_id)
+        is_word = ~torch.isin(tokens, marks) & (torch.arange(tokens.shape[1]) < lengths[:, None])
+        return tokens.to(self.device), is_word.to(self.device)
+
+    def embed_shifted(self, tokens: Int64[Tensor, "n l"], shift: Float32[Tensor, "n l w"]) -> Float32[Tensor, "n d"]:
+        """Embed texts after their word embeddings are moved, in float32; gradients reach the shift."""
+        with in_evaluation_mode(self.model), shifted_words(self.model.core.text, shift):
+            return functional.normalize(self.model.core.text(tokens), dim=-1)
+
+    @property
+    def words(self) -> Float32[Tensor, "v w"]:
+        """Embeddings of all tokens."""
+        return word_embedding_of(self.model.core.text).weight.detach()
 
     def _batches(self, things: Iterator) -> Iterator[list]:
         while batch := list(islice(things, self.batch_size)):

@@ -12,6 +12,7 @@ from vlp.robust.findings import Found, Outcome
 from vlp.robust.problem import Problem
 from vlp.robust.stage import Stage
 
+PIXELS = "/255"
 Side = Literal["images", "texts"]
 
 
@@ -31,7 +32,7 @@ class Attack:
     side: Side = "images"
     needs_gradients: bool = True
     radii: tuple[float, ...] | None = None
-    unit: str = "/255"
+    unit: str = PIXELS
     passes: int = 1
 
     def change(self, stage: Stage, radius: float) -> Outcome:

@@ -13,10 +13,11 @@ from vlp.evaluators.base import Task
 from vlp.evaluators.prompts import class_embeddings, prompts_of
 from vlp.evaluators.shared import SharedEncoder
 from vlp.robust.attack_file import Listed
-from vlp.robust.attack_task import Planned, attack_task
+from vlp.robust.attack_task import attack_task
 from vlp.robust.attacks.base import attacks
 from vlp.robust.kept_outcomes import KeptOutcomes
 from vlp.robust.opening import Opened, open_task
+from vlp.robust.planned_attacks import Planned
 from vlp.robust.problem import Problem
 from vlp.towers.encoder import TowerEncoder
 from vlp.towers.plain_pixels import normalised
@@ -61,7 +62,7 @@ def captions_at(root: Path) -> Task:
     return task_on(root, "retrieval", "mean_recall@1")
 
 
-def model_that_learned(task: Task, steps: int = 25):
+def model_that_learned(task: Task, steps: int = 40):
     """Return a tiny model that knows the pairs of a retrieval set by heart."""
     model = tiny_model()
     encoder = TowerEncoder(model)

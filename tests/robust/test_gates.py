@@ -8,10 +8,10 @@ import torch
 from tests.robust.stages import classes_it_knows, encoder_of, gates_of, opened, plan_of, with_attack
 from vlp.attacks.ball import into_ball
 from vlp.robust.attack_file import AttackFile, AttackList
-from vlp.robust.attack_task import planned
 from vlp.robust.attacks.base import Attack
 from vlp.robust.findings import Found
 from vlp.robust.gates import GATES
+from vlp.robust.planned_attacks import planned
 from vlp.towers.encoder import TowerEncoder
 
 ALL = {gate.__name__ for gate in GATES}

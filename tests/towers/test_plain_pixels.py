@@ -42,5 +42,5 @@ def test_of_a_model_of_transformers(make, tmp_path):
 
 def test_a_model_that_sees_patches_is_refused(tmp_path):
     write(tmp_path, siglip2)
-    with pytest.raises(RecipeError, match="shown .*pixel_attention_mask"):
+    with pytest.raises(RecipeError, match=r"shown .*pixel_attention_mask"):
         BorrowedModel(tmp_path).encoder("cpu").plain_pixels(tiny_images()[0])

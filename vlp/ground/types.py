@@ -223,6 +223,13 @@ class PixelEncoder(Protocol):
 
 
 @runtime_checkable
+class LayerEncoder(Protocol):
+    """A model that says what each block of its image tower makes of plain pixels, averaged over places."""
+
+    def layers(self, pixels: Float32[Tensor, "n 3 h w"]) -> list[Float32[Tensor, "n w"]]: ...
+
+
+@runtime_checkable
 class WordEncoder(Protocol):
     """A model whose word embeddings can be moved, as attacks on texts do.
 

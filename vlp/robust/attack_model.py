@@ -22,9 +22,10 @@ from vlp.ground.bits import checksum
 from vlp.ground.float32 import whole_float32
 from vlp.ground.types import PixelEncoder, RecipeError
 from vlp.robust.attack_file import AttackList, load_attacks
-from vlp.robust.attack_task import attack_task, planned
+from vlp.robust.attack_task import attack_task
 from vlp.robust.kept_outcomes import KeptOutcomes
 from vlp.robust.opening import can_be_attacked, open_task
+from vlp.robust.planned_attacks import planned
 from vlp.robust.robust_table import as_text, rows_of, write_rows, writer_of
 from vlp.run.launch import check_same, join_evaluation
 from vlp.run.subject import Subject, find_subject

@@ -14,7 +14,7 @@ from vlp.evaluators.base import Evaluator
 from vlp.evaluators.dataset import EvaluationSet
 from vlp.evaluators.shared import LEAST_IMAGES, LEAST_TEXTS, SharedEncoder, deal, decode_ahead
 from vlp.ground.randomness import hash64
-from vlp.ground.types import PixelEncoder
+from vlp.ground.types import LayerEncoder, PixelEncoder
 from vlp.robust.findings import Found, Outcome
 from vlp.robust.goal import Goal
 from vlp.robust.problem import Problem
@@ -38,8 +38,8 @@ class Stage:
         captions: What its captions are to find, where it has some.
         batch_size: Images per forward: that of `encoder`, so that the same batches give the same bits.
         shown: Places of the samples of which pictures are kept.
-        title: What a bar on the main process is called.
-        progress: Show that bar.
+        progress: Show a bar on the main process, called `title`.
+        keeps_layers: Keep what every block of the image tower says of the changed images.
     """
 
     encoder: PixelEncoder
@@ -52,6 +52,7 @@ class Stage:
     shown: frozenset[int] = frozenset()
     progress: bool = False
     title: str = ""
+    keeps_layers: bool = False
 
     def change_images(self, perturb: Perturb, radius: float) -> Outcome:
         """Change every image of the set, and embed what comes of it as an evaluation would.
@@ -79,6 +80,9 @@ class Stage:
         found = perturb(problem, pixels, radius * PIXEL_STEP, self.ids(places))
         with torch.inference_mode():
             rows = self.encoder.embed_pixels(found.inputs)
+        layers = []
+        if self.keeps_layers and isinstance(self.encoder, LayerEncoder):
+            layers = [layer.cpu() for layer in self.encoder.layers(found.inputs)]
         shown = {place: number for number, place in enumerate(places) if place in self.shown}
         return Outcome(
             rows=rows.cpu(),
@@ -90,6 +94,7 @@ class Stage:
                 str(place): picture_of(pixels[number], found.inputs[number], radius * PIXEL_STEP)
                 for place, number in shown.items()
             },
+            layers=tuple(layers),
         )
 
     def change_texts(self, rewrite: Rewrite) -> Outcome:

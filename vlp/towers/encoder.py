@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from vlp.towers.before_projection import tapped
+from vlp.towers.block_outputs import listening
 from vlp.towers.dual import DualEncoder
 from vlp.towers.plain_pixels import PLAIN, normalised, preparation
 from vlp.towers.text import can_cut
@@ -80,6 +81,13 @@ class TowerEncoder:
         """Embed what `plain_pixels` makes of images, in float32; gradients reach the pixels that ask for them."""
         with in_evaluation_mode(self.model):
             return functional.normalize(self.model.core.visual(normalised(pixels, self.model.preprocess_cfg)), dim=-1)
+
+    @torch.no_grad()
+    def layers(self, pixels: Float32[Tensor, "n 3 h w"]) -> list[Float32[Tensor, "n w"]]:
+        """Return what each block of the image tower says of what `plain_pixels` makes of images."""
+        with listening(self.model.core.visual) as found:
+            self.embed_pixels(pixels)
+        return found
 
     def read_texts(self, texts: Sequence[str]) -> tuple[Int64[Tensor, "n l"], Bool[Tensor, "n l"]]:
         """Return tokens of texts as `embed_shifted` takes them, and which are words: no padding, no mark of an end."""

@@ -27,6 +27,7 @@ class Attack:
         radii: Its own radii; None for those that the file of attacks names.
         unit: What a radius is told in, behind the number.
         passes: How often it shows each image to the model, about.
+        card: Name of the data that it learns from, where it does.
     """
 
     side: Side = "images"
@@ -34,6 +35,7 @@ class Attack:
     radii: tuple[float, ...] | None = None
     unit: str = PIXELS
     passes: int = 1
+    card: str = ""
 
     def change(self, stage: Stage, radius: float) -> Outcome:
         """Attack all samples of a set; called by all processes together.

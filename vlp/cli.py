@@ -11,8 +11,8 @@ from typing import Any
 from vlp.commands.adding import add_commands
 from vlp.commands.data import add_data_commands
 from vlp.commands.machines import add_bench, add_doctor, add_plan
-from vlp.commands.robustness import add_robust
 from vlp.commands.several_models import add_interpolate, add_merge
+from vlp.commands.under_attack import add_robust
 from vlp.ground.errors import said_in_one_line
 from vlp.recipe.arguments import add_train_arguments, parse
 

@@ -27,12 +27,13 @@ from vlp.robust.kept_outcomes import KeptOutcomes
 from vlp.robust.opening import can_be_attacked, open_task
 from vlp.robust.planned_attacks import planned
 from vlp.robust.robust_table import as_text, rows_of, write_rows, writer_of
+from vlp.run.folder import ROBUST_RECORD, UNDER_ATTACK
 from vlp.run.launch import check_same, join_evaluation
 from vlp.run.subject import Subject, find_subject
 from vlp.towers.dual import DualEncoder
 
 USUAL = 10_000  # samples of a set that does not say how many it has
-FOLDER, RECORD, OUTCOMES = "robust", "robust.json", "outcomes"
+OUTCOMES = "outcomes"
 
 
 def attack_model(
@@ -76,14 +77,14 @@ def attack_model(
         encoder = _encoder(subject, chosen, device)
         told = float(checksum(subject.tensors()))
     check_same("the model", f"{told} of {subject.name}")
-    target = folder or (subject.folder and subject.folder / FOLDER)
+    target = folder or (subject.folder and subject.folder / UNDER_ATTACK)
     if resume and target is None:
         raise RecipeError("--resume: there is no folder to go on with; name it with --to")
     kept = KeptOutcomes(target and target / OUTCOMES, resume=resume)
     with whole_float32():
         record = _attack(subject, tasks, chosen, encoder, kept, told)
     if target is not None:
-        dist.on_main(partial(write_record, target / RECORD, record))
+        dist.on_main(partial(write_record, target / ROBUST_RECORD, record))
     rows = rows_of(record)
     if dist.is_main():
         print(as_text(record, rows))

@@ -8,13 +8,14 @@ from dataclasses import replace
 
 import torch
 from jaxtyping import Float, Float32, Int64
-from torch import Tensor
+from torch import Tensor, nn
 
 from vlp.attacks.ball import PIXEL_STEP, random_start
 from vlp.attacks.pgd import Loss, pgd
 from vlp.ground.draws import pick, uniform
 from vlp.ground.types import Batch, Embeddings, Reading, RecipeError
 from vlp.strategies.first_steps import TakenSteps
+from vlp.strategies.norm_apart import NormApart
 from vlp.towers.dual import DualEncoder
 from vlp.towers.view_encoder import normalised, plain
 
@@ -76,6 +77,7 @@ class PixelAdversary(TakenSteps):
         self.clean_weight, self.adversarial_weight = clean_weight, adversarial_weight
         self.makes_views = adversarial_weight == 0
         self._model: DualEncoder | None = None
+        self._norms = NormApart(nn.Identity())
         self._attacks = False
         self._found: list[tuple[Batch, Tensor]] = []
 
@@ -96,11 +98,13 @@ class PixelAdversary(TakenSteps):
                 "let some of it train, or leave the adversary out of strategies"
             )
         self._model = model
+        self._norms = NormApart(model.core.visual)
 
     def before_forward(self, batch: Batch) -> Batch:
         self._found = []
         over = self.last_step is not None and self.reached(self.last_step)
         self._attacks = self.reached(self.first_step) and not over
+        self._norms.share = 0.0
         return batch
 
     def before_towers(self, images: Float32[Tensor, "v n 3 h w"], batch: Batch) -> Float32[Tensor, "w n 3 h w"]:
@@ -113,6 +117,7 @@ class PixelAdversary(TakenSteps):
                 self._found.append((batch, changed))
         if self.clean_weight == 0:
             return torch.cat([changed[None], images[1:]])
+        self._norms.share = 1 / (len(images) + 1)
         return torch.cat([images, changed[None]])
 
     def _recall(self, batch: Batch) -> Float32[Tensor, "n 3 h w"] | None:

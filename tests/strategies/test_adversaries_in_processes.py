@@ -6,9 +6,13 @@ from tests.strategies.layouts import assert_alike, in_two_processes, steps_of
 from tests.test_sharded import launched
 
 STEADY = "model.image.patch_dropout=0.0"
+WORDINGS = "data.text_views={synonyms: {count: 2, synonyms: 1.0}}"
 CASES = {
     "images": ("vitb32_clip", (STEADY, "strategies.adversarial_images={steps: 2, probability: 0.7}")),
     "images alone": ("vitb32_clip", (STEADY, "strategies.adversarial_images={clean_weight: 0.0}")),
+    "texts": ("vitb32_clip", (STEADY, "strategies.adversarial_texts={steps: 2, epsilon: 0.3}")),
+    "words": ("vitb32_clip", (STEADY, "strategies.adversarial_words={}", WORDINGS)),
+    "both": ("vitb32_clip", (STEADY, "strategies.adversarial_texts={}", "strategies.adversarial_images={}")),
 }
 LAYOUTS = {
     "whole": ({}, 1),

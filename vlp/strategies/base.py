@@ -18,6 +18,7 @@ class Strategy:
     Attributes:
         provides: What it adds to embeddings that a term may need, such as `reference`.
         makes_views: Whether it adds image or text views, which some term should read.
+        takes_text_views: Whether it reads the further text views of the data, so that no term need do so.
         can_shard: Whether it works on parameters that are split over processes (FSDP).
         reads_images: Whether it looks at the pixels, or changes them; without such a strategy they can be left out
             where the embeddings of a locked image tower are kept.
@@ -25,6 +26,7 @@ class Strategy:
 
     provides: frozenset[str] = frozenset()
     makes_views: bool = False
+    takes_text_views: bool = False
     can_shard: bool = True
     reads_images: bool = True
 

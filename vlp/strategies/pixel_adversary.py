@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from vlp.attacks.ball import PIXEL_STEP, random_start
 from vlp.attacks.pgd import Loss, pgd
 from vlp.ground.draws import pick, uniform
-from vlp.ground.types import Batch, Embeddings, Reading, RecipeError
+from vlp.ground.types import Batch, Embeddings, Reading
 from vlp.strategies.first_steps import TakenSteps
 from vlp.strategies.norm_apart import NormApart
+from vlp.strategies.second_pass import SecondPass
+from vlp.strategies.trained_tower import check_trains
 from vlp.towers.dual import DualEncoder
 from vlp.towers.view_encoder import normalised, plain
 
@@ -79,7 +81,7 @@ class PixelAdversary(TakenSteps):
         self._model: DualEncoder | None = None
         self._norms = NormApart(nn.Identity())
         self._attacks = False
-        self._found: list[tuple[Batch, Tensor]] = []
+        self._changed = SecondPass()
 
     @property
     def model(self) -> DualEncoder:
@@ -92,16 +94,12 @@ class PixelAdversary(TakenSteps):
         """Return what the attack on these normalised images raises, from embeddings of what they became."""
 
     def start(self, model: DualEncoder) -> None:
-        if model.locked_image:
-            raise RecipeError(
-                "model.freeze: the image tower is locked, and learns nothing from images that an adversary changes: "
-                "let some of it train, or leave the adversary out of strategies"
-            )
+        check_trains(model, "image")
         self._model = model
         self._norms = NormApart(model.core.visual)
 
     def before_forward(self, batch: Batch) -> Batch:
-        self._found = []
+        self._changed.forget()
         over = self.last_step is not None and self.reached(self.last_step)
         self._attacks = self.reached(self.first_step) and not over
         self._norms.share = 0.0
@@ -110,23 +108,11 @@ class PixelAdversary(TakenSteps):
     def before_towers(self, images: Float32[Tensor, "v n 3 h w"], batch: Batch) -> Float32[Tensor, "w n 3 h w"]:
         if not self._attacks:
             return images
-        changed = self._recall(batch)
-        if changed is None:
-            changed = self.change(images[0], batch)
-            if not torch.is_grad_enabled():  # the same micro-batch comes again
-                self._found.append((batch, changed))
+        changed = self._changed(batch, lambda: self.change(images[0], batch))
         if self.clean_weight == 0:
             return torch.cat([changed[None], images[1:]])
         self._norms.share = 1 / (len(images) + 1)
         return torch.cat([images, changed[None]])
-
-    def _recall(self, batch: Batch) -> Float32[Tensor, "n 3 h w"] | None:
-        """Return what became of a micro-batch when it came before, once."""
-        for place, (seen, changed) in enumerate(self._found):
-            if seen is batch:
-                del self._found[place]
-                return changed
-        return None
 
     def change(self, images: Float32[Tensor, "n 3 h w"], batch: Batch) -> Float32[Tensor, "n 3 h w"]:
         """Attack normalised images; those that are spared come back bit for bit."""

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vlp.attacks.ball import ANYTHING, PIXEL_STEP, into_ball, random_start, signed_step
+from vlp.attacks.ball import ANYTHING, PIXEL_STEP, into_ball, into_round_ball, random_start, signed_step
 
 
 def pixels(num=3, side=4):
@@ -20,6 +20,13 @@ def test_values_outside_come_to_the_border_and_others_stay():
 def test_embeddings_have_no_bounds():
     found = into_ball(torch.tensor([5.0, -5.0]), torch.tensor([3.0, -3.0]), 1.0, ANYTHING)
     assert found.tolist() == [4.0, -4.0]
+
+
+def test_vectors_outside_a_round_ball_come_back_on_the_straight_way():
+    centre = torch.tensor([[1.0, 1.0], [1.0, 1.0], [1.0, 1.0]])
+    found = into_round_ball(torch.tensor([[4.0, 5.0], [1.0, 1.5], [1.0, 1.0]]), centre, 1.0)
+    torch.testing.assert_close(found, torch.tensor([[1.6, 1.8], [1.0, 1.5], [1.0, 1.0]]))
+    assert torch.equal(into_round_ball(centre + 1, centre, torch.tensor(0.0)), centre)
 
 
 def test_a_step_goes_uphill_by_the_same_in_every_coordinate_and_not_where_nothing_changes():

@@ -1,4 +1,4 @@
-"""Inputs no further from others than a radius in any coordinate: the ball that an attack may move in."""
+"""Inputs no further from others than a radius: the ball that an attack may move in, in any coordinate or as a whole."""
 
 from __future__ import annotations
 
@@ -26,6 +26,15 @@ def into_ball(
 ) -> Float[Tensor, "*shape"]:
     """Return the nearest values that lie within `radius` of `centre` in every coordinate, and within `bounds`."""
     return torch.minimum(torch.maximum(values, centre - radius), centre + radius).clamp(*bounds)
+
+
+def into_round_ball(
+    values: Float[Tensor, "... d"], centre: Float[Tensor, "... d"], radius: Radius
+) -> Float[Tensor, "... d"]:
+    """Return the nearest vectors whose Euclidean distance from those of `centre` is at most `radius`."""
+    ways = values - centre
+    lengths = torch.linalg.vector_norm(ways, dim=-1, keepdim=True).clamp(min=torch.finfo(ways.dtype).tiny)
+    return centre + ways * (radius / lengths).clamp(max=1)
 
 
 def signed_step(

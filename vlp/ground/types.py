@@ -151,6 +151,14 @@ class Embeddings:
 
 
 @dataclass(frozen=True)
+class Reading:
+    """Embeddings that the objective is evaluated on, and the weight of what it finds."""
+
+    embeddings: Embeddings
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
 class Metric:
     """One number of an evaluator, with a 95 % interval where one is defined."""
 

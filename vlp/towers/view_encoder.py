@@ -99,14 +99,19 @@ def prepare(
     if pixels.shape[-2:] != (height, width):
         mode = ours["interpolation"] if ours["interpolation"] in FILTERS else FILTERS[0]
         pixels = F.interpolate(pixels, (height, width), mode=mode, antialias=True).clamp(0, 1)
-    mean, std = (pixels.new_tensor(values)[:, None, None] for values in colors[1])
-    return (pixels - mean) / std
+    return normalised(pixels, ours)
 
 
 def plain(images: Float32[Tensor, "n 3 h w"], prepared: Mapping[str, Any]) -> Float32[Tensor, "n 3 h w"]:
     """Return pixels in [0, 1], from normalised ones."""
     mean, std = (images.new_tensor(prepared[name])[:, None, None] for name in ("mean", "std"))
     return images * std + mean
+
+
+def normalised(pixels: Float32[Tensor, "n 3 h w"], prepared: Mapping[str, Any]) -> Float32[Tensor, "n 3 h w"]:
+    """Return pixels in [0, 1] as a model expects them."""
+    mean, std = (pixels.new_tensor(prepared[name])[:, None, None] for name in ("mean", "std"))
+    return (pixels - mean) / std
 
 
 def pictures(images: Float32[Tensor, "n 3 h w"], prepared: Mapping[str, Any]) -> list[Image]:

@@ -244,7 +244,7 @@ class WordEncoder(Protocol):
     Args:
         words: Embeddings of all tokens.
         read_texts: Texts to rows of tokens, and which of these are words.
-        embed_shifted: Such rows, and a vector per token that is added to its embedding, to embeddings of the texts.
+        embed_shifted: Both, and a vector per token that is added to the embeddings of words, to embeddings of the texts.
     """
 
     @property
@@ -253,7 +253,7 @@ class WordEncoder(Protocol):
     def read_texts(self, texts: Sequence[str]) -> tuple[Int64[Tensor, "n l"], Bool[Tensor, "n l"]]: ...
 
     def embed_shifted(
-        self, tokens: Int64[Tensor, "n l"], shift: Float32[Tensor, "n l w"]
+        self, tokens: Int64[Tensor, "n l"], is_word: Bool[Tensor, "n l"], shift: Float32[Tensor, "n l w"]
     ) -> Float32[Tensor, "n d"]: ...
 
 

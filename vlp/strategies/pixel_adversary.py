@@ -19,7 +19,8 @@ from vlp.strategies.norm_apart import NormApart
 from vlp.strategies.second_pass import SecondPass
 from vlp.strategies.trained_tower import check_trains
 from vlp.towers.dual import DualEncoder
-from vlp.towers.view_encoder import normalised, plain
+from vlp.towers.plain_pixels import normalised
+from vlp.towers.view_encoder import plain
 
 BITS = 24  # of a draw
 START, CHOICE = range(2)  # what a sample's own random numbers decide

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from itertools import islice
 
 import torch
@@ -15,9 +16,9 @@ from torch.nn import functional
 from vlp.towers.before_projection import tapped
 from vlp.towers.block_outputs import listening
 from vlp.towers.dual import DualEncoder
+from vlp.towers.moved_tokens import MovedTokens, named
 from vlp.towers.plain_pixels import PLAIN, normalised, preparation
 from vlp.towers.text import can_cut
-from vlp.towers.word_embeddings import shifted_words, word_embedding_of
 
 
 class TowerEncoder:
@@ -79,7 +80,7 @@ class TowerEncoder:
 
     def embed_pixels(self, pixels: Float32[Tensor, "n 3 h w"]) -> Float32[Tensor, "n d"]:
         """Embed what `plain_pixels` makes of images, in float32; gradients reach the pixels that ask for them."""
-        with in_evaluation_mode(self.model):
+        with self.model.at_rest():
             return functional.normalize(self.model.core.visual(normalised(pixels, self.model.preprocess_cfg)), dim=-1)
 
     @torch.no_grad()
@@ -99,15 +100,23 @@ class TowerEncoder:
         is_word = ~torch.isin(tokens, marks) & (torch.arange(tokens.shape[1]) < lengths[:, None])
         return tokens.to(self.device), is_word.to(self.device)
 
-    def embed_shifted(self, tokens: Int64[Tensor, "n l"], shift: Float32[Tensor, "n l w"]) -> Float32[Tensor, "n d"]:
-        """Embed texts after their word embeddings are moved, in float32; gradients reach the shift."""
-        with in_evaluation_mode(self.model), shifted_words(self.model.core.text, shift):
-            return functional.normalize(self.model.core.text(tokens), dim=-1)
+    def embed_shifted(
+        self, tokens: Int64[Tensor, "n l"], is_word: Bool[Tensor, "n l"], shift: Float32[Tensor, "n l w"]
+    ) -> Float32[Tensor, "n d"]:
+        """Embed texts after the embeddings of their words are moved, in float32; gradients reach the shift."""
+        self.moved.place(tokens, shift)
+        with self.model.at_rest():
+            return functional.normalize(self.model.core.text(named(tokens, is_word)), dim=-1)
+
+    @cached_property
+    def moved(self) -> MovedTokens:
+        """What moves the words of the text tower."""
+        return MovedTokens(self.model.core.text)
 
     @property
     def words(self) -> Float32[Tensor, "v w"]:
         """Embeddings of all tokens."""
-        return word_embedding_of(self.model.core.text).weight.detach()
+        return self.moved.embedding.weight.detach()
 
     def _batches(self, things: Iterator) -> Iterator[list]:
         while batch := list(islice(things, self.batch_size)):
@@ -123,21 +132,8 @@ class TowerEncoder:
     @contextlib.contextmanager
     def _evaluating(self) -> Iterator[None]:
         with (
-            in_evaluation_mode(self.model),
+            self.model.at_rest(),
             torch.inference_mode(),
             torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None),
         ):
             yield
-
-
-@contextlib.contextmanager
-def in_evaluation_mode(model: DualEncoder) -> Iterator[None]:
-    """Let a model drop nothing and leave its batch norms as they are."""
-    was_training = model.training
-    if was_training:  # a large model takes long to be told
-        model.eval()
-    try:
-        yield
-    finally:
-        if was_training:
-            model.train()

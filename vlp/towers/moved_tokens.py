@@ -22,19 +22,24 @@ class MovedTokens:
         tower: A text tower of open_clip or transformers.
 
     Attributes:
-        width: Of the embeddings of tokens.
+        embedding: The table.
     """
 
     def __init__(self, tower: nn.Module):
         embedding: Any = tower.transformer.get_input_embeddings() if isinstance(tower, HFTextEncoder) else None
         embedding = tower.token_embedding if embedding is None else embedding
-        self.width: int = embedding.embedding_dim
+        self.embedding: nn.Embedding = embedding
         self._ids: Int64[Tensor, " m"] | None = None
         self._offsets: Float[Tensor, "m w"] | None = None
         self._seen: tuple[Tensor, Tensor] | None = None
         self._norms: list[Tensor] | None = None
         embedding.register_forward_pre_hook(self._look_up)
         embedding.register_forward_hook(self._move)
+
+    @property
+    def width(self) -> int:
+        """Of the embeddings of tokens."""
+        return self.embedding.embedding_dim
 
     def place(self, ids: Int64[Tensor, "n l"], offsets: Float[Tensor, "n l w"] | None = None) -> None:
         """Say what the names of a micro-batch stand for, until something else is said.

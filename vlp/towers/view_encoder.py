@@ -15,6 +15,7 @@ from vlp.ground.coordinates import first_coordinates
 from vlp.ground.types import RecipeError, send
 from vlp.towers.dual import DualEncoder
 from vlp.towers.load import AnyModel, load_any_model, split_width, tensors_of
+from vlp.towers.plain_pixels import normalised
 
 FILTERS = ("bicubic", "bilinear")
 
@@ -106,12 +107,6 @@ def plain(images: Float32[Tensor, "n 3 h w"], prepared: Mapping[str, Any]) -> Fl
     """Return pixels in [0, 1], from normalised ones."""
     mean, std = (images.new_tensor(prepared[name])[:, None, None] for name in ("mean", "std"))
     return images * std + mean
-
-
-def normalised(pixels: Float32[Tensor, "n 3 h w"], prepared: Mapping[str, Any]) -> Float32[Tensor, "n 3 h w"]:
-    """Return pixels in [0, 1] as a model expects them."""
-    mean, std = (pixels.new_tensor(prepared[name])[:, None, None] for name in ("mean", "std"))
-    return (pixels - mean) / std
 
 
 def pictures(images: Float32[Tensor, "n 3 h w"], prepared: Mapping[str, Any]) -> list[Image]:

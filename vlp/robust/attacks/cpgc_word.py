@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
 from vlp.ground import dist
@@ -93,7 +93,7 @@ class CpgcWord(Attack):
             found = torch.nn.functional.interpolate(made(pairs.images[places]).flatten(2), len(word), mode="linear")
             word = found.flatten()
             word = word * (word.norm().clamp(shortest, longest) / word.norm().clamp(min=1e-12))
-            moved = encoder.embed_shifted(tokens, (word - table[tokens]) * at[..., None])
+            moved = encoder.embed_shifted(tokens, at, word - table[tokens])
             loss = malicious_contrast(moved, pairs.texts[places], pairs.images[places], pairs.images[others])
             optimizer.zero_grad()
             loss.backward()
@@ -103,7 +103,7 @@ class CpgcWord(Attack):
 
 def first_tokens(
     encoder: WordEncoder, captions: Sequence[str], needed: Sequence[int]
-) -> tuple[Int64[Tensor, "n l"], Float32[Tensor, "n l"]]:
+) -> tuple[Int64[Tensor, "n l"], Bool[Tensor, "n l"]]:
     """Return the tokens of captions, and where the first token of a certain word of each stands.
 
     Args:
@@ -113,8 +113,7 @@ def first_tokens(
     before = [" ".join(caption.split()[:place]) for caption, place in zip(captions, needed, strict=True)]
     skipped = encoder.read_texts(before)[1].sum(dim=1)
     numbers = is_word.cumsum(dim=1) - 1  # of each word token among the word tokens
-    at = is_word & (numbers == skipped[:, None])
-    return tokens, at.float()
+    return tokens, is_word & (numbers == skipped[:, None])
 
 
 def nearest_word(encoder: WordEncoder, made: Float32[Tensor, " w"], words: Sequence[str]) -> str:

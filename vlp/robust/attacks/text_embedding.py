@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float32
-from torch import Tensor
 
+from vlp.attacks.ball import into_round_ball
 from vlp.ground.types import RecipeError, WordEncoder
 from vlp.robust.attacks.base import Attack, attacks
 from vlp.robust.findings import Outcome, Worst, blind
@@ -47,7 +46,7 @@ class TextEmbedding(Attack):
     def _move(self, stage: Stage, encoder: WordEncoder, places: Sequence[int], radius: float) -> Outcome:
         tokens, is_word = encoder.read_texts([stage.evaluator.texts[place] for place in places])
         length = float(encoder.words.norm(dim=1).mean())
-        problem = stage.problem_of_texts(places, lambda shift: encoder.embed_shifted(tokens, shift))
+        problem = stage.problem_of_texts(places, lambda shift: encoder.embed_shifted(tokens, is_word, shift))
         shift = torch.zeros(*tokens.shape, encoder.words.shape[1], device=tokens.device)
         size = self.step * radius * length / shift.shape[-1] ** 0.5  # of a step in each coordinate
         worst, no_gradient = Worst(shift), None
@@ -55,18 +54,12 @@ class TextEmbedding(Attack):
             judged, gradient = problem.climb(shift, cross_entropy)
             no_gradient = blind(gradient) if no_gradient is None else no_gradient
             worst.add(shift, judged)
-            shift = _shortened(shift + size * gradient.sign() * is_word[..., None], radius * length)
+            shift = into_round_ball(shift + size * gradient.sign(), torch.zeros_like(shift), radius * length)
         worst.add(shift, problem.judge(shift, cross_entropy))
         with torch.inference_mode():
-            rows = encoder.embed_shifted(tokens, worst.inputs)
+            rows = encoder.embed_shifted(tokens, is_word, worst.inputs)
         return Outcome(
             rows=rows.cpu(),
-            distance=(worst.inputs.norm(dim=-1).amax(dim=1) / length).cpu(),
+            distance=((worst.inputs.norm(dim=-1) * is_word).amax(dim=1) / length).cpu(),
             is_blind=None if no_gradient is None else no_gradient.cpu(),
         )
-
-
-def _shortened(shift: Float32[Tensor, "n l w"], most: float) -> Float32[Tensor, "n l w"]:
-    """Return vectors no longer than this."""
-    lengths = shift.norm(dim=-1, keepdim=True)
-    return shift * (most / lengths.clamp(min=most)) if most else torch.zeros_like(shift)

@@ -4,10 +4,9 @@ import pytest
 import torch
 
 from tests.towers.tiny import CAPTIONS, SIGLIP_TEXT, TEXT, tiny_bert, tiny_model
-from vlp.ground.types import RecipeError, WordEncoder
+from vlp.ground.types import WordEncoder
 from vlp.towers.encoder import TowerEncoder
 from vlp.towers.prefix_encoder import PrefixEncoder
-from vlp.towers.word_embeddings import word_embedding_of
 
 TEXTS = ["a photo of a cat", "dogs", "two dogs"]
 
@@ -26,34 +25,30 @@ def test_unmoved_words_give_the_usual_embeddings(encoder):
     assert isinstance(encoder, WordEncoder)
     tokens, is_word = encoder.read_texts(TEXTS)
     nothing = torch.zeros(*tokens.shape, encoder.words.shape[1])
-    torch.testing.assert_close(encoder.embed_shifted(tokens, nothing), encoder.embed_texts(TEXTS), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        encoder.embed_shifted(tokens, is_word, nothing), encoder.embed_texts(TEXTS), atol=1e-5, rtol=0
+    )
     assert is_word.sum(dim=1).tolist() == [5, 1, 2]
 
 
 def test_a_shift_is_another_table(encoder):
     tokens, is_word = encoder.read_texts(TEXTS)
     shift = torch.zeros(*tokens.shape, encoder.words.shape[1])
-    shift[is_word] = 0.3
-    moved = encoder.embed_shifted(tokens, shift)
-    table = word_embedding_of(encoder.model.core.text)
+    shift[:] = 0.3  # the marks do not move
+    moved = encoder.embed_shifted(tokens, is_word, shift)
     with torch.no_grad():
-        table.weight[tokens[is_word].unique()] += 0.3
+        encoder.moved.embedding.weight[tokens[is_word].unique()] += 0.3
     torch.testing.assert_close(encoder.embed_texts(TEXTS), moved.detach(), atol=1e-5, rtol=0)
 
 
 def test_gradients_reach_the_words_and_not_the_padding(encoder):
     tokens, is_word = encoder.read_texts(TEXTS)
     shift = torch.zeros(*tokens.shape, encoder.words.shape[1], requires_grad=True)
-    encoder.embed_shifted(tokens, shift)[:, 0].sum().backward()
+    encoder.embed_shifted(tokens, is_word, shift)[:, 0].sum().backward()
     assert (shift.grad[is_word] != 0).any(dim=-1).all()
 
 
 def test_first_coordinates_are_cut():
     encoder = PrefixEncoder(TowerEncoder(tiny_model().eval()), 4)
-    tokens, _ = encoder.read_texts(CAPTIONS)
-    assert encoder.embed_shifted(tokens, torch.zeros(*tokens.shape, 32)).shape == (len(CAPTIONS), 4)
-
-
-def test_a_tower_without_a_table_is_refused():
-    with pytest.raises(RecipeError, match="no tokens"):
-        word_embedding_of(torch.nn.Linear(2, 2))
+    tokens, is_word = encoder.read_texts(CAPTIONS)
+    assert encoder.embed_shifted(tokens, is_word, torch.zeros(*tokens.shape, 32)).shape == (len(CAPTIONS), 4)

@@ -255,8 +255,8 @@ def _push(parser: argparse.ArgumentParser) -> None:
 
 
 def _list(parser: argparse.ArgumentParser) -> None:
-    """list: what there is: recipes, tasks, suites of tasks, cards, models with their weights, runs."""
-    parser.add_argument("what", choices=("recipes", "tasks", "suites", "cards", "models", "runs"))
+    """list: what there is: recipes, tasks, suites of tasks, attacks, cards, models with their weights, runs."""
+    parser.add_argument("what", choices=("recipes", "tasks", "suites", "attacks", "cards", "models", "runs"))
     parser.add_argument("part", nargs="?", default="", help="only names that contain this")
 
     def command(parsed: argparse.Namespace) -> None:

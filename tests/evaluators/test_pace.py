@@ -28,6 +28,13 @@ def test_a_task_of_unknown_size_counts_like_the_others(clock):
     assert found.after(100) == "3/5, about 5 s left"  # 200 and 300 of the speed of 100 a second
 
 
+def test_what_was_done_before_says_nothing_of_speed(clock):
+    found = pace.Pace([100, 100, 200])
+    assert found.skip(100) == "1/3"
+    clock[0] += 10
+    assert found.after(100) == "2/3, about 20 s left"
+
+
 @pytest.mark.parametrize(("seconds", "said"), [(0.2, "0 s"), (89, "89 s"), (95, "1 min"), (7300, "2 h 1 min")])
 def test_times_are_said_as_people_say_them(seconds, said):
     assert pace.say_seconds(seconds) == said

@@ -17,7 +17,7 @@ from vlp.robust.attack_task import attack_task
 from vlp.robust.attacks.base import attacks
 from vlp.robust.kept_outcomes import KeptOutcomes
 from vlp.robust.opening import Opened, open_task
-from vlp.robust.planned_attacks import Planned
+from vlp.robust.planned_attacks import Planned, attacks_on
 from vlp.robust.problem import Problem
 from vlp.towers.encoder import TowerEncoder
 from vlp.towers.plain_pixels import normalised
@@ -96,7 +96,7 @@ def plan_of(name: str, *radii: float, is_probe: bool = False, **settings) -> lis
 def record_of(stage: Opened, plan, folder: Path | None = None, *, resume: bool = False):
     """Attack and return the record."""
     kept = KeptOutcomes(folder, resume=resume)
-    return attack_task(stage, plan, kept, lambda *_: None, model_checksum=1.0)
+    return attack_task(stage, attacks_on(stage.task, plan), kept, lambda *_told: None, model_checksum=1.0)
 
 
 def gates_of(stage: Opened, plan) -> dict[str, bool]:

@@ -24,12 +24,18 @@ class Pace:
 
     def after(self, size: float | None) -> str:
         """Say which task this was, of how many, and how long the others will take."""
-        self._number += 1
         self._done += size or self._typical
+        return self.skip(size)
+
+    def skip(self, size: float | None) -> str:
+        """Say the same of one that was done before, and took no time now."""
+        self._number += 1
         self._left -= size or self._typical
         told = f"{self._number}/{self._total}"
+        if self._number == self._total or not self._done:
+            return told
         seconds = (time.monotonic() - self._started) / self._done * self._left
-        return f"{told}, about {say_seconds(seconds)} left" if self._number < self._total else told
+        return f"{told}, about {say_seconds(seconds)} left"
 
 
 def say_seconds(seconds: float) -> str:

@@ -214,7 +214,7 @@ class FeatureEncoder(Protocol):
 
 
 @runtime_checkable
-class PixelEncoder(Protocol):
+class PixelEncoder(Encoder, Protocol):
     """A model that can be shown changed pixels, as an attack does.
 
     Args:
@@ -244,7 +244,7 @@ class WordEncoder(Protocol):
     Args:
         words: Embeddings of all tokens.
         read_texts: Texts to rows of tokens, and which of these are words.
-        embed_shifted: Both, and a vector per token that is added to the embeddings of words, to embeddings of the texts.
+        embed_shifted: Both, and a vector per token that is added to the embeddings of words, to those of the texts.
     """
 
     @property

@@ -64,7 +64,7 @@ def _task(task: Record) -> str:
     if "error" in task:
         return head + gap(f"failed: {task['error']}")
     if "attacks" not in task:
-        return head + _table(task, [("evaluated as it is", "", task["metrics"])])
+        return head + _table(task, [("as it is", "", task["metrics"])])
     entries = [each for each in (*task["attacks"], *task["worst"]) if not each.get("is_probe")]
     rows = [("clean", "", task["clean"])]
     rows += [(each["label"], f"{each['radius']:g}{each['unit']}", each["metrics"]) for each in entries]
@@ -91,14 +91,16 @@ def _table(task: Record, rows: Sequence[tuple[str, str, Record]]) -> str:
 
 
 def _taken(metrics: Record) -> str:
-    """Say which share of what was found before an attack took."""
-    said = [
-        f"{text(metric_name(direction).strip(', '))} {100 * metric['value']:.0f}&nbsp;% at {k}".strip()
-        for name, metric in metrics.items()
-        for direction, success, k in [name.rpartition("success@")]
-        if success
-    ]
-    return ", ".join(said)
+    """Say which share of what was found before an attack it took, among the first k."""
+    rates: dict[str, dict[str, float]] = {}
+    for name, metric in metrics.items():
+        direction, success, k = name.rpartition("success@")
+        if success:
+            rates.setdefault(metric_name(direction).strip(", "), {})[k] = metric["value"]
+    return "<br>".join(
+        f"{text(direction)} {', '.join(f'{100 * rate:.0f}' for rate in found.values())}&nbsp;% at {', '.join(found)}"
+        for direction, found in rates.items()
+    )
 
 
 # ---------------------------------------- charts

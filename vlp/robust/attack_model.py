@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -16,7 +17,7 @@ from vlp.evaluators.base import Task
 from vlp.evaluators.pace import Pace
 from vlp.evaluators.record import Record, finish, write_record
 from vlp.evaluators.shared import SharedEncoder
-from vlp.evaluators.tasks import run_tasks
+from vlp.evaluators.tasks import finished, run_tasks
 from vlp.ground import dist
 from vlp.ground.bits import checksum
 from vlp.ground.float32 import whole_float32
@@ -25,7 +26,7 @@ from vlp.robust.attack_file import AttackList, load_attacks
 from vlp.robust.attack_task import attack_task
 from vlp.robust.kept_outcomes import KeptOutcomes
 from vlp.robust.opening import can_be_attacked, open_task
-from vlp.robust.planned_attacks import planned
+from vlp.robust.planned_attacks import attacks_on, planned
 from vlp.robust.robust_table import as_text, rows_of, write_rows, writer_of
 from vlp.run.folder import ROBUST_RECORD, UNDER_ATTACK
 from vlp.run.launch import check_same, join_evaluation
@@ -33,7 +34,7 @@ from vlp.run.subject import Subject, find_subject
 from vlp.towers.dual import DualEncoder
 
 USUAL = 10_000  # samples of a set that does not say how many it has
-OUTCOMES = "outcomes"
+OUTCOMES, TASKS = "outcomes", "tasks"  # folders of what is kept
 
 
 def attack_model(
@@ -80,14 +81,19 @@ def attack_model(
     target = folder or (subject.folder and subject.folder / UNDER_ATTACK)
     if resume and target is None:
         raise RecipeError("--resume: there is no folder to go on with; name it with --to")
-    kept = KeptOutcomes(target and target / OUTCOMES, resume=resume)
-    with whole_float32():
-        record = _attack(subject, tasks, chosen, encoder, kept, told)
     if target is not None:
-        dist.on_main(partial(write_record, target / ROBUST_RECORD, record))
+        dist.on_main(partial(_claim, target))
+    started = time.perf_counter()
+    with whole_float32():
+        found = _attack(tasks, chosen, encoder, KeptOutcomes(target and target / OUTCOMES, resume=resume), told)
+        others = [task for task in tasks if task.name not in found]
+        found |= _evaluate(others, encoder, target and target / TASKS, resume=resume, subject=subject, told=told)
+    record = dist.broadcast_object(_record(subject, chosen, [found[task.name] for task in tasks], told, started))
     rows = rows_of(record)
     if dist.is_main():
         print(as_text(record, rows))
+    if target is not None:
+        dist.on_main(partial(write_record, target / ROBUST_RECORD, record))
     if table_file is not None:
         dist.on_main(partial(write_rows, table_file, record, rows))
     if dist.is_main() and target is not None:
@@ -105,61 +111,77 @@ def _encoder(subject: Subject, chosen: AttackList, device: torch.device) -> Pixe
     needy = [listed.label for listed in chosen.listed if listed.build().needs_gradients]
     if needy and not encoder.has_gradients:
         raise RecipeError(
-            f"{subject.name}: the model gives no gradients, which attacks.{needy[0]} needs; square needs none "
-            "(--attacks blind)"
+            f"{subject.name}: the model gives no gradients, which attacks.{needy[0]} needs; --attacks blind needs none"
         )
     return encoder
 
 
-def _attack(
-    subject: Subject,
-    tasks: Sequence[Task],
-    chosen: AttackList,
-    encoder: PixelEncoder,
-    kept: KeptOutcomes,
-    told: float,
-) -> Record:
-    shared = SharedEncoder(encoder, progress=True)  # type: ignore[arg-type]
-    plan = planned(chosen)
-    attacked = [task for task in tasks if can_be_attacked(task)]
-    sizes = [min(task.data.samples or USUAL, chosen.file.samples or USUAL) for task in attacked]
-    pace = Pace([each.work(size) for size in sizes for each in plan])
+def _claim(folder: Path) -> None:
+    """Make a folder, before hours are spent on what would go there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RecipeError(f"{folder}: cannot be made ({error}); name another with --to") from error
 
-    def tell(said: str, work: float) -> None:
+
+def _attack(
+    tasks: Sequence[Task], chosen: AttackList, encoder: PixelEncoder, kept: KeptOutcomes, told: float
+) -> dict[str, Record]:
+    """Attack the tasks that can be; one that fails leaves a record with its `error` and does not stop the others."""
+    shared = SharedEncoder(encoder, progress=True)
+    attacked = [task for task in tasks if can_be_attacked(task)]
+    plans = {task.name: attacks_on(task, planned(chosen)) for task in attacked}
+    most = chosen.file.samples or USUAL
+    pace = Pace([each.work(min(task.data.samples or USUAL, most)) for task in attacked for each in plans[task.name]])
+
+    def tell(said: str, work: float, was_kept: bool) -> None:
+        when = pace.skip(work) if was_kept else pace.after(work)
         if dist.is_main():
-            tqdm.write(f"{pace.after(work)}: {said}", file=sys.stderr)
+            tqdm.write(f"{when}: {said}", file=sys.stderr)
 
     found: dict[str, Record] = {}
     for task in attacked:
         try:
             opened = open_task(
-                task,
-                encoder,
-                shared,
-                samples=chosen.file.samples,
-                batch_size=chosen.file.batch_size,
-                progress=True,
+                task, encoder, shared, samples=chosen.file.samples, batch_size=chosen.file.batch_size, progress=True
             )
-            record = attack_task(opened, plan, kept, tell, model_checksum=told)
+            record = attack_task(opened, plans[task.name], kept, tell, model_checksum=told)
         except Exception as error:
             record = {"task": task.name, "error": f"{type(error).__name__}: {error}"}
         found[task.name] = dist.broadcast_object(record)
-    others = [task for task in tasks if task.name not in found]
-    told_of_model = {"model": subject.name, "step": subject.step, "weights": subject.weights}
-    for record in run_tasks(others, encoder, progress=True, **told_of_model):  # type: ignore[arg-type]
-        found[record["task"]] = record
-    records = [found[task.name] for task in tasks]
-    gates = [gate for record in records for gate in record.get("gates", ())]
-    record = finish(
-        {
-            **told_of_model,
-            "model_checksum": told,
-            "attacks": chosen.name,
-            "attack_file": chosen.file.model_dump(mode="json"),
-            "is_believable": all(gate["is_passed"] for gate in gates),
-            "tasks": records,
-        },
-        texts=(),
-        seconds=0.0,
+    return found
+
+
+def _evaluate(
+    tasks: Sequence[Task], encoder: PixelEncoder, folder: Path | None, *, resume: bool, subject: Subject, told: float
+) -> dict[str, Record]:
+    """Evaluate the tasks that are not attacked, as `vlp eval` does."""
+    done = dist.on_main(partial(finished, tasks, folder, told)) if resume and folder is not None else {}
+    records = run_tasks(
+        tasks,
+        encoder,
+        model=subject.name,
+        step=subject.step,
+        weights=subject.weights,
+        preprocess=subject.model.preprocess_cfg,
+        model_checksum=told,
+        folder=folder,
+        progress=True,
+        done=done,
     )
-    return dist.broadcast_object(record)
+    return {record["task"]: record for record in records}
+
+
+def _record(subject: Subject, chosen: AttackList, tasks: Sequence[Record], told: float, started: float) -> Record:
+    gates = [gate for task in tasks for gate in task.get("gates", ())]
+    record = {
+        "model": subject.name,
+        "step": subject.step,
+        "weights": subject.weights,
+        "model_checksum": told,
+        "attacks": chosen.name,
+        "attack_file": chosen.file.model_dump(mode="json"),
+        "is_believable": all(gate["is_passed"] for gate in gates),
+        "tasks": list(tasks),
+    }
+    return finish(record, texts=(), seconds=time.perf_counter() - started)

@@ -14,7 +14,7 @@ from vlp.robust.opening import Opened
 from vlp.robust.planned_attacks import Planned
 from vlp.robust.task_record import task_record
 
-Tell = Callable[[str, float], None]
+Tell = Callable[[str, float, bool], None]
 
 
 def attack_task(
@@ -29,7 +29,7 @@ def attack_task(
 
     Args:
         kept: Where outcomes of an earlier start may be.
-        tell: Hears of each attack when it is done: in words, and how much work it was.
+        tell: Hears of each attack when it is done: in words, how much work it is, and whether it was done before.
         model_checksum: A number that depends on every weight.
     """
     known = {
@@ -39,20 +39,23 @@ def attack_task(
         "model": model_checksum,
         "batch_size": opened.stage.batch_size,
     }
-    plan = [each for each in plan if each.attack.side != "texts" or opened.stage.captions is not None]
     done = []
     for each in plan:
         told = known | {"type": each.listed.type, "settings": dict(each.listed.settings), "radius": each.radius}
         told |= {"layers": each.keeps_layers, "learned_from": _card(each.attack)}
         name = f"{opened.task.name}-{each.name}"
-        outcome = kept.find(name, told)
+        found = outcome = kept.find(name, told)
         if outcome is None:
             title = f"{opened.task.name}: {each.listed.label} {each.radius:g}"
             stage = replace(opened.stage, title=title, keeps_layers=each.keeps_layers)
             outcome = each.attack.change(stage, each.radius)
             kept.keep(name, told, outcome)
         done.append((each, outcome))
-        tell(f"{opened.task.name} {each.listed.label} {each.radius:g}{each.attack.unit}", each.work(len(opened.data)))
+        tell(
+            f"{opened.task.name} {each.listed.label} {each.radius:g}{each.attack.unit}",
+            each.work(len(opened.data)),
+            found is not None,
+        )
     return task_record(opened, done)
 
 

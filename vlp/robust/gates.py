@@ -123,7 +123,8 @@ def falls_with_radius(evidence: Evidence) -> Gate | None:
         return None
     rises = [f"{left[low]} right at {low:g}, {left[high]} at {high:g}" for low, high in pairs if left[high] > left[low]]
     said = "; ".join(rises) or f"right: {', '.join(f'{left[each]} at {each:g}' for each in evidence.radii)}"
-    return Gate("falls_with_radius", not rises, said)
+    labels = dict.fromkeys(trial.label for trial in evidence.trials if not trial.is_random)
+    return Gate("falls_with_radius", not rises, f"under {', '.join(labels)}, {said}")
 
 
 def nothing_left_unbounded(evidence: Evidence) -> Gate | None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from vlp.evaluators.base import Task
 from vlp.robust.attack_file import AttackList, Listed
 from vlp.robust.attacks.base import Attack, attacks
+from vlp.robust.goal import CAPTIONS
 
 CHANCE = "random_signs"
 
@@ -61,3 +64,8 @@ def planned(chosen: AttackList) -> list[Planned]:
         listed = Listed(CHANCE, CHANCE, {"tries": 1})
         found += [Planned(listed, attacks.build(CHANCE, {}), radius, is_probe=True) for radius in chosen.file.radii]
     return found
+
+
+def attacks_on(task: Task, plan: Sequence[Planned]) -> list[Planned]:
+    """Return the attacks that a task gives something to change."""
+    return [each for each in plan if each.attack.side == "images" or task.evaluator == CAPTIONS]

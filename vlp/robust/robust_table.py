@@ -14,7 +14,7 @@ from vlp.ground.files import write_text
 from vlp.ground.tabular import aligned, interval, markdown
 from vlp.ground.types import RecipeError
 
-CLEAN = "clean"
+CLEAN, UNTOUCHED = "clean", "as it is"
 SIDES = {"": "", "image_to_text_": "I>T ", "text_to_image_": "T>I "}
 
 
@@ -23,7 +23,7 @@ class Row:
     """One number of a record.
 
     Args:
-        attack: Label of the attack; `clean` for none.
+        attack: Label of the attack; `clean` before any, `as it is` for tasks that are only evaluated.
         radius: With its unit, or nothing.
         is_main: Whether it is the number to quote.
     """
@@ -47,8 +47,11 @@ def rows_of(record: Record) -> list[Row]:
 def _rows_of_task(task: Record) -> Iterator[Row]:
     if "error" in task:
         return
-    yield from _rows(task, CLEAN, "", task.get("clean") or task["metrics"])
-    for entry in (*task.get("attacks", ()), *task.get("worst", ())):
+    if "attacks" not in task:
+        yield from _rows(task, UNTOUCHED, "", task["metrics"])
+        return
+    yield from _rows(task, CLEAN, "", task["clean"])
+    for entry in (*task["attacks"], *task["worst"]):
         if not entry.get("is_probe"):
             yield from _rows(task, entry["label"], f"{entry['radius']:g}{entry['unit']}", entry["metrics"])
 

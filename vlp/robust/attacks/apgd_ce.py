@@ -5,7 +5,7 @@ from __future__ import annotations
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from vlp.robust.attacks.base import Attack, attacks
+from vlp.robust.attacks.base import Attack, Count, attacks
 from vlp.robust.auto_pgd import auto_pgd
 from vlp.robust.findings import Found, Worst
 from vlp.robust.problem import Problem, cross_entropy, margin
@@ -22,7 +22,7 @@ class ApgdCrossEntropy(Attack):
         restarts: Random starts; each takes up the samples that are still right.
     """
 
-    def __init__(self, *, steps: int = 100, restarts: int = 1):
+    def __init__(self, *, steps: Count = 100, restarts: Count = 1):
         self.steps, self.restarts = steps, restarts
         self.passes = 3 * steps * restarts
 

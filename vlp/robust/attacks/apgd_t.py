@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from vlp.robust.attacks.base import Attack, attacks
+from vlp.robust.attacks.base import Attack, Count, attacks
 from vlp.robust.auto_pgd import auto_pgd
 from vlp.robust.findings import Found, Worst
 from vlp.robust.problem import Problem, margin, towards
@@ -16,15 +16,15 @@ from vlp.robust.problem import Problem, margin, towards
 class ApgdTargeted(Attack):
     """Bring each of the nearest wrong candidates ahead, one after the other, by the targeted DLR: APGD-T.
 
-    Croce and Hein 2020 (arXiv:2003.01690), section 4.1; of AutoAttack's attacks the one that finds most. A candidate is
-    tried on the samples that those before have left right.
+    Croce and Hein 2020 (arXiv:2003.01690), one of the four attacks of AutoAttack. A candidate is tried on the samples
+    that those before it have left right.
 
     Args:
         targets: Wrong candidates per sample, those that score most on the unchanged image.
         steps: Gradients per candidate.
     """
 
-    def __init__(self, *, targets: int = 9, steps: int = 100):
+    def __init__(self, *, targets: Count = 9, steps: Count = 100):
         self.targets, self.steps = targets, steps
         self.passes = 3 * steps * targets
 

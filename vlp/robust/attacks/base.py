@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from jaxtyping import Float32, Int64
+from pydantic import Field
 from torch import Tensor
 
 from vlp.ground.registry import Registry
@@ -13,6 +14,9 @@ from vlp.robust.problem import Problem
 from vlp.robust.stage import Stage
 
 PIXELS = "/255"
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+Radii = Annotated[tuple[Annotated[float, Field(ge=0)], ...], Field(min_length=1)]
 Side = Literal["images", "texts"]
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from vlp.attacks.ball import PIXEL_STEP
 from vlp.ground import dist
-from vlp.robust.attacks.base import Attack, attacks
+from vlp.robust.attacks.base import Attack, Count, Positive, Radii, attacks
 from vlp.robust.findings import Found, Outcome
 from vlp.robust.learning_pairs import LearningPairs, read_pairs
 from vlp.robust.malicious_contrast import malicious_contrast, scaled_copies
@@ -42,13 +42,13 @@ class CpgcImage(Attack):
         self,
         *,
         card: str,
-        radii: tuple[float, ...] = (12.0,),
-        pairs: int = 512,
-        epochs: int = 40,
-        batch_size: int = 4,
+        radii: Radii = (12.0,),
+        pairs: Count = 512,
+        epochs: Count = 40,
+        batch_size: Count = 4,
         scales: tuple[float, ...] = (0.5, 0.75, 1.25, 1.5),
-        learning_rate: float = 2e-4,
-        width: int = 1024,
+        learning_rate: Positive = 2e-4,
+        width: Count = 1024,
         seed: int = 0,
     ):
         self.card, self.radii, self.pairs, self.seed = card, radii, pairs, seed
@@ -59,7 +59,9 @@ class CpgcImage(Attack):
     def change(self, stage: Stage, radius: float) -> Outcome:
         if radius not in self._learned:
             pairs = read_pairs(stage, self.card, self.pairs)
-            self._learned[radius] = dist.broadcast_object(self.learn(stage, pairs, radius * PIXEL_STEP).cpu())
+            with dist.together():
+                change = self.learn(stage, pairs, radius * PIXEL_STEP).cpu()
+            self._learned[radius] = dist.broadcast_object(change)
         change = self._learned[radius].to(stage.shared.device)
         return stage.change_images(lambda _problem, pixels, _radius, _ids: Found((pixels + change).clamp(0, 1)), radius)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vlp.ground import dist
 from vlp.ground.types import RecipeError, WordEncoder
-from vlp.robust.attacks.base import Attack, attacks
+from vlp.robust.attacks.base import Attack, Count, Positive, attacks
 from vlp.robust.findings import Outcome
 from vlp.robust.learning_pairs import LearningPairs, read_pairs
 from vlp.robust.malicious_contrast import malicious_contrast
@@ -49,12 +49,12 @@ class CpgcWord(Attack):
         self,
         *,
         card: str,
-        pairs: int = 512,
-        epochs: int = 40,
-        batch_size: int = 20,
-        learning_rate: float = 2e-4,
-        candidates: int = 1000,
-        width: int = 256,
+        pairs: Count = 512,
+        epochs: Count = 40,
+        batch_size: Count = 20,
+        learning_rate: Positive = 2e-4,
+        candidates: Count = 1000,
+        width: Count = 256,
         seed: int = 0,
     ):
         self.card, self.pairs, self.epochs, self.batch_size = card, pairs, epochs, batch_size

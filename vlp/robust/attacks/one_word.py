@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
-from vlp.robust.attacks.base import Attack, attacks
+from vlp.robust.attacks.base import Attack, Count, attacks
 from vlp.robust.findings import Outcome
 from vlp.robust.problem import margin
 from vlp.robust.stage import Stage
@@ -34,7 +34,7 @@ class OneWord(Attack):
     radii = (1.0,)
     unit = " word"
 
-    def __init__(self, *, candidates: int = 64, places: int = 1):
+    def __init__(self, *, candidates: Count = 64, places: Count = 1):
         self.candidates, self.places = candidates, places
         self.passes = candidates * places + 8
 

@@ -6,7 +6,7 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from vlp.robust.ascent import ascend
-from vlp.robust.attacks.base import Attack, attacks
+from vlp.robust.attacks.base import Attack, Count, Positive, attacks
 from vlp.robust.findings import Found
 from vlp.robust.problem import Problem, margin
 
@@ -24,7 +24,7 @@ class PgdMargin(Attack):
         restarts: Random starts; the worst of all counts.
     """
 
-    def __init__(self, *, steps: int = 20, step: float = 0.25, restarts: int = 1):
+    def __init__(self, *, steps: Count = 20, step: Positive = 0.25, restarts: Count = 1):
         self.steps, self.step, self.restarts = steps, step, restarts
         self.passes = 3 * steps * restarts
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from vlp.attacks.ball import into_ball
 from vlp.ground.draws import uniform
-from vlp.robust.attacks.base import Attack, attacks
+from vlp.robust.attacks.base import Attack, Count, attacks
 from vlp.robust.findings import Found, Worst
 from vlp.robust.problem import Problem, margin
 
@@ -24,7 +24,7 @@ class RandomSigns(Attack):
 
     needs_gradients = False
 
-    def __init__(self, *, tries: int = 1):
+    def __init__(self, *, tries: Count = 1):
         self.tries = tries
 
     def perturb(

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from vlp.attacks.ball import into_ball
 from vlp.ground.draws import pick, uniform
-from vlp.robust.attacks.base import Attack, attacks
+from vlp.robust.attacks.base import Attack, Count, Positive, attacks
 from vlp.robust.findings import Found, Worst
 from vlp.robust.problem import Problem, margin
 
@@ -31,7 +31,7 @@ class Square(Attack):
 
     needs_gradients = False
 
-    def __init__(self, *, queries: int = 1000, patch: float = 0.8):
+    def __init__(self, *, queries: Count = 1000, patch: Positive = 0.8):
         self.queries, self.patch = queries, patch
         self.passes = queries
 

@@ -8,7 +8,7 @@ import torch
 
 from vlp.attacks.ball import into_round_ball
 from vlp.ground.types import RecipeError, WordEncoder
-from vlp.robust.attacks.base import Attack, attacks
+from vlp.robust.attacks.base import Attack, Count, Positive, Radii, attacks
 from vlp.robust.findings import Outcome, Worst, blind
 from vlp.robust.problem import cross_entropy
 from vlp.robust.stage import Stage
@@ -31,7 +31,7 @@ class TextEmbedding(Attack):
     side = "texts"
     unit = " of a word"
 
-    def __init__(self, *, radii: tuple[float, ...] = (0.05, 0.1, 0.2), steps: int = 10, step: float = 0.25):
+    def __init__(self, *, radii: Radii = (0.05, 0.1, 0.2), steps: Count = 10, step: Positive = 0.25):
         self.radii = radii
         self.steps, self.step = steps, step
         self.passes = 3 * steps

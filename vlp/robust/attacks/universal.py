@@ -9,7 +9,7 @@ from torch import Tensor
 from vlp.attacks.ball import ANYTHING, PIXEL_STEP, signed_step
 from vlp.attacks.pgd import gradient_of
 from vlp.ground import dist
-from vlp.robust.attacks.base import Attack, attacks
+from vlp.robust.attacks.base import Attack, Count, Positive, Radii, attacks
 from vlp.robust.findings import Found, Outcome
 from vlp.robust.learning_pairs import LearningPairs, read_pairs
 from vlp.robust.malicious_contrast import malicious_contrast
@@ -37,11 +37,11 @@ class Universal(Attack):
         self,
         *,
         card: str,
-        radii: tuple[float, ...] = (12.0,),
-        pairs: int = 512,
-        epochs: int = 5,
-        batch_size: int = 16,
-        step: float = 0.1,
+        radii: Radii = (12.0,),
+        pairs: Count = 512,
+        epochs: Count = 5,
+        batch_size: Count = 16,
+        step: Positive = 0.1,
         seed: int = 0,
     ):
         self.card, self.radii, self.pairs, self.seed = card, radii, pairs, seed
@@ -51,7 +51,9 @@ class Universal(Attack):
     def change(self, stage: Stage, radius: float) -> Outcome:
         if radius not in self._learned:
             pairs = read_pairs(stage, self.card, self.pairs)
-            self._learned[radius] = dist.broadcast_object(self.learn(stage, pairs, radius * PIXEL_STEP).cpu())
+            with dist.together():
+                change = self.learn(stage, pairs, radius * PIXEL_STEP).cpu()
+            self._learned[radius] = dist.broadcast_object(change)
         change = self._learned[radius].to(stage.shared.device)
         return stage.change_images(lambda _problem, pixels, _radius, _ids: Found((pixels + change).clamp(0, 1)), radius)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from vlp.robust.attacks.base import Attack, attacks
+from vlp.robust.attacks.base import Attack, Count, attacks
 from vlp.robust.findings import Outcome
 from vlp.robust.learning_pairs import LearningPairs, read_pairs
 from vlp.robust.needed_words import needed_places, write_word_into
@@ -32,7 +32,7 @@ class UniversalWord(Attack):
     radii = (1.0,)
     unit = " word"
 
-    def __init__(self, *, card: str, pairs: int = 128, candidates: int = 128):
+    def __init__(self, *, card: str, pairs: Count = 128, candidates: Count = 128):
         self.card, self.pairs, self.candidates = card, pairs, candidates
         self.passes = 8
         self._word: str | None = None

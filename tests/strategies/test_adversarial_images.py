@@ -201,7 +201,21 @@ def test_before_the_first_step_nothing_is_different(monkeypatch):
     assert (report, norms) == (expected, expected_norms)
 
 
-def test_left_to_terms_that_read_views_there_is_one_reading(monkeypatch):
+def test_a_term_that_reads_views_sees_clean_and_changed_together(monkeypatch):
+    parts = parts_of(monkeypatch, "{}", "objective.mv_infonce={}", "model.image.patch_dropout=0.0")
+    batch = batch_of(parts)
+    embeddings = embed(parts, parts.strategies["adversarial_images"].before_forward(batch))
+    term = Objective({"term": (build("mv_infonce", {}), one)})
+    numbers = (embeddings.text, embeddings.scale, embeddings.bias)
+    (changed,) = embeddings.image_views
+    together = term(pairs_of(embeddings.image, *numbers, image_views=(changed,)), 0)[0].item()
+    alone = term(pairs_of(changed, *numbers), 0)[0].item()
+    report, _ = one_step(parts, batch, 0)
+    assert report["loss/mv_infonce"].item() == pytest.approx(together, rel=1e-5)
+    assert report["loss/adversarial_images/mv_infonce"].item() == pytest.approx(alone, rel=1e-5)
+
+
+def test_left_to_such_terms_alone_there_is_one_reading(monkeypatch):
     parts = parts_of(monkeypatch, "{adversarial_weight: 0.0}", "objective.mv_infonce={}")
     report, _ = one_step(parts, batch_of(parts), 0)
     assert not any("adversarial" in name for name in report)

@@ -19,7 +19,7 @@ from vlp.strategies.adversarial_images import AdversarialImages
 from vlp.strategies.anchors import embed_anchors
 from vlp.strategies.base import Strategy
 from vlp.towers.view_encoder import plain
-from vlp.train import embed, one_step
+from vlp.train import autocast, embed, one_step
 
 PAIRS = 8
 PLAIN = ("train.precision=float32", f"train.batch_size={PAIRS}", "model.image.patch_dropout=0.5")
@@ -87,6 +87,17 @@ def test_changed_images_lie_in_the_ball_and_hurt_more_than_noise(monkeypatch, st
     noisy = (clean + 8 * PIXEL_STEP * noise).clamp(0, 1)
     before, attacked, shaken = (misses(parts, batch, pixels).sum() for pixels in (clean, found, noisy))
     assert attacked - before > 3 * (shaken - before).abs()
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_half_precision_finds_the_way_uphill_too(monkeypatch, precision):
+    found = {}
+    for name in (precision, "float32"):
+        parts = parts_of(monkeypatch, "{epsilon: 8, steps: 3}", f"train.precision={name}")
+        with autocast(parts):
+            clean, found[name] = change(parts, batch_of(parts))
+    before, half, whole = (misses(parts, batch_of(parts), each).sum() for each in (clean, *found.values()))
+    assert half - before > 0.9 * (whole - before) > 0
 
 
 def test_images_follow_from_seed_epoch_and_sample_alone(monkeypatch):

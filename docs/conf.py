@@ -41,6 +41,7 @@ NAVIGATION = {
         "docs/widths",
         "docs/forgetting",
         "docs/distillation",
+        "docs/robustness",
         "docs/clusters",
         "docs/reproducibility",
         "docs/trackers",

@@ -19,7 +19,7 @@ from vlp.strategies.adversarial_images import AdversarialImages
 from vlp.strategies.anchors import embed_anchors
 from vlp.strategies.base import Strategy
 from vlp.towers.view_encoder import plain
-from vlp.train import embed, one_step
+from vlp.train import autocast, embed, one_step
 
 PAIRS = 8
 PLAIN = ("train.precision=float32", f"train.batch_size={PAIRS}", "model.image.patch_dropout=0.5")
@@ -87,6 +87,17 @@ def test_changed_images_lie_in_the_ball_and_hurt_more_than_noise(monkeypatch, st
     noisy = (clean + 8 * PIXEL_STEP * noise).clamp(0, 1)
     before, attacked, shaken = (misses(parts, batch, pixels).sum() for pixels in (clean, found, noisy))
     assert attacked - before > 3 * (shaken - before).abs()
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_half_precision_finds_the_way_uphill_too(monkeypatch, precision):
+    found = {}
+    for name in (precision, "float32"):
+        parts = parts_of(monkeypatch, "{epsilon: 8, steps: 3}", f"train.precision={name}")
+        with autocast(parts):
+            clean, found[name] = change(parts, batch_of(parts))
+    before, half, whole = (misses(parts, batch_of(parts), each).sum() for each in (clean, *found.values()))
+    assert half - before > 0.9 * (whole - before) > 0
 
 
 def test_images_follow_from_seed_epoch_and_sample_alone(monkeypatch):
@@ -201,7 +212,21 @@ def test_before_the_first_step_nothing_is_different(monkeypatch):
     assert (report, norms) == (expected, expected_norms)
 
 
-def test_left_to_terms_that_read_views_there_is_one_reading(monkeypatch):
+def test_a_term_that_reads_views_sees_clean_and_changed_together(monkeypatch):
+    parts = parts_of(monkeypatch, "{}", "objective.mv_infonce={}", "model.image.patch_dropout=0.0")
+    batch = batch_of(parts)
+    embeddings = embed(parts, parts.strategies["adversarial_images"].before_forward(batch))
+    term = Objective({"term": (build("mv_infonce", {}), one)})
+    numbers = (embeddings.text, embeddings.scale, embeddings.bias)
+    (changed,) = embeddings.image_views
+    together = term(pairs_of(embeddings.image, *numbers, image_views=(changed,)), 0)[0].item()
+    alone = term(pairs_of(changed, *numbers), 0)[0].item()
+    report, _ = one_step(parts, batch, 0)
+    assert report["loss/mv_infonce"].item() == pytest.approx(together, rel=1e-5)
+    assert report["loss/adversarial_images/mv_infonce"].item() == pytest.approx(alone, rel=1e-5)
+
+
+def test_left_to_such_terms_alone_there_is_one_reading(monkeypatch):
     parts = parts_of(monkeypatch, "{adversarial_weight: 0.0}", "objective.mv_infonce={}")
     report, _ = one_step(parts, batch_of(parts), 0)
     assert not any("adversarial" in name for name in report)

@@ -5,6 +5,9 @@ from dataclasses import replace
 import torch
 
 from vlp.ground.types import Embeddings, Reading
+from vlp.strategies.adversarial_images import AdversarialImages
+from vlp.strategies.adversarial_texts import AdversarialTexts
+from vlp.strategies.adversarial_words import AdversarialWords
 from vlp.strategies.base import Strategy, all_readings
 
 PAIR = torch.ones(1, 2)
@@ -41,3 +44,18 @@ def test_strategies_that_made_views_last_take_them_first():
         strategy.readings = lambda x, label=label, original=original: seen.append(label) or original(x)
     all_readings(used, Embeddings(PAIR, PAIR, PAIR, PAIR, image_views=views))
     assert seen == ["second", "first"]
+
+
+def test_two_adversaries_each_find_what_they_have_made():
+    images, texts = AdversarialImages(), AdversarialTexts()
+    words, later = AdversarialWords(), AdversarialImages(adversarial_weight=2.0)
+    images._attacks = later._attacks = True
+    made = Embeddings(PAIR, PAIR, PAIR, PAIR, image_views=(2 * PAIR, 3 * PAIR), text_views=(5 * PAIR, 4 * PAIR))
+    found = all_readings({"images": images, "later": later}, made)
+    assert {label: float(each.embeddings.image[0, 0]) for label, each in found.items()} == {
+        "": 1, "images": 2, "later": 3, "images+later": 2,
+    }  # fmt: skip
+    found = all_readings({"texts": texts, "words": words}, made)
+    assert {label: float(each.embeddings.text[0, 0]) for label, each in found.items()} == {
+        "": 1, "texts": 4, "words": 5, "texts+words": 4,
+    }  # fmt: skip

@@ -129,8 +129,9 @@ class AdversarialTexts(Strategy):
 
     def readings(self, embeddings: Embeddings) -> tuple[Reading, ...]:
         moved, *views = embeddings.text_views
-        clean = replace(embeddings, text_views=tuple(views))
-        return Reading(clean), Reading(replace(clean, text=moved), self.adversarial_weight)
+        clean = replace(embeddings, text_views=(*views, moved))
+        changed = replace(embeddings, text=moved, text_views=tuple(views))
+        return Reading(clean), Reading(changed, self.adversarial_weight)
 
 
 def inner(batch: Batch) -> Bool[Tensor, "n l"]:

@@ -69,5 +69,6 @@ class AdversarialWords(Strategy):
 
     def readings(self, embeddings: Embeddings) -> tuple[Reading, ...]:
         chosen, *views = embeddings.text_views
-        clean = replace(embeddings, text_views=tuple(views))
-        return Reading(clean), Reading(replace(clean, text=chosen), self.adversarial_weight)
+        clean = replace(embeddings, text_views=(*views, chosen))
+        changed = replace(embeddings, text=chosen, text_views=tuple(views))
+        return Reading(clean), Reading(changed, self.adversarial_weight)

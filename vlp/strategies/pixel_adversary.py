@@ -31,7 +31,8 @@ class PixelAdversary(TakenSteps):
 
     Pixels move in [0, 1], after all augmentation and before normalisation, by signed gradients of the image tower in
     evaluation mode; its parameters get none there. What comes out follows from seed, epoch and sample. Each step of the
-    attack costs a pass of the image tower and back, and so does a changed image that stands beside the clean one.
+    attack costs a pass of the image tower and back, and so does a changed image that stands beside the clean one. To
+    terms that read all views of a batch it is a further view of the clean image.
 
     Args:
         epsilon: Largest change of a colour, in 255ths.
@@ -144,14 +145,11 @@ class PixelAdversary(TakenSteps):
             return (Reading(embeddings),)
         if self.clean_weight == 0:
             return (Reading(embeddings, self.adversarial_weight),)
-        if self.adversarial_weight == 0:
-            return (Reading(embeddings, self.clean_weight),)
         *views, changed = embeddings.image_views
-        clean = replace(embeddings, image_views=tuple(views))
-        return (
-            Reading(clean, self.clean_weight),
-            Reading(replace(clean, image=changed), self.adversarial_weight),
-        )
+        clean = Reading(replace(embeddings, image_views=(changed, *views)), self.clean_weight)
+        if self.adversarial_weight == 0:
+            return (clean,)
+        return clean, Reading(replace(embeddings, image=changed, image_views=tuple(views)), self.adversarial_weight)
 
     def gauges(self, model: DualEncoder) -> Mapping[str, float]:
         return {"epsilon": float(self.radius_now()) / PIXEL_STEP}

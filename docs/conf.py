@@ -42,6 +42,7 @@ NAVIGATION = {
         "docs/forgetting",
         "docs/stages",
         "docs/distillation",
+        "docs/robustness",
         "docs/clusters",
         "docs/reproducibility",
         "docs/trackers",

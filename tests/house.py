@@ -12,13 +12,13 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 FLOORS = (
     ("ground",),
-    ("html", "pairs", "towers", "data", "step"),
+    ("html", "attacks", "pairs", "towers", "data", "step"),
     ("evaluators", "objectives", "strategies"),
     ("recipe",),
     ("plan",),
     ("run",),
     ("train", "evaluate", "export", "embeddings", "report", "curate"),
-    ("merging", "stages"),
+    ("merging", "stages", "robust"),
     ("commands",),
     ("cli",),
 )

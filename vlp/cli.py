@@ -13,6 +13,7 @@ from vlp.commands.data import add_data_commands
 from vlp.commands.machines import add_bench, add_doctor, add_plan
 from vlp.commands.several_models import add_interpolate, add_merge
 from vlp.commands.stage_by_stage import add_stages
+from vlp.commands.under_attack import add_robust
 from vlp.ground.errors import said_in_one_line
 from vlp.recipe.arguments import add_train_arguments, parse
 
@@ -35,6 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
         (
             _train,
             _eval,
+            add_robust,
             _compare,
             _report,
             _embed,
@@ -255,8 +257,8 @@ def _push(parser: argparse.ArgumentParser) -> None:
 
 
 def _list(parser: argparse.ArgumentParser) -> None:
-    """list: what there is: recipes, tasks, suites of tasks, cards, models with their weights, runs."""
-    parser.add_argument("what", choices=("recipes", "tasks", "suites", "cards", "models", "runs"))
+    """list: what there is: recipes, tasks, suites of tasks, attacks, cards, models with their weights, runs."""
+    parser.add_argument("what", choices=("recipes", "tasks", "suites", "attacks", "cards", "models", "runs"))
     parser.add_argument("part", nargs="?", default="", help="only names that contain this")
 
     def command(parsed: argparse.Namespace) -> None:

@@ -33,6 +33,7 @@ from vlp.run.state import restore, save, weights_to_evaluate
 from vlp.run.watchdog import Watchdog, WatchedEncoder
 from vlp.step.learning_rate import set_learning_rate
 from vlp.step.micro_batches import Seeds, backward
+from vlp.strategies.base import all_readings
 from vlp.towers.encoder import TowerEncoder
 
 
@@ -103,13 +104,19 @@ def one_step(
     """
     recipe = run.recipe
     run.utilisation.operations.add(batch)
-    for strategy in run.strategies.values():
-        batch = strategy.before_forward(batch)
+    with autocast(run):
+        for strategy in run.strategies.values():
+            batch = strategy.before_forward(batch)
+
+    def pairs_of(embeddings: Embeddings) -> Pairs:
+        precision = recipe.train.number_format
+        return Pairs(embeddings, batch.ids, batch.caption_ids, step=step, has_twins=has_twins, precision=precision)
 
     def loss_of(embeddings: Embeddings) -> tuple[Tensor, dict[str, Tensor]]:
-        precision = recipe.train.number_format
-        pairs = Pairs(embeddings, batch.ids, batch.caption_ids, step=step, has_twins=has_twins, precision=precision)
-        loss, values = run.objective(pairs, step)
+        readings = all_readings(run.strategies, embeddings)
+        loss, values = run.objective.mixed(
+            {label: (each.weight, pairs_of(each.embeddings)) for label, each in readings.items()}, step
+        )
         report = {"loss": dist.all_reduce_sum(loss)} | {f"loss/{label}": value for label, value in values.items()}
         report |= {"scale": embeddings.scale.detach(), "bias": embeddings.bias.detach()}
         # each process holds its share of the loss, and data parallelism averages gradients: their sum is wanted
@@ -157,7 +164,10 @@ def embed(run: Run, batch: Batch) -> Embeddings:
     known = None if kept is None else kept.look_up(batch, run.device)
     images = run.augment(batch.images, batch.draws)
     with autocast(run):
-        embeddings = run.model(images, batch.tokens, batch.lengths.numpy(), known)
+        shown = images
+        for strategy in run.strategies.values():
+            shown = strategy.before_towers(shown, batch)
+        embeddings = run.model(shown, batch.tokens, batch.lengths.numpy(), known)
         if kept is not None and known is None:
             embeddings = kept.complete(batch, embeddings)
         for strategy in run.strategies.values():

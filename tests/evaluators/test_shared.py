@@ -109,3 +109,14 @@ def test_embeddings_of_one_corruption_go_when_the_tasks_on_it_are_done(tmp_path)
     assert encoder.num_images == 2 * 40
     shared.images(shared.open(fog))
     assert encoder.num_images == 3 * 40
+
+
+def test_other_embeddings_can_stand_for_those_of_a_set(tmp_path):
+    data = open_set(DataSource(root=str(write_captions(tmp_path / "set"))))
+    shared = SharedEncoder(HashEncoder())
+    clean, rows = shared.images(data), torch.eye(40, 16)
+    shown = shared.showing(data, images=rows, texts=(("a", "a"), torch.eye(2, 16)))
+    assert torch.equal(shown.images(data), rows)
+    assert torch.equal(shown.texts(["a", "a"]), torch.eye(2, 16))  # as a list; alone a text is what it was
+    assert torch.equal(shown.texts(["a"]), shared.texts(["a"]))
+    assert torch.equal(shared.images(data), clean)

@@ -18,6 +18,8 @@ TERMS = [
     ("cacr", {}),
     ("cacr", {"detach_weights": False, "prior": 0.1}),
     ("groco", {}),
+    ("ascl", {}),
+    ("ascl", {"selection": "leaked"}),
 ]
 each_term = for_each(TERMS)
 

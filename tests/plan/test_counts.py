@@ -92,6 +92,19 @@ def test_what_strategies_add_to_a_batch_is_counted(name, images, texts):
     assert found.uncounted == ()
 
 
+@pytest.mark.parametrize(("settings", "views"), [("{steps: 2}", 2), ("{steps: 2, clean_weight: 0.0}", 1)])
+def test_what_an_adversary_computes_is_counted(settings, views):
+    few, more = (
+        count(small_recipe("vitb32_clip", f"strategies.adversarial_images={each}"), tokens=TOKENS)
+        for each in (settings, settings.replace("2", "4", 1))
+    )
+    assert few.image_views == views
+    assert few.uncounted == ()
+    # forward, and backward to the pixels alone: weights get no gradient
+    assert (more.strategies - few.strategies) / 2 == pytest.approx(2 * few.image.forward, rel=0.1)
+    assert few.strategies == pytest.approx(2 * 2 * few.image.forward + few.text.forward, rel=0.1)
+
+
 class Nosy(Strategy):
     def after_forward(self, images, batch, embeddings):
         if not torch.isfinite(embeddings.image).all():

@@ -20,6 +20,10 @@ CONVOLUTIONAL = "model.image={type: timm, name: resnet10t, image_size: 64}"  # w
 USED = {
     "ema": ("objective={sogclr: {budget: 1.0}, cluster_proxies: {centres: 4}, swav: {}, clip: {}}",),
     "dual_teacher": ("strategies.dual_teacher={}", "objective={soft_targets: {}, byolip: {predictor: direct}}"),
+    "adversarial_words": (
+        "data.text_views={synonyms: {count: 2, synonyms: 1.0}}",
+        "strategies.adversarial_words={}",
+    ),
     "ema_teacher": ("strategies.ema_teacher={}", "objective={cwcl: {}, mann_whitney: {}, groco: {}}"),
     "hard_negatives": (
         "data.captions.negatives={count: 2}",

@@ -1,4 +1,4 @@
-"""What there is to name on a command line: recipes, tasks, cards, models with their weights, runs."""
+"""What there is to name on a command line: recipes, tasks, attacks, cards, models with their weights, runs."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from vlp.evaluators.variants import families
 from vlp.ground import paths
 from vlp.ground.types import RecipeError
 from vlp.ground.yaml import read_yaml
+from vlp.robust.attack_file import attack_files
 from vlp.run.checkpoint import LOCK, candidates
 from vlp.towers.sources import dual_encoders
 
@@ -23,7 +24,7 @@ def list_things(what: str, part: str = "") -> list[str]:
     """Return a line for each thing whose name contains `part`.
 
     Args:
-        what: `recipes`, `tasks`, `suites`, `cards`, `models` or `runs`.
+        what: `recipes`, `tasks`, `suites`, `attacks`, `cards`, `models` or `runs`.
 
     Raises:
         RecipeError: There are none.
@@ -56,6 +57,11 @@ def _tasks() -> Iterator[tuple[str, str]]:
 
 def _suites() -> Iterator[tuple[str, str]]:
     for name, path in sorted(suite_files().items()):
+        yield name, _first_comment(path)
+
+
+def _attacks() -> Iterator[tuple[str, str]]:
+    for name, path in sorted(attack_files().items()):
         yield name, _first_comment(path)
 
 
@@ -97,6 +103,7 @@ LISTS: dict[str, Callable[[], Iterator[tuple[str, str]]]] = {
     "recipes": lambda: _of_yaml("recipes"),
     "tasks": _tasks,
     "suites": _suites,
+    "attacks": _attacks,
     "cards": _cards,
     "models": _models,
     "runs": _runs,

@@ -36,6 +36,8 @@ from vlp.ground.types import RecipeError
 from vlp.objectives.base import Term, terms
 from vlp.objectives.schedule import Schedule
 from vlp.recipe import schema
+from vlp.robust.attack_file import AttackFile
+from vlp.robust.attacks.base import attacks
 from vlp.step.learning_rate import learning_rate_factor
 from vlp.step.optimizer import GroupSettings, build_optimizer
 from vlp.step.optimizers.base import optimizers
@@ -99,6 +101,7 @@ FILES: dict[str, Any] = {
     "task.data.corruption": Corruption,
     "task.data.typos": Typos,
     "task.data.half": Half,
+    "attacks": AttackFile,
 }
 # How a part of each registry is asked for, and where.
 USES: tuple[tuple[Registry[Any], str, str], ...] = (
@@ -110,6 +113,7 @@ USES: tuple[tuple[Registry[Any], str, str], ...] = (
     (optimizers, "In a recipe", "optimizer: {type: NAME, SETTINGS}"),
     (policies, "In a recipe", "data: {policy: {type: NAME, SETTINGS}}"),
     (evaluators, "In a task", "{evaluator: NAME, settings: {SETTINGS}}"),
+    (attacks, "In a file of attacks", "attacks: {NAME: {SETTINGS}}"),
     (rules, "In a file of rules", "NAME: {SETTINGS}"),
     (sources, "On a command line", "vlp data pack SOURCE --to FOLDER"),
 )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from vlp.evaluators.dataset import DataSource, EvaluationSet
 from vlp.evaluators.halves import Half, Part
@@ -15,12 +15,10 @@ from vlp.evaluators.layout import CLASS_NAMES, KIND_FILE
 from vlp.evaluators.shared import SharedEncoder
 from vlp.evaluators.variants import read_task
 from vlp.ground import dist
-from vlp.ground.explain import explain
+from vlp.ground.explain import validated
 from vlp.ground.registry import Registry, settings_of
 from vlp.ground.strict import Strict
 from vlp.ground.types import Evaluation, RecipeError
-
-Model = TypeVar("Model", bound=BaseModel)
 
 
 class Evaluator(Protocol):
@@ -106,12 +104,12 @@ class Task:
         Raises:
             RecipeError: An unknown, missing or wrong key; names it.
         """
-        file = _validated(TaskFile, mapping, where)
+        file = validated(TaskFile, mapping, where)
         try:
             schema = settings_of(evaluators[file.evaluator])
         except RecipeError as error:
             raise RecipeError(f"{where}: evaluator: {error}") from error
-        settings = _validated(schema, file.settings, f"{where}: settings")
+        settings = validated(schema, file.settings, f"{where}: settings")
         return cls(name, file.version, file.evaluator, file.main_metric, file.data, settings, file.random, file.source)
 
     def half(self, part: Part) -> Task:
@@ -137,10 +135,3 @@ def load_task(name: str) -> Task:
         RecipeError: No such task, or a mistake in it.
     """
     return Task.from_mapping(*read_task(name))
-
-
-def _validated(model: type[Model], mapping: Mapping[str, Any], where: str) -> Model:
-    try:
-        return model.model_validate(mapping)
-    except ValidationError as error:
-        raise RecipeError(explain(error, model, [(where, mapping)])) from error

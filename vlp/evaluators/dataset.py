@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -29,7 +29,6 @@ from vlp.ground.strict import Strict
 from vlp.ground.types import RecipeError
 
 MAX_PIXELS = 100_000_000
-
 Pixels = Literal["training", "referee"]
 
 
@@ -210,7 +209,10 @@ def open_set(source: DataSource) -> EvaluationSet:
         if names_file and kind in ("classification", "multilabel"):
             _check_classes(found, source, names_file)
         _check_keys(samples)
-        return alter(found if source.half is None else _halve(found, source.half), source)
+        if source.half is not None:
+            places = places_in(source.half, [sample.key for sample in samples], folder.root)
+            found = subset(found, places, source.half.model_dump_json())
+        return alter(found, source)
 
 
 def alter(found: EvaluationSet, source: DataSource) -> EvaluationSet:
@@ -231,17 +233,16 @@ def alter(found: EvaluationSet, source: DataSource) -> EvaluationSet:
     return replace(found, source=source, captions=captions)
 
 
-def _halve(found: EvaluationSet, half: Half) -> EvaluationSet:
-    """Return one half of a set as a set of its own, which has another checksum."""
-    places = places_in(half, [sample.key for sample in found.samples], found.folder.root)
+def subset(found: EvaluationSet, places: Sequence[int], told: str) -> EvaluationSet:
+    """Return the samples at some places as a set of its own, whose checksum depends on `told`: which they are."""
     return replace(
         found,
         samples=tuple(found.samples[place] for place in places),
         labels=tuple(found.labels[place] for place in places) if found.labels else (),
         captions=tuple(found.captions[place] for place in places) if found.captions else (),
-        label_matrix=None if found.label_matrix is None else found.label_matrix[places],
-        groups={name: column[places] for name, column in found.groups.items()},
-        sha256=hashlib.sha256(f"{found.sha256}\n{half.model_dump_json()}".encode()).hexdigest(),
+        label_matrix=None if found.label_matrix is None else found.label_matrix[list(places)],
+        groups={name: column[list(places)] for name, column in found.groups.items()},
+        sha256=hashlib.sha256(f"{found.sha256}\n{told}".encode()).hexdigest(),
     )
 
 
@@ -294,8 +295,7 @@ def _check_digests(folder: SetFolder, source: DataSource, digests: dict[str, str
 
 
 def _digest_of(digests: dict[str, str]) -> str:
-    lines = "".join(f"{digests[name]}  {name}\n" for name in sorted(digests))
-    return hashlib.sha256(lines.encode()).hexdigest()
+    return hashlib.sha256("".join(f"{digests[name]}  {name}\n" for name in sorted(digests)).encode()).hexdigest()
 
 
 def _check_kind(found: EvaluationSet) -> None:

@@ -5,36 +5,37 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from vlp.evaluators.base import Task
-
 
 class Pace:
-    """How long the rest will take, judged by the samples that were done.
+    """How long the rest will take, judged by the samples that were done, or by any other measure of work.
 
     Args:
-        tasks: Those that are to run.
-        num_done: How many others were done before.
+        sizes: Of the tasks that are to run; None where nobody knows it, which counts like the others.
+        num_done: How many other tasks were done before.
     """
 
-    def __init__(self, tasks: Sequence[Task], *, num_done: int = 0):
-        known = [task.data.samples for task in tasks if task.data.samples]
+    def __init__(self, sizes: Sequence[float | None], *, num_done: int = 0):
+        known = [size for size in sizes if size]
         self._typical = sum(known) / len(known) if known else 1.0
-        self._left = sum(map(self._size, tasks))
+        self._left = sum(size or self._typical for size in sizes)
         self._done = 0.0
-        self._number, self._total = num_done, num_done + len(tasks)
+        self._number, self._total = num_done, num_done + len(sizes)
         self._started = time.monotonic()
 
-    def after(self, task: Task) -> str:
+    def after(self, size: float | None) -> str:
         """Say which task this was, of how many, and how long the others will take."""
-        self._number += 1
-        self._done += self._size(task)
-        self._left -= self._size(task)
-        told = f"{self._number}/{self._total}"
-        seconds = (time.monotonic() - self._started) / self._done * self._left
-        return f"{told}, about {say_seconds(seconds)} left" if self._number < self._total else told
+        self._done += size or self._typical
+        return self.skip(size)
 
-    def _size(self, task: Task) -> float:
-        return task.data.samples or self._typical
+    def skip(self, size: float | None) -> str:
+        """Say the same of one that was done before, and took no time now."""
+        self._number += 1
+        self._left -= size or self._typical
+        told = f"{self._number}/{self._total}"
+        if self._number == self._total or not self._done:
+            return told
+        seconds = (time.monotonic() - self._started) / self._done * self._left
+        return f"{told}, about {say_seconds(seconds)} left"
 
 
 def say_seconds(seconds: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,6 +23,7 @@ from vlp.ground.cores import usable_cores
 from vlp.ground.types import Encoder, FeatureEncoder, RecipeError
 
 Decoded = TypeVar("Decoded")
+Found = TypeVar("Found")
 NORM_TOLERANCE = 1e-3
 LEAST_IMAGES, LEAST_TEXTS = 16, 64  # a forward of fewer short texts waits for the weights to come from memory
 Shown = tuple[str, str, Pixels, Corruption | None, Overlay | None]
@@ -50,6 +52,25 @@ class SharedEncoder:
         self._features: dict[Shown, Tensor] = {}
         self._different: dict[Shown, int] = {}
         self._texts: dict[str, Tensor] = {}
+        self._listed: tuple[tuple[str, ...], Tensor] | None = None
+
+    def showing(
+        self,
+        data: EvaluationSet,
+        *,
+        images: Float32[Tensor, "n d"] | None = None,
+        texts: tuple[tuple[str, ...], Float32[Tensor, "t d"]] | None = None,
+    ) -> SharedEncoder:
+        """Return an encoder that gives these embeddings of a set, and all others as this one does.
+
+        Args:
+            images: Rows of its images.
+            texts: What is asked for at once, and its rows: equal texts may have different ones.
+        """
+        other = copy.copy(self)
+        other._images = self._images | ({} if images is None else {_key(data): images.cpu()})
+        other._listed = texts
+        return other
 
     def open(self, source: DataSource) -> EvaluationSet:
         """Return the set of a task, opened once however it is corrupted."""
@@ -130,6 +151,8 @@ class SharedEncoder:
 
     def texts(self, texts: Sequence[str]) -> Float32[Tensor, "n d"]:
         """Embed texts; equal texts get the same row, bit for bit; on `device`."""
+        if self._listed is not None and tuple(texts) == self._listed[0]:
+            return self._listed[1].to(self.device)
         new = [text for text in dict.fromkeys(texts) if text not in self._texts]
         if new:
 
@@ -143,19 +166,33 @@ class SharedEncoder:
     def _split(
         self, embed: Callable[[range], Tensor], size: int, least: int, label: str, *, is_unit: bool = True
     ) -> Tensor:
-        chunk = chunk_size(size, least)
-        starts = range(0, size, chunk)
-        mine = starts[dist.rank() :: dist.world_size()]
-        parts: dict[int, Tensor] = {}
-        hidden = not (self.progress and dist.is_main())
-        with dist.together(), tqdm(total=size, desc=label, disable=hidden, leave=False) as bar:
-            for start in mine:
-                indices = range(start, min(start + chunk, size))
-                parts[start] = _checked(embed(indices), len(indices), label, is_unit)
-                bar.update(len(indices) * dist.world_size())
-        everyone = dist.gather_objects(parts)
-        gathered = {start: rows for part in everyone for start, rows in part.items()}
-        return torch.cat([gathered[start] for start in starts])
+        def work(indices: range) -> Tensor:
+            return _checked(embed(indices), len(indices), label, is_unit)
+
+        return torch.cat(deal(size, least, work, label, progress=self.progress))
+
+
+def deal(size: int, least: int, work: Callable[[range], Found], label: str, *, progress: bool = False) -> list[Found]:
+    """Deal samples to all processes in chunks, and return on each of them what came of every chunk, in order.
+
+    Args:
+        size: How many samples there are.
+        least: Samples of the smallest chunk.
+        work: What is done with the places of a chunk; holds no collective, and its result can be pickled.
+        label: What a bar on the main process is called, where `progress` asks for one.
+    """
+    chunk = chunk_size(size, least)
+    starts = range(0, size, chunk)
+    mine = starts[dist.rank() :: dist.world_size()]
+    parts: dict[int, Found] = {}
+    hidden = not (progress and dist.is_main())
+    with dist.together(), tqdm(total=size, desc=label, disable=hidden, leave=False) as bar:
+        for start in mine:
+            indices = range(start, min(start + chunk, size))
+            parts[start] = work(indices)
+            bar.update(len(indices) * dist.world_size())
+    gathered = {start: found for part in dist.gather_objects(parts) for start, found in part.items()}
+    return [gathered[start] for start in starts]
 
 
 def _key(data: EvaluationSet) -> Shown:

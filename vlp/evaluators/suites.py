@@ -8,11 +8,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ValidationError
-
 from vlp.evaluators.variants import task_names
 from vlp.ground import paths
-from vlp.ground.explain import explain
+from vlp.ground.explain import validated
 from vlp.ground.registry import nearest
 from vlp.ground.strict import Strict
 from vlp.ground.types import RecipeError
@@ -125,10 +123,7 @@ def _load(name: str, parents: tuple[str, ...]) -> Suite:
     if path.stem in parents:
         raise RecipeError(f"{where}: suites {' -> '.join([*parents, path.stem])} name each other; leave one out")
     mapping = read_yaml(path)
-    try:
-        file = SuiteFile.model_validate(mapping)
-    except ValidationError as error:
-        raise RecipeError(explain(error, SuiteFile, [(where, mapping)])) from error
+    file = validated(SuiteFile, mapping, where)
     within = [task for suite in file.suites for task in _load(suite, (*parents, path.stem)).tasks]
     tasks = tuple(dict.fromkeys([*within, *match_tasks(file.tasks, where)]))
     if not tasks:

@@ -137,7 +137,7 @@ def run_tasks(
     shared = SharedEncoder(encoder, progress=progress)
     found: dict[str, Record] = dict(done or {})
     left = by_set([task for task in tasks if task.name not in found])
-    pace = Pace(left, num_done=len(tasks) - len(left))
+    pace = Pace([task.data.samples for task in left], num_done=len(tasks) - len(left))
     for place, task in enumerate(left):
         try:
             record = run_task(task, shared, folder=folder, **model)
@@ -151,7 +151,7 @@ def run_tasks(
             record |= dist.on_main(partial(_keep, partial(write_record, path, record), path))
         shared.keep_sets(other.data for other in left[place + 1 :])
         if progress and dist.is_main():
-            tqdm.write(f"{pace.after(task)}: {headline(record)}", file=sys.stderr)
+            tqdm.write(f"{pace.after(task.data.samples)}: {headline(record)}", file=sys.stderr)
     return [found[task.name] for task in tasks]
 
 

@@ -10,8 +10,25 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from vlp.ground.registry import nearest
+from vlp.ground.types import RecipeError
 
+Model = typing.TypeVar("Model", bound=BaseModel)
 Location = tuple[str | int, ...]
+
+
+def validated(model: type[Model], mapping: Mapping[str, Any], where: str) -> Model:
+    """Return settings as a model has them.
+
+    Args:
+        where: Their file, for messages.
+
+    Raises:
+        RecipeError: An unknown, missing or wrong key; names it.
+    """
+    try:
+        return model.model_validate(mapping)
+    except ValidationError as error:
+        raise RecipeError(explain(error, model, [(where, mapping)])) from error
 
 
 def explain(error: ValidationError, root: type[BaseModel], layers: Sequence[tuple[str, Mapping[str, Any]]]) -> str:

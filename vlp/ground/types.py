@@ -151,6 +151,14 @@ class Embeddings:
 
 
 @dataclass(frozen=True)
+class Reading:
+    """Embeddings that the objective is evaluated on, and the weight of what it finds."""
+
+    embeddings: Embeddings
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
 class Metric:
     """One number of an evaluator, with a 95 % interval where one is defined."""
 
@@ -203,6 +211,50 @@ class FeatureEncoder(Protocol):
     """A model that also says what its image tower knows before the projection into the shared space, in float32."""
 
     def image_features(self, images: Iterable[Image]) -> Float32[Tensor, "n w"]: ...
+
+
+@runtime_checkable
+class PixelEncoder(Encoder, Protocol):
+    """A model that can be shown changed pixels, as an attack does.
+
+    Args:
+        has_gradients: Whether gradients of embeddings reach the pixels.
+        plain_pixels: An image of any size and mode to the pixels in [0, 1] that the image tower sees of it.
+        embed_pixels: Such pixels to embeddings, in float32, exactly as `embed_images` embeds the image.
+    """
+
+    has_gradients: bool
+
+    def plain_pixels(self, image: Image) -> Float32[Tensor, "3 h w"]: ...
+
+    def embed_pixels(self, pixels: Float32[Tensor, "n 3 h w"]) -> Float32[Tensor, "n d"]: ...
+
+
+@runtime_checkable
+class LayerEncoder(Protocol):
+    """A model that says what each block of its image tower makes of plain pixels, averaged over places."""
+
+    def layers(self, pixels: Float32[Tensor, "n 3 h w"]) -> list[Float32[Tensor, "n w"]]: ...
+
+
+@runtime_checkable
+class WordEncoder(Protocol):
+    """A model whose word embeddings can be moved, as attacks on texts do.
+
+    Args:
+        words: Embeddings of all tokens.
+        read_texts: Texts to rows of tokens, and which of these are words.
+        embed_shifted: Both, and a vector per token that is added to the embeddings of words, to those of the texts.
+    """
+
+    @property
+    def words(self) -> Float32[Tensor, "v w"]: ...
+
+    def read_texts(self, texts: Sequence[str]) -> tuple[Int64[Tensor, "n l"], Bool[Tensor, "n l"]]: ...
+
+    def embed_shifted(
+        self, tokens: Int64[Tensor, "n l"], is_word: Bool[Tensor, "n l"], shift: Float32[Tensor, "n l w"]
+    ) -> Float32[Tensor, "n d"]: ...
 
 
 class Tokenizer(Protocol):

@@ -179,6 +179,24 @@ class Objective(nn.Module):
         values = dist.all_reduce_sum(torch.stack([share.detach() for share in shares.values()]), pairs.group)
         return loss, dict(zip(shares, values.unbind(), strict=True))
 
+    def mixed(self, readings: Mapping[str, tuple[float, Pairs]], step: int) -> tuple[Float[Tensor, ""], Report]:
+        """Return the weighted sum of the losses of several versions of a batch, and the values of all.
+
+        What terms remember, they remember of the first version, which is looked at last. The values of others have the
+        label of their version before that of the term.
+        """
+        total: Tensor | None = None
+        report: Report = {}
+        for number, (label, (weight, pairs)) in reversed([*enumerate(readings.items())]):
+            loss, values = self(pairs, step)
+            loss = loss if weight == 1 else weight * loss
+            total = loss if total is None else total + loss
+            report |= {"/".join(filter(None, (label, name))): value for name, value in values.items()}
+            if number > 0:
+                self.settle(torch.zeros_like(pairs.finite))
+        assert total is not None, "somebody reads something"
+        return total, report
+
     def settle(self, taken: Bool[Tensor, ""]) -> None:
         """Let terms forget the last batch where its step was not taken, the same on every process; or the part of it
         that they have seen, where something broke off."""

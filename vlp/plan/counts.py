@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, cast
@@ -194,22 +194,33 @@ def _see(towers: DualEncoder, used: Mapping[str, Strategy], recipe: Recipe, leng
 def _step(towers: DualEncoder, used: Mapping[str, Strategy], batch: Batch) -> Seen:
     """Take a batch through the moments of all strategies, as a step does."""
     uncounted: dict[str, None] = {}
-    counter: Any = FlopCounterMode(display=False)
+    before: Any = FlopCounterMode(display=False)
+    after: Any = FlopCounterMode(display=False)
     with torch.no_grad():
-        for label, strategy in used.items():
-            try:
-                batch = strategy.before_forward(batch)
-            except NEEDS_CONTENT:
-                uncounted[label] = None
-        images = torch.empty(len(batch.images), len(batch), *_shape(towers))
-        embeddings = towers(images, batch.tokens, batch.lengths.numpy())
-        with counter:
+        with before:
             for label, strategy in used.items():
-                try:
+                with _noting(label, uncounted):
+                    batch = strategy.before_forward(batch)
+            images = shown = torch.empty(len(batch.images), len(batch), *_shape(towers))
+            for label, strategy in used.items():
+                with _noting(label, uncounted):
+                    shown = strategy.before_towers(shown, batch)
+        embeddings = towers(shown, batch.tokens, batch.lengths.numpy())
+        with after:
+            for label, strategy in used.items():
+                with _noting(label, uncounted):
                     embeddings = strategy.after_forward(images, batch, embeddings)
-                except NEEDS_CONTENT:
-                    uncounted[label] = None
-    return Seen(len(batch.images), len(batch.tokens), float(counter.get_total_flops()), tuple(uncounted))
+    operations = float(before.get_total_flops() + after.get_total_flops())
+    return Seen(len(shown), len(batch.tokens), operations, tuple(uncounted))
+
+
+@contextmanager
+def _noting(label: str, uncounted: dict[str, None]) -> Iterator[None]:
+    """Note the label of what only the content of a batch would tell."""
+    try:
+        yield
+    except NEEDS_CONTENT:
+        uncounted[label] = None
 
 
 def _batch(towers: DualEncoder, size: int, recipe: Recipe, length: int) -> Batch:

@@ -28,6 +28,7 @@ from vlp.report.gained_and_kept import gained_and_kept, reason_to_stop
 from vlp.report.gallery import Gallery
 from vlp.report.planned import planned
 from vlp.report.reading import Record, RecordedRun
+from vlp.report.robustness import robustness
 
 ORDER = ("zero_shot", "retrieval")
 SHOWN_TASKS = 4
@@ -46,6 +47,7 @@ def page(run: RecordedRun, gallery: Gallery | str, plan: SavedPlan | None = None
         "" if plan is None else planned(run, plan),
         gained_and_kept(run),
         sections.evaluation(run),
+        robustness(run.folder),
         sections.geometry(run),
         appendix.retrievals(gallery),
         appendix.data(run),

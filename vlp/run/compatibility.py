@@ -168,7 +168,14 @@ def _check_providers(recipe: Recipe, used: Mapping[str, Strategy]) -> None:
 
 
 def _check_views(recipe: Recipe, objective: Objective, used: Mapping[str, Strategy]) -> None:
-    makers = [f"data.{key}" for key in ("views", "text_views") if getattr(recipe.data, key)]
+    takers = [label for label, strategy in used.items() if strategy.takes_text_views]
+    if takers and not recipe.data.text_views:
+        raise RecipeError(
+            f"strategies.{takers[0]}: there is nothing to choose from: set data.text_views={{synonyms: {{count: 4, "
+            "synonyms: 1.0}}"
+        )
+    makers = ["data.views"] if recipe.data.views else []
+    makers += ["data.text_views"] if recipe.data.text_views and not takers else []
     makers += [f"strategies.{label}" for label, strategy in used.items() if strategy.makes_views]
     if recipe.data.spare_first_view and makers in ([], ["data.text_views"]):
         raise RecipeError(

@@ -33,6 +33,7 @@ PATIENCE = 10.0  # seconds for an earlier process of the same job to end
 WORDS = "word lists"  # beside the labels of sources
 GROUPS = "data.groups: "  # among them
 STEP_OF_EVALUATIONS = "step_"
+UNDER_ATTACK, ROBUST_RECORD = "robust", "robust.json"  # beside the records of a step
 INTERPOLATION = "interpolation.json"  # scores between the start of a run and its end
 
 
@@ -114,6 +115,11 @@ class Claim:
 def evaluations_of(run: Path, step: int) -> Path:
     """Return where a run keeps what was scored after a step."""
     return run / "evaluations" / f"{STEP_OF_EVALUATIONS}{step:08d}"
+
+
+def robust_records(run: Path) -> list[Path]:
+    """Return the records of attacks on a run, of the earliest step first."""
+    return sorted(run.glob(f"evaluations/{STEP_OF_EVALUATIONS}*/{UNDER_ATTACK}/{ROBUST_RECORD}"))
 
 
 def at_width(evaluations: Path, width: int | None) -> Path:

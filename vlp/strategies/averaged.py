@@ -34,8 +34,5 @@ class Averaged(Ema):
     def at_rest(self) -> Iterator[DualEncoder]:
         """Lend the model in evaluation mode, without gradients."""
         assert self._model is not None, "start() comes first"
-        was_training = self._model.training
-        self._model.eval()
-        with torch.no_grad():
+        with self._model.at_rest(), torch.no_grad():
             yield self._model
-        self._model.train(was_training)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from jaxtyping import Bool
+from jaxtyping import Bool, Float32
 from torch import Tensor
 
 from vlp.ground.registry import Registry
-from vlp.ground.types import Batch, Embeddings
+from vlp.ground.types import Batch, Embeddings, Reading
 from vlp.towers.dual import DualEncoder
 
 
@@ -18,6 +18,7 @@ class Strategy:
     Attributes:
         provides: What it adds to embeddings that a term may need, such as `reference`.
         makes_views: Whether it adds image or text views, which some term should read.
+        takes_text_views: Whether it reads the further text views of the data, so that no term need do so.
         can_shard: Whether it works on parameters that are split over processes (FSDP).
         reads_images: Whether it looks at the pixels, or changes them; without such a strategy they can be left out
             where the embeddings of a locked image tower are kept.
@@ -25,6 +26,7 @@ class Strategy:
 
     provides: frozenset[str] = frozenset()
     makes_views: bool = False
+    takes_text_views: bool = False
     can_shard: bool = True
     reads_images: bool = True
 
@@ -48,9 +50,28 @@ class Strategy:
         """Change the batch on the device."""
         return batch
 
+    def before_towers(self, images: Float32[Tensor, "v n 3 h w"], batch: Batch) -> Float32[Tensor, "w n 3 h w"]:
+        """Change what the image tower is about to see: normalised pixels, after all augmentation; or add views.
+
+        With micro-batches it is called twice for each, first without gradients. Meeting other processes is for
+        `before_forward`.
+        """
+        return images
+
     def after_forward(self, images: Tensor, batch: Batch, embeddings: Embeddings) -> Embeddings:
-        """Add to the embeddings, for example a teacher's features."""
+        """Add to the embeddings, for example a teacher's features.
+
+        Args:
+            images: As they were augmented, before any `before_towers`.
+        """
         return embeddings
+
+    def readings(self, embeddings: Embeddings) -> tuple[Reading, ...]:
+        """Return what the objective is evaluated on: the embeddings of the whole share, or several versions of them.
+
+        The first leads: what terms remember, they remember of it.
+        """
+        return (Reading(embeddings),)
 
     def after_step(self, model: DualEncoder, taken: Bool[Tensor, ""] | None = None) -> None:
         """See the model after each optimizer step.
@@ -77,3 +98,20 @@ class Strategy:
 
 
 strategies: Registry[Strategy] = Registry("strategy", "vlp.strategies")
+
+
+def all_readings(used: Mapping[str, Strategy], embeddings: Embeddings) -> dict[str, Reading]:
+    """Return what the objective is evaluated on once all strategies have had their say.
+
+    Returns:
+        By the labels of the strategies that a reading is not the first of, joined by "+"; the leading one has none and
+        comes first. Strategies that made views last take them first.
+    """
+    found = {"": Reading(embeddings)}
+    for label, strategy in reversed([*used.items()]):
+        found = {
+            "+".join(filter(None, (label if number else "", name))): Reading(part.embeddings, part.weight * one.weight)
+            for name, one in found.items()
+            for number, part in enumerate(strategy.readings(one.embeddings))
+        }
+    return found

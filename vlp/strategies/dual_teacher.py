@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from jaxtyping import Float32
 from torch import Tensor
 from torch.func import functional_call
 
@@ -30,7 +31,11 @@ class DualTeacher(Averaged):
         super().__init__(decay=decay, warmup=warmup)
 
     def after_forward(self, images: Tensor, batch: Batch, embeddings: Embeddings) -> Embeddings:
+        return replace(embeddings, teacher=self.teach(images, batch))
+
+    def teach(self, images: Float32[Tensor, "v n 3 h w"], batch: Batch) -> Teacher:
+        """Return what the averaged weights say of normalised pixels and captions."""
         inputs = (images[:1], batch.tokens[:1], batch.lengths[:1].numpy())
         with self.at_rest() as model:
             seen: Embeddings = functional_call(model, self.average, inputs)
-        return replace(embeddings, teacher=Teacher(seen.image, seen.text))
+        return Teacher(seen.image, seen.text)

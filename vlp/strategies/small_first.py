@@ -35,19 +35,17 @@ class SmallFirst(FirstSteps):
 
     @torch.no_grad()
     def start(self, model: DualEncoder) -> None:
-        training = model.training
         device = next(model.parameters()).device
         take_any_size(model.core.visual)
         try:
-            model.eval().embed_images(torch.zeros(1, 3, self.image_size, self.image_size, device=device))
+            with model.at_rest():
+                model.embed_images(torch.zeros(1, 3, self.image_size, self.image_size, device=device))
         except (AssertionError, RuntimeError, ValueError) as error:
             raise RecipeError(
                 f"strategies.small_first.image_size: the image tower does not take {self.image_size} px: for a vision "
                 "transformer of open_clip or timm choose a multiple of its patch size, else use a convolutional tower, "
                 f"or leave small_first out ({error})"
             ) from error
-        finally:
-            model.train(training)
 
     def before_forward(self, batch: Batch) -> Batch:
         if self.is_over():

@@ -109,6 +109,8 @@ class BorrowedModel:
 class BorrowedEncoder:
     """Embed images and texts with a borrowed model, in float32."""
 
+    has_gradients = True
+
     def __init__(self, model: BorrowedModel, device: torch.device, batch_size: int):
         self.model = model
         self.device = device
@@ -138,6 +140,30 @@ class BorrowedEncoder:
             for batch in _batches(iter(images), self.batch_size):
                 self._embed_images(batch)
             return self._collect(part.float() for part in features)
+
+    def plain_pixels(self, image: Image) -> Float32[Tensor, "3 h w"]:
+        """Return the pixels of an image of any size and mode, before they are normalised.
+
+        Raises:
+            RecipeError: The model is shown no pixels in [0, 1], but patches, say.
+        """
+        prepared = self.model.image_processor(images=[image.convert("RGB")], return_tensors="pt", do_normalize=False)
+        pixels: Tensor = prepared.get("pixel_values", torch.empty(0))
+        known = [name for name in prepared if name in self._image_names]
+        if known != ["pixel_values"] or pixels.ndim != 4 or not 0 <= pixels.min() <= pixels.max() <= 1:
+            raise RecipeError(
+                f"'{self.model.folder}': a {self.model.kind} is shown {', '.join(known) or 'nothing'}, and attacks "
+                "change pixels between 0 and 1 alone"
+            )
+        return pixels[0]
+
+    def embed_pixels(self, pixels: Float32[Tensor, "n 3 h w"]) -> Float32[Tensor, "n d"]:
+        """Embed what `plain_pixels` makes of images; gradients reach the pixels that ask for them."""
+        processor = self.model.image_processor
+        if processor.do_normalize:
+            mean, std = (pixels.new_tensor(each)[:, None, None] for each in (processor.image_mean, processor.image_std))
+            pixels = (pixels - mean) / std
+        return _unit(self.model.model.get_image_features(pixel_values=pixels))
 
     def embed_texts(self, texts: Sequence[str]) -> Float32[Tensor, "n d"]:
         """Embed texts; long ones are cut to the context."""

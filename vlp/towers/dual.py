@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cached_property
 from typing import Any, Literal
@@ -234,6 +236,16 @@ class DualEncoder(nn.Module):
         super().train(mode)
         rest_frozen_parts(self.core)
         return self
+
+    @contextmanager
+    def at_rest(self) -> Iterator[None]:
+        """Be in evaluation mode for a while: nothing is dropped, and batch norms use what they have averaged."""
+        training = self.training
+        self.eval()
+        try:
+            yield
+        finally:
+            self.train(training)
 
     @torch.no_grad()
     def clamp_(self, *beside: Tensor) -> None:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from itertools import islice
 
 import torch
-from jaxtyping import Float32
-from open_clip.transform import PreprocessCfg, image_transform_v2
+from jaxtyping import Bool, Float32, Int64
 from PIL.Image import Image
 from torch import Tensor
+from torch.nn import functional
 
 from vlp.towers.before_projection import tapped
+from vlp.towers.block_outputs import listening
 from vlp.towers.dual import DualEncoder
+from vlp.towers.moved_tokens import MovedTokens, named
+from vlp.towers.plain_pixels import PLAIN, normalised, preparation
+from vlp.towers.text import can_cut
 
 
 class TowerEncoder:
@@ -24,6 +29,8 @@ class TowerEncoder:
         batch_size: Images or texts per forward.
         autocast: Run the towers under autocast to this type; their output is float32 in any case.
     """
+
+    has_gradients = True
 
     def __init__(
         self,
@@ -37,9 +44,8 @@ class TowerEncoder:
         self.device = torch.device(device)
         self.batch_size = batch_size
         self.autocast = autocast
-        self.transform: Callable[[Image], Tensor] = image_transform_v2(
-            PreprocessCfg(**model.preprocess_cfg), is_train=False
-        )
+        self.transform = preparation(model.preprocess_cfg)
+        self.plain_pixels = preparation(model.preprocess_cfg | PLAIN)
 
     @property
     def scale(self) -> float:
@@ -72,6 +78,46 @@ class TowerEncoder:
                 self.model.embed_tokens(tokens.to(self.device), sizes.numpy()) for tokens, sizes in parts
             )
 
+    def embed_pixels(self, pixels: Float32[Tensor, "n 3 h w"]) -> Float32[Tensor, "n d"]:
+        """Embed what `plain_pixels` makes of images, in float32; gradients reach the pixels that ask for them."""
+        with self.model.at_rest():
+            return functional.normalize(self.model.core.visual(normalised(pixels, self.model.preprocess_cfg)), dim=-1)
+
+    @torch.no_grad()
+    def layers(self, pixels: Float32[Tensor, "n 3 h w"]) -> list[Float32[Tensor, "n w"]]:
+        """Return what each block of the image tower says of what `plain_pixels` makes of images."""
+        with listening(self.model.core.visual) as found:
+            self.embed_pixels(pixels)
+        return found
+
+    def read_texts(self, texts: Sequence[str]) -> tuple[Int64[Tensor, "n l"], Bool[Tensor, "n l"]]:
+        """Return tokens of texts as `embed_shifted` takes them, and which are words: no padding, no mark of an end."""
+        tokenizer = self.model.tokenizer
+        tokens, lengths = tokenizer(texts)
+        marks = tokenizer([""])[0].unique()
+        if not can_cut(self.model.core.text):
+            tokens = functional.pad(tokens, (0, self.model.context_length - tokens.shape[1]), value=tokenizer.pad_id)
+        is_word = ~torch.isin(tokens, marks) & (torch.arange(tokens.shape[1]) < lengths[:, None])
+        return tokens.to(self.device), is_word.to(self.device)
+
+    def embed_shifted(
+        self, tokens: Int64[Tensor, "n l"], is_word: Bool[Tensor, "n l"], shift: Float32[Tensor, "n l w"]
+    ) -> Float32[Tensor, "n d"]:
+        """Embed texts after the embeddings of their words are moved, in float32; gradients reach the shift."""
+        self.moved.place(tokens, shift)
+        with self.model.at_rest():
+            return functional.normalize(self.model.core.text(named(tokens, is_word)), dim=-1)
+
+    @cached_property
+    def moved(self) -> MovedTokens:
+        """What moves the words of the text tower."""
+        return MovedTokens(self.model.core.text)
+
+    @property
+    def words(self) -> Float32[Tensor, "v w"]:
+        """Embeddings of all tokens."""
+        return self.moved.embedding.weight.detach()
+
     def _batches(self, things: Iterator) -> Iterator[list]:
         while batch := list(islice(things, self.batch_size)):
             yield batch
@@ -85,13 +131,9 @@ class TowerEncoder:
 
     @contextlib.contextmanager
     def _evaluating(self) -> Iterator[None]:
-        was_training = self.model.training
-        self.model.eval()
-        try:
-            with (
-                torch.inference_mode(),
-                torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None),
-            ):
-                yield
-        finally:
-            self.model.train(was_training)
+        with (
+            self.model.at_rest(),
+            torch.inference_mode(),
+            torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None),
+        ):
+            yield

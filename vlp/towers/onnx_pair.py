@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float32
-from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL.Image import Image
 from pydantic import Field, ValidationError
 from torch import Tensor
@@ -22,6 +21,7 @@ from torch.nn import functional
 from vlp.ground.explain import explain
 from vlp.ground.strict import Strict
 from vlp.ground.types import RecipeError
+from vlp.towers.plain_pixels import PLAIN, normalised, preparation
 from vlp.towers.tokenizers import PaddingTokenizer, tokenizer_for
 
 PAIR_FILE = "onnx_pair.json"
@@ -134,9 +134,8 @@ class OnnxPair:
         except ValidationError as error:
             raise RecipeError(explain(error, OnnxPairFile, [(str(where), told)])) from error
         try:
-            self.transform: Callable[[Image], Tensor] = image_transform_v2(
-                PreprocessCfg(**self.file.preprocess_cfg), is_train=False
-            )
+            self.transform = preparation(self.file.preprocess_cfg)
+            self.plain_transform = preparation(self.file.preprocess_cfg | PLAIN)
         except (TypeError, ValueError, AssertionError) as error:
             raise RecipeError(f"{where}: preprocess_cfg: {error}") from error
         self.image = OnnxTower(folder / self.file.image, self.file.image_output)
@@ -179,6 +178,8 @@ class OnnxPair:
 class OnnxEncoder:
     """Embed images and texts with a pair of ONNX files."""
 
+    has_gradients = False
+
     def __init__(self, model: OnnxPair, batch_size: int):
         self.model = model
         self.batch_size = batch_size
@@ -189,6 +190,15 @@ class OnnxEncoder:
         tower = self.model.image
         pixels = (self.model.transform(image) for image in images)
         return self._collect(tower(torch.stack(batch)) for batch in self._batches(pixels, tower))
+
+    def plain_pixels(self, image: Image) -> Float32[Tensor, "3 h w"]:
+        """Return the pixels of an image of any size and mode, before they are normalised."""
+        return self.model.plain_transform(image)
+
+    def embed_pixels(self, pixels: Float32[Tensor, "n 3 h w"]) -> Float32[Tensor, "n d"]:
+        """Embed what `plain_pixels` makes of images; no gradient reaches them."""
+        rows = normalised(pixels.detach(), self.model.preprocess_cfg)
+        return self._collect(map(self.model.image, rows.split(self.model.image.batch_size or len(rows))))
 
     def embed_texts(self, texts: Sequence[str]) -> Float32[Tensor, "n d"]:
         """Embed texts; long ones are cut to the context."""

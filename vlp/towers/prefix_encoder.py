@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from jaxtyping import Float32
+from jaxtyping import Bool, Float32, Int64
 from PIL.Image import Image
 from torch import Tensor
 
@@ -43,6 +43,16 @@ class PrefixEncoder:
     def embed_texts(self, texts: Sequence[str]) -> Float32[Tensor, "n d"]:
         """Embed texts as the encoder does."""
         return self._cut(self.encoder.embed_texts(texts))
+
+    def embed_pixels(self, pixels: Float32[Tensor, "n 3 h w"]) -> Float32[Tensor, "n d"]:
+        """Embed pixels as the encoder does, where it does."""
+        return self._cut(self.encoder.embed_pixels(pixels))  # type: ignore[attr-defined]
+
+    def embed_shifted(
+        self, tokens: Int64[Tensor, "n l"], is_word: Bool[Tensor, "n l"], shift: Float32[Tensor, "n l w"]
+    ) -> Float32[Tensor, "n d"]:
+        """Embed texts with moved words as the encoder does, where it does."""
+        return self._cut(self.encoder.embed_shifted(tokens, is_word, shift))  # type: ignore[attr-defined]
 
     def _cut(self, embeddings: Float32[Tensor, "n d"]) -> Float32[Tensor, "n w"]:
         if not 0 < self.width <= embeddings.shape[1]:

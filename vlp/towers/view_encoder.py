@@ -15,6 +15,7 @@ from vlp.ground.coordinates import first_coordinates
 from vlp.ground.types import RecipeError, send
 from vlp.towers.dual import DualEncoder
 from vlp.towers.load import AnyModel, load_any_model, split_width, tensors_of
+from vlp.towers.plain_pixels import normalised
 
 FILTERS = ("bicubic", "bilinear")
 
@@ -99,8 +100,7 @@ def prepare(
     if pixels.shape[-2:] != (height, width):
         mode = ours["interpolation"] if ours["interpolation"] in FILTERS else FILTERS[0]
         pixels = F.interpolate(pixels, (height, width), mode=mode, antialias=True).clamp(0, 1)
-    mean, std = (pixels.new_tensor(values)[:, None, None] for values in colors[1])
-    return (pixels - mean) / std
+    return normalised(pixels, ours)
 
 
 def plain(images: Float32[Tensor, "n 3 h w"], prepared: Mapping[str, Any]) -> Float32[Tensor, "n 3 h w"]:

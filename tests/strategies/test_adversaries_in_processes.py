@@ -1,0 +1,41 @@
+"""What an adversary finds is the same in one process and in two, in one piece and in micro-batches, sharded or not."""
+
+import pytest
+
+from tests.strategies.layouts import assert_alike, in_two_processes, steps_of
+from tests.test_sharded import launched
+
+STEADY = "model.image.patch_dropout=0.0"
+WORDINGS = "data.text_views={synonyms: {count: 2, synonyms: 1.0}}"
+CASES = {
+    "images": ("vitb32_clip", (STEADY, "strategies.adversarial_images={steps: 2, probability: 0.7}")),
+    "images alone": ("vitb32_clip", (STEADY, "strategies.adversarial_images={clean_weight: 0.0}")),
+    "texts": ("vitb32_clip", (STEADY, "strategies.adversarial_texts={steps: 2, epsilon: 0.3}")),
+    "words": ("vitb32_clip", (STEADY, "strategies.adversarial_words={}", WORDINGS)),
+    "both": ("vitb32_clip", (STEADY, "strategies.adversarial_texts={}", "strategies.adversarial_images={}")),
+}
+LAYOUTS = {
+    "whole": ({}, 1),
+    "whole in pieces": ({}, 2),
+    "sharded": (launched(), 1),
+    "sharded in pieces": (launched(), 2),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_micro_batches_equal_one_pass(case):
+    assert_alike(steps_of(*CASES[case], micro_batches=4), steps_of(*CASES[case]))
+
+
+@pytest.fixture(scope="module")
+def found():
+    return in_two_processes(CASES, LAYOUTS)
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_equal_one(found, case, layout):
+    expected = steps_of(*CASES[case])
+    for of_a_process in found:
+        assert_alike(of_a_process[layout][case], expected)

@@ -1,0 +1,72 @@
+"""The teacher is the model at the start and sees clean images; the student sees what it would get most wrong."""
+
+import pytest
+import torch
+
+from tests.small_steps import batch_for, small_parts, small_recipe
+from tests.strategies.layouts import assert_alike, steps_of
+from tests.strategies.runs import STEADY, assert_resumes, recipe_of
+from vlp.strategies.fare import Fare
+from vlp.towers.view_encoder import plain
+from vlp.train import one_step
+
+PAIRS = 8
+LOSS = "objective={clip: {weight: 0.0}, feature_distillation: {}}"
+LOCKED = "model.freeze=[text, logit_scale]"
+PLAIN = ("train.precision=float32", f"train.batch_size={PAIRS}", STEADY, LOSS, LOCKED)
+
+pytestmark = pytest.mark.filterwarnings("ignore:model.freeze")  # the small text tower has no weights
+
+
+def parts_of(monkeypatch, settings="{}", *overrides):
+    recipe = small_recipe("vitb32_clip", f"strategies.fare={settings}", *PLAIN, *overrides)
+    return small_parts(monkeypatch, recipe)
+
+
+def test_the_loss_is_the_distance_of_changed_images_from_clean_ones_at_the_start(monkeypatch):
+    parts = parts_of(monkeypatch)
+    strategy, towers = parts.strategies["fare"], parts.towers
+    before = {name: value.clone() for name, value in towers.state_dict().items()}
+    one_step(parts, batch_for(parts.recipe, PAIRS, 0), 0)
+    batch = batch_for(parts.recipe, PAIRS, 1)
+    strategy.before_forward(batch)
+    images = parts.augment(batch.images, batch.draws)
+    changed = strategy.before_towers(images, batch)[0]
+    embedded = towers.embed_images(changed).detach()
+    report, _ = one_step(parts, batch, 1)
+    towers.load_state_dict(before)
+    with torch.no_grad():
+        clean = towers.embed_images(images[0])
+    by_hand = sum(float(((embedded[i] - clean[i]) ** 2).sum()) for i in range(PAIRS)) / PAIRS
+    assert report["loss"].item() == pytest.approx(by_hand, rel=1e-5)
+    assert torch.equal(strategy.weights()["core.visual.conv1.weight"], before["core.visual.conv1.weight"])
+
+
+def test_changed_images_go_further_than_noise(monkeypatch):
+    parts = parts_of(monkeypatch, "{epsilon: 4}")
+    strategy, towers, batch = parts.strategies["fare"], parts.towers, batch_for(parts.recipe, PAIRS)
+    strategy.before_forward(batch)
+    images = parts.augment(batch.images, batch.draws)
+    changed = strategy.before_towers(images, batch)
+    assert changed.shape == images.shape
+    gap = plain(changed[0], towers.preprocess_cfg) - plain(images[0], towers.preprocess_cfg)
+    assert gap.abs().max() * 255 <= 4 + 1e-3
+    noisy = images + 4 / 255 / images.new_tensor(towers.preprocess_cfg["std"])[:, None, None] * gap.sign().roll(1, 1)
+    with torch.no_grad():
+        clean, attacked, shaken = (towers.embed_images(pixels[0]) for pixels in (images, changed, noisy))
+    assert (attacked - clean).norm() > 2 * (shaken - clean).norm()
+
+
+def test_micro_batches_equal_one_pass():
+    case = "vitb32_clip", ("strategies.fare={steps: 2}", STEADY, LOSS, LOCKED)
+    assert_alike(steps_of(*case, micro_batches=2), steps_of(*case))
+
+
+def test_resume_equals_no_interruption(tmp_path):
+    settings = ("strategies.fare={steps: 2, warmup_steps: 4}", STEADY, LOSS, LOCKED)
+    assert_resumes(recipe_of(tmp_path, *settings))
+
+
+def test_the_papers_numbers_are_the_defaults():
+    strategy = Fare()
+    assert (strategy.radius * 255, strategy.step * 255, strategy.steps) == pytest.approx((2, 1, 10))

@@ -1,0 +1,1 @@
+"""Ways to fool a model, one file each."""

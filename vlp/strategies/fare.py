@@ -1,0 +1,77 @@
+"""A trained image tower that learns to see changed images as it saw clean ones (FARE)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from jaxtyping import Float32
+from torch import Tensor
+
+from vlp.attacks.pgd import Loss
+from vlp.ground.types import Batch, Embeddings, Teacher
+from vlp.strategies.base import strategies
+from vlp.strategies.dual_teacher import DualTeacher
+from vlp.strategies.pixel_adversary import PixelAdversary
+from vlp.towers.dual import DualEncoder
+
+
+@strategies.register("fare")
+class Fare(PixelAdversary):
+    """Change each image so that its embedding moves away from where the model had it at the start, and train on it.
+
+    Schlarmann et al. 2024, algorithm 1 (arXiv:2402.12336): no text is needed, so that what is learned holds for any.
+    The model at the start is frozen and handed to terms as `teacher`: `feature_distillation` is the authors' loss, of
+    unit-norm embeddings here, as cosines are all that this package compares. The text tower should be locked. Costs a
+    pass of both towers at the start's weights, without a graph, beside those of the attack.
+
+    Args:
+        epsilon: Largest change of a colour, in 255ths.
+        step_size: Change of every colour at a step, in 255ths.
+        steps: Signed steps of the attack. Each costs a pass of the image tower.
+        warmup_steps: Steps of the training in which epsilon grows to its value.
+
+    Raises:
+        ValueError: A number out of its range.
+    """
+
+    can_shard = False
+    provides = frozenset({"teacher"})
+
+    def __init__(self, *, epsilon: float = 2.0, step_size: float = 1.0, steps: int = 10, warmup_steps: int = 0):
+        super().__init__(
+            epsilon=epsilon,
+            step_size=step_size,
+            steps=steps,
+            start=1.0,
+            probability=1.0,
+            first_step=0,
+            last_step=None,
+            warmup_steps=warmup_steps,
+            clean_weight=0.0,
+            adversarial_weight=1.0,
+        )
+        self._at_start = DualTeacher(decay=1.0, warmup=False)
+        self._said: Teacher | None = None
+
+    def start(self, model: DualEncoder) -> None:
+        super().start(model)
+        self._at_start.start(model)
+
+    def before_towers(self, images: Float32[Tensor, "v n 3 h w"], batch: Batch) -> Float32[Tensor, "w n 3 h w"]:
+        self._said = self._at_start.teach(images, batch)
+        return super().before_towers(images, batch)
+
+    def loss_for(self, images: Float32[Tensor, "n 3 h w"], batch: Batch) -> Loss:
+        said = self._said
+        assert said is not None, "before_towers() has asked"
+        return lambda embeddings: (embeddings - said.image).square().sum(dim=1)
+
+    def after_forward(self, images: Tensor, batch: Batch, embeddings: Embeddings) -> Embeddings:
+        return replace(embeddings, teacher=self._said)
+
+    def weights(self) -> dict[str, Tensor]:
+        return self._at_start.weights()
+
+    def gauges(self, model: DualEncoder) -> Mapping[str, float]:
+        return {**super().gauges(model), **self._at_start.gauges(model)}

@@ -1,0 +1,32 @@
+"""Images as a tower would see them, but not normalised yet: where an attack may move what a camera could have seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from jaxtyping import Float32
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from PIL.Image import Image
+from torch import Tensor
+
+PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+
+Preparation = Callable[[Image], Float32[Tensor, "3 h w"]]
+
+
+def preparation(preprocess_cfg: Mapping[str, Any]) -> Preparation:
+    """Return what open_clip does to an image of any size and mode before a tower sees it.
+
+    Args:
+        preprocess_cfg: open_clip's description; with `PLAIN` put over it, pixels stay in [0, 1].
+    """
+    prepare: Preparation = image_transform_v2(PreprocessCfg(**preprocess_cfg), is_train=False)
+    return prepare
+
+
+def normalised(pixels: Float32[Tensor, "n 3 h w"], preprocess_cfg: Mapping[str, Any]) -> Float32[Tensor, "n 3 h w"]:
+    """Return plain pixels as a tower expects them, bit for bit as `preparation` gives them of the same image."""
+    config = PreprocessCfg(**preprocess_cfg)
+    mean, std = (pixels.new_tensor(values)[:, None, None] for values in (config.mean, config.std))
+    return (pixels - mean) / std

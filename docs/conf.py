@@ -39,6 +39,7 @@ NAVIGATION = {
         "docs/finetuning",
         "docs/optimizers",
         "docs/widths",
+        "docs/heads",
         "docs/forgetting",
         "docs/distillation",
         "docs/clusters",

@@ -170,7 +170,8 @@ class Pairs:
     def carries(self) -> frozenset[str]:
         """What this batch has beyond two embeddings."""
         optional = {name for name in OPTIONAL if getattr(self.embeddings, name) is not None}
-        return frozenset({"ids", "caption_ids"} | optional)
+        features = {"features"} if self.embeddings.image_features else set()
+        return frozenset({"ids", "caption_ids"} | optional | features)
 
     @property
     def num_image_views(self) -> int:

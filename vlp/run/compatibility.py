@@ -51,6 +51,8 @@ def check_fit(
             raise RecipeError(f"strategies.{label}: cannot work on sharded parameters: train with DDP")
     _check_providers(recipe, used)
     _check_views(recipe, objective, used)
+    _check_features(recipe, objective)
+    _check_evaluated_heads(recipe, objective)
     _check_contrast(objective)
     for label, module in objective.terms.items():
         _check_term(label, cast(Term, module), provided, learns_scale=recipe.model.learn_scale)
@@ -174,12 +176,38 @@ def _check_views(recipe: Recipe, objective: Objective, used: Mapping[str, Strate
         raise RecipeError(
             "data.spare_first_view: there is no other image view to change: set data.views, or leave it out"
         )
-    if makers and not any(cast(Term, term).reads_views for term in objective.terms.values()):
+    if makers and not objective.reads_views:
         readers = ", ".join(name for name in terms if terms[name].reads_views)
         raise RecipeError(
             f"{makers[0]}: no term of {', '.join(objective.terms)} reads further views, so they would cost time for "
             f"nothing: add one of {readers}, or leave the views out"
         )
+    for label, head in recipe.heads.items():
+        if head.views == "further" and not makers:
+            raise RecipeError(
+                f"heads.{label}.views: there are no further views: set data.views, data.text_views or "
+                "strategies.image_views, or views: all"
+            )
+
+
+def _check_evaluated_heads(recipe: Recipe, objective: Objective) -> None:
+    for name in recipe.evaluation.heads:
+        try:
+            objective.head(name)
+        except RecipeError as error:
+            raise RecipeError(f"evaluation.heads: {error}") from error
+
+
+def _check_features(recipe: Recipe, objective: Objective) -> None:
+    """Refuse what leaves the towers without features before their projections."""
+    if "features" not in objective.needs:
+        return
+    label = next((label for label, head in recipe.heads.items() if head.reads == "features"), "")
+    for key, is_on in (("train.keep_locked", recipe.train.keep_locked), ("train.compile", recipe.train.compile)):
+        if is_on:
+            raise RecipeError(
+                f"{key}: heads.{label} reads features that it would hide: set reads: embeddings, or {key}=false"
+            )
 
 
 def _check_contrast(objective: Objective) -> None:

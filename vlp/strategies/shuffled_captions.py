@@ -46,9 +46,7 @@ class ShuffledCaptions(Strategy):
         )
 
     def after_forward(self, _images: Tensor, _batch: Batch, embeddings: Embeddings) -> Embeddings:
-        kept = len(embeddings.text_views) - self.num_negatives
-        negatives = torch.stack(embeddings.text_views[kept:], dim=1)
-        return replace(embeddings, text_views=embeddings.text_views[:kept], negatives=negatives)
+        return embeddings.with_negatives(self.num_negatives)
 
 
 def shuffle(

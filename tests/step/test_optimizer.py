@@ -77,6 +77,12 @@ def test_rates_end_at_the_final_factor(shape, middle):
     assert learning_rate_factor(10, warmup_steps=0, shape="cosine", final_factor=0.1)(15) == pytest.approx(0.1)
 
 
+def test_the_rate_grows_with_the_root_of_the_batch():
+    factor = learning_rate_factor(10, 1024, warmup_steps=0, shape="constant", base_batch=256)
+    assert factor(5) == pytest.approx(2.0)
+    assert learning_rate_factor(10, 1024, warmup_steps=0, shape="constant")(5) == pytest.approx(1.0)
+
+
 def test_the_rate_reaches_every_group():
     optimizer = build_optimizer(
         small_model(), learning_rate=1.0, groups={"head": GroupSettings(match=("2.*",), learning_rate_factor=0.5)}

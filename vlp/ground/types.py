@@ -94,10 +94,24 @@ class Batch:
 
 @dataclass(frozen=True)
 class Teacher:
-    """What another model, or an average of this one, says about a batch; of unit norm and without gradient."""
+    """What another model, or an average of this one, says about a batch; of unit norm and without gradient.
+
+    Args:
+        negatives: What it says of wrong captions, where it reads them.
+    """
 
     image: Float32[Tensor, "n r"]
     text: Float32[Tensor, "n r"]
+    negatives: Float32[Tensor, "n m r"] | None = None
+
+    def numbers(self) -> Iterator[Tensor]:
+        """Yield all that it says."""
+        yield from (part for part in (self.image, self.text, self.negatives) if part is not None)
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Teacher:
+        """Return the same with all numbers changed."""
+        negatives = None if self.negatives is None else change(self.negatives)
+        return Teacher(change(self.image), change(self.text), negatives)
 
 
 @dataclass(frozen=True)
@@ -140,7 +154,7 @@ class Embeddings:
         yield from (*self.image_features, *self.text_features)
         yield from (part for part in (self.reference, self.negatives) if part is not None)
         if self.teacher is not None:
-            yield from (self.teacher.image, self.teacher.text)
+            yield from self.teacher.numbers()
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Embeddings:
         """Return the same with all real numbers changed."""
@@ -154,7 +168,7 @@ class Embeddings:
             text_features=tuple(map(change, self.text_features)),
             reference=None if self.reference is None else change(self.reference),
             negatives=None if self.negatives is None else change(self.negatives),
-            teacher=None if teacher is None else Teacher(change(teacher.image), change(teacher.text)),
+            teacher=None if teacher is None else teacher.each(change),
         )
 
     def with_negatives(self, count: int) -> Embeddings:

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vlp.ground.coordinates import first_coordinates
-from vlp.ground.types import Embeddings, Teacher
+from vlp.ground.types import Embeddings
 from vlp.pairs.derived import DerivedPairs
 from vlp.pairs.pairs import Pairs
 from vlp.pairs.requests import Side
@@ -47,7 +47,7 @@ def prefix_of(embeddings: Embeddings, width: int) -> Embeddings:
     """Return embeddings cut to their first coordinates, of unit norm."""
     teacher, negatives = embeddings.teacher, embeddings.negatives
     if teacher is not None and teacher.image.shape[-1] == embeddings.image.shape[-1]:
-        teacher = Teacher(first_coordinates(teacher.image, width), first_coordinates(teacher.text, width))
+        teacher = teacher.each(lambda rows: first_coordinates(rows, width))
     return replace(
         embeddings,
         image=first_coordinates(embeddings.image, width),

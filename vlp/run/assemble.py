@@ -242,7 +242,7 @@ def assemble(recipe: Recipe, *, resume: bool, allow_changes: bool) -> Run:
             loss_scale=FIRST_LOSS_SCALE if recipe.train.precision == "float16" else 1.0,
             device=str(accelerator.device),
         ),
-        rate=learning_rate_factor(num_steps, **settings(recipe.schedule)),
+        rate=learning_rate_factor(num_steps, recipe.train.batch_size, **settings(recipe.schedule)),
         num_steps=num_steps,
         micro_batches=count_micro_batches(recipe, towers, accelerator.device),
         utilisation=Utilisation(recipe, accelerator.device),

@@ -17,6 +17,7 @@ from vlp.objectives.base import NEEDS, Objective, Term, terms
 from vlp.recipe.schema import Recipe
 from vlp.step.optimizers.base import optimizers
 from vlp.strategies.base import Strategy
+from vlp.strategies.dual_teacher import DualTeacher
 from vlp.strategies.hard_negatives import HardNegatives
 from vlp.towers.dual import DualEncoder
 from vlp.towers.sources import holds_weights
@@ -165,6 +166,10 @@ def _check_providers(recipe: Recipe, used: Mapping[str, Strategy]) -> None:
         providers = [label for label, strategy in used.items() if need in strategy.provides]
         if len(providers) > 1:
             raise RecipeError(f"strategies: {' and '.join(providers)} both provide {NEEDS[need]}: leave one out")
+    if not any("negatives" in strategy.provides for strategy in used.values()):
+        for label, strategy in used.items():
+            if isinstance(strategy, DualTeacher) and strategy.negatives:
+                raise RecipeError(f"strategies.{label}.negatives: there are none: {PROVIDERS['negatives']}")
     if not made and any(isinstance(strategy, HardNegatives) for strategy in used.values()):
         raise RecipeError("strategies.hard_negatives: there are none: set data.captions.negatives={count: 1}")
 

@@ -129,14 +129,14 @@ def _join(parts: Sequence[Embeddings], *, with_graph: bool) -> Embeddings:
         text_features=tuple(leaf(views) for views in zip(*(part.text_features for part in parts), strict=True)),
         reference=together(lambda part: part.reference),
         negatives=None if negatives is None else one(negatives),
-        teacher=Teacher(*(torch.cat(rows) for rows in zip(*map(_both, teachers), strict=True))) if teachers else None,
+        teacher=Teacher(*(torch.cat(rows) for rows in zip(*map(_said, teachers), strict=True))) if teachers else None,
         tokens=together(lambda part: part.tokens),
         lengths=together(lambda part: part.lengths),
     )
 
 
-def _both(teacher: Teacher) -> tuple[Tensor, Tensor]:
-    return teacher.image, teacher.text
+def _said(teacher: Teacher) -> tuple[Tensor, ...]:
+    return tuple(teacher.numbers())
 
 
 def _inject(embeddings: Embeddings, leaves: Embeddings, index: int, size: int, *, is_last: bool) -> None:

@@ -40,6 +40,7 @@ NAVIGATION = {
         "docs/optimizers",
         "docs/widths",
         "docs/heads",
+        "docs/views",
         "docs/forgetting",
         "docs/distillation",
         "docs/clusters",

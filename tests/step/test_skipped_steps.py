@@ -27,6 +27,7 @@ USED = {
         "objective.clip_negatives={}",
     ),
     "image_views": ("strategies.image_views={}", "objective.swalip={}", "train.micro_batches=2"),
+    "style_views": ("strategies.style_views={count: 4}", "objective.mv_infonce={}"),
     "shuffled_captions": ("strategies.shuffled_captions={}", "objective.clip_negatives={}"),
     "teacher": (
         f"strategies.teacher={{models: [{tiny_teacher()}]}}",

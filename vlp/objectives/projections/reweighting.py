@@ -45,7 +45,8 @@ class ReweightingHead(Projection):
         return self.at_rest(modality, rows)
 
     def at_rest(self, modality: Modality, rows: Float[Tensor, "n d"]) -> Float[Tensor, "n e"]:  # noqa: ARG002
-        return rows * self.weights.to(rows.dtype)
+        # a copy: buffers are put back in place between forward and backward, as all that a step may have changed
+        return rows * self.weights.to(rows.dtype, copy=True)
 
     def matrix(self, modality: Modality) -> Float[Tensor, "e d"] | None:  # noqa: ARG002
         return self.weights.diag()

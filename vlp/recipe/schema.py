@@ -119,12 +119,14 @@ class SourceSection(Section):
     Args:
         card: Name or path of a card under `data/`.
         repeat: How often an epoch goes through it, for small sources that should count more.
+        generated: Its images come from a model; `data.inflation` does not repeat them.
         share: Its share of the samples, relative to the shares of the other sources: a number, or a ramp over steps.
             All sources have one, or none. Older recipes call it `weight`.
     """
 
     card: str
     repeat: int = Field(1, ge=1)
+    generated: bool = False
     share: float | RampSection | None = None
 
     @model_validator(mode="before")
@@ -141,6 +143,9 @@ class DataSection(Section):
 
     Args:
         train: Sources by label; the label is the card's name unless `card` says otherwise.
+        inflation: How often an epoch goes through the sources that are not `generated`, where others are; augmentation
+            grows weaker with it, as in AdaInf (Wang et al. 2024, arXiv:2403.12448): at 10 `augment.color` and its
+            strengths are halved, and the least area of crops rises from 0.08 to 0.2; 1 changes nothing.
         views: Further image views by label: `count` of them, each with the settings of `crop`. All views are resized
             to the model's size. For terms that read them (`vlp describe`).
         text_views: Further text views by label: `count` of them, each drawn and worded anew, with the settings of
@@ -159,6 +164,7 @@ class DataSection(Section):
     """
 
     train: dict[str, SourceSection] = Field(min_length=1)
+    inflation: int = Field(1, ge=1)
     crop: CropSection = CropSection()
     captions: CaptionSection = CaptionSection()
     views: dict[str, ViewSection] = {}

@@ -408,7 +408,7 @@ def cluster_proxies(b: Whole, centres=256, decay=0.9, second_order=False):
     return clip(b)
 
 
-def mochi(b: Whole, hardest=64, mixes=64, anchor_mixes=0, first_step=0):
+def mochi(b: Whole, hardest=64, mixes=64, anchor_mixes=0, first_step=0, queue=0):
     hardest, total = max(1, min(hardest, b.size // 4)), 0.0
     for (own, other), axis in zip(b.sides, ("row", "column"), strict=True):
         for i in range(b.size):

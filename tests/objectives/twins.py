@@ -451,7 +451,7 @@ def amcl(b: Whole, term: Term, beta=0.01, **_settings):
     return total
 
 
-def feature_transformation(b: Whole, term: Term, positive=2.0, negative=1.6):
+def feature_transformation(b: Whole, term: Term, positive=2.0, negative=1.6, each_dimension=False, queue=0):
     shares = uniform(b.ids, 0, SALT_OF_SHARES, 3)
     keys = uniform(b.ids, 0, SALT_OF_PARTNERS, 1)[:, 0].tolist()
     order, partner = sorted(range(b.size), key=lambda i: (keys[i], int(b.ids[i]), i)), list(range(b.size))
@@ -462,7 +462,8 @@ def feature_transformation(b: Whole, term: Term, positive=2.0, negative=1.6):
     right = b.scale * functional.cosine_similarity(*pushed, dim=1)
     seen = b.others & b.others[:, partner]
     total = 0.0
-    for (own, other), share in zip(b.sides, (shares[:, 1:2], shares[:, 2:]), strict=True):
+    for column, (own, other) in enumerate(b.sides, 1):
+        share = uniform(b.ids, 0, SALT_OF_SHARES + column, DIM) if each_dimension else shares[:, column, None]
         blends = other
         if negative:
             part = term.interpolate(share)

@@ -54,13 +54,26 @@ class FeatureQueue(nn.Module):
         self.rows = torch.cat([self.rows, newest], dim=1)[:, -self.size :].contiguous()
         self.ids = torch.cat([self.ids, pairs.everyones_ids])[-self.size :].contiguous()
 
-    def log_sum(self, pairs: Pairs, anchors: Float[Tensor, "n d"], modality: int) -> Float[Tensor, " n"]:
-        """Return the log-sum-exp of each local anchor's logits with what is kept; `NOTHING` where that is nothing."""
-        kept = self.of(modality, anchors.dtype)
+    def log_sum(
+        self,
+        pairs: Pairs,
+        anchors: Float[Tensor, "n d"],
+        modality: int,
+        *,
+        blends: tuple[Float[Tensor, "q d"], Int64[Tensor, " q"]] | None = None,
+    ) -> Float[Tensor, " n"]:
+        """Return the log-sum-exp of each local anchor's logits with what is kept; `NOTHING` where that is nothing.
+
+        Args:
+            blends: What to look at in place of the kept rows, place by place, and whom else each of them holds.
+        """
+        kept, partners = (self.of(modality, anchors.dtype), self.ids) if blends is None else blends
+        ids, is_filled = self.ids, self.is_filled
 
         def piece(some: Tensor, own: Tensor, scale: Tensor) -> Tensor:
-            logits = scale * (some @ kept.T)
-            return logits.masked_fill(self._is_no_negative(own), NOTHING).logsumexp(dim=1)
+            own = own[:, None]
+            is_none = (ids == own) | (partners == own) | ~is_filled
+            return (scale * (some @ kept.T)).masked_fill(is_none, NOTHING).logsumexp(dim=1)
 
         size = max(1, PIECE // self.size)
         parts = zip(anchors.split(size), pairs.ids.split(size), strict=True)
@@ -78,9 +91,6 @@ class FeatureQueue(nn.Module):
         kept, found = self.of(modality, anchors.dtype), []
         size = max(1, PIECE // self.size)
         for some, own in zip(anchors.split(size), pairs.ids.split(size), strict=True):
-            cosines = (some @ kept.T).masked_fill(self._is_no_negative(own), -torch.inf)
+            cosines = (some @ kept.T).masked_fill((self.ids == own[:, None]) | ~self.is_filled, -torch.inf)
             found.append(cosines.topk(min(count, self.size), dim=1))
         return torch.cat([each.values for each in found]), torch.cat([each.indices for each in found])
-
-    def _is_no_negative(self, own: Int64[Tensor, " n"]) -> Bool[Tensor, "n q"]:
-        return (self.ids == own[:, None]) | ~self.is_filled

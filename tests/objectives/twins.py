@@ -368,11 +368,13 @@ def _sorted_into(values: Tensor, first: int, steepness: float) -> Tensor:
     return ways[:, first:].sum(1)
 
 
-def mann_whitney(b: Whole, temperature=0.01, resolution=16):
+def mann_whitney(b: Whole, temperature=0.01, resolution=16, mined=False):
     """With the grid that the term promises: costs are linear between its points."""
     grid = torch.linspace(-1, 1, max(1, round(2 * resolution / temperature)) + 1, dtype=torch.float64)
     cosines = b.image @ b.text.T
     wrong = cosines[b.others]
+    if mined:
+        wrong = torch.cat([wrong, torch.einsum("nd,nmd->nm", b.image, b.more["negatives"]).flatten()])
     if not len(wrong):
         return cosines.sum() * 0
     costs = functional.softplus((grid[:, None] - cosines.diagonal()) / temperature, threshold=1e9).mean(1)

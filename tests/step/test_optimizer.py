@@ -236,3 +236,11 @@ def test_a_training_that_ends_before_all_has_moved_is_refused():
         RecipeError, match=rf"optimizer\.unfreeze_every: the last .* from step {last} on, .* has {last}:"
     ):
         check_unfreezing(optimizer, last)
+
+
+def test_a_group_may_keep_its_rate():
+    groups = {"scale": GroupSettings(match=("logit_scale",), learning_rate_factor=0.25, constant=True)}
+    optimizer = build_optimizer(tiny_model(), learning_rate=4e-4, groups=groups)
+    set_learning_rate(optimizer, 0.1, 5)
+    rates = sorted(group["lr"] for group in optimizer.param_groups)
+    assert rates == pytest.approx([4e-5] * (len(rates) - 1) + [1e-4])

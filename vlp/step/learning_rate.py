@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field
 
-from vlp.step.optimizer import BASE_RATE, FIRST_STEP
+from vlp.step.optimizer import BASE_RATE, CONSTANT, FIRST_STEP
 
 
 def learning_rate_factor(
@@ -65,6 +65,7 @@ def learning_rate_factor(
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float, step: int) -> None:
-    """Scale every group's peak learning rate by `factor`; what does not move yet at this step has a rate of zero."""
+    """Scale every group's peak learning rate by `factor`, unless it is constant; what does not move yet has none."""
     for group in optimizer.param_groups:
-        group["lr"] = group[BASE_RATE] * factor if step >= group.get(FIRST_STEP, 0) else 0.0
+        rate = group[BASE_RATE] * (1.0 if group.get(CONSTANT) else factor)
+        group["lr"] = rate if step >= group.get(FIRST_STEP, 0) else 0.0

@@ -292,10 +292,12 @@ def false_negatives(b: Whole, weighting="threshold", strength=None):
     return both(lambda logits: miss(lse(logits + added, seen), b.logits.diagonal()), b.logits)
 
 
-def teacher_contrast(b: Whole):
+def teacher_contrast(b: Whole, replayed=False):
+    anchors = b.more["replayed"].double() if replayed else torch.ones(b.size).double()
     teacher, total = b.more["teacher"], 0.0
     for logits, own, partner in ((b.logits, b.image, teacher.text), (b.logits.T, b.text, teacher.image)):
-        total = total + miss(lse(logits, b.others), b.scale * (own * partner).sum(1)).mean() / 2
+        losses = miss(lse(logits, b.others), b.scale * (own * partner).sum(1))
+        total = total + (losses * anchors).sum() / anchors.sum() / 2
     return total
 
 

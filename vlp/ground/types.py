@@ -132,6 +132,7 @@ class Embeddings:
         image_features: What the image tower knows of every view before its projection, the first view first; empty
             where nobody asks.
         text_features: The same of the text tower, of the wrong captions too.
+        replayed: Which samples come from data that were learned before.
     """
 
     image: Float32[Tensor, "n d"]
@@ -147,6 +148,7 @@ class Embeddings:
     lengths: Int64[Tensor, " n"] | None = None
     image_features: tuple[Float32[Tensor, "n w"], ...] = ()
     text_features: tuple[Float32[Tensor, "n v"], ...] = ()
+    replayed: Bool[Tensor, " n"] | None = None
 
     def numbers(self) -> Iterator[Tensor]:
         """Yield all that holds real numbers."""

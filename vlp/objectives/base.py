@@ -25,6 +25,7 @@ NEEDS = {
     "teacher": "a teacher's embeddings",
     "negatives": "wrong captions",
     "tokens": "caption tokens",
+    "replayed": "to know which samples are replayed",
     "features": "what the towers know before their projections",
 }
 

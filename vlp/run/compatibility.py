@@ -19,6 +19,7 @@ from vlp.step.optimizers.base import optimizers
 from vlp.strategies.base import Strategy
 from vlp.strategies.dual_teacher import DualTeacher
 from vlp.strategies.hard_negatives import HardNegatives
+from vlp.strategies.replay import Replay
 from vlp.towers.dual import DualEncoder
 from vlp.towers.sources import holds_weights
 
@@ -26,6 +27,7 @@ PROVIDERS = {
     "reference": "lock the image tower (model.freeze=[visual]) or add a teacher (strategies.ema_teacher={})",
     "teacher": "add one (strategies.dual_teacher={} for averaged weights, strategies.teacher={models: [NAME]} for "
     "other models)",
+    "replayed": "say which (strategies.replay={sources: [LABEL]})",
     "negatives": "add some (strategies.shuffled_captions={}, or strategies.hard_negatives={} with "
     "data.captions.negatives={})",
 }
@@ -54,6 +56,7 @@ def check_fit(
     _check_views(recipe, objective, used)
     _check_features(recipe, objective)
     _check_evaluated_heads(recipe, objective)
+    _check_replay(recipe, used)
     _check_contrast(objective)
     for label, module in objective.terms.items():
         _check_term(label, cast(Term, module), provided, learns_scale=recipe.model.learn_scale)
@@ -193,6 +196,16 @@ def _check_views(recipe: Recipe, objective: Objective, used: Mapping[str, Strate
                 f"heads.{label}.views: there are no further views: set data.views, data.text_views or "
                 "strategies.image_views, or views: all"
             )
+
+
+def _check_replay(recipe: Recipe, used: Mapping[str, Strategy]) -> None:
+    known = recipe.data.train
+    for label, strategy in used.items():
+        for source in strategy.sources if isinstance(strategy, Replay) else ():
+            if source not in known:
+                raise RecipeError(
+                    f"strategies.{label}.sources: '{source}' is no label of data.train (known: {', '.join(known)})"
+                )
 
 
 def _check_evaluated_heads(recipe: Recipe, objective: Objective) -> None:

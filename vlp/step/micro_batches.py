@@ -132,6 +132,7 @@ def _join(parts: Sequence[Embeddings], *, with_graph: bool) -> Embeddings:
         teacher=Teacher(*(torch.cat(rows) for rows in zip(*map(_said, teachers), strict=True))) if teachers else None,
         tokens=together(lambda part: part.tokens),
         lengths=together(lambda part: part.lengths),
+        replayed=together(lambda part: part.replayed),
     )
 
 

@@ -28,11 +28,11 @@ class RememberingNorm(BatchNorm):
 
     def forward(self, pairs: Pairs, rows: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
         """Normalise this process's rows, and remember the batch."""
-        mean, variance = moments(pairs, rows)
+        centred, mean, variance = moments(pairs, rows)
         unbiased = variance.detach() * (pairs.num_pairs / (pairs.num_pairs - 1))
         self.mean.lerp_(mean.detach().to(self.mean.dtype), MOMENTUM)
         self.variance.lerp_(unbiased.to(self.variance.dtype), MOMENTUM)
-        return (rows - mean) / (variance + EPSILON).sqrt() * self.stretch + self.shift
+        return centred / (variance + EPSILON).sqrt() * self.stretch + self.shift
 
     def at_rest(self, rows: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
         """Normalise rows by what is remembered."""

@@ -58,14 +58,17 @@ class BatchNorm(nn.Module):
 
 def standardize(pairs: Pairs, rows: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
     """Give each feature mean 0 and variance 1 over the whole batch, with gradient through both."""
-    mean, variance = moments(pairs, rows)
-    return (rows - mean) / (variance + EPSILON).sqrt()
+    centred, _, variance = moments(pairs, rows)
+    return centred / (variance + EPSILON).sqrt()
 
 
-def moments(pairs: Pairs, rows: Float[Tensor, "n d"]) -> tuple[Float[Tensor, " d"], Float[Tensor, " d"]]:
-    """Return mean and variance of each feature over the whole batch, with gradient."""
+def moments(
+    pairs: Pairs, rows: Float[Tensor, "n d"]
+) -> tuple[Float[Tensor, "n d"], Float[Tensor, " d"], Float[Tensor, " d"]]:
+    """Return rows around the mean of each feature over the whole batch, the mean and the variance, with gradient."""
     mean = pairs.total(rows.sum(dim=0)) / pairs.num_pairs
-    return mean, pairs.total((rows - mean).square().sum(dim=0)) / pairs.num_pairs
+    centred = rows - mean
+    return centred, mean, pairs.total(centred.square().sum(dim=0)) / pairs.num_pairs
 
 
 class DirectMap(nn.Module):

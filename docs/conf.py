@@ -39,6 +39,8 @@ NAVIGATION = {
         "docs/finetuning",
         "docs/optimizers",
         "docs/widths",
+        "docs/heads",
+        "docs/views",
         "docs/forgetting",
         "docs/stages",
         "docs/distillation",

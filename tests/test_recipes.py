@@ -33,6 +33,8 @@ SMALL = (
 NARROWER = {
     "vitb32_matryoshka": ("objective.clip.widths=[4, 8]",),
     "vitb32_advxl": ("strategies.small_first.image_size=16",),
+    "vitb32_adainf": ("data.train={embedded: {}, cc12m: null, generated: {card: embedded-photos}}",),
+    "finetune_replay": ("data.train={new: {card: embedded-photos}, earlier: {card: embedded}}",),
     "vitb32_clipa": ("strategies.small_first.image_size=16",),
     "vitb32_flip": ("model.image.patch_dropout=0.5",),
     "vitb32_near_start": ("model.weights=null", "optimizer.unfreeze_every=null"),  # two steps are too few

@@ -54,6 +54,11 @@ def _train_sharded(rank, world_size, folder, shards, environment, more):
     return first, lines(run)
 
 
+LEARNED = (
+    "data.views={local: {count: 1}}",
+    "heads={local: {type: linear, width: 8, reads: features, views: further}}",
+    "objective.local={type: clip_views, head: local}",
+)
 OPTIONS = ("model.image.patch_dropout=0.0", "train.micro_batches=2", "train.clip_gradient_norm=0.5")
 
 
@@ -62,13 +67,18 @@ def lines(run: Path) -> list[dict]:
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize(("processes", "more"), [(2, ()), (4, ("train.shards=2",))], ids=["parts", "copies of parts"])
+@pytest.mark.parametrize(
+    ("processes", "more"),
+    [(2, ()), (4, ("train.shards=2",)), (2, LEARNED)],
+    ids=["parts", "copies of parts", "beside what terms learn"],
+)
 def test_sharded_parameters_train_like_whole_ones(tmp_path, processes, more):
     write_shards(tmp_path / "shards", num_shards=3, samples_per_shard=7)
     shards = f"{tmp_path}/shards/*.tar"
     for rank in range(processes):
         (tmp_path / str(rank)).mkdir()
-    one = train(tiny_recipe(tmp_path, shards, "name=one", *OPTIONS))
+    own = () if more != LEARNED else LEARNED
+    one = train(tiny_recipe(tmp_path, shards, "name=one", *OPTIONS, *own))
     first, resumed = run_processes(_train_sharded, processes, str(tmp_path), shards, launched(), more)[0]
     for whole, sharded in zip(lines(one), first, strict=True):
         for key in ("loss", "scale", "gradient_norm/image", "gradient_norm/text"):

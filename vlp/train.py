@@ -26,10 +26,11 @@ from vlp.recipe.schema import Recipe
 from vlp.run.assemble import Run, assemble
 from vlp.run.clock import PREEMPTED, Clock, StopSignal, diagnose, due
 from vlp.run.device_memory import peak_memory
-from vlp.run.folder import evaluations_of
+from vlp.run.folder import behind_head, evaluations_of
 from vlp.run.launch import agreed_checksum, was_launched
 from vlp.run.log import Log
 from vlp.run.state import restore, save, weights_to_evaluate
+from vlp.run.trained_head import HeadEncoder
 from vlp.run.watchdog import Watchdog, WatchedEncoder
 from vlp.step.learning_rate import set_learning_rate
 from vlp.step.micro_batches import Seeds, backward
@@ -248,16 +249,14 @@ def evaluate(run: Run, log: Log, step: int, position: int, watchdog: Watchdog) -
     encoder = TowerEncoder(model.to(run.device), device=run.device, autocast=recipe.train.number_format)
     tasks = [load_task(name) for name in recipe.evaluation.tasks]
     folder = evaluations_of(recipe.folder, step)
-    records = run_tasks(
-        tasks,
-        WatchedEncoder(encoder, watchdog),
-        model=recipe.name,
-        step=step,
-        weights=recipe.evaluation.weights,
-        preprocess=model.preprocess_cfg,
-        folder=folder,
-    )
-    log.write(step, {"samples": position} | flatten(records))
+    said: dict[str, Any] = {"step": step, "weights": recipe.evaluation.weights, "preprocess": model.preprocess_cfg}
+    records = run_tasks(tasks, WatchedEncoder(encoder, watchdog), model=recipe.name, folder=folder, **said)
+    metrics = flatten(records)
+    for name in recipe.evaluation.heads:
+        behind = WatchedEncoder(HeadEncoder(encoder, run.objective.head(name)), watchdog)
+        found = run_tasks(tasks, behind, model=f"{recipe.name}@{name}", folder=behind_head(folder, name), **said)
+        metrics |= {key.replace("eval/", f"eval@{name}/", 1): value for key, value in flatten(found).items()}
+    log.write(step, {"samples": position} | metrics)
     log.say(f"step {step}: " + "  ".join(headline(record) for record in records))
     run.scores.add(step, records)
     if step and run.scores.best_step() == step:

@@ -35,6 +35,12 @@ STRATEGY_SETTINGS = (
     "log.every=1",
 )
 STRATEGY_FURTHER = {
+    "image_views": ("strategies.image_views={}", "objective.mv_infonce={}"),
+    "replay": (
+        "data.train=embedded-photos",
+        "strategies={replay: {sources: [embedded-photos]}, dual_teacher: {decay: 1.0, warmup: false}}",
+        "objective.teacher_contrast={replayed: true}",
+    ),
     "small_first": (
         "model.image={type: timm, name: resnet10t, image_size: 64}",
         "strategies.small_first={image_size: 32, steps: 2}",
@@ -112,9 +118,9 @@ def strategy_recipe(strategy: str, folder: Path) -> Recipe:
 
 
 def first_recipes() -> dict[str, Path]:
-    """Return the first recipe that uses each strategy."""
+    """Return the first recipe that uses each strategy; those that start from weights come last."""
     found: dict[str, Path] = {}
-    for path in sorted((ROOT / "recipes").glob("*.yaml")):
+    for path in sorted((ROOT / "recipes").glob("*.yaml"), key=lambda path: (path.stem.startswith("finetune"), path)):
         for label, entry in (read_yaml(path).get("strategies") or {}).items():
             found.setdefault(entry.get("type", label), path)
     return found

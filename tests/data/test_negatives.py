@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlp.data import WrongCaptions
+from tests.shards import write_tar
+from vlp.data import Captions, Card, Crop, SampleSet, Views, WrongCaptions
+from vlp.data.faults import BadSampleError
 from vlp.data.texts.wrong_captions import KINDS, TABLES, plural
 from vlp.ground.randomness import Draws
 from vlp.ground.types import RecipeError
@@ -114,3 +117,31 @@ def test_what_the_text_tower_may_cut_off_stays():
 def test_settings_without_sense_are_refused(settings, message):
     with pytest.raises(RecipeError, match=message):
         WrongCaptions(**settings)
+
+
+def test_wrong_captions_that_are_given_come_first():
+    given = ["a cat chases two dogs", "no dog", TEXT.upper(), "a dog sleeps", "no dog"]
+    negatives = WrongCaptions(count=2, key="json.wrong")
+    drawn = {wrong for number in range(40) for wrong in negatives(TEXT, Draws(number), given)}
+    assert drawn == {"a cat chases two dogs", "no dog", "a dog sleeps"}  # never the right one, or one twice
+    filled = WrongCaptions(count=5)(TEXT, Draws(1), given)
+    assert set(filled[:3]) == drawn and len(set(filled)) == 5
+    assert WrongCaptions(count=2)(TEXT, Draws(1), ()) == WrongCaptions(count=2)(TEXT, Draws(1))
+
+
+def test_a_sample_may_bring_wrong_captions_under_a_key(tmp_path):
+    captions = Captions(keys={"json.caption": 1.0}, lower=True)
+    views = Views((Crop(8),), captions, negatives=WrongCaptions(count=2, key="json.wrong"))
+
+    def texts(**record):
+        member = json.dumps({"caption": "A red car", **record}).encode()
+        path = write_tar(tmp_path / "x.tar", [("a.json", member)])
+        sample = SampleSet({"set": Card(name="set", shards=path.name, folder=tmp_path)})[0]
+        return [caption.text for caption in views.texts(sample, 0, 0, 0)]
+
+    right, *wrong = texts(wrong=["A blue car", "A red dog"])
+    assert right == "a red car" and set(wrong) == {"a blue car", "a red dog"}
+    assert "a blue car" in texts(wrong="A blue car")
+    assert texts() == texts(wrong=[]) and len(set(texts())) == 3
+    with pytest.raises(BadSampleError, match="neither a text nor a list"):
+        texts(wrong=[3])

@@ -146,3 +146,17 @@ def test_runs_on_a_set_and_refuses_a_small_one(tmp_path):
     assert evaluation.details["pairs"] == 5 and len(values_of(evaluation)) == len(evaluation.metrics)
     with pytest.raises(RecipeError, match=r"settings\.k is 5, and there are 5 pairs"):
         Diagnostics(data, k=5)
+
+
+def test_temperatures_lie_between_two_limits(tmp_path):
+    """Towards 0 the hardest negative has all of the gradient, towards infinity each has as much."""
+    data, found = opened(write_captions(tmp_path)), {}
+    for temperature in (1e-5, 0.07, 1e5):
+        evaluation = Diagnostics(data, k=3, temperature=temperature).run(SharedEncoder(HashEncoder()))
+        found[temperature] = values_of(evaluation)
+    shares = [found[t]["image_to_text_hard_share_top1"] for t in found]
+    budgets = [found[t]["image_to_text_kl_budget"] for t in found]
+    assert shares == sorted(shares, reverse=True) and shares[0] == pytest.approx(1, abs=1e-3)
+    assert budgets == sorted(budgets, reverse=True) and budgets[2] == pytest.approx(0, abs=1e-6)
+    with pytest.raises(RecipeError, match="temperature"):
+        Diagnostics(data, k=3, temperature=0.0)

@@ -39,6 +39,7 @@ def extras(size: int, dtype: torch.dtype = torch.float64) -> dict[str, Any]:
         "negatives": torch.stack([unit(size, DIM, 13, dtype), unit(size, DIM, 14, dtype)], dim=1),
         "tokens": (torch.arange(size)[:, None] * 7 + torch.arange(4)) % 11 * (torch.arange(4) < lengths[:, None]),
         "lengths": lengths,
+        "replayed": torch.arange(size) % 3 == 0,
     }
 
 

@@ -13,13 +13,16 @@ from tests.objectives.batches import draw_leaves, gradients_of, pairs_of, share_
 from vlp.ground.draws import uniform
 from vlp.objectives.clip import ClipTerm
 from vlp.objectives.feature_transformation import (
+    SALT_OF_KEPT,
     SALT_OF_PARTNERS,
     SALT_OF_SHARES,
     BetaQuantiles,
     FeatureTransformationTerm,
 )
 
-VARIANTS = [{"positive": 0.0}, {"negative": 0.0}, {"positive": 1.0, "negative": 3.0}]
+SIDES = (("image", "text"), ("text", "image"))
+VARIANTS = [{"positive": 0.0}, {"negative": 0.0}, {"positive": 1.0, "negative": 3.0}, {"each_dimension": True}]
+VARIANTS += [{"queue": 5}]
 
 
 def draws_by_hand(size, positive, negative):
@@ -68,6 +71,33 @@ def test_matches_paper(size, positive, negative):
 def _tangent(gradient, leaf):
     """Take away what a normalised tower never sees."""
     return gradient - (gradient * leaf.detach()).sum(1, keepdim=True) * leaf.detach()
+
+
+@pytest.mark.parametrize("each_dimension", [False, True])
+def test_blends_of_what_is_queued_join(each_dimension):
+    """A queue of 5 after a batch of 4, so one place is empty; the second batch meets blends of neighbours."""
+    term = FeatureTransformationTerm(positive=0, each_dimension=each_dimension, queue=5)
+    term.create(6)
+    alone = FeatureTransformationTerm(positive=0, each_dimension=each_dimension)
+    old, ids = (unit(4, 6, 7), unit(4, 6, 8)), torch.tensor([30, 31, 32, 33])
+    share_of(term, pairs_of(*old, ids=ids))
+    image, text, now = unit(4, 6, 1), unit(4, 6, 2), torch.tensor([40, 31, 42, 43])
+    total = 0.0
+    for k, (own, other, kept) in enumerate(((image, text, old[1]), (text, image, old[0]))):
+        draws = uniform(torch.arange(5), 1, SALT_OF_KEPT + 1 - k, 7 if each_dimension else 2)[1:]
+        order = sorted(range(4), key=lambda j: draws[j, 0].item())
+        blends = []
+        for place, j in enumerate(order):
+            partner = order[place - 1] if place else j
+            part = term.interpolate(draws[j, 1:])
+            blend = functional.normalize(part * kept[j] + (1 - part) * kept[partner], dim=0)
+            blends.append((blend, {ids[j].item(), ids[partner].item()}))
+        for i in range(4):
+            wrong = [10 * own[i] @ blend for blend, held in blends if now[i].item() not in held]
+            couples = alone._couples(pairs_of(image, text, ids=now, step=1))
+            here = alone._negatives(pairs_of(image, text, ids=now, step=1), *SIDES[k], couples, k + 1)[i]
+            total += functional.softplus(torch.stack([here, *wrong]).logsumexp(0) - 10 * own[i] @ other[i]).item()
+    assert share_of(term, pairs_of(image, text, ids=now, step=1)).item() == pytest.approx(total / 8, rel=1e-5)
 
 
 def test_with_neither_part_it_is_clip():

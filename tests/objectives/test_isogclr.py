@@ -9,9 +9,9 @@ import torch
 
 from tests.objectives.batches import draw_leaves, gradients_of, pairs_of, share_of, unit
 from vlp.objectives.dcl import DclTerm
-from vlp.objectives.isogclr import IndividualTemperatureTerm
+from vlp.objectives.isogclr import IndividualTemperatureTerm, adam_steps
 
-VARIANTS = [{"gamma": 0.2, "gamma_steps": 4, "budget": 0.5, "temperature": 0.1}]
+VARIANTS = [{"gamma": 0.2, "gamma_steps": 4, "budget": 0.5, "temperature": 0.1}, {"rule": "adam", "epsilon": 1e-6}]
 
 pytestmark = pytest.mark.filterwarnings("ignore:isogclr")
 
@@ -66,6 +66,51 @@ def test_matches_paper_over_several_batches(gamma):
     stored = {(key, side): term.memory.rows[key, 2 + side].item() for key, side in slow.temperatures}
     assert stored == {key: pytest.approx(value, rel=1e-5) for key, value in slow.temperatures.items()}
     assert len({round(value, 4) for value in stored.values()}) > 5
+
+
+class AdamByHand:
+    """FastCLIPLossIndividual's steps of one temperature: betas of 0 at the first visit, corrections by visit."""
+
+    def __init__(self):
+        self.mean = self.square = 0.0
+        self.visits = 0
+
+    def __call__(self, slope):
+        beta1, beta2 = (0.9, 0.999) if self.visits else (0.0, 0.0)
+        self.visits += 1
+        self.mean = beta1 * self.mean + (1 - beta1) * slope
+        self.square = beta2 * self.square + (1 - beta2) * slope**2
+        mean, square = self.mean / (1 - beta1**self.visits), self.square / (1 - beta2**self.visits)
+        return mean / (math.sqrt(square) + 1e-8)
+
+
+def test_adam_moves_each_temperature_as_the_authors_do():
+    rng = torch.Generator().manual_seed(0)
+    slopes, by_hand = 3 * torch.randn(4, 2, generator=rng, dtype=torch.float64), [AdamByHand(), AdamByHand()]
+    moments = torch.zeros(1, 6, dtype=torch.float64)
+    for slope in slopes:
+        steps, moments = adam_steps(slope[None], moments)
+        assert steps[0].tolist() == pytest.approx([rule(x) for rule, x in zip(by_hand, slope.tolist(), strict=True)])
+    assert moments[0, 4:].tolist() == [4, 4]
+
+
+def test_the_first_step_of_adam_is_as_long_for_all():
+    image, text = unit(7, 6, 1), unit(7, 6, 2)
+    term = IndividualTemperatureTerm(gamma=1, budget=1.5, temperature=0.25, step_size=0.01, rule="adam")
+    share_of(term, pairs_of(image, text))
+    moved = (term.memory.rows[:, 2:4] - 0.25).abs()
+    torch.testing.assert_close(moved, torch.full_like(moved, 0.01), rtol=1e-4, atol=1e-6)
+
+
+def test_epsilon_bounds_the_weight_of_easy_samples():
+    """A sample whose average is far below epsilon hardly counts; one far above it counts as without."""
+    leaves = draw_leaves(7)
+    plain, raised, flat = (
+        gradients_of(IndividualTemperatureTerm(gamma=1, temperature=0.25, epsilon=epsilon), leaves)
+        for epsilon in (0.0, 1e-14, 1e6)
+    )
+    torch.testing.assert_close(raised, plain)
+    assert flat[0].abs().max() < 1e-4 * plain[0].abs().max()
 
 
 def test_at_one_temperature_without_memory_it_is_dcl_times_the_temperature():

@@ -12,7 +12,7 @@ from vlp.objectives.clip import ClipTerm
 from vlp.objectives.mann_whitney import MannWhitneyTerm, auc
 from vlp.pairs import HIST, pair_stats
 
-VARIANTS = [{"temperature": 0.1, "resolution": 8}]
+VARIANTS = [{"temperature": 0.1, "resolution": 8}, {"temperature": 0.1, "resolution": 8, "mined": True}]
 
 
 def scores_of(image, text):
@@ -37,6 +37,17 @@ def test_matches_paper(size, temperature, resolution):
     value = value_of(MannWhitneyTerm(temperature=temperature, resolution=resolution), image, text)
     expected = mann_whitney_by_hand(image, text, temperature)
     assert 0 <= value - expected <= expected / (8 * resolution**2)
+
+
+def test_mined_negatives_join_the_others():
+    """The paper's N: all mismatched pairs and, for each query, those that were mined for it."""
+    image, text, mined = unit(5, 6, 1), unit(5, 6, 2), torch.stack([unit(5, 6, k) for k in (3, 4)], dim=1)
+    positives, negatives = scores_of(image, text)
+    negatives += [float(image[i] @ mined[i, m]) for i in range(5) for m in range(2)]
+    gaps = [(negative - positive) / 0.1 for positive in positives for negative in negatives]
+    expected = sum(math.log1p(math.exp(gap)) for gap in gaps) / len(gaps)
+    value = value_of(MannWhitneyTerm(temperature=0.1, resolution=64, mined=True), image, text, negatives=mined)
+    assert value == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("scale", [10.0, 50.0])

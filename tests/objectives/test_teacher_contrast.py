@@ -12,6 +12,8 @@ from vlp.ground.types import Teacher
 from vlp.objectives.clip import ClipTerm
 from vlp.objectives.teacher_contrast import TeacherContrastTerm
 
+VARIANTS = [{"replayed": True}]
+
 
 @pytest.mark.parametrize("size", [1, 2, 7])
 def test_matches_paper(size):
@@ -24,6 +26,21 @@ def test_matches_paper(size):
             total -= math.log(right / (right + wrong))
     value = value_of(TeacherContrastTerm(), image, text, teacher=teacher)
     assert value == pytest.approx(total / (2 * size), rel=1e-9)
+
+
+def test_replayed_samples_alone_are_anchors():
+    """They meet the whole batch as negatives; without any the loss is nothing."""
+    image, text, teacher = unit(6, 6, 1), unit(6, 6, 2), Teacher(unit(6, 6, 3), unit(6, 6, 4))
+    replayed, total = torch.tensor([True, False, False, True, False, False]), 0.0
+    for i in (0, 3):
+        for own, other, taught in ((image, text, teacher.text), (text, image, teacher.image)):
+            right = math.exp(10 * float(own[i] @ taught[i]))
+            total -= math.log(
+                right / (right + sum(math.exp(10 * float(own[i] @ other[j])) for j in range(6) if j != i))
+            )
+    term = TeacherContrastTerm(replayed=True)
+    assert value_of(term, image, text, teacher=teacher, replayed=replayed) == pytest.approx(total / 4)
+    assert value_of(term, image, text, teacher=teacher, replayed=torch.zeros(6, dtype=torch.bool)) == 0
 
 
 def test_a_teacher_who_says_the_same_leaves_clip():

@@ -292,10 +292,12 @@ def false_negatives(b: Whole, weighting="threshold", strength=None):
     return both(lambda logits: miss(lse(logits + added, seen), b.logits.diagonal()), b.logits)
 
 
-def teacher_contrast(b: Whole):
+def teacher_contrast(b: Whole, replayed=False):
+    anchors = b.more["replayed"].double() if replayed else torch.ones(b.size).double()
     teacher, total = b.more["teacher"], 0.0
     for logits, own, partner in ((b.logits, b.image, teacher.text), (b.logits.T, b.text, teacher.image)):
-        total = total + miss(lse(logits, b.others), b.scale * (own * partner).sum(1)).mean() / 2
+        losses = miss(lse(logits, b.others), b.scale * (own * partner).sum(1))
+        total = total + (losses * anchors).sum() / anchors.sum() / 2
     return total
 
 
@@ -368,11 +370,13 @@ def _sorted_into(values: Tensor, first: int, steepness: float) -> Tensor:
     return ways[:, first:].sum(1)
 
 
-def mann_whitney(b: Whole, temperature=0.01, resolution=16):
+def mann_whitney(b: Whole, temperature=0.01, resolution=16, mined=False):
     """With the grid that the term promises: costs are linear between its points."""
     grid = torch.linspace(-1, 1, max(1, round(2 * resolution / temperature)) + 1, dtype=torch.float64)
     cosines = b.image @ b.text.T
     wrong = cosines[b.others]
+    if mined:
+        wrong = torch.cat([wrong, torch.einsum("nd,nmd->nm", b.image, b.more["negatives"]).flatten()])
     if not len(wrong):
         return cosines.sum() * 0
     costs = functional.softplus((grid[:, None] - cosines.diagonal()) / temperature, threshold=1e9).mean(1)
@@ -408,7 +412,7 @@ def cluster_proxies(b: Whole, centres=256, decay=0.9, second_order=False):
     return clip(b)
 
 
-def mochi(b: Whole, hardest=64, mixes=64, anchor_mixes=0, first_step=0):
+def mochi(b: Whole, hardest=64, mixes=64, anchor_mixes=0, first_step=0, queue=0):
     hardest, total = max(1, min(hardest, b.size // 4)), 0.0
     for (own, other), axis in zip(b.sides, ("row", "column"), strict=True):
         for i in range(b.size):
@@ -451,7 +455,7 @@ def amcl(b: Whole, term: Term, beta=0.01, **_settings):
     return total
 
 
-def feature_transformation(b: Whole, term: Term, positive=2.0, negative=1.6):
+def feature_transformation(b: Whole, term: Term, positive=2.0, negative=1.6, each_dimension=False, queue=0):
     shares = uniform(b.ids, 0, SALT_OF_SHARES, 3)
     keys = uniform(b.ids, 0, SALT_OF_PARTNERS, 1)[:, 0].tolist()
     order, partner = sorted(range(b.size), key=lambda i: (keys[i], int(b.ids[i]), i)), list(range(b.size))
@@ -462,7 +466,8 @@ def feature_transformation(b: Whole, term: Term, positive=2.0, negative=1.6):
     right = b.scale * functional.cosine_similarity(*pushed, dim=1)
     seen = b.others & b.others[:, partner]
     total = 0.0
-    for (own, other), share in zip(b.sides, (shares[:, 1:2], shares[:, 2:]), strict=True):
+    for column, (own, other) in enumerate(b.sides, 1):
+        share = uniform(b.ids, 0, SALT_OF_SHARES + column, DIM) if each_dimension else shares[:, column, None]
         blends = other
         if negative:
             part = term.interpolate(share)

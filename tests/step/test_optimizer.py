@@ -77,6 +77,12 @@ def test_rates_end_at_the_final_factor(shape, middle):
     assert learning_rate_factor(10, warmup_steps=0, shape="cosine", final_factor=0.1)(15) == pytest.approx(0.1)
 
 
+def test_the_rate_grows_with_the_root_of_the_batch():
+    factor = learning_rate_factor(10, 1024, warmup_steps=0, shape="constant", base_batch=256)
+    assert factor(5) == pytest.approx(2.0)
+    assert learning_rate_factor(10, 1024, warmup_steps=0, shape="constant")(5) == pytest.approx(1.0)
+
+
 def test_the_rate_reaches_every_group():
     optimizer = build_optimizer(
         small_model(), learning_rate=1.0, groups={"head": GroupSettings(match=("2.*",), learning_rate_factor=0.5)}
@@ -230,3 +236,11 @@ def test_a_training_that_ends_before_all_has_moved_is_refused():
         RecipeError, match=rf"optimizer\.unfreeze_every: the last .* from step {last} on, .* has {last}:"
     ):
         check_unfreezing(optimizer, last)
+
+
+def test_a_group_may_keep_its_rate():
+    groups = {"scale": GroupSettings(match=("logit_scale",), learning_rate_factor=0.25, constant=True)}
+    optimizer = build_optimizer(tiny_model(), learning_rate=4e-4, groups=groups)
+    set_learning_rate(optimizer, 0.1, 5)
+    rates = sorted(group["lr"] for group in optimizer.param_groups)
+    assert rates == pytest.approx([4e-5] * (len(rates) - 1) + [1e-4])

@@ -31,6 +31,12 @@ USED = {
         "objective.clip_negatives={}",
     ),
     "image_views": ("strategies.image_views={}", "objective.swalip={}", "train.micro_batches=2"),
+    "replay": (
+        "strategies={replay: {sources: [tiny]}, dual_teacher: {decay: 0.9}}",
+        "evaluation.weights=model",
+        "objective.teacher_contrast={replayed: true}",
+    ),
+    "style_views": ("strategies.style_views={count: 4}", "objective.mv_infonce={}"),
     "shuffled_captions": ("strategies.shuffled_captions={}", "objective.clip_negatives={}"),
     "teacher": (
         f"strategies.teacher={{models: [{tiny_teacher()}]}}",

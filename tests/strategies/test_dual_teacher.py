@@ -71,6 +71,45 @@ def test_the_teacher_drops_nothing_and_leaves_the_mode_alone():
     assert model.training
 
 
+DEGLA = (
+    "objective={clip_negatives: {}, image_grounded: {}, text_grounded: {}, feature_distillation: {sum_over: 256}}",
+    "strategies={dual_teacher: {decay: 0.5, negatives: true, base_batch: 4}, hard_negatives: {}}",
+    "data.captions.negatives={count: 4}",
+    "evaluation.weights=model",
+)
+
+
+def test_it_reads_wrong_captions_where_it_is_asked_to():
+    model = tiny_model().eval()
+    images, tokens, lengths = tiny_batch(model)
+    tokens, lengths = tokens[:1], lengths[:1]
+    views = torch.stack([tokens[0].roll(k, 0) for k in range(4)])
+    view_lengths = torch.stack([lengths[0].roll(k, 0) for k in range(4)])
+    size, ids = tokens.shape[1], torch.arange(tokens.shape[1])
+    pixels = torch.zeros(1, size, 1, 1, 3, dtype=torch.uint8)
+    batch = Batch(pixels, views, view_lengths, torch.zeros(1, size, 8), ids, ids, ("tiny",) * size, num_negatives=2)
+    strategy = DualTeacher(decay=1.0, negatives=True)
+    strategy.start(model)
+    whole = model(images, views, view_lengths)
+    teacher = strategy.after_forward(images, batch, whole).teacher
+    torch.testing.assert_close(teacher.text, whole.text.detach())
+    torch.testing.assert_close(teacher.negatives, torch.stack(whole.text_views[1:], dim=1).detach())
+    assert not teacher.negatives.requires_grad
+
+
+def test_a_teacher_of_wrong_captions_that_are_not_there_is_refused(tmp_path):
+    with pytest.raises(RecipeError, match=r"strategies\.dual_teacher\.negatives: there are none"):
+        train(recipe_of(tmp_path, TERMS, "strategies={dual_teacher: {negatives: true}}", "evaluation.weights=model"))
+
+
+def test_degla_resumes_and_trains_alike_in_micro_batches(tmp_path):
+    (tmp_path / "halves").mkdir()
+    assert_resumes(recipe_of(tmp_path, *DEGLA, STEADY))
+    halves = losses_of(train(recipe_of(tmp_path / "halves", *DEGLA, STEADY, "train.micro_batches=2")))
+    for one, two in zip(losses_of(tmp_path / "runs" / "tiny"), halves, strict=True):
+        assert two == pytest.approx(one, rel=1e-3, abs=1e-5)  # float32, Adam from its first step
+
+
 def test_resume_equals_no_interruption(tmp_path):
     assert_resumes(recipe_of(tmp_path, TERMS, "strategies.dual_teacher={decay: 0.5}"))
 

@@ -57,6 +57,17 @@ def test_an_average_lies_between_old_and_new(settings):
     assert found == sorted(found)
 
 
+def test_a_larger_batch_forgets_as_much_for_each_pair():
+    """One step of 8 pairs forgets what two steps of 4 do."""
+    strategy = Ema(decay=0.75, warmup=False, base_batch=4)
+    empty = torch.zeros(1, 8, 1, 1, 3, dtype=torch.uint8)
+    ids = torch.arange(8)
+    strategy.before_forward(Batch(empty, ids[None, :, None], ids[None], torch.zeros(1, 8, 1), ids, ids, ("x",) * 8))
+    assert averages_of(strategy, VALUES) == pytest.approx(by_hand(VALUES, [0.75**2] * 5), rel=1e-6)
+    with pytest.raises(ValueError, match="base_batch 0"):
+        Ema(base_batch=0)
+
+
 def test_a_skipped_step_neither_moves_nor_counts():
     taken = [True, False, True, False, False]
     kept = [0.0, 1.0, 4.0]

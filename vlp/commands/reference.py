@@ -34,6 +34,7 @@ from vlp.evaluators.typos import Typos
 from vlp.ground.registry import Registry, nearest, settings_of
 from vlp.ground.types import RecipeError
 from vlp.objectives.base import Term, terms
+from vlp.objectives.projections.base import projections
 from vlp.objectives.schedule import Schedule
 from vlp.recipe import schema
 from vlp.robust.attack_file import AttackFile
@@ -70,6 +71,7 @@ SECTIONS: dict[str, Any] = {
     "data.augment": Augment,
     "model": (DualEncoder, schema.ModelSection),
     "objective.LABEL": schema.TermEntry,
+    "heads.LABEL": schema.HeadEntry,
     "objective.LABEL.weight": Schedule,
     "optimizer": (build_optimizer, schema.SharedOptimizerSection),
     "optimizer.groups.LABEL": GroupSettings,
@@ -106,6 +108,7 @@ FILES: dict[str, Any] = {
 # How a part of each registry is asked for, and where.
 USES: tuple[tuple[Registry[Any], str, str], ...] = (
     (terms, "In a recipe", "objective: {NAME: {SETTINGS}}"),
+    (projections, "In a recipe", "heads: {LABEL: {type: NAME, SETTINGS}}"),
     (strategies, "In a recipe", "strategies: {NAME: {SETTINGS}}"),
     (image_towers, "In a recipe", "model: {image: {type: NAME, SETTINGS}}"),
     (text_towers, "In a recipe", "model: {text: {type: NAME, SETTINGS}}"),

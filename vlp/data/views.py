@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -72,15 +73,18 @@ class Views:
         """
         views = range(len(self.rewordings))
         texts = [self.captions(sample, Draws(seed, CAPTION, epoch, number, view)) for view in views]
+        given = self.captions.under(self.negatives.key, sample) if self.negatives and self.negatives.key else []
         with net("bad_caption"):
-            return self._reword(texts, seed, epoch, number)
+            return self._reword(texts, given, seed, epoch, number)
 
-    def _reword(self, captions: list[Caption], seed: int, epoch: int, number: int) -> list[Caption]:
+    def _reword(
+        self, captions: list[Caption], given: Sequence[str], seed: int, epoch: int, number: int
+    ) -> list[Caption]:
         texts = []
         for view, (reword, caption) in enumerate(zip(self.rewordings, captions, strict=True)):
             text = reword(caption.text, Draws(seed, REWORD, epoch, number, view)) if reword.is_on else caption.text
             texts.append(Caption(text, caption.identity))
         if self.negatives:
             draws = Draws(seed, NEGATIVE, epoch, number)
-            texts += [Caption(wrong, texts[0].identity) for wrong in self.negatives(texts[0].text, draws)]
+            texts += [Caption(wrong, texts[0].identity) for wrong in self.negatives(texts[0].text, draws, given)]
         return texts

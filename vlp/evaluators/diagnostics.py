@@ -32,7 +32,9 @@ class Diagnostics:
     Per query, in both directions: `query_auc`, the chance that its own item scores more than another (ties one half);
     `kl_budget`, the divergence of the softmax over the other items from uniform at the model's scale, which equals
     rho where iSogCLR has converged (Qiu et al. 2023, arXiv 2305.11965); `hard_share_top1` and `hard_share_top1pct`,
-    the mass of the hardest item and of the hardest 1 % in that softmax.
+    the mass of the hardest item and of the hardest 1 % in that softmax. At another `temperature` they say how far
+    contrast there is from its two limits (Wang and Liu 2021, arXiv 2012.09740, section 3): towards 0 one negative has
+    the whole gradient and `hard_share_top1` is 1, towards infinity all have the same and `kl_budget` is 0.
     Of all queries: `hubness`, the skewness of how often an item is among the k nearest (Radovanovic et al. 2010), and
     `never_retrieved`, the share of items that never are.
     Of the embeddings: `rankme` (Garrido et al. 2023, arXiv 2210.02885, equation 2; compare at equal numbers of pairs),
@@ -43,14 +45,26 @@ class Diagnostics:
         k: Nearest items that count for hubs.
         max_pairs: Take this many pairs, evenly spaced, from larger sets; the cost is quadratic.
         centred: Subtract the mean of each tower first and normalise again, which closes the gap between means.
+        temperature: Of the softmax; the model's by default.
     """
 
-    def __init__(self, data: EvaluationSet, *, k: int = 10, max_pairs: int = 10_000, centred: bool = False):
+    def __init__(
+        self,
+        data: EvaluationSet,
+        *,
+        k: int = 10,
+        max_pairs: int = 10_000,
+        centred: bool = False,
+        temperature: float | None = None,
+    ):
         check_kind(data, "retrieval")
         self.data = data
         self.chosen = spaced_places(len(data), max_pairs)
         if not 1 <= k < len(self.chosen) or len(self.chosen) < 4:
             raise RecipeError(f"settings.k is {k}, and there are {len(self.chosen)} pairs; it needs 4, and more than k")
+        if temperature is not None and not temperature > 0:
+            raise RecipeError(f"settings.temperature is {temperature}; it must be positive")
+        self.temperature = temperature
         self.k = k
         self.centred = centred
         self.texts = tuple(data.captions[i][0] for i in self.chosen)
@@ -58,7 +72,8 @@ class Diagnostics:
     def run(self, encoder: SharedEncoder) -> Evaluation:
         """Embed the pairs and measure them."""
         images = encoder.images(self.data)[torch.from_numpy(self.chosen)]
-        return diagnose(images, encoder.texts(self.texts), encoder.scale, self.k, centred=self.centred)
+        scale = encoder.scale if self.temperature is None else 1 / self.temperature
+        return diagnose(images, encoder.texts(self.texts), scale, self.k, centred=self.centred)
 
 
 def diagnose(

@@ -8,12 +8,14 @@ from typing import Any
 
 from vlp.data.shards.cards import load_card
 from vlp.export import ExportReport, export_model
+from vlp.export.take_in_head import take_in
 from vlp.ground.types import RecipeError
 from vlp.ground.yaml import read_yaml
 from vlp.recipe.compose import lock_text
 from vlp.recipe.schema import Recipe
 from vlp.run.checkpoint import LOCK
-from vlp.run.folder import at_width, evaluations_of
+from vlp.run.folder import at_width, behind_head, evaluations_of
+from vlp.run.trained_head import load_head, split_head
 from vlp.run.trained_model import is_run, load_model_of_run, split_label
 from vlp.towers.load import load_model
 
@@ -29,9 +31,10 @@ def export_any(name: str, to: Path, *, weights: str | None = None, width: int | 
     Raises:
         RecipeError: No such model, the target exists, or the libraries disagree.
     """
-    path, label = split_label(name)
+    run, head = split_head(name)
+    path, label = split_label(run)
     if is_run(path):
-        return export_run(path, to, weights=weights or label, width=width)
+        return export_run(path, to, weights=weights or label, width=width, head=head)
     for flag, value in (("--weights", weights), ("--width", width)):
         if value is not None:
             raise RecipeError(f"{flag} {value}: '{name}' is no run, and holds one set of weights: leave the flag out")
@@ -41,33 +44,41 @@ def export_any(name: str, to: Path, *, weights: str | None = None, width: int | 
     )
 
 
-def export_run(path: Path, to: Path, *, weights: str | None = None, width: int | None = None) -> ExportReport:
+def export_run(
+    path: Path, to: Path, *, weights: str | None = None, width: int | None = None, head: str | None = None
+) -> ExportReport:
     """Export the newest whole checkpoint of a run, or one checkpoint folder.
 
     Args:
         weights: Label of the weights; None takes those that the recipe evaluates.
         width: Export a model whose embeddings are so many first coordinates of the trained one's, for a run whose
             terms have `widths`; its scores are those of `vlp eval RUN@WIDTH`.
+        head: Export a model whose projections have taken in a head that is a matrix.
 
     Raises:
-        RecipeError: No checkpoint, no such weights, the target exists, or the libraries disagree.
+        RecipeError: No checkpoint, no such weights or head, the target exists, or the libraries disagree.
     """
+    if head is not None and width is not None:
+        raise RecipeError(f"--width {width}: has no meaning behind a head: leave '@{head}' out")
     trained = load_model_of_run(path, weights, width=width)
     run = trained.checkpoint.path.parent.parent
+    part = head if width is None else str(width)
     return export_model(
-        trained.model,
+        trained.model if head is None else take_in(trained, load_head(trained, head), head),
         to,
-        name=trained.recipe.name if width is None else f"{trained.recipe.name}-{width}",
+        name=trained.recipe.name if part is None else f"{trained.recipe.name}-{part}",
         recipe_text=lock_text(trained.recipe),
-        results=find_results(run, trained.checkpoint.step, trained.weights, width),
+        results=find_results(run, trained.checkpoint.step, trained.weights, width, head),
         data_note=describe_data(trained.recipe),
         origins=find_origins(run),
     )
 
 
-def find_results(run: Path, step: int, weights: str, width: int | None = None) -> list[dict[str, Any]]:
-    """Return the evaluation records of one step, label of weights and width; failed tasks are left out."""
-    files = sorted(at_width(evaluations_of(run, step), width).glob("*.json"))
+def find_results(
+    run: Path, step: int, weights: str, width: int | None = None, head: str | None = None
+) -> list[dict[str, Any]]:
+    """Return the evaluation records of one step, label of weights, width and head; failed tasks are left out."""
+    files = sorted(behind_head(at_width(evaluations_of(run, step), width), head).glob("*.json"))
     records = [json.loads(file.read_text(encoding="utf-8")) for file in files]
     return [record for record in records if record["weights"] == weights and "error" not in record]
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Bool, Float32, Int64, UInt8
 from PIL.Image import Image
-from torch import Tensor, device
+from torch import Tensor, device, stack
 
 ON_DEVICE = ("images", "tokens", "draws", "ids", "caption_ids")
 
@@ -94,10 +94,24 @@ class Batch:
 
 @dataclass(frozen=True)
 class Teacher:
-    """What another model, or an average of this one, says about a batch; of unit norm and without gradient."""
+    """What another model, or an average of this one, says about a batch; of unit norm and without gradient.
+
+    Args:
+        negatives: What it says of wrong captions, where it reads them.
+    """
 
     image: Float32[Tensor, "n r"]
     text: Float32[Tensor, "n r"]
+    negatives: Float32[Tensor, "n m r"] | None = None
+
+    def numbers(self) -> Iterator[Tensor]:
+        """Yield all that it says."""
+        yield from (part for part in (self.image, self.text, self.negatives) if part is not None)
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Teacher:
+        """Return the same with all numbers changed."""
+        negatives = None if self.negatives is None else change(self.negatives)
+        return Teacher(change(self.image), change(self.text), negatives)
 
 
 @dataclass(frozen=True)
@@ -115,6 +129,10 @@ class Embeddings:
         negatives: Wrong captions made for each image.
         teacher: Embeddings of a teacher.
         tokens: Caption tokens of the first text view, for terms with a decoder; `lengths` with their end token.
+        image_features: What the image tower knows of every view before its projection, the first view first; empty
+            where nobody asks.
+        text_features: The same of the text tower, of the wrong captions too.
+        replayed: Which samples come from data that were learned before.
     """
 
     image: Float32[Tensor, "n d"]
@@ -128,13 +146,17 @@ class Embeddings:
     teacher: Teacher | None = None
     tokens: Int64[Tensor, "n l"] | None = None
     lengths: Int64[Tensor, " n"] | None = None
+    image_features: tuple[Float32[Tensor, "n w"], ...] = ()
+    text_features: tuple[Float32[Tensor, "n v"], ...] = ()
+    replayed: Bool[Tensor, " n"] | None = None
 
     def numbers(self) -> Iterator[Tensor]:
         """Yield all that holds real numbers."""
         yield from (self.image, self.text, self.scale, self.bias, *self.image_views, *self.text_views)
+        yield from (*self.image_features, *self.text_features)
         yield from (part for part in (self.reference, self.negatives) if part is not None)
         if self.teacher is not None:
-            yield from (self.teacher.image, self.teacher.text)
+            yield from self.teacher.numbers()
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Embeddings:
         """Return the same with all real numbers changed."""
@@ -144,10 +166,17 @@ class Embeddings:
             **{name: change(getattr(self, name)) for name in ("image", "text", "scale", "bias")},
             image_views=tuple(map(change, self.image_views)),
             text_views=tuple(map(change, self.text_views)),
+            image_features=tuple(map(change, self.image_features)),
+            text_features=tuple(map(change, self.text_features)),
             reference=None if self.reference is None else change(self.reference),
             negatives=None if self.negatives is None else change(self.negatives),
-            teacher=None if teacher is None else Teacher(change(teacher.image), change(teacher.text)),
+            teacher=None if teacher is None else teacher.each(change),
         )
+
+    def with_negatives(self, count: int) -> Embeddings:
+        """Return the same with the last `count` text views as wrong captions."""
+        kept = len(self.text_views) - count
+        return replace(self, text_views=self.text_views[:kept], negatives=stack(self.text_views[kept:], dim=1))
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from vlp.objectives.base import Term, terms
+from vlp.objectives.head import MatrixHead, TrainedHead
 from vlp.objectives.shared.negative_sums import NOTHING
 from vlp.pairs import Pairs, Request, Stats, at_least_float32
 
@@ -23,7 +24,8 @@ class MultiHeadTerm(Term):
 
     Adapted from Wang et al. 2023 (arXiv:2310.05615): softmax instead of the paper's likelihood, whose reward for hot
     negatives has no bound, and the regulariser on positives only. The model's scale takes no part. Only the projections
-    are contrasted, evaluation sees the embeddings: keep clip beside it. There is no evidence on images and texts.
+    are contrasted, and evaluation sees the embeddings: keep clip beside it, or evaluate `RUN@amcl` (all projections
+    side by side) and `RUN@amcl.0`, which can be exported. There is no evidence on images and texts.
 
     Formula: sum_c mean_i lse_j cos_ij / t_ij - cos_ii / t_ii in both directions, plus beta [width / 2 log t_ii +
     1 / t_ii]; cos of projections A_c x_i and B_c y_j, t_ij = min + (max - min) sigmoid(-phi(A_c x_i).phi(B_c y_j))
@@ -67,6 +69,12 @@ class MultiHeadTerm(Term):
         start = [nn.init.orthogonal_(torch.empty(self.width, embed_dim)) for _ in range(self.num_heads)]
         self.heads = nn.ParameterDict({name: torch.stack(start) for name in ("image", "text")})
         self.phi = nn.Sequential(nn.Linear(self.width, self.hidden), nn.GELU(), nn.Linear(self.hidden, self.hidden))
+
+    def offered_heads(self) -> Mapping[str, TrainedHead]:
+        """Return all projections side by side, named by an empty word, and each alone, by its number."""
+        heads = {name: value.detach() for name, value in self.heads.items()}
+        single = [{name: value[k, None] for name, value in heads.items()} for k in range(self.num_heads)]
+        return {"": MatrixHead(heads), **{str(k): MatrixHead(one) for k, one in enumerate(single)}}
 
     def plan(self, _pairs: Pairs, /) -> Mapping[str, Sequence[Request]]:
         """Ask for nothing: no request has temperatures of combinations."""

@@ -14,6 +14,7 @@ from vlp.ground import dist
 from vlp.ground.registry import Registry
 from vlp.ground.types import RecipeError
 from vlp.ground.undo import Undo
+from vlp.objectives.head import Head, HeadPairs, TrainedHead, find_head
 from vlp.pairs import Numerics, Pairs, PrefixPairs, Request, Stats, TileMemory, kernel_of, mask_of, pair_stats
 
 Report = dict[str, Tensor]
@@ -24,6 +25,8 @@ NEEDS = {
     "teacher": "a teacher's embeddings",
     "negatives": "wrong captions",
     "tokens": "caption tokens",
+    "replayed": "to know which samples are replayed",
+    "features": "what the towers know before their projections",
 }
 
 
@@ -66,6 +69,10 @@ class Term(nn.Module, ABC):
     def expect(self, num_samples: int, /) -> None:
         """Make room for so many training samples; refuse, with a ValueError, settings that they cannot satisfy."""
 
+    def offered_heads(self) -> Mapping[str, TrainedHead]:
+        """Return heads of its own that can be evaluated, by name."""
+        return {}
+
     def gauges(self) -> Mapping[str, float]:
         """Return numbers about the term's state, the same on every process; asked for where the log waits anyway."""
         return {}
@@ -92,6 +99,8 @@ class Objective(nn.Module):
         widths: By label: the term reads so many first coordinates of the embeddings, made unit again (Matryoshka
             representations, Kusupati et al. 2022, eq. 1); all of them where nothing is said.
         numerics: As of `pair_stats`.
+        heads: By name: what terms may stand behind.
+        behind: By label: the name of the head that the term stands behind; the towers themselves where nothing is said.
 
     Raises:
         ValueError: There is no term.
@@ -103,11 +112,16 @@ class Objective(nn.Module):
         widths: Mapping[str, int] = MappingProxyType({}),
         *,
         numerics: Numerics = "exact",
+        heads: Mapping[str, Head] = MappingProxyType({}),
+        behind: Mapping[str, str] = MappingProxyType({}),
     ):
         super().__init__()
         if not terms:
             raise ValueError("an objective needs at least one term")
         self.widths = dict(widths)
+        self.behind = dict(behind)
+        self._heads = dict(heads)
+        self.heads = nn.ModuleDict(self._heads)
         self.numerics = numerics
         self._terms = {label: term for label, (term, _) in terms.items()}
         self.terms = nn.ModuleDict(self._terms)
@@ -116,28 +130,39 @@ class Objective(nn.Module):
         self._local_size: int | None = None
         self._undo: Undo | None = None
 
-    def create(self, embed_dim: int, teacher_dim: int | None = None) -> None:
-        """Make the terms' own parameters for embeddings of this width.
+    def create(self, embed_dim: int, teacher_dim: int | None = None, features: tuple[int, int] | None = None) -> None:
+        """Make the heads' and the terms' own parameters for embeddings of this width.
 
         Args:
             teacher_dim: Width of the teacher's embeddings; None where it is the same.
+            features: Widths of what the towers know before their projections, of images and texts, where a head asks.
 
         Raises:
             RecipeError: A term is to read as many coordinates as there are, or more, or none, or cannot compare them
-                with the teacher's.
+                with the teacher's, or a head cannot take the widths.
         """
+        for name, head in self._heads.items():
+            try:
+                head.create(embed_dim, features)
+            except ValueError as error:
+                raise RecipeError(f"heads.{name}: {error}") from error
         for label, term in self._terms.items():
-            width = self.widths.get(label, embed_dim)
+            width = self._width_of(label, embed_dim)
             if label in self.widths and not 0 < width < embed_dim:
                 name = label.partition("@")[0]
                 raise RecipeError(f"objective.{name}.widths: {width} is not within the {embed_dim} of model.embed_dim")
             if "teacher" in term.needs:
-                is_cut = teacher_dim in (None, embed_dim)  # like the embeddings
+                is_cut = teacher_dim in (None, embed_dim) and label not in self.behind  # like the embeddings
                 try:
-                    term.fit_teacher(width, width if is_cut else teacher_dim or width)
+                    term.fit_teacher(width, width if is_cut else teacher_dim or embed_dim)
                 except ValueError as error:
                     raise RecipeError(f"objective.{label}: {error}") from error
             term.create(width)
+
+    def _width_of(self, label: str, embed_dim: int) -> int:
+        if label in self.behind:
+            return self._heads[self.behind[label]].width
+        return self.widths.get(label, embed_dim)
 
     def expect(self, num_samples: int) -> None:
         """Let every term look at the number of training samples.
@@ -157,8 +182,16 @@ class Objective(nn.Module):
 
     @property
     def needs(self) -> frozenset[str]:
-        """What a batch must carry for all terms."""
-        return frozenset().union(*(term.needs for term in self._terms.values()))
+        """What a batch must carry for all terms and heads."""
+        of_heads = {"features"} if any(head.reads == "features" for head in self._heads.values()) else set()
+        return frozenset(of_heads).union(*(term.needs for term in self._terms.values()))
+
+    @property
+    def reads_views(self) -> bool:
+        """Whether something looks at further views of images and texts."""
+        return any(term.reads_views for term in self._terms.values()) or any(
+            head.views == "further" for head in self._heads.values()
+        )
 
     def forward(self, pairs: Pairs, step: int) -> tuple[Float[Tensor, ""], Report]:
         """Return this process's share of the loss, and the value of every term over all processes.
@@ -197,6 +230,14 @@ class Objective(nn.Module):
         assert total is not None, "somebody reads something"
         return total, report
 
+    def head(self, name: str) -> TrainedHead:
+        """Return a head by its label, or one that a term offers, by the term's label and perhaps `.NUMBER`.
+
+        Raises:
+            RecipeError: There is none.
+        """
+        return find_head(name, self._heads, self._terms)
+
     def settle(self, taken: Bool[Tensor, ""]) -> None:
         """Let terms forget the last batch where its step was not taken, the same on every process; or the part of it
         that they have seen, where something broke off."""
@@ -205,14 +246,19 @@ class Objective(nn.Module):
             self._undo = None  # what is settled stays
 
     def _shares(self, pairs: Pairs) -> dict[str, Float[Tensor, ""]]:
-        """Let the terms of each width read one walk; return what they say, in their own order."""
+        """Let the terms of each head and width read one walk; return what they say, in their own order."""
         found = {}
-        for width in dict.fromkeys(map(self.widths.get, self._terms)):
-            seen = pairs if width is None else PrefixPairs(pairs, width)
-            alike = {label: term for label, term in self._terms.items() if self.widths.get(label) == width}
+        for place in dict.fromkeys(map(self._place_of, self._terms)):
+            name, width = place
+            seen = pairs if name is None else HeadPairs(pairs, self._heads[name])
+            seen = seen if width is None else PrefixPairs(seen, width)
+            alike = {label: term for label, term in self._terms.items() if self._place_of(label) == place}
             stats = self._stats(seen, alike.values())
             found.update({label: term(seen, stats) for label, term in alike.items()})
         return {label: found[label] for label in self._terms}
+
+    def _place_of(self, label: str) -> tuple[str | None, int | None]:
+        return self.behind.get(label), self.widths.get(label)
 
     def _stats(self, pairs: Pairs, alike: Iterable[Term]) -> Stats:
         wanted: dict[str, list[Request]] = {}
@@ -236,6 +282,9 @@ class Objective(nn.Module):
                 raise ValueError(f"term '{label}' needs {term.min_pairs} pairs, the batch has {pairs.num_pairs}")
             for need in sorted(term.needs - pairs.carries):
                 raise ValueError(f"term '{label}' needs {NEEDS[need]}, the batch has none")
+        for name, head in self._heads.items():
+            if head.reads == "features" and "features" not in pairs.carries:
+                raise ValueError(f"head '{name}' needs {NEEDS['features']}, the batch has none")
 
     def _check_sizes(self, pairs: Pairs) -> None:
         """Compare batch sizes on first use; later a change is an error here, without a collective per step."""

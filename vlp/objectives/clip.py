@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vlp.objectives.base import Term, terms
-from vlp.objectives.shared.negative_sums import sum_of_negatives
+from vlp.objectives.shared.smoothing import smoothing
 from vlp.pairs import LSE, Mask, Pairs, Stats
 
 
@@ -47,21 +47,4 @@ class ClipTerm(Term):
         retrieval = (1 - self.text_share) * image_to_text + self.text_share * text_to_image
         if self.label_smoothing == 0:
             return pairs.mean(retrieval)
-        return pairs.mean(retrieval) + self.label_smoothing * self._smoothing(pairs)
-
-    def _smoothing(self, pairs: Pairs) -> Float[Tensor, ""]:
-        """Return the mean of positive logits minus the mean of all logits, which needs sums of features only."""
-        if pairs.has_twins:
-            return self._smoothing_beside_twins(pairs)
-        average = pairs.mean_image @ pairs.mean_text
-        return pairs.mean(pairs.positive_logits) - pairs.share(pairs.scale * average)
-
-    def _smoothing_beside_twins(self, pairs: Pairs) -> Float[Tensor, ""]:
-        """Return the same where each anchor's mean is over itself and its negatives, of which not all have as many."""
-        seen = (pairs.num_negatives + 1).to(pairs.image.dtype)
-        of_images, of_texts = (
-            (sum_of_negatives(pairs, *names) + pairs.positive_cosines) / seen
-            for names in (("image", "text"), ("text", "image"))
-        )
-        averages = (1 - self.text_share) * of_images + self.text_share * of_texts
-        return pairs.mean(pairs.positive_logits - pairs.scale * averages)
+        return pairs.mean(retrieval) + self.label_smoothing * smoothing(pairs, text_share=self.text_share)

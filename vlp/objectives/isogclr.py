@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -13,11 +14,20 @@ from torch import Tensor
 
 from vlp.ground.types import VlpWarning
 from vlp.objectives.base import Term, terms
-from vlp.objectives.shared.memory import NEVER_SEEN, NewestWeight, SampleMemory, Visits, check_budget, moving_log_mean
+from vlp.objectives.shared.memory import (
+    NEVER_SEEN,
+    NewestWeight,
+    SampleMemory,
+    Visits,
+    check_budget,
+    moving_log_mean,
+    raised,
+)
 from vlp.objectives.shared.negative_sums import excess, lacks, log_num_negatives
 from vlp.pairs import LSE, WMEAN, Pairs, Request, Stats, pair_stats
 
-LOG_MEANS, TEMPERATURES, VELOCITIES = slice(0, 2), slice(2, 4), slice(4, 6)  # of images, of texts
+LOG_MEANS, TEMPERATURES, MOMENTS = slice(0, 2), slice(2, 4), slice(4, None)  # of images, of texts
+BETAS, ADAM_EPSILON = (0.9, 0.999), 1e-8
 LARGEST_SLOPE = 5.0
 NEWEST_SHARE = 0.9  # of the newest slope in the velocity, as in the released code
 
@@ -26,8 +36,8 @@ NEWEST_SHARE = 0.9  # of the newest slope in the velocity, as in the released co
 class IndividualTemperatureTerm(Term):
     """Give each image and each text the temperature at which its negatives spend a budget, remembered per sample.
 
-    Qiu et al. 2023 (arXiv:2305.11965); with `gamma_steps` FastCLIP-v2, Wei et al. 2024 (arXiv:2407.01445), whose
-    temperatures take steps of Adam. The model's scale takes no part. Use it where common concepts need soft and rare
+    Qiu et al. 2023 (arXiv:2305.11965); with `gamma_steps` and steps of Adam for each temperature by itself FastCLIP-v2,
+    Wei et al. 2024 (arXiv:2407.01445). The model's scale takes no part. Use it where common concepts need soft and rare
     ones sharp contrast, over many epochs: like `sogclr` it works through samples that come again. A budget above the
     log of the number of negatives drives all temperatures to the floor.
 
@@ -41,13 +51,16 @@ class IndividualTemperatureTerm(Term):
         budget: Divergence that each sample's temperature settles at, in nats; exp(-budget) is the share of the
             negatives that count (6 for CC3M).
         temperature: Where each sample starts.
-        step_size: Of the temperatures' descent.
+        step_size: Of the temperatures' descent (FastCLIP-v2: 0.0133).
+        rule: How temperatures descend: by a slope that is mostly the newest, or by Adam, whose moments count the visits
+            of a sample as the authors' count epochs.
+        epsilon: Added to the averages (FastCLIP: 1e-14, for LAION 1e-6).
         min_temperature: No temperature falls below it.
         max_temperature: None rises above it.
 
     Raises:
-        ValueError: `gamma` outside (0, 1], a `budget` or `step_size` that is not positive, a negative `gamma_steps`, or
-            temperatures that are not in order.
+        ValueError: `gamma` outside (0, 1], a `budget` or `step_size` that is not positive, a negative `gamma_steps` or
+            `epsilon`, or temperatures that are not in order.
     """
 
     needs = frozenset({"ids"})
@@ -67,18 +80,22 @@ class IndividualTemperatureTerm(Term):
         budget: float = 6.0,
         temperature: float = 0.01,
         step_size: float = 0.03,
+        rule: Literal["momentum", "adam"] = "momentum",
+        epsilon: float = 0.0,
         min_temperature: float = 0.005,
         max_temperature: float = 1.0,
     ):
         super().__init__()
-        if budget <= 0 or step_size <= 0:
-            raise ValueError(f"budget {budget} and step_size {step_size} must be positive")
+        if budget <= 0 or step_size <= 0 or epsilon < 0:
+            raise ValueError(f"budget {budget} and step_size {step_size} must be positive, epsilon {epsilon} from 0 up")
         if not 0 < min_temperature <= temperature <= max_temperature:
             raise ValueError(f"0 < {min_temperature} <= {temperature} <= {max_temperature} must hold of temperatures")
         self.gamma = NewestWeight(gamma, gamma_steps)
         self.budget, self.step_size = budget, step_size
         self.range = min_temperature, max_temperature
-        self.memory = SampleMemory([NEVER_SEEN] * 2 + [temperature] * 2 + [0.0] * 2)
+        self.is_adam, self.epsilon = rule == "adam", epsilon
+        moments = 6 if self.is_adam else 2
+        self.memory = SampleMemory([NEVER_SEEN] * 2 + [temperature] * 2 + [0.0] * moments)
         self.register_buffer("num_updates", torch.zeros((), dtype=torch.int64))
         self.register_buffer("divergence", torch.zeros(2))
         self._has_warned = False
@@ -106,7 +123,7 @@ class IndividualTemperatureTerm(Term):
         log_means = self._update(
             pairs, visits, before, here.masked_fill(empty, -torch.inf), gaps.masked_fill(empty, torch.nan)
         )
-        losses = temperatures * (here - log_means).exp() * decoupled
+        losses = temperatures * (here - raised(log_means, self.epsilon)).exp() * decoupled
         return pairs.mean(losses.mean(dim=1))
 
     def gauges(self) -> dict[str, float]:
@@ -146,13 +163,35 @@ class IndividualTemperatureTerm(Term):
         everyone, gaps = pairs.gather(torch.cat([here, gaps], dim=1)).chunk(2, dim=1)
         gamma = self.gamma(self.num_updates)
         log_means = moving_log_mean(before[:, LOG_MEANS], visits.log_mean_exp(everyone), gamma)
-        own = log_means[visits.places]
+        own = raised(log_means, self.epsilon)[visits.places]
         slopes = visits.mean(own + self.budget - (everyone - own).exp() * gaps).clamp(-LARGEST_SLOPE, LARGEST_SLOPE)
-        velocities = NEWEST_SHARE * slopes + (1 - NEWEST_SHARE) * before[:, VELOCITIES]
-        temperatures = (before[:, TEMPERATURES] - self.step_size * velocities).clamp(*self.range)
-        after = torch.cat([log_means, temperatures, velocities], dim=1)
+        steps, moments = (adam_steps if self.is_adam else newest_steps)(slopes, before[:, MOMENTS])
+        temperatures = (before[:, TEMPERATURES] - self.step_size * steps).clamp(*self.range)
+        after = torch.cat([log_means, temperatures, moments], dim=1)
         self.memory.write(visits.ids, after.where(after.isfinite().all(dim=1, keepdim=True), before))
         divergence = (gaps - everyone).mean(dim=0)
         self.divergence.copy_(divergence.where(divergence.isfinite(), self.divergence.to(divergence)))
         self.num_updates += 1
-        return pairs.local_part(own)
+        return pairs.local_part(log_means[visits.places])
+
+
+def newest_steps(slopes: Float[Tensor, "b 2"], moments: Float[Tensor, "b 2"]) -> tuple[Tensor, Tensor]:
+    """Return an average of slopes that is mostly the newest; it is its own memory."""
+    velocities = NEWEST_SHARE * slopes + (1 - NEWEST_SHARE) * moments
+    return velocities, velocities
+
+
+def adam_steps(slopes: Float[Tensor, "b 2"], moments: Float[Tensor, "b 6"]) -> tuple[Tensor, Tensor]:
+    """Return steps of Adam, and means of slopes, means of their squares, and numbers of visits to remember.
+
+    As in the authors' code the first visit sets both means to what it finds, and their correction is for means that
+    had begun at 0 all the same.
+    """
+    means, squares, visits = moments.split(2, dim=1)
+    visits = visits + 1
+    first = visits == 1
+    means = torch.where(first, slopes, BETAS[0] * means + (1 - BETAS[0]) * slopes)
+    squares = torch.where(first, slopes.square(), BETAS[1] * squares + (1 - BETAS[1]) * slopes.square())
+    corrections = [torch.where(first, 1.0, 1 - beta**visits) for beta in BETAS]
+    steps = means / corrections[0] / ((squares / corrections[1]).sqrt() + ADAM_EPSILON)
+    return steps, torch.cat([means, squares, visits], dim=1)

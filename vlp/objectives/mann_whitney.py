@@ -20,13 +20,16 @@ class MannWhitneyTerm(Term):
 
     Sheikholeslami et al. 2025 (arXiv:2510.00137): where one threshold must serve all queries. Not invariant to a
     query's own offset, and slower to converge than softmax contrast. Costs are linear between the points of a grid
-    over the cosines, with the gradient of that; the model's scale plays no part.
+    over the cosines, with the gradient of that; the model's scale plays no part. The paper mines five hard negatives
+    for each query: under a key of the sample (data.captions.negatives.key) they join the others.
 
-    Formula: mean_i mean_{k != l} softplus((cosine_kl - cosine_ii) / temperature)
+    Formula: mean_i mean_{s in N} softplus((s - cosine_ii) / temperature), N all cosine_kl, k != l, and, where `mined`,
+    all x_k.y'_km with the wrong captions of sample k
 
     Args:
         temperature: The paper's is 0.01.
         resolution: Grid points per temperature; the value is exact to a share of 1 / (8 resolution^2), at 16 to 5e-4.
+        mined: Count each image's cosines with its wrong captions among the negatives.
 
     Raises:
         ValueError: Either is not positive.
@@ -34,18 +37,31 @@ class MannWhitneyTerm(Term):
 
     min_pairs = 2
 
-    def __init__(self, *, temperature: float = 0.01, resolution: int = 16):
+    def __init__(self, *, temperature: float = 0.01, resolution: int = 16, mined: bool = False):
         super().__init__()
         if temperature <= 0 or resolution <= 0:
             raise ValueError(f"temperature {temperature} and resolution {resolution} must be positive")
         self.temperature = temperature
+        self.mined = mined
+        self.needs = frozenset({"negatives"} if mined else ())
         self.negatives = HIST(max(1, round(2 * resolution / temperature)) + 1)
         self.requests = {"image_text": (self.negatives,)}
 
     def forward(self, pairs: Pairs, stats: Stats) -> Float[Tensor, ""]:
         counts = stats["image_text", self.negatives]
         costs = _costs(grid_of(counts), pairs.positive_cosines, self.temperature)
-        return counts @ costs / (pairs.num_pairs * pairs.num_combinations.clamp(min=1)).to(counts.dtype)
+        total, number = counts @ costs, pairs.num_combinations
+        if self.mined:
+            cosines = self._mined(pairs)
+            total, number = total + _read(costs, cosines).sum(), number + len(cosines)
+        return total / (pairs.num_pairs * number.clamp(min=1)).to(counts.dtype)
+
+    def _mined(self, pairs: Pairs) -> Float[Tensor, " m"]:
+        """Return the cosines of every image of the whole batch with its own wrong captions, gradients to all."""
+        negatives = pairs.embeddings.negatives
+        assert negatives is not None, "the objective checks what terms need"
+        own = torch.einsum("nd,nmd->nm", pairs.image, negatives.to(pairs.image.dtype))
+        return pairs.gather_with_gradient(own).flatten()
 
 
 def grid_of(counts: Float[Tensor, " g"]) -> Float[Tensor, " g"]:
@@ -65,6 +81,13 @@ def _costs(grid: Float[Tensor, " g"], positives: Float[Tensor, " n"], temperatur
             for cosines in grid.split(POINTS)
         ]
     )
+
+
+def _read(costs: Float[Tensor, " g"], cosines: Float[Tensor, " m"]) -> Float[Tensor, " m"]:
+    """Return costs between the points of their grid, which lies over [-1, 1]."""
+    places = (cosines.clamp(-1, 1) + 1) / 2 * (len(costs) - 1)
+    below = places.detach().long().clamp(max=len(costs) - 2)
+    return torch.lerp(costs[below], costs[below + 1], places - below)
 
 
 def auc(counts: Float[Tensor, " g"], positives: Float[Tensor, " n"]) -> Float[Tensor, ""]:

@@ -1,6 +1,7 @@
 """The pair engine: streamed statistics of similarity matrices, and the view of a batch that terms get."""
 
 from vlp.ground.draws import pick
+from vlp.pairs.derived import DerivedPairs
 from vlp.pairs.engine.split_products import Numerics
 from vlp.pairs.engine.tiles import TileMemory
 from vlp.pairs.engine.walk import pair_stats
@@ -38,6 +39,7 @@ __all__ = [
     "WSUM",
     "Axis",
     "Block",
+    "DerivedPairs",
     "Kernel",
     "Mask",
     "Numerics",

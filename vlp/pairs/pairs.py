@@ -22,7 +22,7 @@ from vlp.pairs.numbers import all_finite, at_least_float32, harmless
 from vlp.pairs.products import products_at
 from vlp.pairs.requests import Block, Side
 
-OPTIONAL = ("reference", "teacher", "negatives", "tokens")
+OPTIONAL = ("replayed", "reference", "teacher", "negatives", "tokens")
 DIGITS, LETTERS = string.digits, string.ascii_letters
 
 
@@ -170,7 +170,8 @@ class Pairs:
     def carries(self) -> frozenset[str]:
         """What this batch has beyond two embeddings."""
         optional = {name for name in OPTIONAL if getattr(self.embeddings, name) is not None}
-        return frozenset({"ids", "caption_ids"} | optional)
+        features = {"features"} if self.embeddings.image_features else set()
+        return frozenset({"ids", "caption_ids"} | optional | features)
 
     @property
     def num_image_views(self) -> int:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cache, cached_property
+from functools import cache
 
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor
 
 from vlp.ground.coordinates import first_coordinates
-from vlp.ground.types import Embeddings, Teacher
+from vlp.ground.types import Embeddings
+from vlp.pairs.derived import DerivedPairs
 from vlp.pairs.pairs import Pairs
 from vlp.pairs.requests import Side
 
 
-class PrefixPairs(Pairs):
+class PrefixPairs(DerivedPairs):
     """Pairs whose embeddings are the first coordinates of others, made unit again; all else is theirs.
 
     Whatever other processes have is gathered once for all widths. Teachers of the embeddings' own width are cut with
@@ -25,30 +26,8 @@ class PrefixPairs(Pairs):
     """
 
     def __init__(self, whole: Pairs, width: int):
-        self._whole = whole
         self._width = width
-        super().__init__(
-            prefix_of(whole.embeddings, width),
-            whole.ids,
-            whole.caption_ids,
-            whole.group,
-            step=whole.step,
-            has_twins=whole.has_twins,
-            precision=whole.precision,
-        )
-
-    def _look(self, embeddings: Embeddings) -> Embeddings:
-        self._finite_here = self._whole._finite_here
-        return embeddings  # of finite ones
-
-    @cached_property
-    def everyones_ids(self) -> Int64[Tensor, " b"]:
-        """Sample ids of the whole batch, the same on every process."""
-        return self._whole.everyones_ids
-
-    @cached_property
-    def _everyones_caption_ids(self) -> Int64[Tensor, " b"]:
-        return self._whole._everyones_caption_ids
+        super().__init__(whole, prefix_of(whole.embeddings, width))
 
     def _reference(self, name: str, modality: str) -> Float[Tensor, "b r"]:
         whole = self._whole._reference(name, modality)
@@ -68,7 +47,7 @@ def prefix_of(embeddings: Embeddings, width: int) -> Embeddings:
     """Return embeddings cut to their first coordinates, of unit norm."""
     teacher, negatives = embeddings.teacher, embeddings.negatives
     if teacher is not None and teacher.image.shape[-1] == embeddings.image.shape[-1]:
-        teacher = Teacher(first_coordinates(teacher.image, width), first_coordinates(teacher.text, width))
+        teacher = teacher.each(lambda rows: first_coordinates(rows, width))
     return replace(
         embeddings,
         image=first_coordinates(embeddings.image, width),

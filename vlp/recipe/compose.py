@@ -20,7 +20,7 @@ from vlp.recipe.schema import EvaluationSection, Recipe
 from vlp.recipe.start import start_layer
 from vlp.towers.tuning.base import DEFAULT
 
-LABELLED = ("objective", "strategies")
+LABELLED = ("objective", "strategies", "heads")
 LABEL = re.compile(r"[\w-]+", re.ASCII)
 
 

@@ -8,10 +8,15 @@ from typing import Any
 from vlp.ground.registry import settings_of
 from vlp.ground.types import RecipeError
 from vlp.objectives.base import Objective, Term, terms
+from vlp.objectives.head import Head
+from vlp.objectives.projections.base import projections
 from vlp.objectives.schedule import Schedule
 from vlp.recipe.schema import Recipe, settings
 from vlp.step.optimizers.base import OptimizerKind, optimizers
 from vlp.strategies.base import Strategy, strategies
+from vlp.towers.dual import DualEncoder, feature_widths
+
+COMMON = ("weight", "widths", "head")  # of every term
 
 
 def build_strategies(recipe: Recipe) -> dict[str, Strategy]:
@@ -49,6 +54,21 @@ def teacher_dim_of(used: Mapping[str, Strategy]) -> int | None:
     return next((strategy.teacher_dim for strategy in used.values() if strategy.teacher_dim is not None), None)
 
 
+def features_of(towers: DualEncoder, objective: Objective) -> tuple[int, int] | None:
+    """Return how wide the towers are before their projections, images first; None where no head asks.
+
+    Raises:
+        RecipeError: A tower has no projection to look behind.
+    """
+    return feature_widths(towers) if "features" in objective.needs else None
+
+
+def build_term(recipe: Recipe, label: str) -> Term:
+    """Build one of the terms of a recipe."""
+    entry = recipe.objective[label]
+    return terms.build(entry.type, settings(entry, "type", *COMMON))
+
+
 def build_objective(recipe: Recipe) -> Objective:
     """Build the terms that a recipe sums.
 
@@ -57,18 +77,48 @@ def build_objective(recipe: Recipe) -> Objective:
     """
     parts: dict[str, tuple[Term, Schedule]] = {}
     widths: dict[str, int] = {}
+    behind = {label: entry.head for label, entry in recipe.objective.items() if entry.head is not None}
+    _check_heads(recipe, behind)
     for label, entry in recipe.objective.items():
         weight = entry.weight
         try:
             schedule = Schedule(start=weight) if isinstance(weight, float) else Schedule(**settings(weight))
-            own = settings(entry, "type", "weight", "widths")
-            parts[label] = terms.build(entry.type, own), schedule
+            parts[label] = build_term(recipe, label), schedule
             for width in entry.widths:
                 widths[f"{label}@{width}"] = width
-                parts[f"{label}@{width}"] = terms.build(entry.type, own), schedule  # with parameters of its own
+                parts[f"{label}@{width}"] = build_term(recipe, label), schedule  # with parameters of its own
         except ValueError as error:
             raise RecipeError(f"objective.{label}: {error}") from error
-    return Objective(parts, widths, numerics=recipe.train.numerics)
+    heads = {label: build_head(recipe, label) for label in recipe.heads}
+    return Objective(parts, widths, numerics=recipe.train.numerics, heads=heads, behind=behind)
+
+
+def build_head(recipe: Recipe, label: str) -> Head:
+    """Build one of the heads of a recipe.
+
+    Raises:
+        RecipeError: Its settings cannot be satisfied.
+    """
+    entry = recipe.heads[label]
+    common = ("reads", "views", "init_scale")
+    try:
+        projection = projections.build(entry.type, settings(entry, "type", *common))
+    except ValueError as error:
+        raise RecipeError(f"heads.{label}: {error}") from error
+    return Head(projection, *(getattr(entry, name) for name in common))
+
+
+def _check_heads(recipe: Recipe, behind: Mapping[str, str]) -> None:
+    """Refuse heads that are not there, that nobody uses, and widths behind one."""
+    for label, name in behind.items():
+        if name not in recipe.heads:
+            known = ", ".join(recipe.heads) or "none"
+            raise RecipeError(f"objective.{label}.head: no head is labelled '{name}' (known: {known})")
+        if recipe.objective[label].widths:
+            raise RecipeError(f"objective.{label}.widths: has no meaning behind a head: leave one of them out")
+    for name in recipe.heads:
+        if name not in behind.values():
+            raise RecipeError(f"heads.{name}: no term stands behind it: set objective.LABEL.head={name}, or remove it")
 
 
 def build_kind(recipe: Recipe) -> tuple[OptimizerKind, dict[str, Any]]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import reduce
-from operator import or_
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
@@ -19,12 +17,14 @@ from vlp.data.pixels.policies import policies
 from vlp.data.texts.captions import Captions
 from vlp.data.texts.text_augment import TextAugment
 from vlp.data.texts.wrong_captions import WrongCaptions
-from vlp.ground.registry import Registry, settings_of
-from vlp.ground.strict import Strict
+from vlp.ground.registry import settings_of
 from vlp.objectives.base import terms
+from vlp.objectives.head import LARGEST_SCALE, HeadViews, Reads
+from vlp.objectives.projections.base import projections
 from vlp.objectives.schedule import Schedule
 from vlp.pairs import Numerics
 from vlp.recipe.layers import DEFAULT_TYPES
+from vlp.recipe.section import Section, fields_of, one_of
 from vlp.step.learning_rate import learning_rate_factor
 from vlp.step.optimizer import build_optimizer
 from vlp.step.optimizers.base import optimizers
@@ -32,31 +32,6 @@ from vlp.strategies.base import strategies
 from vlp.towers.base import image_towers, text_towers
 from vlp.towers.dual import DualEncoder
 from vlp.towers.tuning import base as tuning
-
-
-class Section(Strict):
-    """A part of the recipe: unknown keys are errors, values never change."""
-
-
-def one_of(registry: Registry[Any], **extra: Any) -> Any:
-    """Return the type of `{type: NAME, ...settings of NAME}`, plus fields that every entry has.
-
-    An entry may have `defaults` of its own for these.
-    """
-    specs: list[Any] = []
-    for name in registry:
-        part: Any = registry[name]
-        own: Mapping[str, Any] = getattr(part, "defaults", {})
-        fields: dict[str, Any] = {"type": (Literal[name], name), **extra}
-        fields |= {key: (extra[key][0], default) for key, default in own.items()}
-        specs.append(create_model(name, __base__=settings_of(part), **fields))
-    return Annotated[reduce(or_, specs), Field(discriminator="type")]
-
-
-def fields_of(section: type[BaseModel]) -> dict[str, Any]:
-    """Return the fields of a section as further fields of another."""
-    return {name: (each.annotation, each) for name, each in section.model_fields.items()}
-
 
 if TYPE_CHECKING:  # made from signatures at run time, which no type checker follows
     RampSection: TypeAlias = Any
@@ -71,6 +46,8 @@ if TYPE_CHECKING:  # made from signatures at run time, which no type checker fol
     ScheduleSection: TypeAlias = Any
     TermSection: TypeAlias = Any
     TermEntry: TypeAlias = Any
+    HeadEntry: TypeAlias = Any
+    HeadSection: TypeAlias = Any
     StrategySection: TypeAlias = Any
     ModelSection: TypeAlias = Any
 else:
@@ -99,11 +76,29 @@ else:
             weight: Multiplies the term; a number, or a schedule over the steps.
             widths: Numbers of first coordinates of the embeddings, made unit again, at which the term is added as well,
                 with the same weight (Matryoshka representations, Kusupati et al. 2022).
+            head: The label of an entry of `heads`, which stands between the towers and this term; null is none.
         """
 
         weight: float | settings_of(Schedule) = 1.0
         widths: tuple[int, ...] = ()
+        head: str | None = None
 
+    class HeadEntry(Section):
+        """What an entry of `heads` may say beside the settings of its type.
+
+        Args:
+            reads: What it maps: `embeddings`, or `features`, which the towers know before their own projections.
+            views: Whether terms behind it see `all` views of images and texts, or the `further` ones alone, as if there
+                were no first one.
+            init_scale: Inverse temperature of its own at the start, which trains and stays below 100; null takes the
+                model's.
+        """
+
+        reads: Reads = "embeddings"
+        views: HeadViews = "all"
+        init_scale: Annotated[float, Field(ge=1, le=LARGEST_SCALE)] | None = None
+
+    HeadSection = one_of(projections, **fields_of(HeadEntry))
     TermSection = one_of(terms, **fields_of(TermEntry))
     StrategySection = one_of(strategies)
     ModelSection = create_model(
@@ -124,12 +119,14 @@ class SourceSection(Section):
     Args:
         card: Name or path of a card under `data/`.
         repeat: How often an epoch goes through it, for small sources that should count more.
+        generated: Its images come from a model; `data.inflation` does not repeat them.
         share: Its share of the samples, relative to the shares of the other sources: a number, or a ramp over steps.
             All sources have one, or none. Older recipes call it `weight`.
     """
 
     card: str
     repeat: int = Field(1, ge=1)
+    generated: bool = False
     share: float | RampSection | None = None
 
     @model_validator(mode="before")
@@ -146,6 +143,9 @@ class DataSection(Section):
 
     Args:
         train: Sources by label; the label is the card's name unless `card` says otherwise.
+        inflation: How often an epoch goes through the sources that are not `generated`, where others are; augmentation
+            grows weaker with it, as in AdaInf (Wang et al. 2024, arXiv:2403.12448): at 10 `augment.color` and its
+            strengths are halved, and the least area of crops rises from 0.08 to 0.2; 1 changes nothing.
         views: Further image views by label: `count` of them, each with the settings of `crop`. All views are resized
             to the model's size. For terms that read them (`vlp describe`).
         text_views: Further text views by label: `count` of them, each drawn and worded anew, with the settings of
@@ -167,6 +167,7 @@ class DataSection(Section):
     """
 
     train: dict[str, SourceSection] = Field(min_length=1)
+    inflation: int = Field(1, ge=1)
     crop: CropSection = CropSection()
     captions: CaptionSection = CaptionSection()
     views: dict[str, ViewSection] = {}
@@ -273,6 +274,7 @@ class EvaluationSection(Section):
         stop_when: Rules by label that end the run early; the label is the task unless `task` says otherwise. The
             checkpoint of the step at which the run's own tasks scored best stays, beside the newest.
         weights: A strategy that holds averaged weights (its label), or `model`.
+        heads: Heads behind which the tasks are scored too, as `vlp eval RUN@LABEL` does.
     """
 
     tasks: tuple[str, ...] = ()
@@ -281,6 +283,7 @@ class EvaluationSection(Section):
     kept: tuple[str, ...] = ()
     stop_when: dict[str, StopRule] = {}
     weights: str = "model"
+    heads: tuple[str, ...] = ()
 
 
 class CheckpointSection(Section):
@@ -318,6 +321,8 @@ class Recipe(Section):
         seed: Source of all randomness.
         objective: The terms of the loss by label; `type` names the term where the label does not, and `weight` (1 when
             absent) multiplies it; `widths` adds it for the first coordinates of the embeddings as well.
+        heads: Projection heads by label, for terms that name one (`objective.LABEL.head`); they train with the towers
+            and are no part of the model: `vlp eval RUN@LABEL` scores it behind one.
         strategies: What changes views, batches, teachers or stages, by label; `type` names it where the label does not.
     """
 
@@ -327,6 +332,7 @@ class Recipe(Section):
     data: DataSection
     model: ModelSection
     objective: dict[str, TermSection] = Field(min_length=1)
+    heads: dict[str, HeadSection] = {}
     strategies: dict[str, StrategySection] = {}
     optimizer: OptimizerSection = ADAMW
     schedule: ScheduleSection = ScheduleSection()

@@ -24,7 +24,14 @@ from vlp.ground.cores import usable_cores
 from vlp.ground.types import RecipeError
 from vlp.objectives.base import Objective
 from vlp.recipe.model import build_model, settled
-from vlp.recipe.named_parts import build_kind, build_objective, build_strategies, load_strategies, teacher_dim_of
+from vlp.recipe.named_parts import (
+    build_kind,
+    build_objective,
+    build_strategies,
+    features_of,
+    load_strategies,
+    teacher_dim_of,
+)
 from vlp.recipe.schema import Recipe, settings
 from vlp.run.build_stream import build_augment, build_stream
 from vlp.run.compatibility import check_fit
@@ -185,7 +192,8 @@ def assemble(recipe: Recipe, *, resume: bool, allow_changes: bool) -> Run:
     with dist.together():
         read = load_strategies(used)
     check_same("what strategies read", json.dumps(read))
-    objective.create(towers.embed_dim, teacher_dim_of(used))
+    towers.hands_out_features = "features" in objective.needs
+    objective.create(towers.embed_dim, teacher_dim_of(used), features_of(towers, objective))
     sharded = is_sharded()
     kind, shared = build_kind(recipe)
     check_fit(recipe, towers, objective, used, sharded=sharded)
@@ -234,7 +242,7 @@ def assemble(recipe: Recipe, *, resume: bool, allow_changes: bool) -> Run:
             loss_scale=FIRST_LOSS_SCALE if recipe.train.precision == "float16" else 1.0,
             device=str(accelerator.device),
         ),
-        rate=learning_rate_factor(num_steps, **settings(recipe.schedule)),
+        rate=learning_rate_factor(num_steps, recipe.train.batch_size, **settings(recipe.schedule)),
         num_steps=num_steps,
         micro_batches=count_micro_batches(recipe, towers, accelerator.device),
         utilisation=Utilisation(recipe, accelerator.device),

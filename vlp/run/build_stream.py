@@ -21,6 +21,7 @@ from vlp.data.shards.cards import load_card
 from vlp.ground import dist
 from vlp.ground.cores import usable_cores
 from vlp.ground.types import RecipeError, VlpWarning
+from vlp.recipe.inflation import inflated
 from vlp.recipe.schema import DataSection, Recipe, settings
 from vlp.towers.dual import DualEncoder
 
@@ -35,7 +36,7 @@ def build_stream(recipe: Recipe, towers: DualEncoder, device: torch.device) -> S
     Raises:
         RecipeError: Sources or settings that cannot work; names the key.
     """
-    data, size = recipe.data, towers.image_size
+    data, size = inflated(recipe.data), towers.image_size
     if not isinstance(size, int):
         raise RecipeError(f"model.image.image_size: training crops are square, {size} is not")
     samples = SampleSet(
@@ -64,7 +65,8 @@ def build_stream(recipe: Recipe, towers: DualEncoder, device: torch.device) -> S
 def build_augment(recipe: Recipe, towers: DualEncoder) -> Augment:
     """Return what normalises the pixels of a batch, and changes them."""
     prepared = towers.preprocess_cfg
-    return Augment(prepared["mean"], prepared["std"], recipe.data.spare_first_view, **settings(recipe.data.augment))
+    data = inflated(recipe.data)
+    return Augment(prepared["mean"], prepared["std"], data.spare_first_view, **settings(data.augment))
 
 
 def count_workers(wanted: int | Literal["auto"], device: torch.device) -> int:

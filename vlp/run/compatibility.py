@@ -17,7 +17,9 @@ from vlp.objectives.base import NEEDS, Objective, Term, terms
 from vlp.recipe.schema import Recipe
 from vlp.step.optimizers.base import optimizers
 from vlp.strategies.base import Strategy
+from vlp.strategies.dual_teacher import DualTeacher
 from vlp.strategies.hard_negatives import HardNegatives
+from vlp.strategies.replay import Replay
 from vlp.towers.dual import DualEncoder
 from vlp.towers.sources import holds_weights
 
@@ -25,6 +27,7 @@ PROVIDERS = {
     "reference": "lock the image tower (model.freeze=[visual]) or add a teacher (strategies.ema_teacher={})",
     "teacher": "add one (strategies.dual_teacher={} for averaged weights, strategies.teacher={models: [NAME]} for "
     "other models)",
+    "replayed": "say which (strategies.replay={sources: [LABEL]})",
     "negatives": "add some (strategies.shuffled_captions={}, or strategies.hard_negatives={} with "
     "data.captions.negatives={})",
 }
@@ -51,6 +54,9 @@ def check_fit(
             raise RecipeError(f"strategies.{label}: cannot work on sharded parameters: train with DDP")
     _check_providers(recipe, used)
     _check_views(recipe, objective, used)
+    _check_features(recipe, objective)
+    _check_evaluated_heads(recipe, objective)
+    _check_replay(recipe, used)
     _check_contrast(objective)
     for label, module in objective.terms.items():
         _check_term(label, cast(Term, module), provided, learns_scale=recipe.model.learn_scale)
@@ -163,6 +169,10 @@ def _check_providers(recipe: Recipe, used: Mapping[str, Strategy]) -> None:
         providers = [label for label, strategy in used.items() if need in strategy.provides]
         if len(providers) > 1:
             raise RecipeError(f"strategies: {' and '.join(providers)} both provide {NEEDS[need]}: leave one out")
+    if not any("negatives" in strategy.provides for strategy in used.values()):
+        for label, strategy in used.items():
+            if isinstance(strategy, DualTeacher) and strategy.negatives:
+                raise RecipeError(f"strategies.{label}.negatives: there are none: {PROVIDERS['negatives']}")
     if not made and any(isinstance(strategy, HardNegatives) for strategy in used.values()):
         raise RecipeError("strategies.hard_negatives: there are none: set data.captions.negatives={count: 1}")
 
@@ -181,12 +191,48 @@ def _check_views(recipe: Recipe, objective: Objective, used: Mapping[str, Strate
         raise RecipeError(
             "data.spare_first_view: there is no other image view to change: set data.views, or leave it out"
         )
-    if makers and not any(cast(Term, term).reads_views for term in objective.terms.values()):
+    if makers and not objective.reads_views:
         readers = ", ".join(name for name in terms if terms[name].reads_views)
         raise RecipeError(
             f"{makers[0]}: no term of {', '.join(objective.terms)} reads further views, so they would cost time for "
             f"nothing: add one of {readers}, or leave the views out"
         )
+    for label, head in recipe.heads.items():
+        if head.views == "further" and not makers:
+            raise RecipeError(
+                f"heads.{label}.views: there are no further views: set data.views, data.text_views or "
+                "strategies.image_views, or views: all"
+            )
+
+
+def _check_replay(recipe: Recipe, used: Mapping[str, Strategy]) -> None:
+    known = recipe.data.train
+    for label, strategy in used.items():
+        for source in strategy.sources if isinstance(strategy, Replay) else ():
+            if source not in known:
+                raise RecipeError(
+                    f"strategies.{label}.sources: '{source}' is no label of data.train (known: {', '.join(known)})"
+                )
+
+
+def _check_evaluated_heads(recipe: Recipe, objective: Objective) -> None:
+    for name in recipe.evaluation.heads:
+        try:
+            objective.head(name)
+        except RecipeError as error:
+            raise RecipeError(f"evaluation.heads: {error}") from error
+
+
+def _check_features(recipe: Recipe, objective: Objective) -> None:
+    """Refuse what leaves the towers without features before their projections."""
+    if "features" not in objective.needs:
+        return
+    label = next((label for label, head in recipe.heads.items() if head.reads == "features"), "")
+    for key, is_on in (("train.keep_locked", recipe.train.keep_locked), ("train.compile", recipe.train.compile)):
+        if is_on:
+            raise RecipeError(
+                f"{key}: heads.{label} reads features that it would hide: set reads: embeddings, or {key}=false"
+            )
 
 
 def _check_contrast(objective: Objective) -> None:

@@ -127,6 +127,11 @@ def at_width(evaluations: Path, width: int | None) -> Path:
     return evaluations if width is None else evaluations / f"width_{width}"
 
 
+def behind_head(evaluations: Path, head: str | None) -> Path:
+    """Return where scores behind a head lie; of the model itself for None."""
+    return evaluations if head is None else evaluations / f"head_{head}"
+
+
 def claim_folder(
     recipe: Recipe, samples: SampleSet, weights: Sequence[Loaded] = (), *, resume: bool, allow_changes: bool
 ) -> Claim:

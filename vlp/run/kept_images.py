@@ -20,6 +20,7 @@ from vlp.data.kept_rows import KeptRows
 from vlp.ground import dist
 from vlp.ground.bits import checksum
 from vlp.ground.types import Batch, Embeddings, RecipeError, send
+from vlp.recipe.inflation import inflated
 from vlp.recipe.schema import Recipe, settings
 from vlp.strategies.base import Strategy
 from vlp.towers.dual import DualEncoder
@@ -201,7 +202,7 @@ def what_decides(recipe: Recipe, towers: DualEncoder, data: str) -> dict[str, An
     return {
         "tower": int(checksum(towers.core.visual.state_dict().values())),
         "prepared": {name: towers.preprocess_cfg[name] for name in ("size", "mean", "std")},
-        "crop": recipe.data.crop.model_dump(mode="json"),
+        "crop": inflated(recipe.data).crop.model_dump(mode="json"),
         "data": hashlib.sha256(data.encode()).hexdigest(),
         "precision": recipe.train.precision,
     }

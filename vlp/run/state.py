@@ -201,8 +201,8 @@ def _load_objective(run: Run, training: Mapping[str, Any], found: Checkpoint) ->
     known, saved = run.objective.state_dict(), training["objective"]
     for name in known:
         if name not in saved:
-            _, label, *_ = name.split(".")
-            raise RecipeError(_lacks(f"objective.{label}", found))
+            kind, label, *_ = name.split(".")
+            raise RecipeError(_lacks(f"{'heads' if kind == 'heads' else 'objective'}.{label}", found))
     with _fits("objective", found):
         run.objective.load_state_dict({name: saved[name] for name in known})
         optimizer = run.term_optimizer

@@ -9,6 +9,7 @@ from typing import Any
 from vlp.data import Stream
 from vlp.data.shards.cards import load_card
 from vlp.ground.types import RecipeError
+from vlp.recipe.inflation import inflated
 from vlp.recipe.schema import Recipe
 from vlp.strategies.base import Strategy
 from vlp.strategies.stored_teacher import StoredTeacher
@@ -21,7 +22,7 @@ def what_views_follow_from(recipe: Recipe, towers: DualEncoder) -> dict[str, Any
     Raises:
         RecipeError: Sources have shares, so that epochs have no common end, or batches come from groups.
     """
-    data = recipe.data
+    data = inflated(recipe.data)
     if data.groups is not None:
         raise RecipeError(
             "data.groups: batches of one group leave samples out of an epoch, and views are stored by epoch: use "

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from vlp.run.folder import at_width, evaluations_of
+from vlp.objectives.head import TrainedHead
+from vlp.run.folder import at_width, behind_head, evaluations_of
+from vlp.run.trained_head import HeadEncoder, load_head, split_head
 from vlp.run.trained_model import is_run, load_model_of_run, split_label
 from vlp.towers.borrowed import BorrowedEncoder
 from vlp.towers.dual import DualEncoder
@@ -19,7 +21,7 @@ from vlp.towers.load import AnyModel, load_any_model, split_width, tensors_of
 from vlp.towers.onnx_pair import OnnxEncoder
 from vlp.towers.prefix_encoder import PrefixEncoder
 
-AnyEncoder = TowerEncoder | BorrowedEncoder | OnnxEncoder | JoinedEncoder | PrefixEncoder
+AnyEncoder = TowerEncoder | BorrowedEncoder | OnnxEncoder | JoinedEncoder | PrefixEncoder | HeadEncoder
 DEFAULT_TASKS = ("emoji24", "clipart-folders", "photos-cc0", "emoji-retrieval", "clipart-retrieval", "geometry")
 
 
@@ -33,6 +35,7 @@ class Subject:
         folder: Where its evaluations are kept; None keeps none.
         number_format: What it was trained and evaluated in on the way; None is float32.
         width: Keep so many first coordinates of the embeddings; None keeps all.
+        head: One of a run, behind which its embeddings are looked at.
     """
 
     model: AnyModel
@@ -43,6 +46,7 @@ class Subject:
     folder: Path | None = None
     number_format: torch.dtype | None = None
     width: int | None = None
+    head: TrainedHead | None = None
 
     def encoder(self, device: torch.device | str, *, batch_size: int = 256) -> AnyEncoder:
         """Move the model to a device and return what evaluators take."""
@@ -51,15 +55,17 @@ class Subject:
 
     def _encoder(
         self, device: torch.device | str, batch_size: int
-    ) -> TowerEncoder | BorrowedEncoder | OnnxEncoder | JoinedEncoder:
+    ) -> TowerEncoder | BorrowedEncoder | OnnxEncoder | JoinedEncoder | HeadEncoder:
         if not isinstance(self.model, DualEncoder):
             return self.model.encoder(device, batch_size=batch_size)
         model = self.model.to(device)
-        return TowerEncoder(model, device=device, batch_size=batch_size, autocast=self.number_format)
+        encoder = TowerEncoder(model, device=device, batch_size=batch_size, autocast=self.number_format)
+        return encoder if self.head is None else HeadEncoder(encoder, self.head)
 
-    def tensors(self) -> Iterable[Tensor]:
+    def tensors(self) -> Iterator[Tensor]:
         """Return all weights in their order, and what tells one width from another."""
-        return tensors_of(self.model, self.width)
+        yield from tensors_of(self.model, self.width)
+        yield from () if self.head is None else self.head.tensors()
 
     def check_tokenizer(self) -> None:
         """Refuse a tokenizer that does not fit the tower.
@@ -71,7 +77,8 @@ class Subject:
 
 
 def find_subject(name: str) -> Subject:
-    """Load a model by name; `NAME@WIDTH` keeps the first coordinates of its embeddings, made unit again.
+    """Load a model by name; `NAME@WIDTH` keeps the first coordinates of its embeddings, made unit again, and `RUN@HEAD`
+    looks behind a head.
 
     Raises:
         RecipeError: No such model, or it has no weights.
@@ -81,17 +88,20 @@ def find_subject(name: str) -> Subject:
         whole = find_subject(whole_name)
         folder = whole.folder and at_width(whole.folder, width)
         return replace(whole, name=f"{whole.name}@{width}", width=width, folder=folder)
-    path, label = split_label(name)
+    run, head = split_head(name)
+    path, label = split_label(run)
     if not is_run(path):
         return Subject(load_any_model(name), name)
     trained = load_model_of_run(path, label)
     step = trained.checkpoint.step
+    folder = evaluations_of(trained.checkpoint.path.parent.parent, step)
     return Subject(
         trained.model,
-        trained.recipe.name,
+        trained.recipe.name if head is None else f"{trained.recipe.name}@{head}",
         step,
         trained.weights,
         trained.recipe.evaluation.tasks or DEFAULT_TASKS,
-        evaluations_of(trained.checkpoint.path.parent.parent, step),
+        behind_head(folder, head),
         trained.recipe.train.number_format,
+        head=None if head is None else load_head(trained, head),
     )

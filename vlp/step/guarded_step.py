@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from vlp.ground import dist
+
 Norm = Tensor
 
 
@@ -66,7 +68,8 @@ class SafeStep:
         self.taken = torch.isfinite(norm)
         bad = (~self.taken).float()
         shrink = 1.0 if self.max_norm is None else (self.max_norm / (norm + 1e-6)).clamp(max=1.0)
-        gradients = [p.grad for parameters in towers.values() for p in parameters if p.grad is not None]
+        # of sharded ones what lies here: those of terms are whole beside them, and one call takes one kind
+        gradients = [dist.own_part(p.grad) for parameters in towers.values() for p in parameters if p.grad is not None]
         if self.scales or self.max_norm is not None:
             torch._foreach_mul_(gradients, torch.as_tensor(shrink / self.loss_scale))
         for optimizer in self.optimizers:

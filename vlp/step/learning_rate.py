@@ -9,11 +9,12 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field
 
-from vlp.step.optimizer import BASE_RATE, FIRST_STEP
+from vlp.step.optimizer import BASE_RATE, CONSTANT, FIRST_STEP
 
 
 def learning_rate_factor(
     num_steps: int,
+    batch_size: int = 1,
     *,
     warmup_steps: int | None = None,
     warmup_share: float = 0.05,
@@ -21,11 +22,13 @@ def learning_rate_factor(
     final_factor: float = 0.0,
     cooldown_share: float = 0.2,
     timescale: Annotated[int, Field(ge=1)] = 10_000,
+    base_batch: Annotated[int, Field(ge=1)] | None = None,
 ) -> Callable[[int], float]:
     """Return the factor of the learning rate at each step.
 
     Args:
         num_steps: Length of the training.
+        batch_size: Pairs in a batch of the whole job.
         warmup_steps: Steps of linear warm-up; replaces `warmup_share`.
         warmup_share: Warm-up as a share of the training.
         shape: After the warm-up: half a cosine, a line, flat, flat with a linear end, or one over the square root of
@@ -33,11 +36,19 @@ def learning_rate_factor(
         final_factor: Factor at the last step; a flat shape does not end.
         cooldown_share: Share of the training in the linear end (cooldown, inverse_sqrt).
         timescale: Steps after the warm-up at which inverse_sqrt has fallen to one over the square root of 2.
+        base_batch: Pairs of the batch that `optimizer.learning_rate` was chosen at; with another the rate changes by
+            the square root of their ratio, as Adam's should (Malladi et al. 2022, arXiv:2205.10287). Null takes it as
+            it is.
     """
     warmup = warmup_steps if warmup_steps is not None else round(warmup_share * num_steps)
     cooldown = max(1, round(cooldown_share * num_steps))
 
+    scale = 1.0 if base_batch is None else math.sqrt(batch_size / base_batch)
+
     def factor(step: int) -> float:
+        return scale * shaped(step)
+
+    def shaped(step: int) -> float:
         if step < warmup:
             return (step + 1) / warmup
         if shape == "constant":
@@ -54,6 +65,7 @@ def learning_rate_factor(
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float, step: int) -> None:
-    """Scale every group's peak learning rate by `factor`; what does not move yet at this step has a rate of zero."""
+    """Scale every group's peak learning rate by `factor`, unless it is constant; what does not move yet has none."""
     for group in optimizer.param_groups:
-        group["lr"] = group[BASE_RATE] * factor if step >= group.get(FIRST_STEP, 0) else 0.0
+        rate = group[BASE_RATE] * (1.0 if group.get(CONSTANT) else factor)
+        group["lr"] = rate if step >= group.get(FIRST_STEP, 0) else 0.0

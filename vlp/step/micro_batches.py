@@ -125,16 +125,19 @@ def _join(parts: Sequence[Embeddings], *, with_graph: bool) -> Embeddings:
         bias=one(first.bias),
         image_views=tuple(leaf(views) for views in zip(*(part.image_views for part in parts), strict=True)),
         text_views=tuple(leaf(views) for views in zip(*(part.text_views for part in parts), strict=True)),
+        image_features=tuple(leaf(views) for views in zip(*(part.image_features for part in parts), strict=True)),
+        text_features=tuple(leaf(views) for views in zip(*(part.text_features for part in parts), strict=True)),
         reference=together(lambda part: part.reference),
         negatives=None if negatives is None else one(negatives),
-        teacher=Teacher(*(torch.cat(rows) for rows in zip(*map(_both, teachers), strict=True))) if teachers else None,
+        teacher=Teacher(*(torch.cat(rows) for rows in zip(*map(_said, teachers), strict=True))) if teachers else None,
         tokens=together(lambda part: part.tokens),
         lengths=together(lambda part: part.lengths),
+        replayed=together(lambda part: part.replayed),
     )
 
 
-def _both(teacher: Teacher) -> tuple[Tensor, Tensor]:
-    return teacher.image, teacher.text
+def _said(teacher: Teacher) -> tuple[Tensor, ...]:
+    return tuple(teacher.numbers())
 
 
 def _inject(embeddings: Embeddings, leaves: Embeddings, index: int, size: int, *, is_last: bool) -> None:
@@ -154,7 +157,8 @@ def _inject(embeddings: Embeddings, leaves: Embeddings, index: int, size: int, *
 
 def _rows(embeddings: Embeddings) -> tuple[Tensor, ...]:
     made = () if embeddings.negatives is None else (embeddings.negatives,)
-    return (embeddings.image, embeddings.text, *embeddings.image_views, *embeddings.text_views, *made)
+    views = (*embeddings.image_views, *embeddings.text_views)
+    return (embeddings.image, embeddings.text, *views, *embeddings.image_features, *embeddings.text_features, *made)
 
 
 def _scrambled(value: int) -> int:

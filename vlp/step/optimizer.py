@@ -19,6 +19,7 @@ from vlp.step.taken_back import TakenBack
 
 BASE_RATE = "base_learning_rate"
 FIRST_STEP = "first_step"  # at which a group begins to move
+CONSTANT = "constant_rate"
 PULL = "decay_to_start"  # weight decay that pulls a group to where it started
 Goal = Literal["zero", "start"]
 
@@ -32,12 +33,14 @@ class GroupSettings(Strict):
         learning_rate_factor: Multiplies the learning rate.
         weight_decay: Replaces the weight decay.
         decay_towards: Replaces what weight decay pulls towards.
+        constant: Keep the learning rate as it is from the first step to the last, whatever the schedule.
     """
 
     match: tuple[str, ...]
     learning_rate_factor: float = Field(default=1.0, ge=0)
     weight_decay: float | None = Field(default=None, ge=0)
     decay_towards: Goal | None = None
+    constant: bool = False
 
 
 def build_optimizer(
@@ -103,6 +106,8 @@ def build_optimizer(
         said: Group = {"lr": rate, BASE_RATE: rate, "weight_decay": decay}
         if goal == "start" and decay > 0:
             said |= {"weight_decay": 0.0, PULL: decay}
+        if group is not None and group.constant:
+            said[CONSTANT] = True
         if unfreeze_every and behind.get(name, 0):
             said[FIRST_STEP] = unfreeze_every * behind[name]
         said |= kind.extra(value, in_block=name in in_blocks)

@@ -16,14 +16,14 @@ class Averaged(Ema):
 
     Args:
         decay: Weight of the past at each step.
-        warmup: As for `ema`.
+        warmup: As for `ema`, and so is `base_batch`.
     """
 
     can_shard = False
     reads_images = True
 
-    def __init__(self, *, decay: float, warmup: bool):
-        super().__init__(decay=decay, warmup=warmup)
+    def __init__(self, *, decay: float, warmup: bool, base_batch: int | None):
+        super().__init__(decay=decay, warmup=warmup, base_batch=base_batch)
         self._model: DualEncoder | None = None
 
     def start(self, model: DualEncoder) -> None:

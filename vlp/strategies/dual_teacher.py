@@ -23,19 +23,27 @@ class DualTeacher(Averaged):
     Args:
         decay: Weight of the past at each step.
         warmup: As for `ema`.
+        base_batch: As for `ema`.
+        negatives: Embed wrong captions too, for `feature_distillation` over all texts.
     """
 
     provides = frozenset({"teacher"})
 
-    def __init__(self, *, decay: float = 0.9996, warmup: bool = True):
-        super().__init__(decay=decay, warmup=warmup)
+    def __init__(
+        self, *, decay: float = 0.9996, warmup: bool = True, base_batch: int | None = None, negatives: bool = False
+    ):
+        super().__init__(decay=decay, warmup=warmup, base_batch=base_batch)
+        self.negatives = negatives
 
     def after_forward(self, images: Tensor, batch: Batch, embeddings: Embeddings) -> Embeddings:
         return replace(embeddings, teacher=self.teach(images, batch))
 
     def teach(self, images: Float32[Tensor, "v n 3 h w"], batch: Batch) -> Teacher:
         """Return what the averaged weights say of normalised pixels and captions."""
-        inputs = (images[:1], batch.tokens[:1], batch.lengths[:1].numpy())
+        count = batch.num_negatives if self.negatives else 0
+        read = [0, *range(len(batch.tokens) - count, len(batch.tokens))]
+        inputs = (images[:1], batch.tokens[read], batch.lengths[read].numpy())
         with self.at_rest() as model:
             seen: Embeddings = functional_call(model, self.average, inputs)
-        return Teacher(seen.image, seen.text)
+        said = seen.with_negatives(count) if count else seen
+        return Teacher(seen.image, seen.text, said.negatives)

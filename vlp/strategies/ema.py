@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from vlp.ground import dist
+from vlp.ground.types import Batch
 from vlp.strategies.base import Strategy, strategies
 from vlp.towers.drift import weight_drift
 from vlp.towers.dual import DualEncoder
@@ -21,23 +22,34 @@ class Ema(Strategy):
     Args:
         decay: Weight of the past at each step.
         warmup: Use min(decay, (1 + step) / (10 + step)), so that early averages forget the random start.
+        base_batch: Pairs of the batch that `decay` was chosen at; with another batch the past loses as much weight for
+            each pair (Busbridge et al. 2023, arXiv:2307.13813). Null takes `decay` as it is.
 
     Raises:
-        ValueError: A `decay` outside [0, 1].
+        ValueError: A `decay` outside [0, 1], or a `base_batch` below 1.
     """
 
     reads_images = False
 
-    def __init__(self, *, decay: float = 0.999, warmup: bool = True):
+    def __init__(self, *, decay: float = 0.999, warmup: bool = True, base_batch: int | None = None):
         if not 0 <= decay <= 1:
             raise ValueError(f"decay {decay} must lie in [0, 1]: it is the weight of the past")
+        if base_batch is not None and base_batch < 1:
+            raise ValueError(f"base_batch {base_batch} must be at least 1")
         self.decay = decay
         self.warmup = warmup
+        self.base_batch = base_batch
+        self._share = 1.0  # of the base batch that a step takes
         self.average: dict[str, Tensor] = {}
         self.num_steps = torch.zeros((), dtype=torch.int64)
 
     def start(self, model: DualEncoder) -> None:
         self.average = {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+    def before_forward(self, batch: Batch) -> Batch:
+        if self.base_batch is not None:
+            self._share = len(batch) * dist.world_size() / self.base_batch
+        return batch
 
     @torch.no_grad()
     def after_step(self, model: DualEncoder, taken: Bool[Tensor, ""] | None = None) -> None:
@@ -57,7 +69,8 @@ class Ema(Strategy):
     def _newest_share(self) -> Float64[Tensor, ""]:
         """Return the weight of the newest weights; on the device, which is not waited for."""
         steps = self.num_steps.double()
-        decay = ((1 + steps) / (10 + steps)).clamp(max=self.decay) if self.warmup else self.decay
+        full = self.decay**self._share
+        decay = ((1 + steps) / (10 + steps)).clamp(max=full) if self.warmup else full
         return 1 - decay * torch.ones_like(steps)
 
     def weights(self) -> dict[str, Tensor]:

@@ -24,12 +24,13 @@ class EmaTeacher(Averaged):
     Args:
         decay: Weight of the past at each step.
         warmup: As for `ema`.
+        base_batch: As for `ema`.
     """
 
     provides = frozenset({"reference"})
 
-    def __init__(self, *, decay: float = 0.999, warmup: bool = True):
-        super().__init__(decay=decay, warmup=warmup)
+    def __init__(self, *, decay: float = 0.999, warmup: bool = True, base_batch: int | None = None):
+        super().__init__(decay=decay, warmup=warmup, base_batch=base_batch)
 
     def after_forward(self, images: Tensor, batch: Batch, embeddings: Embeddings) -> Embeddings:
         averages = {name.removeprefix(VISUAL): value for name, value in self.average.items() if name.startswith(VISUAL)}

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-import torch
 from torch import Tensor
 
 from vlp.ground.types import Batch, Embeddings
@@ -23,6 +20,4 @@ class HardNegatives(Strategy):
     reads_images = False
 
     def after_forward(self, _images: Tensor, batch: Batch, embeddings: Embeddings) -> Embeddings:
-        kept = len(embeddings.text_views) - batch.num_negatives
-        negatives = torch.stack(embeddings.text_views[kept:], dim=1)
-        return replace(embeddings, text_views=embeddings.text_views[:kept], negatives=negatives)
+        return embeddings.with_negatives(batch.num_negatives)

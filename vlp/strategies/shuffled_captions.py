@@ -43,12 +43,11 @@ class ShuffledCaptions(Strategy):
             batch,
             tokens=torch.cat([batch.tokens, torch.stack(wrong)]),
             lengths=torch.cat([batch.lengths, batch.lengths[:1].expand(self.num_negatives, -1)]),
+            num_negatives=self.num_negatives,
         )
 
-    def after_forward(self, _images: Tensor, _batch: Batch, embeddings: Embeddings) -> Embeddings:
-        kept = len(embeddings.text_views) - self.num_negatives
-        negatives = torch.stack(embeddings.text_views[kept:], dim=1)
-        return replace(embeddings, text_views=embeddings.text_views[:kept], negatives=negatives)
+    def after_forward(self, _images: Tensor, batch: Batch, embeddings: Embeddings) -> Embeddings:
+        return embeddings.with_negatives(batch.num_negatives)
 
 
 def shuffle(

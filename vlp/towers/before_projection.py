@@ -1,4 +1,4 @@
-"""What an image tower knows before its projection into the shared space."""
+"""What a tower knows before its projection into the shared space."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
+from open_clip.hf_model import HFTextEncoder
 from open_clip.timm_model import TimmModel
-from open_clip.transformer import VisionTransformer
+from open_clip.transformer import VisionTransformer, text_global_pool
 from torch import Tensor, nn
 
 from vlp.ground.types import RecipeError
@@ -70,3 +72,37 @@ def _projection_of(tower: nn.Module) -> nn.Module | None:
             return own
     classifier = tower.trunk.get_classifier() if not len(tower.head) else None
     return classifier if isinstance(classifier, nn.Linear) else None
+
+
+def image_and_features(tower: nn.Module, images: Tensor) -> Tensor:
+    """Return rows of embeddings, [n, d], and behind them what they are projections of, [n, w]; nothing is normalised.
+
+    Raises:
+        RecipeError: The tower has no projection to look behind.
+    """
+    with tapped(tower, "the image tower") as found:
+        projected: Tensor = tower(images)
+    return torch.cat([projected, found[0]], dim=1)
+
+
+def text_and_features(tower: nn.Module, tokens: Tensor, *layout: Any) -> Tensor:
+    """Return the same of captions, [n, d + v].
+
+    Args:
+        layout: For a tower that takes one, and runs over captions as it lays them out.
+    """
+    found: list[Tensor] = []
+
+    def listen(_module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        found.append(inputs[0] if isinstance(tower, HFTextEncoder) else output)
+
+    last: Any = tower.proj if isinstance(tower, HFTextEncoder) else tower.ln_final
+    hook = last.register_forward_hook(listen)
+    try:
+        projected: Tensor = tower(tokens, *layout)
+    finally:
+        hook.remove()
+    features = found[0]
+    if features.dim() == 3:  # normalised before it is pooled
+        features = text_global_pool(features, tokens, tower.pool_type, getattr(tower, "eos_id", None))
+    return torch.cat([projected, features], dim=1)

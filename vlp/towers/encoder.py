@@ -13,7 +13,6 @@ from PIL.Image import Image
 from torch import Tensor
 from torch.nn import functional
 
-from vlp.towers.before_projection import tapped
 from vlp.towers.block_outputs import listening
 from vlp.towers.dual import DualEncoder
 from vlp.towers.moved_tokens import MovedTokens, named
@@ -65,10 +64,8 @@ class TowerEncoder:
             RecipeError: The tower has no projection to look behind.
         """
         pixels = (self.transform(image) for image in images)
-        with self._evaluating(), tapped(self.model.core.visual, "the image tower") as features:
-            for batch in self._batches(pixels):
-                self.model.embed_images(self._move(batch))
-            return self._collect(part.float() for part in features)
+        with self._evaluating():
+            return self._collect(self.model.image_features(self._move(batch)) for batch in self._batches(pixels))
 
     def embed_texts(self, texts: Sequence[str]) -> Float32[Tensor, "n d"]:
         """Embed texts; long ones are cut to the context."""
@@ -76,6 +73,14 @@ class TowerEncoder:
             parts = (self.model.tokenizer(batch) for batch in self._batches(iter(texts)))
             return self._collect(
                 self.model.embed_tokens(tokens.to(self.device), sizes.numpy()) for tokens, sizes in parts
+            )
+
+    def text_features(self, texts: Sequence[str]) -> Float32[Tensor, "n v"]:
+        """Return what the text tower knows before its projection."""
+        with self._evaluating():
+            parts = (self.model.tokenizer(batch) for batch in self._batches(iter(texts)))
+            return self._collect(
+                self.model.token_features(tokens.to(self.device), sizes.numpy()) for tokens, sizes in parts
             )
 
     def embed_pixels(self, pixels: Float32[Tensor, "n 3 h w"]) -> Float32[Tensor, "n d"]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -26,7 +28,11 @@ def can_cut(tower: nn.Module) -> bool:
 
 
 def embed_cut(
-    tower: nn.Module, tokens: Int64[Tensor, "n l"], lengths: Int64[NDArray[np.int64], " n"], num_groups: int
+    tower: nn.Module,
+    tokens: Int64[Tensor, "n l"],
+    lengths: Int64[NDArray[np.int64], " n"],
+    num_groups: int,
+    run: Callable[..., Tensor] | None = None,
 ) -> Float[Tensor, "n d"]:
     """Embed captions in groups of similar length, each cut to its longest, and return them in the given order.
 
@@ -34,10 +40,12 @@ def embed_cut(
 
     Args:
         lengths: On the CPU, so that the cuts are known without waiting for the device.
+        run: What calls the tower, where more is wanted of it than its embeddings.
     """
+    run = run or tower
     lengths = np.asarray(lengths)
     if can_pack(tower) and len(lengths):
-        packed: Tensor = tower(tokens, lay_out(lengths, tokens.shape[1], num_groups, tokens.device))
+        packed: Tensor = run(tokens, lay_out(lengths, tokens.shape[1], num_groups, tokens.device))
         return packed
     order = np.argsort(lengths, kind="stable")
     place = np.empty_like(order)
@@ -45,12 +53,12 @@ def embed_cut(
     sorted_tokens = tokens[send(torch.from_numpy(order), tokens.device)]
     groups = zip(sorted_tokens.tensor_split(num_groups), np.array_split(lengths[order], num_groups), strict=True)
     # cloned: a compiled tower would look at where in memory a part begins, and compile anew
-    parts = [tower(group[:, : int(sizes.max())].clone()) for group, sizes in groups if len(sizes)]
+    parts = [run(group[:, : int(sizes.max())].clone()) for group, sizes in groups if len(sizes)]
     return torch.cat(parts)[send(torch.from_numpy(place), tokens.device)]
 
 
 def embed_full(
-    tower: nn.Module, tokens: Int64[Tensor, "n l"], context_length: int, pad_id: int
+    run: Callable[..., Tensor], tokens: Int64[Tensor, "n l"], context_length: int, pad_id: int
 ) -> Float[Tensor, "n d"]:
     """Embed tokens filled up to the whole context."""
-    return tower(F.pad(tokens, (0, context_length - tokens.shape[1]), value=pad_id))
+    return run(F.pad(tokens, (0, context_length - tokens.shape[1]), value=pad_id))

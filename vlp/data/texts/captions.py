@@ -135,6 +135,16 @@ class Captions:
         key, texts = self._listed(sample)
         return [self._clean(text, key) for text in texts]
 
+    @net("bad_caption")
+    def under(self, key: str, sample: Sample) -> list[str]:
+        """Return all texts under a key, in full; none where the sample has no such key.
+
+        Raises:
+            BadSampleError: One is empty, too long, or not text.
+        """
+        values = [value for value in _values(sample, key, {}) if value not in ([], None)]
+        return [self._clean(text, key) for value in values for text in self._candidates(key, value)]
+
     def _listed(self, sample: Sample) -> tuple[str, list[str]]:
         found = _find(sample, self.keys or sample.caption_keys)
         key = next(iter(found))

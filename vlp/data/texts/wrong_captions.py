@@ -66,10 +66,19 @@ class WrongCaptions:
     Args:
         count: Wrong captions for each right one.
         kinds: How often each kind is used; null is all alike.
+        key: Where a sample has wrong captions of its own, as for `data.captions.keys` (`json.NAME`): a text or a list
+            of texts, of which as many as are needed are drawn. What is left is made by the rules.
         first_words: Only so many words change: what the text tower cuts off must not hold the difference.
     """
 
-    def __init__(self, *, count: int = 1, kinds: dict[Kind, float] | None = None, first_words: int = 30):
+    def __init__(
+        self,
+        *,
+        count: int = 1,
+        kinds: dict[Kind, float] | None = None,
+        key: str | None = None,
+        first_words: int = 30,
+    ):
         if count < 1:
             raise RecipeError(
                 f"data.captions.negatives.count: {count} must be at least 1: leave the section out for none"
@@ -83,15 +92,22 @@ class WrongCaptions:
         self.count = count
         self.kinds = {kind: weight for kind, weight in (kinds or dict.fromkeys(KINDS, 1.0)).items() if weight > 0}
         self.first_words = first_words
+        self.key = key
 
-    def __call__(self, text: str, draws: Draws) -> tuple[str, ...]:
-        """Return `count` wrong captions."""
+    def __call__(self, text: str, draws: Draws, given: Sequence[str] = ()) -> tuple[str, ...]:
+        """Return `count` wrong captions.
+
+        Args:
+            given: Wrong captions that others made, which come first, in another order each time.
+        """
         words = text.split()
         start, rest = words[: self.first_words], words[self.first_words :]
         right = _key(start)
-        seen = {right}
-        made = []
-        for _ in range(self.count):
+        made = [wrong for wrong in dict.fromkeys(given) if _key(wrong.split()) != _key(words)]
+        draws.shuffle(made)
+        made = made[: self.count]
+        seen = {right, *(_key(wrong.split()[: self.first_words]) for wrong in made)}
+        for _ in range(self.count - len(made)):
             wrong = self._make(start, right, seen, draws)
             seen.add(_key(wrong))
             made.append(" ".join(wrong + rest))

@@ -14,6 +14,7 @@ from vlp.objectives.shared.memory import (
     Visits,
     check_budget,
     moving_log_mean,
+    raised,
 )
 from vlp.objectives.shared.negative_sums import excess, lacks, log_num_negatives
 from vlp.pairs import Pairs
@@ -26,19 +27,21 @@ class GlobalContrast(Term):
         gamma: Weight of this batch in the averages.
         gamma_steps: Let gamma fall from 1 to its value in so many steps.
         budget: Divergence from uniform weights that the temperature is to keep; None leaves it alone.
+        epsilon: Added to the averages that weigh pairs.
 
     Raises:
-        ValueError: `gamma` outside (0, 1], or a negative `gamma_steps` or `budget`.
+        ValueError: `gamma` outside (0, 1], or a negative `gamma_steps`, `budget` or `epsilon`.
     """
 
     min_pairs = 2
     gradient_is_slope = False
     num_updates: Tensor
 
-    def __init__(self, gamma: float, gamma_steps: int, budget: float | None):
+    def __init__(self, gamma: float, gamma_steps: int, budget: float | None, epsilon: float = 0.0):
         super().__init__()
-        if budget is not None and budget < 0:
-            raise ValueError(f"budget {budget} must not be negative")
+        if (budget is not None and budget < 0) or epsilon < 0:
+            raise ValueError(f"budget {budget} and epsilon {epsilon} must not be negative")
+        self.epsilon = epsilon
         self.gamma = NewestWeight(gamma, gamma_steps)
         self.budget = budget
         self.fixed_scale_advised = budget is None
@@ -70,7 +73,7 @@ class GlobalContrast(Term):
         means = _move(pairs, here.masked_fill(empty, -torch.inf), self.memory, gamma).masked_fill(empty, 0)
         self.num_updates += 1
         temperature = 1 / pairs.scale
-        losses = temperature.detach() * (here - means).exp() * decoupled
+        losses = temperature.detach() * (here - raised(means, self.epsilon)).exp() * decoupled
         if self.budget is not None:
             losses = losses + temperature * (means + self.budget)
         return pairs.mean(losses.masked_fill(empty, 0).mean(dim=1))

@@ -18,17 +18,16 @@ FLOOR = 0.01  # of a direct map's gains, relative to the largest
 class Perceptron(nn.Module):
     """Linear layers; between two of them batch normalisation and a rectifier.
 
-    There are no running averages: nobody evaluates a head.
-
     Args:
         widths: Of the input, of every hidden layer and of the output.
+        norm: The normalisation; the usual one has no running averages, for nobody evaluates most heads.
     """
 
-    def __init__(self, *widths: int):
+    def __init__(self, *widths: int, norm: type[BatchNorm] | None = None):
         super().__init__()
         last = len(widths) - 2
         self.layers = nn.ModuleList(nn.Linear(a, b, bias=k == last) for k, (a, b) in enumerate(pairwise(widths)))
-        self.norms = nn.ModuleList(BatchNorm(width) for width in widths[1:-1])
+        self.norms = nn.ModuleList((norm or BatchNorm)(width) for width in widths[1:-1])
 
     def forward(self, pairs: Pairs, rows: Float[Tensor, "n d"]) -> Float[Tensor, "n e"]:
         """Map this process's rows."""
@@ -59,9 +58,17 @@ class BatchNorm(nn.Module):
 
 def standardize(pairs: Pairs, rows: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
     """Give each feature mean 0 and variance 1 over the whole batch, with gradient through both."""
-    centred = rows - pairs.total(rows.sum(dim=0)) / pairs.num_pairs
-    variance = pairs.total(centred.square().sum(dim=0)) / pairs.num_pairs
+    centred, _, variance = moments(pairs, rows)
     return centred / (variance + EPSILON).sqrt()
+
+
+def moments(
+    pairs: Pairs, rows: Float[Tensor, "n d"]
+) -> tuple[Float[Tensor, "n d"], Float[Tensor, " d"], Float[Tensor, " d"]]:
+    """Return rows around the mean of each feature over the whole batch, the mean and the variance, with gradient."""
+    mean = pairs.total(rows.sum(dim=0)) / pairs.num_pairs
+    centred = rows - mean
+    return centred, mean, pairs.total(centred.square().sum(dim=0)) / pairs.num_pairs
 
 
 class DirectMap(nn.Module):

@@ -111,6 +111,11 @@ def moving_log_mean(before: Tensor, now: Tensor, gamma: Float64[Tensor, ""]) -> 
     return after.where(now.isfinite(), before)
 
 
+def raised(log_means: Tensor, epsilon: float) -> Tensor:
+    """Return the logs of means to which a small number is added, against those that are nearly nothing."""
+    return log_means if not epsilon else torch.logaddexp(log_means, torch.full_like(log_means, math.log(epsilon)))
+
+
 class NewestWeight:
     """The weight of the newest value by update: falling from 1 along half a cosine, where there are `steps`.
 

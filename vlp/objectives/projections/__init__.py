@@ -1,0 +1,1 @@
+"""What a head does to the rows that it reads; one file per kind."""

@@ -1,0 +1,94 @@
+"""Heads as runs left them: to score a model behind one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float32
+from PIL.Image import Image
+from torch import Tensor
+
+from vlp.objectives.head import TrainedHead, find_head
+from vlp.objectives.shared.view_pairs import Modality
+from vlp.recipe.named_parts import build_head, build_term
+from vlp.run.trained_model import TrainedModel, is_run, split_label
+from vlp.towers.dual import feature_widths
+from vlp.towers.encoder import TowerEncoder
+
+
+def split_head(name: str) -> tuple[str, str | None]:
+    """Return run and head of `RUN@HEAD`; None where it names no head, or no run."""
+    asked = re.fullmatch(r"(.+)@([A-Za-z_][\w.-]*)", name)
+    if asked is None or Path(name).expanduser().exists() or not is_run(split_label(asked[1])[0]):
+        return name, None
+    return asked[1], asked[2]
+
+
+def load_head(trained: TrainedModel, name: str) -> TrainedHead:
+    """Return a head of a run: an entry of `heads`, or one that a term offers, by its label and perhaps `.NUMBER`.
+
+    Raises:
+        RecipeError: There is no such head.
+    """
+    recipe, model = trained.recipe, trained.model
+    state: Mapping[str, Tensor] = trained.checkpoint.training()["objective"]
+    label = name.partition(".")[0]
+    heads, offering = {}, {}
+    if name in recipe.heads:
+        heads[name] = head = build_head(recipe, name)
+        head.create(model.embed_dim, feature_widths(model) if head.reads == "features" else None)
+        head.load_state_dict(_within(state, f"heads.{name}."))
+    elif label in recipe.objective:
+        offering[label] = term = build_term(recipe, label)
+        if saved := _within(state, f"terms.{label}."):
+            term.create(model.embed_dim)
+            term.load_state_dict(saved)
+    return find_head(name, heads, offering)
+
+
+def _within(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+
+
+class HeadEncoder:
+    """Embed as a model does behind one of its heads.
+
+    What is not said here is asked of the model's own encoder.
+
+    Args:
+        encoder: Of the model.
+        head: In front of which its towers stand.
+    """
+
+    def __init__(self, encoder: TowerEncoder, head: TrainedHead):
+        self.encoder = encoder
+        self.head = head
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "encoder":  # not there yet, as while a copy is made
+            raise AttributeError(name)
+        return getattr(self.encoder, name)
+
+    @property
+    def scale(self) -> float:
+        """Inverse temperature of the head, or of the model."""
+        return self.encoder.scale if self.head.own_scale is None else self.head.own_scale
+
+    def embed_images(self, images: Iterable[Image]) -> Float32[Tensor, "n e"]:
+        """Embed images of any size and mode."""
+        read = self.encoder.image_features if self.head.reads == "features" else self.encoder.embed_images
+        return self._behind("image", read(images))
+
+    def embed_texts(self, texts: Sequence[str]) -> Float32[Tensor, "n e"]:
+        """Embed texts; long ones are cut to the context."""
+        read = self.encoder.text_features if self.head.reads == "features" else self.encoder.embed_texts
+        return self._behind("text", read(texts))
+
+    @torch.inference_mode()
+    def _behind(self, modality: Modality, rows: Float32[Tensor, "n d"]) -> Float32[Tensor, "n e"]:
+        device = self.head.tensors()[0].device
+        return self.head.embed(modality, rows.to(device)).cpu()

@@ -114,7 +114,8 @@ class Embeddings:
         reference: Features without gradient that weigh pairs (locked tower or EMA teacher).
         negatives: Wrong captions made for each image.
         teacher: Embeddings of a teacher.
-        tokens: Caption tokens of the first text view, for terms with a decoder; `lengths` with their end token.
+        caption_losses: What a decoder says of each caption of the first text view given the first view of its image:
+            -log of its probability. `caption_words`: over how many tokens that is a sum; on the CPU.
     """
 
     image: Float32[Tensor, "n d"]
@@ -126,13 +127,13 @@ class Embeddings:
     reference: Float32[Tensor, "n r"] | None = None
     negatives: Float32[Tensor, "n m d"] | None = None
     teacher: Teacher | None = None
-    tokens: Int64[Tensor, "n l"] | None = None
-    lengths: Int64[Tensor, " n"] | None = None
+    caption_losses: Float32[Tensor, " n"] | None = None
+    caption_words: Int64[Tensor, " n"] | None = None
 
     def numbers(self) -> Iterator[Tensor]:
         """Yield all that holds real numbers."""
         yield from (self.image, self.text, self.scale, self.bias, *self.image_views, *self.text_views)
-        yield from (part for part in (self.reference, self.negatives) if part is not None)
+        yield from (part for part in (self.reference, self.negatives, self.caption_losses) if part is not None)
         if self.teacher is not None:
             yield from (self.teacher.image, self.teacher.text)
 
@@ -146,6 +147,7 @@ class Embeddings:
             text_views=tuple(map(change, self.text_views)),
             reference=None if self.reference is None else change(self.reference),
             negatives=None if self.negatives is None else change(self.negatives),
+            caption_losses=None if self.caption_losses is None else change(self.caption_losses),
             teacher=None if teacher is None else Teacher(change(teacher.image), change(teacher.text)),
         )
 

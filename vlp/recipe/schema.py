@@ -29,7 +29,7 @@ from vlp.step.learning_rate import learning_rate_factor
 from vlp.step.optimizer import build_optimizer
 from vlp.step.optimizers.base import optimizers
 from vlp.strategies.base import strategies
-from vlp.towers.base import image_towers, text_towers
+from vlp.towers.base import caption_decoders, image_towers, text_towers
 from vlp.towers.dual import DualEncoder
 from vlp.towers.tuning import base as tuning
 
@@ -111,6 +111,7 @@ else:
         __base__=settings_of(DualEncoder),
         image=(one_of(image_towers), ...),
         text=(one_of(text_towers), ...),
+        decoder=(one_of(caption_decoders) | None, None),
         tune=(one_of(tuning.tunings), Field({"type": tuning.DEFAULT}, validate_default=True)),
     )
 

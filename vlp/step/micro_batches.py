@@ -117,7 +117,7 @@ def _join(parts: Sequence[Embeddings], *, with_graph: bool) -> Embeddings:
 
     first = parts[0]
     teachers = [part.teacher for part in parts if part.teacher is not None]
-    negatives = together(lambda part: part.negatives)
+    negatives, losses = (together(pick) for pick in (lambda part: part.negatives, lambda part: part.caption_losses))
     return Embeddings(
         image=leaf([part.image for part in parts]),
         text=leaf([part.text for part in parts]),
@@ -128,8 +128,8 @@ def _join(parts: Sequence[Embeddings], *, with_graph: bool) -> Embeddings:
         reference=together(lambda part: part.reference),
         negatives=None if negatives is None else one(negatives),
         teacher=Teacher(*(torch.cat(rows) for rows in zip(*map(_both, teachers), strict=True))) if teachers else None,
-        tokens=together(lambda part: part.tokens),
-        lengths=together(lambda part: part.lengths),
+        caption_losses=None if losses is None else one(losses),
+        caption_words=together(lambda part: part.caption_words),
     )
 
 
@@ -153,8 +153,8 @@ def _inject(embeddings: Embeddings, leaves: Embeddings, index: int, size: int, *
 
 
 def _rows(embeddings: Embeddings) -> tuple[Tensor, ...]:
-    made = () if embeddings.negatives is None else (embeddings.negatives,)
-    return (embeddings.image, embeddings.text, *embeddings.image_views, *embeddings.text_views, *made)
+    further = (part for part in (embeddings.negatives, embeddings.caption_losses) if part is not None)
+    return (embeddings.image, embeddings.text, *embeddings.image_views, *embeddings.text_views, *further)
 
 
 def _scrambled(value: int) -> int:

@@ -1,4 +1,4 @@
-"""The dual encoder: pixels and tokens in, unit-norm float32 embeddings out."""
+"""The dual encoder: pixels and tokens in, unit-norm float32 embeddings out; perhaps with a decoder of captions."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from vlp.ground.types import Embeddings, RecipeError
-from vlp.towers.base import Tower
+from vlp.towers.base import Decoder, Tower
 from vlp.towers.build import build_core, join, set_grad_checkpointing
+from vlp.towers.caption_decoder import CaptionDecoder, decoder_of
 from vlp.towers.depth import blocks_behind, names_in_blocks
 from vlp.towers.freeze import freeze as freeze_parameters
 from vlp.towers.freeze import freeze_batch_norm, is_locked, rest_frozen_parts
@@ -34,7 +35,7 @@ Color = tuple[float, float, float]
 
 
 class DualEncoder(nn.Module):
-    """An image tower and a text tower that share one embedding space.
+    """An image tower and a text tower that share one embedding space, and perhaps a decoder that writes captions.
 
     Args:
         embed_dim: Width of the embeddings; without it, that of the towers' open_clip configuration.
@@ -67,6 +68,7 @@ class DualEncoder(nn.Module):
         image_tower: Tower,
         text_tower: Tower,
         tuning: Tuning | None = None,
+        decoder: Decoder | None = None,
         *,
         embed_dim: int | None = None,
         init_scale: float = 14.2857,
@@ -89,7 +91,7 @@ class DualEncoder(nn.Module):
                 raise RecipeError(f"model.{name}: {value} must be positive")
         image, text = image_tower.fragment(), text_tower.fragment()
         sources = find_sources(image, text, weights)
-        self.model_cfg = join(image, text, embed_dim, init_bias, trained_with(sources))
+        self.model_cfg = join(image, text, embed_dim, init_bias, trained_with(sources), decoder)
         self.core, self.loaded = build_core(image, text, self.model_cfg, init_scale)
         self.max_scale = max_scale
         self.text_buckets = text_buckets
@@ -127,8 +129,14 @@ class DualEncoder(nn.Module):
                 move every tensor to the device.
             known: Embeddings of the images, which nobody looks at then.
         """
-        image = known if known is not None else self.embed_images(images.flatten(0, 1)).unflatten(0, images.shape[:2])
-        text = self.embed_tokens(tokens.flatten(0, 1), lengths.flatten()).unflatten(0, tokens.shape[:2])
+        image, image_tokens = self._see(images.flatten(0, 1)) if known is None else (known, None)
+        text, text_tokens = self._read(tokens.flatten(0, 1), lengths.flatten())
+        image = image.unflatten(0, images.shape[:2]) if known is None else image
+        text = text.unflatten(0, tokens.shape[:2])
+        size = tokens.shape[1]
+        losses = None
+        if self.decoder is not None and image_tokens is not None and text_tokens is not None:
+            losses = self.decoder.losses(image_tokens[:size], text_tokens[:size], tokens[0], lengths[0])
         return Embeddings(
             image=image[0],
             text=text[0],
@@ -137,24 +145,46 @@ class DualEncoder(nn.Module):
             image_views=tuple(image[1:]),
             text_views=tuple(text[1:]),
             reference=image[0].detach() if self.locked_image else None,
-            tokens=tokens[0],
-            lengths=torch.as_tensor(lengths[0]),
+            caption_losses=losses,
+            caption_words=None if losses is None else torch.as_tensor(lengths[0] - 1),
         )
 
     def embed_images(self, images: Float[Tensor, "n 3 h w"]) -> Float32[Tensor, "n d"]:
         """Embed normalised pixels."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.locked_image):
-            return _unit(self.core.visual(images))
+        return self._see(images)[0]
 
     def embed_tokens(
         self, tokens: Int64[Tensor, "n l"], lengths: Int64[NDArray[np.int64], " n"]
     ) -> Float32[Tensor, "n d"]:
         """Embed captions; `lengths` stay on the CPU."""
+        return self._read(tokens, lengths)[0]
+
+    def _see(
+        self, images: Float[Tensor, "n 3 h w"]
+    ) -> tuple[Float32[Tensor, "n d"], Float[Tensor, "n k w"] | None]:
+        """Return the embeddings of images, and the tokens that a decoder reads, where there is one."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.locked_image):
+            found = self.core.visual(images)
+            pooled, tokens = (found, None) if self.decoder is None else found
+            return _unit(pooled), tokens
+
+    def _read(
+        self, tokens: Int64[Tensor, "n l"], lengths: Int64[NDArray[np.int64], " n"]
+    ) -> tuple[Float32[Tensor, "n d"], Float[Tensor, "n l w"] | None]:
+        """Return the embeddings of captions, and the states of their tokens for a decoder, where there is one."""
         tower = self.core.text
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.locked_text):
+            if self.decoder is not None:
+                pooled, states = tower(tokens)
+                return _unit(pooled), states
             if can_cut(tower):
-                return _unit(embed_cut(tower, tokens, lengths, self.text_buckets))
-            return _unit(embed_full(tower, tokens, self.context_length, self.tokenizer.pad_id))
+                return _unit(embed_cut(tower, tokens, lengths, self.text_buckets)), None
+            return _unit(embed_full(tower, tokens, self.context_length, self.tokenizer.pad_id)), None
+
+    @property
+    def decoder(self) -> CaptionDecoder | None:
+        """The decoder of captions, where the model has one."""
+        return decoder_of(self.core)
 
     @property
     def embed_dim(self) -> int:
@@ -216,7 +246,8 @@ class DualEncoder(nn.Module):
         return {part + name for part, tower in self._parts().items() for name in names_in_blocks(tower)}
 
     def _parts(self) -> dict[str, nn.Module]:
-        return {"core.visual.": self.core.visual, "core.text.": self.core.text}
+        parts = {"core.visual.": self.core.visual, "core.text.": self.core.text, "core.text_decoder.": self.decoder}
+        return {name: part for name, part in parts.items() if part is not None}
 
     @cached_property
     def tokenizer(self) -> PaddingTokenizer:

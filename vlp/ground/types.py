@@ -207,6 +207,13 @@ class FeatureEncoder(Protocol):
     def image_features(self, images: Iterable[Image]) -> Float32[Tensor, "n w"]: ...
 
 
+@runtime_checkable
+class Captioner(Protocol):
+    """A model that also writes a caption for each image."""
+
+    def caption_images(self, images: Iterable[Image], writing: Any) -> list[str]: ...
+
+
 class Tokenizer(Protocol):
     """Texts to token ids, cut to the longest of the batch, and the length of each including its end token.
 

@@ -13,6 +13,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from vlp.towers.before_projection import tapped
+from vlp.towers.caption_writer import CaptionWriter, Writing
 from vlp.towers.dual import DualEncoder
 
 
@@ -71,6 +72,17 @@ class TowerEncoder:
             return self._collect(
                 self.model.embed_tokens(tokens.to(self.device), sizes.numpy()) for tokens, sizes in parts
             )
+
+    def caption_images(self, images: Iterable[Image], writing: Writing) -> list[str]:
+        """Write a caption for each image, of any size and mode.
+
+        Raises:
+            RecipeError: The model has no decoder of captions, or its tokenizer no first token to start from.
+        """
+        writer = CaptionWriter(self.model, writing)
+        pixels = (self.transform(image) for image in images)
+        with self._evaluating():
+            return [caption for batch in self._batches(pixels) for caption in writer(self._move(batch))]
 
     def _batches(self, things: Iterator) -> Iterator[list]:
         while batch := list(islice(things, self.batch_size)):

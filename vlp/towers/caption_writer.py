@@ -1,0 +1,169 @@
+"""Captions in words: transformers' searches over the next word, with a decoder that says what may follow."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import torch
+from jaxtyping import Float, Int64
+from pydantic import Field
+from torch import Tensor
+from transformers import GenerationConfig, GenerationMixin, PretrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from vlp.ground.types import RecipeError
+from vlp.towers.caption_decoder import CaptionDecoder
+from vlp.towers.caption_steps import can_step, look, step
+from vlp.towers.class_token import ClassTokenText
+from vlp.towers.dual import DualEncoder
+
+
+class Writing:
+    """How captions are searched for: the likeliest word each time, the best of several captions, or by chance.
+
+    Args:
+        num_beams: Captions that are kept at each word, of which the best is told in the end; 1 is greedy.
+        length_penalty: Power of its length by which the logarithm of a caption's probability is divided, where several
+            are compared; above 0, long ones gain.
+        temperature: Draw words by chance, from probabilities whose logits are divided by this; null takes the
+            likeliest.
+        top_k: Draw among so many likeliest words alone.
+        top_p: Draw among the likeliest words that have this share of the probability together (Holtzman et al. 2020,
+            arXiv:1904.09751).
+        repetition_penalty: Divides the logits of words that the caption has already; 1 leaves them alone.
+        min_words: Fewest tokens of a caption, without its start and end.
+        max_words: Most tokens; null is what the decoder was built for.
+        seed: Of the draws.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_beams: Annotated[int, Field(ge=1)] = 1,
+        length_penalty: float = 1.0,
+        temperature: Annotated[float, Field(gt=0)] | None = None,
+        top_k: Annotated[int, Field(ge=1)] | None = None,
+        top_p: Annotated[float, Field(gt=0, le=1)] | None = None,
+        repetition_penalty: Annotated[float, Field(gt=0)] = 1.0,
+        min_words: Annotated[int, Field(ge=0)] = 1,
+        max_words: Annotated[int, Field(ge=1)] | None = 30,
+        seed: int = 0,
+    ):
+        if temperature is None and (top_k is not None or top_p is not None):
+            raise RecipeError("top_k and top_p have no effect without temperature: set temperature=1.0 to draw words")
+        if num_beams == 1 and length_penalty != 1.0:
+            raise RecipeError("length_penalty has no effect on a single caption: set num_beams")
+        self.num_beams = num_beams
+        self.length_penalty = length_penalty
+        self.temperature = temperature
+        self.top_k = top_k
+        self.top_p = top_p
+        self.repetition_penalty = repetition_penalty
+        self.min_words = min_words
+        self.max_words = max_words
+        self.seed = seed
+
+    def config(self, room: int, *, start: int, end: int, pad: int) -> GenerationConfig:
+        """Return what transformers knows it by.
+
+        Args:
+            room: Most tokens behind the first.
+        """
+        most = room if self.max_words is None else min(room, self.max_words + 1)
+        drawn = {} if self.temperature is None else {"temperature": self.temperature, "top_p": self.top_p}
+        return GenerationConfig(
+            max_new_tokens=most,
+            min_new_tokens=min(self.min_words + 1, most),
+            num_beams=self.num_beams,
+            do_sample=self.temperature is not None,
+            top_k=0 if self.temperature is not None and self.top_k is None else self.top_k,
+            repetition_penalty=self.repetition_penalty,
+            bos_token_id=start,
+            eos_token_id=end,
+            pad_token_id=pad,
+            **({"length_penalty": self.length_penalty} if self.num_beams > 1 else {}),
+            **{name: value for name, value in drawn.items() if value is not None},
+            **({} if pad == end else {"suppress_tokens": [pad]}),  # what towers take for padding is no word
+        )
+
+
+class CaptionWriter:
+    """Writes captions with a model that has a decoder.
+
+    Args:
+        writing: How words are chosen. Draws are the same for the same images in the same batches.
+
+    Raises:
+        RecipeError: The model has no decoder, its tokenizer no first token to start from, or its blocks are of a kind
+            whose attention is not known here.
+    """
+
+    def __init__(self, model: DualEncoder, writing: Writing):
+        if model.decoder is None:
+            raise RecipeError("the model has no decoder of captions (model.decoder): name a CoCa")
+        self.model = model
+        self.tokenizer = model.tokenizer
+        tokens, lengths = self.tokenizer([""])
+        if lengths.tolist() != [2]:
+            raise RecipeError("text.tokenizer: it puts no start and no end around a caption, which a decoder needs")
+        self.start, self.end = tokens[0].tolist()
+        self.words = NextWord(model.core.text, model.decoder)
+        self.config = writing.config(
+            model.context_length - 1, start=self.start, end=self.end, pad=self.tokenizer.pad_id
+        )
+        self.seed = writing.seed
+
+    def __call__(self, images: Float[Tensor, "n 3 h w"]) -> list[str]:
+        """Return a caption for each image, whose pixels are normalised."""
+        return [self.tokenizer.decode(ids) for ids in self.ids(images)]
+
+    def ids(self, images: Float[Tensor, "n 3 h w"]) -> list[list[int]]:
+        """Return the tokens of a caption for each image, without its start and its end."""
+        _, image_tokens = self.model.core.visual(images)
+        seen = look(self.words.decoder, image_tokens)
+        first = torch.full((len(images), 1), self.start, device=images.device)
+        with torch.random.fork_rng(devices=[images.device] if images.device.type == "cuda" else []):
+            torch.manual_seed(self.seed)
+            found = self.words.generate(first, generation_config=self.config, images=seen)
+        return [self._between(row[1:]) for row in found.tolist()]
+
+    def _between(self, row: list[int]) -> list[int]:
+        """Return what stands before the end, or before padding where the context ended first."""
+        ends = [row.index(mark) for mark in {self.end, self.tokenizer.pad_id} if mark in row]
+        return row[: min(ends, default=len(row))]
+
+
+class NextWord(PreTrainedModel, GenerationMixin):
+    """The text tower and the decoder of a CoCa as transformers generates from them; computes what training does."""
+
+    config_class = PretrainedConfig
+    main_input_name = "input_ids"
+
+    def __init__(self, text: ClassTokenText, decoder: CaptionDecoder):
+        if not can_step(text, decoder):
+            raise RecipeError("captions: the text tower has blocks of another kind than open_clip's usual ones")
+        super().__init__(
+            PretrainedConfig(
+                vocab_size=text.vocab_size,
+                hidden_size=text.width,
+                num_attention_heads=text.heads,
+                num_hidden_layers=len(text.transformer.resblocks) + len(decoder.resblocks),
+            )
+        )
+        self.text = text
+        self.decoder = decoder
+
+    def prepare_inputs_for_generation(
+        self, input_ids: Tensor, images: Any = None, cache: Any = None, past_key_values: Any = None, **_: Any
+    ) -> dict[str, Any]:
+        """Return what no step has seen yet, and what earlier ones have left."""
+        cache = past_key_values if cache is None else cache  # its name in older versions
+        start = cache.get_seq_length()
+        return {"input_ids": input_ids[:, start:], "images": images, "cache": cache, "start": start}
+
+    def forward(
+        self, input_ids: Int64[Tensor, "m l"], images: Any = None, cache: Any = None, start: int = 0, **_: Any
+    ) -> CausalLMOutputWithPast:
+        """Return the logits of the next word."""
+        logits = step(self.text, self.decoder, input_ids, start, images, cache.update)
+        return CausalLMOutputWithPast(logits=logits[:, None])

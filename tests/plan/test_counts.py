@@ -78,7 +78,7 @@ def test_teachers_compute_a_forward_pass_and_networks_of_terms_are_named():
     assert 0.3 * towers < found.strategies < 0.5 * towers  # the gradient of the pixels is not computed
     assert found.uncounted == ()
     assert count(small_recipe("vitb32_clip"), tokens=TOKENS).strategies == 0
-    assert count(small_recipe("vitb32_captioning"), tokens=TOKENS).uncounted == ("objective.captioning",)
+    assert count(small_recipe("vitb32_coca"), tokens=TOKENS).uncounted == ("objective.captioning",)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_nothing_is_computed(monkeypatch):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400_000  # kB
 
 
-@pytest.mark.parametrize("name", ["vitb32_captioning", "vitb32_fastclip", "lit_cwcl", "smoke"])
+@pytest.mark.parametrize("name", ["vitb32_coca", "vitb32_fastclip", "lit_cwcl", "smoke"])
 def test_other_recipes_are_counted(name):
     found = count(small_recipe(name), tokens=TOKENS)
     assert found.image.operations > 0 and found.matrices >= 1

@@ -80,6 +80,7 @@ class Writing:
             repetition_penalty=self.repetition_penalty,
             bos_token_id=start,
             eos_token_id=end,
+            forced_eos_token_id=end,  # within the room, as in training
             pad_token_id=pad,
             **({"length_penalty": self.length_penalty} if self.num_beams > 1 else {}),
             **{name: value for name, value in drawn.items() if value is not None},

@@ -21,7 +21,7 @@ from vlp import train as training
 from vlp.evaluate import load
 from vlp.ground import dist
 from vlp.ground.types import RecipeError
-from vlp.towers.caption_writer import Writing
+from vlp.towers.writing import Writing
 from vlp.train import train
 
 WRITES = (

@@ -13,9 +13,10 @@ from tests.towers.tiny import COCA, TEXT, VIT, tiny_bert, tiny_images, tiny_mode
 from tests.towers.test_caption_decoder import _their_folder
 from vlp.ground.types import RecipeError
 from vlp.towers.caption_steps import look, step
-from vlp.towers.caption_writer import CaptionWriter, Writing
+from vlp.towers.caption_writer import CaptionWriter
 from vlp.towers.encoder import TowerEncoder
 from vlp.towers.load import load_model
+from vlp.towers.writing import Writing
 
 START, END = 49406, 49407
 

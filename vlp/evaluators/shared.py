@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float32
@@ -19,9 +19,10 @@ from vlp.evaluators.dataset import DataSource, EvaluationSet, Pixels, alter, ope
 from vlp.evaluators.overlay import Overlay
 from vlp.ground import dist
 from vlp.ground.cores import usable_cores
-from vlp.ground.types import Encoder, FeatureEncoder, RecipeError
+from vlp.ground.types import Captioner, Encoder, FeatureEncoder, RecipeError
 
 Decoded = TypeVar("Decoded")
+Worked = TypeVar("Worked")
 NORM_TOLERANCE = 1e-3
 LEAST_IMAGES, LEAST_TEXTS = 16, 64  # a forward of fewer short texts waits for the weights to come from memory
 Shown = tuple[str, str, Pixels, Corruption | None, Overlay | None]
@@ -102,6 +103,22 @@ class SharedEncoder:
             self._features[key] = self._read_images(data, self.encoder.image_features, is_unit=False)
         return self._features[key].to(self.device)
 
+    def captions(self, data: EvaluationSet, writing: Any) -> list[str]:
+        """Return a caption that the model writes for each image of a set, in its order.
+
+        Raises:
+            RecipeError: The model writes none.
+        """
+        model = self.encoder
+        if not isinstance(model, Captioner):
+            raise RecipeError(f"a {type(model).__name__} gives embeddings alone and writes no captions: name a CoCa")
+
+        def write(indices: range) -> list[str]:
+            return model.caption_images(decode_ahead(lambda index: data.decode(index)[0], indices), writing)
+
+        parts = self._deal(write, len(data), LEAST_IMAGES, f"{data.folder.name}: captions")
+        return [caption for part in parts for caption in part]
+
     def _read_images(
         self, data: EvaluationSet, read: Callable[[Iterable[Image]], Tensor], *, is_unit: bool
     ) -> Float32[Tensor, "n d"]:
@@ -143,19 +160,25 @@ class SharedEncoder:
     def _split(
         self, embed: Callable[[range], Tensor], size: int, least: int, label: str, *, is_unit: bool = True
     ) -> Tensor:
+        return torch.cat(
+            self._deal(lambda indices: _checked(embed(indices), len(indices), label, is_unit), size, least, label)
+        )
+
+    def _deal(self, work: Callable[[range], Worked], size: int, least: int, label: str) -> list[Worked]:
+        """Let processes work on chunks of a set in turn; return what came of each, in their order, on all of them."""
         chunk = chunk_size(size, least)
         starts = range(0, size, chunk)
         mine = starts[dist.rank() :: dist.world_size()]
-        parts: dict[int, Tensor] = {}
+        parts: dict[int, Worked] = {}
         hidden = not (self.progress and dist.is_main())
         with dist.together(), tqdm(total=size, desc=label, disable=hidden, leave=False) as bar:
             for start in mine:
                 indices = range(start, min(start + chunk, size))
-                parts[start] = _checked(embed(indices), len(indices), label, is_unit)
+                parts[start] = work(indices)
                 bar.update(len(indices) * dist.world_size())
         everyone = dist.gather_objects(parts)
-        gathered = {start: rows for part in everyone for start, rows in part.items()}
-        return torch.cat([gathered[start] for start in starts])
+        gathered = {start: found for part in everyone for start, found in part.items()}
+        return [gathered[start] for start in starts]
 
 
 def _key(data: EvaluationSet) -> Shown:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
-from pydantic import Field
 from torch import Tensor
 from transformers import GenerationConfig, GenerationMixin, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
@@ -16,76 +15,7 @@ from vlp.towers.caption_decoder import CaptionDecoder
 from vlp.towers.caption_steps import can_step, look, step
 from vlp.towers.class_token import ClassTokenText
 from vlp.towers.dual import DualEncoder
-
-
-class Writing:
-    """How captions are searched for: the likeliest word each time, the best of several captions, or by chance.
-
-    Args:
-        num_beams: Captions that are kept at each word, of which the best is told in the end; 1 is greedy.
-        length_penalty: Power of its length by which the logarithm of a caption's probability is divided, where several
-            are compared; above 0, long ones gain.
-        temperature: Draw words by chance, from probabilities whose logits are divided by this; null takes the
-            likeliest.
-        top_k: Draw among so many likeliest words alone.
-        top_p: Draw among the likeliest words that have this share of the probability together (Holtzman et al. 2020,
-            arXiv:1904.09751).
-        repetition_penalty: Divides the logits of words that the caption has already; 1 leaves them alone.
-        min_words: Fewest tokens of a caption, without its start and end.
-        max_words: Most tokens; null is what the decoder was built for.
-        seed: Of the draws.
-    """
-
-    def __init__(
-        self,
-        *,
-        num_beams: Annotated[int, Field(ge=1)] = 1,
-        length_penalty: float = 1.0,
-        temperature: Annotated[float, Field(gt=0)] | None = None,
-        top_k: Annotated[int, Field(ge=1)] | None = None,
-        top_p: Annotated[float, Field(gt=0, le=1)] | None = None,
-        repetition_penalty: Annotated[float, Field(gt=0)] = 1.0,
-        min_words: Annotated[int, Field(ge=0)] = 1,
-        max_words: Annotated[int, Field(ge=1)] | None = 30,
-        seed: int = 0,
-    ):
-        if temperature is None and (top_k is not None or top_p is not None):
-            raise RecipeError("top_k and top_p have no effect without temperature: set temperature=1.0 to draw words")
-        if num_beams == 1 and length_penalty != 1.0:
-            raise RecipeError("length_penalty has no effect on a single caption: set num_beams")
-        self.num_beams = num_beams
-        self.length_penalty = length_penalty
-        self.temperature = temperature
-        self.top_k = top_k
-        self.top_p = top_p
-        self.repetition_penalty = repetition_penalty
-        self.min_words = min_words
-        self.max_words = max_words
-        self.seed = seed
-
-    def config(self, room: int, *, start: int, end: int, pad: int) -> GenerationConfig:
-        """Return what transformers knows it by.
-
-        Args:
-            room: Most tokens behind the first.
-        """
-        most = room if self.max_words is None else min(room, self.max_words + 1)
-        drawn = {} if self.temperature is None else {"temperature": self.temperature, "top_p": self.top_p}
-        return GenerationConfig(
-            max_new_tokens=most,
-            min_new_tokens=min(self.min_words + 1, most),
-            num_beams=self.num_beams,
-            do_sample=self.temperature is not None,
-            top_k=0 if self.temperature is not None and self.top_k is None else self.top_k,
-            repetition_penalty=self.repetition_penalty,
-            bos_token_id=start,
-            eos_token_id=end,
-            forced_eos_token_id=end,  # within the room, as in training
-            pad_token_id=pad,
-            **({"length_penalty": self.length_penalty} if self.num_beams > 1 else {}),
-            **{name: value for name, value in drawn.items() if value is not None},
-            **({} if pad == end else {"suppress_tokens": [pad]}),  # what towers take for padding is no word
-        )
+from vlp.towers.writing import Writing
 
 
 class CaptionWriter:
@@ -109,8 +39,8 @@ class CaptionWriter:
             raise RecipeError("text.tokenizer: it puts no start and no end around a caption, which a decoder needs")
         self.start, self.end = tokens[0].tolist()
         self.words = NextWord(model.core.text, model.decoder)
-        self.config = writing.config(
-            model.context_length - 1, start=self.start, end=self.end, pad=self.tokenizer.pad_id
+        self.config = generation_config(
+            writing, model.context_length - 1, start=self.start, end=self.end, pad=self.tokenizer.pad_id
         )
         self.seed = writing.seed
 
@@ -168,3 +98,28 @@ class NextWord(PreTrainedModel, GenerationMixin):
         """Return the logits of the next word."""
         logits = step(self.text, self.decoder, input_ids, start, images, cache.update)
         return CausalLMOutputWithPast(logits=logits[:, None])
+
+
+def generation_config(writing: Writing, room: int, *, start: int, end: int, pad: int) -> GenerationConfig:
+    """Return what transformers knows it by.
+
+    Args:
+        room: Most tokens behind the first.
+    """
+    most = room if writing.max_words is None else min(room, writing.max_words + 1)
+    drawn = {} if writing.temperature is None else {"temperature": writing.temperature, "top_p": writing.top_p}
+    return GenerationConfig(
+        max_new_tokens=most,
+        min_new_tokens=min(writing.min_words + 1, most),
+        num_beams=writing.num_beams,
+        do_sample=writing.temperature is not None,
+        top_k=0 if writing.temperature is not None and writing.top_k is None else writing.top_k,
+        repetition_penalty=writing.repetition_penalty,
+        bos_token_id=start,
+        eos_token_id=end,
+        forced_eos_token_id=end,  # within the room, as in training
+        pad_token_id=pad,
+        **({"length_penalty": writing.length_penalty} if writing.num_beams > 1 else {}),
+        **{name: value for name, value in drawn.items() if value is not None},
+        **({} if pad == end else {"suppress_tokens": [pad]}),  # what towers take for padding is no word
+    )

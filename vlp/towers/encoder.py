@@ -13,8 +13,9 @@ from PIL.Image import Image
 from torch import Tensor
 
 from vlp.towers.before_projection import tapped
-from vlp.towers.caption_writer import CaptionWriter, Writing
+from vlp.towers.caption_writer import CaptionWriter
 from vlp.towers.dual import DualEncoder
+from vlp.towers.writing import Writing
 
 
 class TowerEncoder:

@@ -39,6 +39,8 @@ COMMANDS = {
     "train card": ["train", "smoke", "data.train={embedded: null, mine: {card: '{}'}}"],
     "eval": ["eval", "{}"],
     "eval task": ["eval", "missing", "--tasks", "{}"],
+    "caption": ["caption", "{}", "pairs"],
+    "caption images": ["caption", "missing", "{}"],
     "embed": ["embed", "{}", "embedded", "--to", "out"],
     "embed data": ["embed", "missing", "{}", "--to", "out"],
     "embed views": ["embed", "missing", "embedded", "--to", "out", "--views", "1", "--recipe", "{}"],

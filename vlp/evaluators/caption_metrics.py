@@ -18,7 +18,8 @@ from vlp.ground.types import Evaluation, Metric, PerSample, RecipeError
 from vlp.towers.writing import Writing
 
 Measure = Literal["bleu", "rouge_l", "cider", "meteor"]
-SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
+SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
+STRAIGHT = str.maketrans({"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"'})  # quotes
 KEPT_EXAMPLES = 20
 
 
@@ -92,7 +93,8 @@ def words_of(caption: str) -> str:
     from pycocoevalcap.tokenizer.ptbtokenizer import PUNCTUATIONS
 
     split = TreebankWordTokenizer().tokenize
-    parts = [split(part, convert_parentheses=True) for part in SENTENCE_END.split(caption.strip())]
+    sentences = SENTENCE_END.split(caption.translate(STRAIGHT).strip())
+    parts = [split(sentence, convert_parentheses=True) for sentence in sentences]
     return " ".join(word.lower() for part in parts for word in part if word.lower() not in PUNCTUATIONS)
 
 

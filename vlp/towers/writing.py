@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Annotated
 
 from pydantic import Field
@@ -53,3 +54,9 @@ class Writing:
         self.min_words = min_words
         self.max_words = max_words
         self.seed = seed
+
+    def with_seed(self, seed: int) -> Writing:
+        """Return the same with other draws."""
+        other = copy.copy(self)
+        other.seed = seed
+        return other

@@ -17,7 +17,7 @@ from vlp.ground.types import RecipeError
 pytest.importorskip("pycocoevalcap", reason="pip install 'vlp[captions]'")
 pytest.importorskip("nltk", reason="pip install 'vlp[captions]'")
 
-from vlp.evaluators.caption_metrics import score_captions, words_of  # noqa: E402
+from vlp.evaluators.caption_metrics import score_captions, words_of
 
 REFERENCES = [["a red cat sits on a mat", "a cat"], ["two dogs run in the snow", "dogs running"]]
 

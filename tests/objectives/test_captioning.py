@@ -17,11 +17,13 @@ def value(losses, words):
 
 
 def test_is_the_mean_over_all_words_of_all_captions():
-    words, losses = [[0.5, 1.5, 2.0], [4.0], [1.0, 1.0]], []
-    for caption in words:
-        losses.append(sum(caption))
-    found = value(torch.tensor(losses, dtype=torch.float64, requires_grad=True), [3, 1, 2])
-    assert found.item() == pytest.approx(sum(sum(words, [])) / 6)
+    captions = [[0.5, 1.5, 2.0], [4.0], [1.0, 1.0]]
+    total, words = 0.0, 0
+    for caption in captions:
+        for loss in caption:
+            total, words = total + loss, words + 1
+    losses = torch.tensor(list(map(sum, captions)), dtype=torch.float64, requires_grad=True)
+    assert value(losses, [3, 1, 2]).item() == pytest.approx(total / words)
 
 
 def test_every_word_weighs_the_same():

@@ -67,9 +67,7 @@ def test_padding_changes_no_loss():
     model = coca()
     image_tokens, _, tokens, lengths = parts_of(model)
     wide = torch.nn.functional.pad(tokens, (0, 3))
-    found = [
-        model.decoder.losses(image_tokens, model.core.text(rows)[1], rows, lengths) for rows in (tokens, wide)
-    ]
+    found = [model.decoder.losses(image_tokens, model.core.text(rows)[1], rows, lengths) for rows in (tokens, wide)]
     torch.testing.assert_close(*found, rtol=1e-5, atol=1e-5)
 
 

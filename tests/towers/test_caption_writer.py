@@ -9,8 +9,8 @@ import torch
 from open_clip import coca_model
 from transformers import TopKLogitsWarper
 
-from tests.towers.tiny import COCA, TEXT, VIT, tiny_bert, tiny_images, tiny_model
 from tests.towers.test_caption_decoder import _their_folder
+from tests.towers.tiny import COCA, TEXT, VIT, tiny_bert, tiny_images, tiny_model
 from vlp.ground.types import RecipeError
 from vlp.towers.caption_steps import look, step
 from vlp.towers.caption_writer import CaptionWriter
@@ -118,7 +118,7 @@ def test_an_encoder_writes_words_for_images_of_any_size_and_mode():
     encoder = TowerEncoder(coca(), batch_size=3)
     captions = encoder.caption_images(tiny_images(), Writing(max_words=4))
     assert len(captions) == len(tiny_images())
-    assert all(isinstance(caption, str) and 0 < len(caption) for caption in captions)
+    assert all(isinstance(caption, str) and caption for caption in captions)
     assert captions == TowerEncoder(coca(), batch_size=7).caption_images(tiny_images(), Writing(max_words=4))
 
 

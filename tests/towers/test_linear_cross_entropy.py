@@ -28,7 +28,9 @@ def test_is_what_a_loop_over_tokens_and_words_says(monkeypatch, logits):
     monkeypatch.setattr(module, "LOGITS", logits)
     hidden, weight, labels = draw(7)
     for token, found in enumerate(linear_cross_entropy(hidden, weight, labels).tolist()):
-        scores = [sum(h * w for h, w in zip(hidden[token].tolist(), column, strict=True)) for column in weight.T.tolist()]
+        scores = [
+            sum(h * w for h, w in zip(hidden[token].tolist(), column, strict=True)) for column in weight.T.tolist()
+        ]
         expected = math.log(sum(math.exp(score) for score in scores)) - scores[labels[token]]
         assert found == pytest.approx(expected, rel=1e-12)
 

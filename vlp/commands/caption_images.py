@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,27 +19,32 @@ def add_caption(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="key=value",
-        help="num_beams=5 length_penalty=1, temperature=1 top_k=50 top_p=0.9 seed=0, repetition_penalty=1.2, min_words=4, "
-        "max_words=30; default: the likeliest word each time",
+        help="num_beams=5 length_penalty=1, temperature=1 top_k=50 top_p=0.9 seed=0, repetition_penalty=1.2, "
+        "min_words=4, max_words=30; default: the likeliest word each time",
     )
 
     def command(parsed: argparse.Namespace) -> None:
         from vlp.embeddings.write_captions import TOGETHER, write_captions
         from vlp.ground import dist
 
-        faults = count = 0
+        count = faults = 0
         for line in write_captions(parsed.model, parsed.images, parsed.to, settings_of_words(parsed.how)):
-            count += 1
-            faults += "fault" in line
+            count, faults = count + 1, faults + ("fault" in line)
             if parsed.to is None and dist.is_main():
-                print(f"{line['image']}\t{line['caption']}" if "caption" in line else f"{line['image']}: {line['fault']}",
-                      file=sys.stdout if "caption" in line else sys.stderr, flush=True)  # fmt: skip
+                _show(line)
         if parsed.to is not None and dist.is_main():
             told = f", {faults} could not be read" if faults else ""
             print(f"{count - faults} captions in {parsed.to / TOGETHER}{told}")
-        sys.exit(int(bool(count) and faults == count))
+        sys.exit(int(count == faults))
 
     parser.set_defaults(command=command)
+
+
+def _show(line: Mapping[str, str]) -> None:
+    if "fault" in line:
+        print(f"{line['image']}: {line['fault']}", file=sys.stderr)
+    else:
+        print(f"{line['image']}\t{line['caption']}", flush=True)
 
 
 def settings_of_words(words: Sequence[str]) -> dict[str, Any]:

@@ -30,7 +30,7 @@ class CaptionMetrics:
     BLEU of one to four words (Papineni et al. 2002), over the whole set; ROUGE-L (Lin 2004) and CIDEr-D (Vedantam et
     al. 2015, arXiv 1411.5726), which weighs words by how few images of the set they stand at, means over images; METEOR
     (Denkowski & Lavie 2014) on request. All of them are the package's `pycocoevalcap`; captions are split into words by
-    NLTK's Treebank rules in lower case without punctuation, where the challenge runs a Java program with the same rules.
+    NLTK's Treebank rules, in lower case and without punctuation, as the challenge's Java program does.
 
     Args:
         measures: Which of them; `meteor` runs Java, which must be installed.

@@ -52,7 +52,7 @@ def join(
     widths = sorted({width for width in (image.embed_dim, text.embed_dim) if width is not None})
     if embed_dim is None and len(widths) != 1:
         raise RecipeError(f"model.embed_dim is needed: the towers suggest {widths or 'none'}")
-    model_cfg = {
+    model_cfg: dict[str, Any] = {
         "embed_dim": widths[0] if embed_dim is None else embed_dim,
         "quick_gelu": choose_activation(image, text, trained_with),
         "custom_text": True,

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
-from torch import Tensor, nn
+from torch import Tensor
 
 from vlp.towers.attention import LeanBlock
 from vlp.towers.caption_decoder import CaptionDecoder
@@ -18,7 +17,7 @@ Seen = tuple[Float[Tensor, "n h k c"], Float[Tensor, "n h k c"]]
 Keep = Callable[[Tensor, Tensor, int], Seen]
 
 
-def can_step(text: nn.Module, decoder: CaptionDecoder) -> bool:
+def can_step(text: ClassTokenText, decoder: CaptionDecoder) -> bool:
     """Whether all blocks are of the kind that is known here."""
     blocks = (*text.transformer.resblocks, *decoder.resblocks, *decoder.cross_attn)
     return all(isinstance(block, LeanBlock) and block.is_lean for block in blocks)

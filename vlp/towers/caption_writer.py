@@ -73,14 +73,13 @@ class NextWord(PreTrainedModel, GenerationMixin):
     def __init__(self, text: ClassTokenText, decoder: CaptionDecoder):
         if not can_step(text, decoder):
             raise RecipeError("captions: the text tower has blocks of another kind than open_clip's usual ones")
-        super().__init__(
-            PretrainedConfig(
-                vocab_size=text.vocab_size,
-                hidden_size=text.width,
-                num_attention_heads=text.heads,
-                num_hidden_layers=len(text.transformer.resblocks) + len(decoder.resblocks),
-            )
-        )
+        sizes: dict[str, Any] = {
+            "vocab_size": text.vocab_size,
+            "hidden_size": text.width,
+            "num_attention_heads": text.heads,
+            "num_hidden_layers": len(text.transformer.resblocks) + len(decoder.resblocks),
+        }
+        super().__init__(PretrainedConfig(**sizes))
         self.text = text
         self.decoder = decoder
 

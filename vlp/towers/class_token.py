@@ -47,4 +47,4 @@ def make_class_token(tower: nn.Module, *, sees_padding: bool) -> None:
     """
     if type(tower) is TextTransformer and tower.cls_emb is not None and tower.attn_mask is not None:
         tower.__class__ = ClassTokenText
-        tower.correct_cls_mask = not sees_padding
+        tower.correct_cls_mask = not sees_padding  # type: ignore[assignment]

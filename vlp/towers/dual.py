@@ -159,9 +159,7 @@ class DualEncoder(nn.Module):
         """Embed captions; `lengths` stay on the CPU."""
         return self._read(tokens, lengths)[0]
 
-    def _see(
-        self, images: Float[Tensor, "n 3 h w"]
-    ) -> tuple[Float32[Tensor, "n d"], Float[Tensor, "n k w"] | None]:
+    def _see(self, images: Float[Tensor, "n 3 h w"]) -> tuple[Float32[Tensor, "n d"], Float[Tensor, "n k w"] | None]:
         """Return the embeddings of images, and the tokens that a decoder reads, where there is one."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.locked_image):
             found = self.core.visual(images)

@@ -35,9 +35,7 @@ def linear_cross_entropy(
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, number_format: torch.dtype | None
-    ) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, number_format: torch.dtype | None) -> Tensor:
         log_sums = torch.empty(len(hidden), dtype=_exact(weight.dtype), device=hidden.device)
         losses = torch.empty_like(log_sums)
         with torch.autocast(hidden.device.type, enabled=False):

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 LOGITS = 2**24  # that exist at once: 64 MB in float32, 340 tokens of CLIP's vocabulary
+ON_DEVICE = 8  # times as many, whose products would otherwise be too small for it
 
 
 def linear_cross_entropy(
@@ -40,7 +41,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         losses = torch.empty_like(log_sums)
         with torch.autocast(hidden.device.type, enabled=False):
             rounded = weight.to(number_format or weight.dtype)
-            for rows in _pieces(len(hidden), weight.shape[1]):
+            for rows in _pieces(hidden, weight):
                 logits = _product(hidden[rows].to(rounded.dtype), rounded)
                 torch.logsumexp(logits, dim=1, out=log_sums[rows])
                 losses[rows] = log_sums[rows] - logits.gather(1, labels[rows, None])[:, 0]
@@ -56,7 +57,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         to_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
         with torch.autocast(hidden.device.type, enabled=False):
             rounded = weight.to(ctx.number_format or weight.dtype)
-            for rows in _pieces(len(hidden), weight.shape[1]):
+            for rows in _pieces(hidden, weight):
                 part = hidden[rows].to(rounded.dtype)
                 shares = _product(part, rounded).sub_(log_sums[rows, None]).exp_()
                 shares.mul_(gradient[rows, None])
@@ -69,8 +70,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return to_hidden, to_weight, None, None
 
 
-def _pieces(tokens: int, words: int) -> list[slice]:
-    size = max(1, LOGITS // words)
+def _pieces(hidden: Tensor, weight: Tensor) -> list[slice]:
+    logits = LOGITS if hidden.device.type == "cpu" else ON_DEVICE * LOGITS
+    size, tokens = max(1, logits // weight.shape[1]), len(hidden)
     return [slice(start, min(start + size, tokens)) for start in range(0, tokens, size)]
 
 
@@ -90,6 +92,6 @@ def _product(one: Tensor, other: Tensor) -> Tensor:
 
 def _add_product(total: Tensor, one: Tensor, other: Tensor) -> None:
     if one.dtype == total.dtype:
-        total.addmm_(one, other)
+        torch.addmm(total, one, other, out=total)
     else:
         total.add_(_product(one, other))

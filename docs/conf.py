@@ -41,6 +41,7 @@ NAVIGATION = {
         "docs/widths",
         "docs/forgetting",
         "docs/distillation",
+        "docs/captioning",
         "docs/clusters",
         "docs/reproducibility",
         "docs/trackers",

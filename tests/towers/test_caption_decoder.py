@@ -208,6 +208,15 @@ def test_a_text_tower_that_sees_whole_captions_is_refused(tmp_path):
         coca(text=text)
 
 
+def test_layers_of_a_decoder_take_turns():
+    """What looks at the image in a layer comes behind what looks at the words."""
+    behind = tiny_model(**COCA).blocks_behind()
+    names = ["resblocks.0.ln_1", "cross_attn.0.ln_1", "resblocks.1.ln_1", "cross_attn.1.ln_1", "ln_final"]
+    assert [behind[f"core.text_decoder.{name}.weight"] for name in names] == [4, 3, 2, 1, 0]
+    assert behind["core.text_decoder.text_projection"] == behind["core.visual.attn_pool.query"] == 0
+    assert behind["core.text.cls_emb"] == 3
+
+
 def test_a_decoder_without_a_pooler_reads_the_patches():
     model = coca(image=VIT)
     assert model.core.visual(torch.zeros(1, 3, 32, 32))[1].shape == (1, 16, 32)

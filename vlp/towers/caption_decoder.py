@@ -129,8 +129,9 @@ def check_decoder(decoder: CaptionDecoder, visual: nn.Module, text: nn.Module) -
 
 def _predicted(lengths: Int64[NDArray[np.int64], " n"], width: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return the places of the states that predict a word, among `width - 1` of each caption, and of those words."""
-    rows = np.repeat(np.arange(len(lengths)), lengths - 1)
-    within = np.concatenate([np.arange(length - 1) for length in lengths])
+    words = lengths - 1
+    rows = np.repeat(np.arange(len(lengths)), words)
+    within = np.arange(len(rows)) - np.repeat(words.cumsum() - words, words)
     both = np.concatenate([rows * (width - 1) + within, rows * width + within + 1])
     at, after = send(torch.from_numpy(both), device).chunk(2)
     return at, after

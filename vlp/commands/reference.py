@@ -40,7 +40,7 @@ from vlp.step.learning_rate import learning_rate_factor
 from vlp.step.optimizer import GroupSettings, build_optimizer
 from vlp.step.optimizers.base import optimizers
 from vlp.strategies.base import strategies
-from vlp.towers.base import image_towers, text_towers
+from vlp.towers.base import caption_decoders, image_towers, text_towers
 from vlp.towers.dual import DualEncoder
 from vlp.towers.tuning.base import tunings
 
@@ -89,6 +89,7 @@ SENTENCES = {
     "data.text_views.LABEL.count": "How many such views.",
     "model.image": "The image tower, by `type`: one of the image towers.",
     "model.text": "The text tower, by `type`: one of the text towers.",
+    "model.decoder": "What writes captions, by `type`: one of the caption decoders; null for none.",
     "model.tune": "What of both towers trains, by `type`: one of the ways of tuning; the name alone will do.",
     "optimizer.type": "One of the optimizers, each with settings of its own beside these.",
 }
@@ -106,6 +107,7 @@ USES: tuple[tuple[Registry[Any], str, str], ...] = (
     (strategies, "In a recipe", "strategies: {NAME: {SETTINGS}}"),
     (image_towers, "In a recipe", "model: {image: {type: NAME, SETTINGS}}"),
     (text_towers, "In a recipe", "model: {text: {type: NAME, SETTINGS}}"),
+    (caption_decoders, "In a recipe", "model: {decoder: {type: NAME, SETTINGS}}"),
     (tunings, "In a recipe", "model: {tune: {type: NAME, SETTINGS}}"),
     (optimizers, "In a recipe", "optimizer: {type: NAME, SETTINGS}"),
     (policies, "In a recipe", "data: {policy: {type: NAME, SETTINGS}}"),

@@ -22,7 +22,7 @@ class CaptionWriter:
     """Writes captions with a model that has a decoder.
 
     Args:
-        writing: How words are chosen. Draws are the same for the same images in the same batches.
+        writing: How words are chosen; draws follow from its seed and from how many batches were written before.
 
     Raises:
         RecipeError: The model has no decoder, its tokenizer no first token to start from, or its blocks are of a kind
@@ -56,6 +56,7 @@ class CaptionWriter:
         with torch.random.fork_rng(devices=[images.device] if images.device.type == "cuda" else []):
             torch.manual_seed(self.seed)
             found = self.words.generate(first, generation_config=self.config, images=seen)
+        self.seed += 1  # another batch draws anew
         return [self._between(row[1:]) for row in found.tolist()]
 
     def _between(self, row: list[int]) -> list[int]:

@@ -171,7 +171,7 @@ def tower_costs(
 def decoder_cost(towers: DualEncoder, tokens: int, number_format: torch.dtype | None) -> tuple[TowerCounts, int]:
     """Return what a decoder costs for one pair, and the bytes of its weights that are cast once; nothing without one.
 
-    Logits are computed a second time in the backward pass, which no training that keeps them would do: that is left out.
+    Logits are computed a second time in the backward pass, where others keep them: that is left out.
     """
     decoder = towers.decoder
     if decoder is None:
@@ -183,9 +183,7 @@ def decoder_cost(towers: DualEncoder, tokens: int, number_format: torch.dtype | 
     def losses(size: int) -> Tensor:
         of_image = torch.empty(size, *shown.shape[1:], requires_grad=not towers.locked_image)
         of_text = torch.empty(size, tokens, width, requires_grad=not towers.locked_text)
-        return decoder.losses(
-            of_image, of_text, torch.zeros(size, tokens, dtype=torch.int64), np.full(size, tokens)
-        )
+        return decoder.losses(of_image, of_text, torch.zeros(size, tokens, dtype=torch.int64), np.full(size, tokens))
 
     cost, cast = _tower(towers, losses, number_format)
     again = 2.0 * width * words * (tokens - 1)

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from vlp.recipe.schema import Recipe, settings
-from vlp.towers.base import Decoder, Fragment, Tower, caption_decoders, image_towers, text_towers
+from vlp.towers.base import DecoderSource, Fragment, Tower, caption_decoders, image_towers, text_towers
 from vlp.towers.dual import DualEncoder
 from vlp.towers.tuning.base import Tuning, tunings
 
@@ -32,7 +32,7 @@ def _towers(section: Any) -> tuple[Tower, Tower]:
     )
 
 
-def decoder_in(section: Any) -> Decoder | None:
+def decoder_in(section: Any) -> DecoderSource | None:
     """Return the decoder of captions that a recipe's `model` section describes, if any."""
     decoder = section.decoder
     return None if decoder is None else caption_decoders.build(decoder.type, settings(decoder, "type"))

@@ -40,7 +40,7 @@ class Fragment:
     class_token_sees_padding: bool = False
 
 
-class Decoder(Protocol):
+class DecoderSource(Protocol):
     """A source of caption decoders; its keyword-only arguments are the settings."""
 
     def config(self, text_cfg: Mapping[str, Any]) -> dict[str, Any]:
@@ -55,4 +55,4 @@ class Tower(Protocol):
 
 image_towers: Registry[Tower] = Registry("image tower", "vlp.towers")
 text_towers: Registry[Tower] = Registry("text tower", "vlp.towers")
-caption_decoders: Registry[Decoder] = Registry("caption decoder", "vlp.towers")
+caption_decoders: Registry[DecoderSource] = Registry("caption decoder", "vlp.towers")

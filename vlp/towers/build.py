@@ -20,7 +20,7 @@ from transformers import AutoConfig
 from vlp.ground.errors import said_by
 from vlp.ground.types import RecipeError
 from vlp.towers.attention import make_lean
-from vlp.towers.base import Decoder, Fragment
+from vlp.towers.base import DecoderSource, Fragment
 from vlp.towers.caption_decoder import build_decoder, check_decoder, decoder_of
 from vlp.towers.class_token import make_class_token
 from vlp.towers.encoders import OtherEncoder, is_known_to_open_clip
@@ -39,7 +39,7 @@ def join(
     embed_dim: int | None,
     init_bias: float | None,
     trained_with: Mapping[str, bool | None] = MappingProxyType({}),
-    decoder: Decoder | None = None,
+    decoder: DecoderSource | None = None,
 ) -> dict[str, Any]:
     """Return open_clip's `model_cfg` of the two towers, and of a decoder of captions.
 

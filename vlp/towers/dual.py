@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from vlp.ground.types import Embeddings, RecipeError
-from vlp.towers.base import Decoder, Tower
+from vlp.towers.base import DecoderSource, Tower
 from vlp.towers.build import build_core, join, set_grad_checkpointing
 from vlp.towers.caption_decoder import CaptionDecoder, decoder_of
 from vlp.towers.depth import blocks_behind, names_in_blocks
@@ -68,7 +68,7 @@ class DualEncoder(nn.Module):
         image_tower: Tower,
         text_tower: Tower,
         tuning: Tuning | None = None,
-        decoder: Decoder | None = None,
+        decoder: DecoderSource | None = None,
         *,
         embed_dim: int | None = None,
         init_scale: float = 14.2857,

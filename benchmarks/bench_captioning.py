@@ -4,8 +4,8 @@
     python -m benchmarks.bench_captioning --quick --to runs/try
 
 States of captions, CLIP's vocabulary, one loss per token, forward and backward, in float32 on one thread. Every case is
-a process of its own; rounds go through all of them in turn. `plain` multiplies and calls `cross_entropy`, which keeps all
-logits; `torch` is torch's own chunked form, where this version has it; `vlp` is what training uses. Seconds are of
+a process of its own; rounds go through all of them in turn. `plain` multiplies and calls `cross_entropy`, which keeps
+all logits; `torch` is torch's own chunked form, where this version has it; `vlp` is what training uses. Seconds are of
 processor time; memory is what the process takes at most beyond states, weights, a gradient of the states and libraries.
 A case that would need more memory than the machine has to spare is left out.
 """

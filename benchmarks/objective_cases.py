@@ -24,7 +24,7 @@ from vlp.pairs.engine.tiles import TILE_SIZE
 
 DIM = 512
 SCALE, BIAS = 1 / 0.07, -10.0
-TOKENS, WORDS = 16, 1000
+WORDS = 16  # of a caption
 SMALL_PAIRS = 64  # of the step that loads kernels before anything is measured
 ENOUGH_SECONDS = 5.0  # a process stops after the step that reaches them
 MAX_MEMORY_SHARE = 0.9  # of what is free: a case that needs more fails by itself, and takes nothing else with it
@@ -224,10 +224,11 @@ def embeddings_of(leaves: list[Tensor], needs: frozenset[str], seed: int) -> tup
             wrong = drawn(5)[:, None].requires_grad_()
             more["negatives"] = wrong
             gradients.append(wrong)
-        elif need == "tokens":
-            generator = torch.Generator().manual_seed(seed)
-            more["tokens"] = torch.randint(1, WORDS, (size, TOKENS), generator=generator).to(leaves[0].device)
-            more["lengths"] = torch.full((size,), TOKENS)
+        elif need == "caption_losses":
+            losses = (5.0 * drawn(6)[:, 0].abs()).requires_grad_()
+            more["caption_losses"] = losses
+            more["caption_words"] = torch.full((size,), WORDS)
+            gradients.append(losses)
         else:
             raise ValueError(f"this benchmark draws no '{need}'")
     image, text, scale, bias = leaves

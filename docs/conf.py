@@ -45,6 +45,7 @@ NAVIGATION = {
         "docs/stages",
         "docs/distillation",
         "docs/robustness",
+        "docs/captioning",
         "docs/clusters",
         "docs/reproducibility",
         "docs/trackers",

@@ -33,7 +33,10 @@ def small_recipe(name: str, *overrides: str, image: Settings = IMAGE, text: Sett
     whole = load_recipe(name, overrides)
     if any(entry.type == "unmasked_end" for entry in whole.strategies.values()):  # needs something to unmask
         image = {**image, "patch_dropout": 0.5}
-    model = whole.model.model_validate(whole.model.model_dump() | PLAIN | {"image": image, "text": text})
+    towers: Settings = {"image": image, "text": text}
+    if whole.model.decoder is not None:  # it reads the patches
+        towers |= {"text": {**text, "pool": "class"}, "decoder": {"type": "transformer", "layers": 1, "heads": 2}}
+    model = whole.model.model_validate(whole.model.model_dump() | PLAIN | towers)
     terms = {
         label: entry.model_copy(update={"widths": (4, 8, 12)[: len(entry.widths)]})
         for label, entry in whole.objective.items()

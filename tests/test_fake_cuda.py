@@ -143,6 +143,6 @@ def test_every_optimizer_takes_a_step_on_a_gpu(cuda, monkeypatch, name):
     assert cuda.waits == {}
 
 
-@pytest.mark.parametrize("name", ["smoke", "vitb32_captioning", "vitb32_image_grounded"])
+@pytest.mark.parametrize("name", ["smoke", "vitb32_coca", "vitb32_image_grounded"])
 def test_micro_batches_take_a_step_on_a_gpu(cuda, monkeypatch, name):
     _step_to_the_loss(monkeypatch, small_recipe(name, "train.micro_batches=2"), nn.Identity())

@@ -38,7 +38,14 @@ def losses(run):
         (("train.precision=bfloat16",), 3e-2),
         (("train.precision=float16",), 3e-2),
         (("train.compile=true",), 2e-3),
-        (("objective.captioning={}",), 5e-3),
+        (
+            (
+                "model.text.pool=class",
+                "model.decoder={type: transformer, layers: 1, heads: 2}",
+                "objective.captioning={weight: 2.0}",
+            ),
+            5e-3,
+        ),
         (("strategies.shuffled_captions={}", "objective.hard_negatives={type: clip_negatives}"), 5e-3),
     ],
     ids=str,

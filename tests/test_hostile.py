@@ -42,6 +42,8 @@ COMMANDS = {
     "robust": ["robust", "{}"],
     "robust task": ["robust", "missing", "--tasks", "{}"],
     "robust attacks": ["robust", "missing", "--attacks", "{}"],
+    "caption": ["caption", "{}", "pairs"],
+    "caption images": ["caption", "missing", "{}"],
     "embed": ["embed", "{}", "embedded", "--to", "out"],
     "embed data": ["embed", "missing", "{}", "--to", "out"],
     "embed views": ["embed", "missing", "embedded", "--to", "out", "--views", "1", "--recipe", "{}"],

@@ -11,7 +11,6 @@ from torch import nn
 from tests.small_steps import batch_for, small_parts, small_recipe
 from vlp import train
 from vlp.ground.float32 import whole_float32
-from vlp.objectives.captioning import CaptionDecoder
 from vlp.objectives.shared.heads import Perceptron
 from vlp.run import assemble
 
@@ -56,7 +55,6 @@ def test_teachers_compute_in_the_recipes_precision(monkeypatch, name):
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
-        ("vitb32_captioning objective.captioning.vocab_size=1001", CaptionDecoder),
         ("vitb32_byolip", Perceptron),
         ("vitb32_barlip", Perceptron),
         ("vitb32_hallucinator", nn.Sequential),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vlp.commands.adding import add_commands
+from vlp.commands.caption_images import add_caption
 from vlp.commands.data import add_data_commands
 from vlp.commands.machines import add_bench, add_doctor, add_plan
 from vlp.commands.several_models import add_interpolate, add_merge
@@ -40,6 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
             _compare,
             _report,
             _embed,
+            add_caption,
             _agree,
             _export,
             add_merge,

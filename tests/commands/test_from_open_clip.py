@@ -81,6 +81,12 @@ def test_a_distillation_has_its_teacher(tmp_path):
     assert "strategies" not in translate(shlex.split("--model ViT-B-32 --distill-model ViT-L-14")).recipe
 
 
+def test_a_coca_has_its_decoder():
+    found = translate(shlex.split("--model coca_ViT-B-32 --train-data /data/0.tar --coca-caption-loss-weight 3"))
+    assert found.recipe["model"]["decoder"] == {"type": "open_clip", "name": "coca_ViT-B-32"}
+    assert found.recipe["objective"] == {"clip": {"weight": 1.0}, "captioning": {"weight": 3.0}}
+
+
 def test_nothing_is_written_over(tmp_path):
     words = ["from-open-clip", "--to", str(tmp_path), "--", "--model", "RN50", "--train-data", "/d/{0..3}.tar"]
     main(words)

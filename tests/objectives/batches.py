@@ -30,16 +30,15 @@ def draw_leaves(size: int, dim: int = DIM, scale: float = 10.0, bias: float = -5
 
 def extras(size: int, dtype: torch.dtype = torch.float64) -> dict[str, Any]:
     """Return all that any term may need beyond two embeddings; a few captions are equal."""
-    lengths = 2 + torch.arange(size) % 3
     return {
         "caption_ids": torch.arange(size) % max(1, size - 3),
         "ids": 3 * torch.arange(size) + 1,
         "reference": unit(size, 4, 9, dtype),
         "teacher": Teacher(unit(size, DIM, 11, dtype), unit(size, DIM, 12, dtype)),
         "negatives": torch.stack([unit(size, DIM, 13, dtype), unit(size, DIM, 14, dtype)], dim=1),
-        "tokens": (torch.arange(size)[:, None] * 7 + torch.arange(4)) % 11 * (torch.arange(4) < lengths[:, None]),
-        "lengths": lengths,
         "replayed": torch.arange(size) % 3 == 0,
+        "caption_losses": (1.5 + torch.arange(size, dtype=dtype) % 5).requires_grad_(),
+        "caption_words": 1 + torch.arange(size) % 3,
     }
 
 

@@ -16,7 +16,7 @@ SIZE = 12
 
 
 def _listed(name: str, kind: str) -> list[tuple[str, Settings]]:
-    """Return `VARIANTS` or `ONE_TOWER` of a term's test file."""
+    """Return `VARIANTS`, `ONE_TOWER` or `NO_TOWER` of a term's test file."""
     return [
         (name, settings) for settings in getattr(importlib.import_module(f"tests.objectives.test_{name}"), kind, [])
     ]
@@ -25,6 +25,8 @@ def _listed(name: str, kind: str) -> list[tuple[str, Settings]]:
 CASES = [case for name in terms for case in [(name, {}), *_listed(name, "VARIANTS")]]
 ONE_TOWER = [case for name in terms for case in _listed(name, "ONE_TOWER")]
 """Cases whose gradient reaches one tower only."""
+NO_TOWER = [case for name in terms for case in _listed(name, "NO_TOWER")]
+"""Cases whose gradient reaches no embedding: what they read comes from both towers on another way."""
 
 
 def for_each(cases: list[tuple[str, Settings]]) -> pytest.MarkDecorator:

@@ -25,6 +25,7 @@ PLACES = (
     "teacher image",
     "teacher text",
     "reference",
+    "caption_losses",
     "scale",
     "bias",
 )
@@ -55,9 +56,9 @@ def poisoned(fields, place, number, rows):
 
 
 def step_on(objective, fields):
-    """Return loss, report, and the gradients of embeddings, scale, bias and the terms' own parameters."""
-    names = ("image", "text", "scale", "bias")
-    leaves = [fields[name].clone().requires_grad_() for name in names]
+    """Return loss, report, and the gradients of all that the towers say but views, and of terms' own parameters."""
+    names = ("image", "text", "scale", "bias", "caption_losses")
+    leaves = [fields[name].detach().clone().requires_grad_() for name in names]
     loss, report = objective(pairs_of(**fields | dict(zip(names, leaves, strict=True))), 0)
     wanted = [*leaves, *objective.parameters()]
     return loss.detach(), report["term"], torch.autograd.grad(loss, wanted, allow_unused=True)

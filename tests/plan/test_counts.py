@@ -78,7 +78,17 @@ def test_teachers_compute_a_forward_pass_and_networks_of_terms_are_named():
     assert 0.3 * towers < found.strategies < 0.5 * towers  # the gradient of the pixels is not computed
     assert found.uncounted == ()
     assert count(small_recipe("vitb32_clip"), tokens=TOKENS).strategies == 0
-    assert count(small_recipe("vitb32_captioning"), tokens=TOKENS).uncounted == ("objective.captioning",)
+    assert count(small_recipe("vitb32_amcl"), tokens=TOKENS).uncounted == ("objective.amcl",)
+
+
+def test_a_decoder_is_counted():
+    """Two blocks of each kind of attention, and the vocabulary: three products forward and backward."""
+    few, many = (count(small_recipe("vitb32_coca", "train.precision=float32"), tokens=tokens) for tokens in (4, 8))
+    assert count(small_recipe("vitb32_clip"), tokens=TOKENS).decoder.operations == 0
+    words = 2 * 32 * 49_408  # a state of 32 numbers
+    assert few.decoder.forward > 3 * words and many.decoder.forward > 7 * words
+    assert 2.5 * many.decoder.forward < many.decoder.operations < 3.05 * many.decoder.forward
+    assert many.decoder.saved > few.decoder.saved > 0
 
 
 @pytest.mark.parametrize(
@@ -135,7 +145,7 @@ def test_nothing_is_computed(monkeypatch):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400_000  # kB
 
 
-@pytest.mark.parametrize("name", ["vitb32_captioning", "vitb32_fastclip", "lit_cwcl", "smoke"])
+@pytest.mark.parametrize("name", ["vitb32_coca", "vitb32_fastclip", "lit_cwcl", "smoke"])
 def test_other_recipes_are_counted(name):
     found = count(small_recipe(name), tokens=TOKENS)
     assert found.image.operations > 0 and found.matrices >= 1

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 from tests.towers.tiny import TEXT, tiny_bert, tiny_model
-from vlp.towers.dual import feature_widths
+from vlp.towers.feature_widths import feature_widths
 
 TOKENS = torch.tensor([[49406, 320, 2368, 49407, 0], [49406, 320, 49407, 0, 0], [49406, 1, 2, 3, 49407]])
 LENGTHS = torch.tensor([4, 3, 5]).numpy()

@@ -54,7 +54,6 @@ def test_patch_dropout_drops_patches_in_training_only():
     ("settings", "complaint"),
     [
         ({"name": "ViT-B-33"}, "did you mean 'ViT-B-32'"),
-        ({"name": "coca_ViT-B-32"}, "caption decoder"),
         ({"name": "RN50", "patch_dropout": 0.5}, "convolutional"),
         ({"name": "nowhere.json"}, "no open_clip configuration"),
         ({"name": "ViT-B-16-SigLIP", "image_size": 256}, "timm"),

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-from vlp.towers.base import image_towers, text_towers
+from vlp.towers.base import caption_decoders, image_towers, text_towers
 from vlp.towers.dual import DualEncoder
 from vlp.towers.tuning.base import tunings
 
@@ -22,6 +22,13 @@ TEXT: dict[str, Any] = {"layers": 2, "width": 32, "heads": 2}
 SIGLIP_TEXT: dict[str, Any] = {
     **TEXT, "causal": False, "pool": "last", "proj_bias": True, "norm_eps": 1e-6, "context_length": 16
 }  # fmt: skip
+COCA: dict[str, Any] = {
+    "image": {**VIT, "pooler_queries": 6, "pooler_heads": 2},
+    "text": {**TEXT, "pool": "class", "context_length": 16},
+    "decoder": {"layers": 2, "heads": 2},
+    "embed_dim": 32,
+}
+"""A decoder that reads five tokens of an image."""
 CAPTIONS = ["a cat", "two dogs &amp; a very long leash " * 4, "", "a photo of a caf\u00e9", "x " * 200]
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "cat", "two", "dogs", "photo", "of", "the", "leash", "&"]
 
@@ -32,6 +39,7 @@ def tiny_model(
     *,
     moved: bool = True,
     tune: dict[str, Any] | str | None = None,
+    decoder: dict[str, Any] | None = None,
     **settings: Any,
 ) -> DualEncoder:
     """Build a small model with the same weights every time.
@@ -39,6 +47,7 @@ def tiny_model(
     Args:
         moved: Move every weight a little, so that none is left at a special value.
         tune: Name of a way of tuning, or its settings and its name as `type`.
+        decoder: Settings of a decoder of captions.
     """
     torch.manual_seed(0)
     image, text = dict(image), dict(text)
@@ -46,7 +55,11 @@ def tiny_model(
     text_tower = text_towers.build(text.pop("type", "transformer"), text)
     how = {"type": tune} if isinstance(tune, str) else dict(tune or {"type": "full"})
     tuning = tunings.build(how.pop("type"), how)
-    model = DualEncoder(image_tower, text_tower, tuning, **{"embed_dim": 16, **settings})
+    writes = None
+    if decoder is not None:
+        decoder = dict(decoder)
+        writes = caption_decoders.build(decoder.pop("type", "transformer"), decoder)
+    model = DualEncoder(image_tower, text_tower, tuning, writes, **{"embed_dim": 16, **settings})
     if not moved:
         return model
     generator = torch.Generator().manual_seed(1)

@@ -274,7 +274,7 @@ def _objective(found: Translation, given: Mapping[str, list[str]], _processes: i
             "clip": {"weight": _one(given, "coca-contrastive-loss-weight", float, 1.0)},
             "captioning": {"weight": _one(given, "coca-caption-loss-weight", float, 2.0)},
         }
-        found.notes.append("CoCa: its text tower has no counterpart; captioning trains a decoder of its own")
+        found.recipe["model"]["decoder"] = {"type": "open_clip", "name": given["model"][0]}
     else:
         found.recipe["objective"] = {"clip": {}}
     model, weights = _one(given, "distill-model"), _one(given, "distill-pretrained")

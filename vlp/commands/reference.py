@@ -36,14 +36,14 @@ from vlp.ground.types import RecipeError
 from vlp.objectives.base import Term, terms
 from vlp.objectives.projections.base import projections
 from vlp.objectives.schedule import Schedule
-from vlp.recipe import schema
+from vlp.recipe import schema, scoring_and_saving
 from vlp.robust.attack_file import AttackFile
 from vlp.robust.attacks.base import attacks
 from vlp.step.learning_rate import learning_rate_factor
 from vlp.step.optimizer import GroupSettings, build_optimizer
 from vlp.step.optimizers.base import optimizers
 from vlp.strategies.base import strategies
-from vlp.towers.base import image_towers, text_towers
+from vlp.towers.base import caption_decoders, image_towers, text_towers
 from vlp.towers.dual import DualEncoder
 from vlp.towers.tuning.base import tunings
 
@@ -77,10 +77,10 @@ SECTIONS: dict[str, Any] = {
     "optimizer.groups.LABEL": GroupSettings,
     "schedule": learning_rate_factor,
     "train": schema.TrainSection,
-    "evaluation": schema.EvaluationSection,
-    "evaluation.stop_when.LABEL": schema.StopRule,
-    "checkpoint": schema.CheckpointSection,
-    "log": schema.LogSection,
+    "evaluation": scoring_and_saving.EvaluationSection,
+    "evaluation.stop_when.LABEL": scoring_and_saving.StopRule,
+    "checkpoint": scoring_and_saving.CheckpointSection,
+    "log": scoring_and_saving.LogSection,
 }
 PLURALS = {
     "section": "sections of a recipe",
@@ -93,6 +93,7 @@ SENTENCES = {
     "data.text_views.LABEL.count": "How many such views.",
     "model.image": "The image tower, by `type`: one of the image towers.",
     "model.text": "The text tower, by `type`: one of the text towers.",
+    "model.decoder": "What writes captions, by `type`: one of the caption decoders; null for none.",
     "model.tune": "What of both towers trains, by `type`: one of the ways of tuning; the name alone will do.",
     "optimizer.type": "One of the optimizers, each with settings of its own beside these.",
 }
@@ -112,6 +113,7 @@ USES: tuple[tuple[Registry[Any], str, str], ...] = (
     (strategies, "In a recipe", "strategies: {NAME: {SETTINGS}}"),
     (image_towers, "In a recipe", "model: {image: {type: NAME, SETTINGS}}"),
     (text_towers, "In a recipe", "model: {text: {type: NAME, SETTINGS}}"),
+    (caption_decoders, "In a recipe", "model: {decoder: {type: NAME, SETTINGS}}"),
     (tunings, "In a recipe", "model: {tune: {type: NAME, SETTINGS}}"),
     (optimizers, "In a recipe", "optimizer: {type: NAME, SETTINGS}"),
     (policies, "In a recipe", "data: {policy: {type: NAME, SETTINGS}}"),

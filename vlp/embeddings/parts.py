@@ -79,7 +79,7 @@ def claim_folder(folder: Path, manifest: Mapping[str, Any], file: str = MANIFEST
         file: Name of the manifest.
 
     Raises:
-        RecipeError: It holds embeddings of something else.
+        RecipeError: It was written for something else.
     """
     path = folder / file
     if not path.exists():
@@ -95,8 +95,7 @@ def claim_folder(folder: Path, manifest: Mapping[str, Any], file: str = MANIFEST
     if different:
         name = different[0]
         raise RecipeError(
-            f"{folder} holds embeddings with another {name}: {before.get(name)}, not {manifest[name]}; choose another "
-            "folder"
+            f"{folder} was written with another {name}: {before.get(name)}, not {manifest[name]}; choose another folder"
         )
     files.remove_leftovers(folder)
 

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float32
@@ -20,7 +20,7 @@ from vlp.evaluators.dataset import DataSource, EvaluationSet, Pixels, alter, ope
 from vlp.evaluators.overlay import Overlay
 from vlp.ground import dist
 from vlp.ground.cores import usable_cores
-from vlp.ground.types import Encoder, FeatureEncoder, RecipeError
+from vlp.ground.types import Captioner, Encoder, FeatureEncoder, RecipeError
 
 Decoded = TypeVar("Decoded")
 Found = TypeVar("Found")
@@ -122,6 +122,22 @@ class SharedEncoder:
         if key not in self._features:
             self._features[key] = self._read_images(data, self.encoder.image_features, is_unit=False)
         return self._features[key].to(self.device)
+
+    def captions(self, data: EvaluationSet, writing: Any) -> list[str]:
+        """Return a caption that the model writes for each image of a set, in its order.
+
+        Raises:
+            RecipeError: The model writes none.
+        """
+        model = self.encoder
+        if not isinstance(model, Captioner):
+            raise RecipeError(f"a {type(model).__name__} gives embeddings alone and writes no captions: name a CoCa")
+
+        def write(indices: range) -> list[str]:
+            return model.caption_images(decode_ahead(lambda index: data.decode(index)[0], indices), writing)
+
+        parts = deal(len(data), LEAST_IMAGES, write, f"{data.folder.name}: captions", progress=self.progress)
+        return [caption for part in parts for caption in part]
 
     def _read_images(
         self, data: EvaluationSet, read: Callable[[Iterable[Image]], Tensor], *, is_unit: bool

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from open_clip.hf_model import HFTextEncoder
 from safetensors.torch import save_file
 
+from vlp.towers.class_token import ClassTokenText
 from vlp.towers.dual import DualEncoder
 from vlp.towers.encoders import OtherEncoder
 from vlp.towers.sources import CONFIG_FILE, WEIGHT_FILES
@@ -21,10 +23,17 @@ def open_clip_obstacles(model: DualEncoder) -> list[str]:
     return []
 
 
+def has_correct_mask(model: DualEncoder) -> bool:
+    """Whether a class token sees its caption and itself alone, which open_clip has to be told by hand."""
+    return isinstance(model.core.text, ClassTokenText) and model.core.text.correct_cls_mask
+
+
 def write_open_clip(model: DualEncoder, folder: Path) -> None:
     """Write configuration, weights, and what a transformers text tower needs to be built again."""
     model_cfg = {**model.model_cfg, "vision_cfg": {**model.model_cfg["vision_cfg"], "patch_dropout": 0.0}}
-    config = {"model_cfg": model_cfg, "preprocess_cfg": model.preprocess_cfg}
+    config: dict[str, Any] = {"model_cfg": model_cfg, "preprocess_cfg": model.preprocess_cfg}
+    if has_correct_mask(model):
+        config["correct_cls_mask"] = True  # which open_clip does not read
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     weights = {name: value.detach().cpu().contiguous().clone() for name, value in model.core.state_dict().items()}
     for name in ("logit_scale", "logit_bias"):

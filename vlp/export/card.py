@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vlp.export.as_open_clip import has_correct_mask
 from vlp.towers.dual import DualEncoder
 
 OPEN_CLIP = """```python
@@ -39,6 +40,11 @@ processor = AutoProcessor.from_pretrained("PATH", backend="pil")
 inputs = processor(text=["a photo of a cat"], images=picture, padding=PADDING, truncation=True, return_tensors="pt")
 output = model(**inputs)                                                       # image_embeds, text_embeds
 ```"""
+
+CAPTIONS = """It writes captions: `vlp caption PATH picture.jpg`. With open_clip alone, the words that follow the tokens
+`text` are `model(pixels, text, output_labels=False)["logits"][:, -1]`; its `generate` needs transformers before 5."""
+CORRECT_MASK = """open_clip must be told of the mask of the class token, which no configuration of its can say: behind
+loading, set `model.text.correct_cls_mask = True`. Without it embeddings of texts differ; captions do not."""
 
 
 def write_card(
@@ -100,6 +106,10 @@ def _loading(model: DualEncoder, left_out: Mapping[str, str], parity: Mapping[st
         if "hf_model_name" in model.model_cfg["text_cfg"]:
             parts.append("Where this folder has been moved, open_clip must be told where its text tower lies now:")
             parts.append(OPEN_CLIP_MOVED)
+        if model.decoder is not None:
+            parts.append(CAPTIONS)
+        if has_correct_mask(model):
+            parts.append(CORRECT_MASK)
     if "transformers" in parity:
         is_clip = parity["transformers"]["class"] == "CLIPModel"
         parts.append(TRANSFORMERS.replace("PADDING", "True" if is_clip else '"max_length"'))

@@ -15,6 +15,7 @@ from torch import Tensor
 from torchvision.transforms import functional as transforms
 from transformers import AutoModel, AutoProcessor
 
+from vlp.export.as_open_clip import has_correct_mask
 from vlp.export.probes import TEXTS, probe_images
 from vlp.ground.types import RecipeError
 from vlp.towers.dual import DualEncoder
@@ -23,6 +24,7 @@ from vlp.towers.load import load_model
 from vlp.towers.text import can_cut
 
 TOLERANCE = 1e-4
+WORD_TOLERANCE = 1e-3  # of logarithms of probabilities, which reach into the tens
 
 
 def compare(model: DualEncoder, folder: Path, formats: tuple[str, ...]) -> dict[str, Any]:
@@ -43,25 +45,53 @@ def compare(model: DualEncoder, folder: Path, formats: tuple[str, ...]) -> dict[
         "versions": {name: version(name) for name in ("open_clip_torch", "transformers", "timm", "torch")},
     }
     if "open_clip" in formats:
-        report["open_clip"] = _with_open_clip(folder, images, expected)
+        report["open_clip"] = _with_open_clip(ours, folder, images, expected)
         report["vlp"] = _with_vlp(folder, images, expected)
     if "transformers" in formats:
         report["transformers"] = _with_transformers(ours, folder, images, expected)
     return report
 
 
-def _with_open_clip(folder: Path, images: dict[str, Image], expected: dict[str, Tensor]) -> dict[str, Any]:
+def _with_open_clip(
+    ours: TowerEncoder, folder: Path, images: dict[str, Image], expected: dict[str, Tensor]
+) -> dict[str, Any]:
     place = f"local-dir:{folder.resolve()}"
     core, transform = open_clip.create_model_from_pretrained(place)
     tokenizer = open_clip.get_tokenizer(place)
     core.eval()
+    if has_correct_mask(ours.model):
+        core.text.correct_cls_mask = True
+    pixels, words = torch.stack([transform(image) for image in images.values()]), tokenizer(list(TEXTS))
     with torch.inference_mode():
-        image = core.encode_image(torch.stack([transform(image) for image in images.values()]), normalize=True)
-        text = core.encode_text(tokenizer(list(TEXTS)), normalize=True)
-    return {
+        image = core.encode_image(pixels, normalize=True)
+        text = core.encode_text(words, normalize=True)
+    found: dict[str, Any] = {
         "image": _difference("open_clip", "image", image, expected["image"]),
         "text": _difference("open_clip", "text", text, expected["text"]),
     }
+    if ours.model.decoder is not None:
+        few = min(len(pixels), len(words))
+        found["words"] = _same_words(core, ours, pixels[:few], words[:few])
+    return found
+
+
+@torch.inference_mode()
+def _same_words(core: Any, ours: TowerEncoder, pixels: Tensor, words: Tensor) -> dict[str, float]:
+    """Compare what both decoders expect behind each token of captions, as logarithms of probabilities."""
+    model = ours.model
+    assert model.decoder is not None
+    theirs = core(pixels, words)["logits"].log_softmax(dim=-1)
+    _, image_tokens = model.core.visual(pixels.to(ours.device))
+    _, text_tokens = model.core.text(words.to(ours.device))
+    mine = model.decoder(image_tokens, text_tokens[:, :-1]).log_softmax(dim=-1).cpu()
+    is_real = (words[:, 1:] != model.tokenizer.pad_id)[..., None]
+    largest = ((theirs - mine).abs() * is_real).max().item()
+    if not largest <= WORD_TOLERANCE:
+        raise RecipeError(
+            f"open_clip expects other words of captions: largest difference {largest:.2e} of a logarithm, allowed "
+            f"{WORD_TOLERANCE:.0e}; nothing was exported"
+        )
+    return {"max_abs": largest}
 
 
 def _with_vlp(folder: Path, images: dict[str, Image], expected: dict[str, Tensor]) -> dict[str, Any]:

@@ -128,11 +128,12 @@ class Embeddings:
         reference: Features without gradient that weigh pairs (locked tower or EMA teacher).
         negatives: Wrong captions made for each image.
         teacher: Embeddings of a teacher.
-        tokens: Caption tokens of the first text view, for terms with a decoder; `lengths` with their end token.
         image_features: What the image tower knows of every view before its projection, the first view first; empty
             where nobody asks.
         text_features: The same of the text tower, of the wrong captions too.
         replayed: Which samples come from data that were learned before.
+        caption_losses: What a decoder says of each caption of the first text view given the first view of its image:
+            -log of its probability. `caption_words`: over how many tokens that is a sum; on the CPU.
     """
 
     image: Float32[Tensor, "n d"]
@@ -144,17 +145,17 @@ class Embeddings:
     reference: Float32[Tensor, "n r"] | None = None
     negatives: Float32[Tensor, "n m d"] | None = None
     teacher: Teacher | None = None
-    tokens: Int64[Tensor, "n l"] | None = None
-    lengths: Int64[Tensor, " n"] | None = None
     image_features: tuple[Float32[Tensor, "n w"], ...] = ()
     text_features: tuple[Float32[Tensor, "n v"], ...] = ()
     replayed: Bool[Tensor, " n"] | None = None
+    caption_losses: Float32[Tensor, " n"] | None = None
+    caption_words: Int64[Tensor, " n"] | None = None
 
     def numbers(self) -> Iterator[Tensor]:
         """Yield all that holds real numbers."""
         yield from (self.image, self.text, self.scale, self.bias, *self.image_views, *self.text_views)
         yield from (*self.image_features, *self.text_features)
-        yield from (part for part in (self.reference, self.negatives) if part is not None)
+        yield from (part for part in (self.reference, self.negatives, self.caption_losses) if part is not None)
         if self.teacher is not None:
             yield from self.teacher.numbers()
 
@@ -170,6 +171,7 @@ class Embeddings:
             text_features=tuple(map(change, self.text_features)),
             reference=None if self.reference is None else change(self.reference),
             negatives=None if self.negatives is None else change(self.negatives),
+            caption_losses=None if self.caption_losses is None else change(self.caption_losses),
             teacher=None if teacher is None else teacher.each(change),
         )
 
@@ -284,6 +286,13 @@ class WordEncoder(Protocol):
     def embed_shifted(
         self, tokens: Int64[Tensor, "n l"], is_word: Bool[Tensor, "n l"], shift: Float32[Tensor, "n l w"]
     ) -> Float32[Tensor, "n d"]: ...
+
+
+@runtime_checkable
+class Captioner(Protocol):
+    """A model that also writes a caption for each image."""
+
+    def caption_images(self, images: Iterable[Image], writing: Any) -> list[str]: ...
 
 
 class Tokenizer(Protocol):

@@ -26,7 +26,7 @@ from vlp.merging.line_record import MODEL, LineReport, write_line
 from vlp.merging.same_model import build_of, check_same_model
 from vlp.merging.scoring import can_choose, check_choosing, score
 from vlp.merging.start_of_run import open_start
-from vlp.recipe.schema import EvaluationSection
+from vlp.recipe.scoring_and_saving import EvaluationSection
 from vlp.run.checkpoint import read_lock
 from vlp.run.folder import IN_USE
 from vlp.run.launch import join_evaluation

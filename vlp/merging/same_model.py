@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from vlp.export.probes import TEXTS
 from vlp.ground.types import RecipeError
 from vlp.recipe.layers import leaves
+from vlp.towers.class_token import ClassTokenText
 from vlp.towers.dual import DualEncoder
 from vlp.towers.encoders import OtherEncoder
 
@@ -111,7 +112,9 @@ def _sum(value: Tensor) -> str:
 
 
 def _encoder_settings(text: nn.Module) -> dict[str, Any]:
-    """Return what transformers says of a text tower of its own."""
+    """Return what transformers says of a text tower of its own, and of open_clip's what its configuration does not."""
+    if isinstance(text, ClassTokenText):
+        return {"text.correct_cls_mask": text.correct_cls_mask}
     told = text.config.to_dict() if isinstance(text, HFTextEncoder | OtherEncoder) else {}
     return {f"text.{key}": value for key, value in leaves(told).items() if key not in OF_ENCODERS}
 

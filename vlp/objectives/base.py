@@ -24,9 +24,9 @@ NEEDS = {
     "reference": "reference features",
     "teacher": "a teacher's embeddings",
     "negatives": "wrong captions",
-    "tokens": "caption tokens",
     "replayed": "to know which samples are replayed",
     "features": "what the towers know before their projections",
+    "caption_losses": "what a decoder says of captions",
 }
 
 
@@ -40,7 +40,8 @@ class Term(nn.Module, ABC):
     """What the engine computes for this term, by block: `image_text`, `image_image`, `text1_text` and the like."""
 
     needs: frozenset[str] = frozenset()
-    """What a batch must carry beyond two embeddings: ids, caption_ids, reference, teacher, negatives, tokens."""
+    """What a batch must carry beyond two embeddings: ids, caption_ids, reference, teacher, negatives,
+    caption_losses."""
 
     min_pairs: int = 1
     """Fewest pairs for which the formula is defined."""

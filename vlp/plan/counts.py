@@ -57,6 +57,9 @@ class TowerCounts:
     saved: float
 
 
+NO_COST = TowerCounts(0.0, 0.0, 0.0)
+
+
 @dataclass(frozen=True)
 class Counts:
     """What a recipe holds and computes, whatever it runs on.
@@ -68,6 +71,7 @@ class Counts:
         beside: Bytes that strategies keep: averages, teachers, queues.
         image: One view of one image.
         text: One caption of `tokens` tokens.
+        decoder: The decoder of captions, for one pair.
         cast: Bytes of weights in the recipe's precision beside their float32 ones.
         tokens: Length that captions are counted with.
         embed_dim: Width of the embeddings.
@@ -93,6 +97,7 @@ class Counts:
     text_views: int
     matrices: float
     pixels: int
+    decoder: TowerCounts = NO_COST
     moments: float = 2.0
     strategies: float = 0.0
     uncounted: tuple[str, ...] = ()
@@ -121,6 +126,7 @@ def count(recipe: Recipe, *, tokens: float | None = None) -> Counts:
         if tokens is not None and can_cut(towers.core.text):
             length = max(2, min(length, round(tokens)))
         image, text, cast = tower_costs(towers, length, recipe.train.number_format)
+        decoder, cast_beside = decoder_cost(towers, length, recipe.train.number_format)
         modules: tuple[nn.Module, ...] = (towers, objective)
         seen = _see(towers, used, recipe, length)
         networks = [label for label, term in objective.terms.items() if any(True for _ in term.parameters())]
@@ -131,7 +137,8 @@ def count(recipe: Recipe, *, tokens: float | None = None) -> Counts:
             beside=_beside(used.values()),
             image=image,
             text=text,
-            cast=cast,
+            decoder=decoder,
+            cast=cast + cast_beside,
             tokens=length,
             embed_dim=towers.embed_dim,
             image_views=seen.image_views,
@@ -159,6 +166,28 @@ def tower_costs(
     image, image_cast = _tower(towers, lambda size: _embed_images(towers, size), number_format)
     text, text_cast = _tower(towers, lambda size: _embed_tokens(towers, size, tokens), number_format)
     return image, text, image_cast + text_cast
+
+
+def decoder_cost(towers: DualEncoder, tokens: int, number_format: torch.dtype | None) -> tuple[TowerCounts, int]:
+    """Return what a decoder costs for one pair, and the bytes of its weights that are cast once; nothing without one.
+
+    Logits are computed a second time in the backward pass, where others keep them: that is left out.
+    """
+    decoder = towers.decoder
+    if decoder is None:
+        return NO_COST, 0
+    with torch.no_grad():
+        _, shown = towers.core.visual(torch.empty(1, *_shape(towers)))
+    width, words = decoder.text_projection.shape
+
+    def losses(size: int) -> Tensor:
+        of_image = torch.empty(size, *shown.shape[1:], requires_grad=not towers.locked_image)
+        of_text = torch.empty(size, tokens, width, requires_grad=not towers.locked_text)
+        return decoder.losses(of_image, of_text, torch.zeros(size, tokens, dtype=torch.int64), np.full(size, tokens))
+
+    cost, cast = _tower(towers, losses, number_format)
+    again = 2.0 * width * words * (tokens - 1)
+    return replace(cost, operations=cost.operations - again * (cost.operations > cost.forward)), cast
 
 
 class KnownAside(TorchDispatchMode):

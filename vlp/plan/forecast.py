@@ -143,10 +143,13 @@ class Forecast:
     def _towers(self) -> Iterator[StepPart]:
         counts, share = self.counts, self.assumed.share
         again = self.micro_batches > 1  # a forward pass more
-        image, text = (tower.operations + again * tower.forward for tower in (counts.image, counts.text))
+        image, text, decoder = (
+            tower.operations + again * tower.forward for tower in (counts.image, counts.text, counts.decoder)
+        )
         operations = {
             "image tower": counts.image_views * image,
             "text tower": counts.text_views * text,
+            "decoder": decoder,
             "teachers and strategies": counts.strategies * (1 + again),
         }
         for name, number in operations.items():

@@ -16,7 +16,8 @@ from vlp.ground.registry import nearest
 from vlp.ground.types import RecipeError
 from vlp.ground.yaml import write_yaml
 from vlp.recipe.layers import LENGTHS, Layer, leaves, merge_layers, override_layer, read_layers
-from vlp.recipe.schema import EvaluationSection, Recipe
+from vlp.recipe.schema import Recipe
+from vlp.recipe.scoring_and_saving import EvaluationSection
 from vlp.recipe.start import start_layer
 from vlp.towers.tuning.base import DEFAULT
 

@@ -7,14 +7,15 @@ from typing import Any
 from pydantic import BaseModel
 
 from vlp.recipe.schema import Recipe, settings
-from vlp.towers.base import Fragment, Tower, image_towers, text_towers
+from vlp.towers.base import DecoderSource, Fragment, Tower, caption_decoders, image_towers, text_towers
 from vlp.towers.dual import DualEncoder
 from vlp.towers.tuning.base import Tuning, tunings
 
 
 def build_model(section: BaseModel) -> DualEncoder:
     """Build the towers that a recipe's `model` section describes."""
-    return DualEncoder(*_towers(section), _tuning(section), **settings(section, "image", "text", "tune"))
+    parts = (*_towers(section), _tuning(section), decoder_in(section))
+    return DualEncoder(*parts, **settings(section, "image", "text", "tune", "decoder"))
 
 
 def fragments(section: BaseModel) -> tuple[Fragment, Fragment]:
@@ -29,6 +30,12 @@ def _towers(section: Any) -> tuple[Tower, Tower]:
         image_towers.build(image.type, settings(image, "type")),
         text_towers.build(text.type, settings(text, "type")),
     )
+
+
+def decoder_in(section: Any) -> DecoderSource | None:
+    """Return the decoder of captions that a recipe's `model` section describes, if any."""
+    decoder = section.decoder
+    return None if decoder is None else caption_decoders.build(decoder.type, settings(decoder, "type"))
 
 
 def _tuning(section: Any) -> Tuning:

@@ -14,7 +14,8 @@ from vlp.objectives.schedule import Schedule
 from vlp.recipe.schema import Recipe, settings
 from vlp.step.optimizers.base import OptimizerKind, optimizers
 from vlp.strategies.base import Strategy, strategies
-from vlp.towers.dual import DualEncoder, feature_widths
+from vlp.towers.dual import DualEncoder
+from vlp.towers.feature_widths import feature_widths
 
 COMMON = ("weight", "widths", "head")  # of every term
 

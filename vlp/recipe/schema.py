@@ -24,12 +24,13 @@ from vlp.objectives.projections.base import projections
 from vlp.objectives.schedule import Schedule
 from vlp.pairs import Numerics
 from vlp.recipe.layers import DEFAULT_TYPES
+from vlp.recipe.scoring_and_saving import CheckpointSection, EvaluationSection, LogSection
 from vlp.recipe.section import Section, fields_of, one_of
 from vlp.step.learning_rate import learning_rate_factor
 from vlp.step.optimizer import build_optimizer
 from vlp.step.optimizers.base import optimizers
 from vlp.strategies.base import strategies
-from vlp.towers.base import image_towers, text_towers
+from vlp.towers.base import caption_decoders, image_towers, text_towers
 from vlp.towers.dual import DualEncoder
 from vlp.towers.tuning import base as tuning
 
@@ -106,6 +107,7 @@ else:
         __base__=settings_of(DualEncoder),
         image=(one_of(image_towers), ...),
         text=(one_of(text_towers), ...),
+        decoder=(one_of(caption_decoders) | None, None),
         tune=(one_of(tuning.tunings), Field({"type": tuning.DEFAULT}, validate_default=True)),
     )
 
@@ -237,79 +239,6 @@ class TrainSection(Section):
     def number_format(self) -> torch.dtype | None:
         """What autocast takes for `precision`; None for float32, which needs none."""
         return None if self.precision == "float32" else getattr(torch, self.precision)
-
-
-class StopRule(Section):
-    """When a score ends a run before its last step: give one of `falls_by` and `patience`.
-
-    Args:
-        task: One of `evaluation.tasks`, by name; the label of the rule where it is not given.
-        metric: One that the task measures; null for its main metric.
-        falls_by: Stop once the score is worse than `against` by this much, in the metric's own unit (0.02 is two points
-            of an accuracy).
-        against: The score of the `start`, for which `evaluation.before` is needed, or the `best` one so far.
-        patience: Stop once so many evaluations in a row were no better than the best one before them.
-    """
-
-    task: str
-    metric: str | None = None
-    falls_by: float | None = Field(None, gt=0)
-    against: Literal["start", "best"] = "start"
-    patience: int | None = Field(None, ge=1)
-
-    @property
-    def needs_start(self) -> bool:
-        """Whether it compares with step 0."""
-        return self.falls_by is not None and self.against == "start"
-
-
-class EvaluationSection(Section):
-    """What is measured during training.
-
-    Args:
-        tasks: Names of tasks under `eval/`.
-        every: Steps between evaluations; null evaluates at the end only.
-        before: Evaluate before the first step too: what a training that starts from weights gains and loses.
-        kept: Those of the tasks whose scores should stay what they were at the start; the others are the run's own.
-        stop_when: Rules by label that end the run early; the label is the task unless `task` says otherwise. The
-            checkpoint of the step at which the run's own tasks scored best stays, beside the newest.
-        weights: A strategy that holds averaged weights (its label), or `model`.
-        heads: Heads behind which the tasks are scored too, as `vlp eval RUN@LABEL` does.
-    """
-
-    tasks: tuple[str, ...] = ()
-    every: int | None = Field(None, ge=1)
-    before: bool = False
-    kept: tuple[str, ...] = ()
-    stop_when: dict[str, StopRule] = {}
-    weights: str = "model"
-    heads: tuple[str, ...] = ()
-
-
-class CheckpointSection(Section):
-    """When the run is saved.
-
-    Args:
-        every: Steps between checkpoints.
-        keep: Newest checkpoints that stay; with `evaluation.stop_when` the best one stays as well.
-    """
-
-    every: int = Field(1000, ge=1)
-    keep: int = Field(2, ge=1)
-
-
-class LogSection(Section):
-    """What people see.
-
-    Args:
-        every: Steps between lines of `metrics.jsonl`.
-        trackers: Accelerate's trackers beside it.
-        project: Name under which trackers file the run.
-    """
-
-    every: int = Field(10, ge=1)
-    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
-    project: str = "vlp"
 
 
 class Recipe(Section):

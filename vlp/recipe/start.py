@@ -8,7 +8,7 @@ from typing import Any
 
 from vlp.ground.yaml import read_yaml
 from vlp.recipe.layers import Layer
-from vlp.towers.sources import architecture_of
+from vlp.towers.sources import architecture_of, read_config
 
 LOCK = "recipe.lock.yaml"  # in a run folder: the recipe, with all that was decided
 CHECKPOINTS = "checkpoints"  # beside it: a folder for each
@@ -32,7 +32,9 @@ def start_layer(model: Mapping[str, Any]) -> list[Layer]:
     if lock is not None:
         settings = _without_weights(read_yaml(lock)["model"])
     else:
-        settings = {side: {"type": "open_clip", "name": architecture_of(weights)} for side in SIDES}
+        name = architecture_of(weights)
+        sides = (*SIDES, *(("decoder",) if "multimodal_cfg" in read_config(name)["model_cfg"] else ()))
+        settings = {side: {"type": "open_clip", "name": name} for side in sides}
     return [
         Layer(
             f"model.weights {weights}", {"model": {k: v for k, v in settings.items() if k in lacking or k not in SIDES}}

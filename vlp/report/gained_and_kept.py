@@ -16,7 +16,7 @@ from vlp.ground.tabular import interval
 from vlp.ground.types import RecipeError
 from vlp.html.frame import gap, section
 from vlp.html.words import MINUS, metric_name, text
-from vlp.recipe.schema import EvaluationSection
+from vlp.recipe.scoring_and_saving import EvaluationSection
 from vlp.report.path_chart import Path, Waypoint, path_chart
 from vlp.report.reading import Record, RecordedRun
 from vlp.run.folder import INTERPOLATION, evaluations_of

@@ -112,11 +112,11 @@ class Run:
     @property
     def parameters(self) -> dict[str, list[nn.Parameter]]:
         """Trained parameters by tower."""
-        image = list(self.towers.core.visual.parameters())
-        text = list(self.towers.core.text.parameters())
-        known = {id(parameter) for parameter in (*image, *text)}
-        rest = [parameter for parameter in self.towers.parameters() if id(parameter) not in known]
-        sets = {"image": image, "text": text, "scale": rest}
+        sets = {"image": list(self.towers.core.visual.parameters()), "text": list(self.towers.core.text.parameters())}
+        if self.towers.decoder is not None:
+            sets["decoder"] = list(self.towers.decoder.parameters())
+        known = {id(parameter) for values in sets.values() for parameter in values}
+        sets["scale"] = [parameter for parameter in self.towers.parameters() if id(parameter) not in known]
         if self.term_optimizer is not None:
             sets["terms"] = list(self.objective.parameters())
         return {name: [p for p in values if p.requires_grad] for name, values in sets.items()}

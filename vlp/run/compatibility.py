@@ -28,6 +28,8 @@ PROVIDERS = {
     "teacher": "add one (strategies.dual_teacher={} for averaged weights, strategies.teacher={models: [NAME]} for "
     "other models)",
     "replayed": "say which (strategies.replay={sources: [LABEL]})",
+    "caption_losses": "give the model a decoder (model.decoder={type: transformer} with model.image.pooler_queries=257 "
+    "and model.text.pool=class, or the name of a CoCa of open_clip in all three)",
     "negatives": "add some (strategies.shuffled_captions={}, or strategies.hard_negatives={} with "
     "data.captions.negatives={})",
 }
@@ -48,6 +50,8 @@ def check_fit(
     _check_batch_norm(recipe, towers)
     _check_optimizer(recipe, towers)
     provided = {"reference"} if towers.locked_image else set()
+    provided |= {"caption_losses"} if towers.decoder is not None else set()
+    _check_decoder(towers, objective)
     for label, strategy in used.items():
         provided |= strategy.provides
         if sharded and not strategy.can_shard:
@@ -61,6 +65,14 @@ def check_fit(
     for label, module in objective.terms.items():
         _check_term(label, cast(Term, module), provided, learns_scale=recipe.model.learn_scale)
     _check_rules(recipe)
+
+
+def _check_decoder(towers: DualEncoder, objective: Objective) -> None:
+    if towers.decoder is not None and "caption_losses" not in objective.needs:
+        raise RecipeError(
+            "model.decoder: no term trains it, and it costs time: add objective.captioning={weight: 2.0}, or leave it "
+            "out (model.decoder=null)"
+        )
 
 
 def _check_rules(recipe: Recipe) -> None:

@@ -176,6 +176,8 @@ def check_same_in_every_epoch(recipe: Recipe, towers: DualEncoder, used: Mapping
         RecipeError: Names the key, and a way out.
     """
     data = recipe.data
+    if towers.decoder is not None:
+        raise _refused("model.decoder looks at the tokens of each image", "leave it out")
     if not towers.locked_image:
         raise _refused("the image tower trains", "lock it (model.freeze=[visual])")
     if not Crop(1, **settings(data.crop)).is_fixed:

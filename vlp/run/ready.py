@@ -10,6 +10,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from vlp.evaluators.base import load_task
+from vlp.evaluators.caption_metrics import check_packages
 from vlp.evaluators.dataset import look
 from vlp.ground import dist
 from vlp.ground.files import beside, remove
@@ -20,6 +21,7 @@ from vlp.run.trackers import check_trackers
 from vlp.strategies.base import Strategy
 
 GIB = 2**30
+WRITES = "caption_metrics"  # the evaluator that needs a decoder
 
 
 def check_ready(recipe: Recipe) -> None:
@@ -32,7 +34,12 @@ def check_ready(recipe: Recipe) -> None:
         check_trackers(recipe)
         for name in recipe.evaluation.tasks:
             try:
-                look(load_task(name).data)
+                task = load_task(name)
+                look(task.data)
+                if task.evaluator == WRITES:
+                    check_packages()
+                    if getattr(recipe.model, "decoder", None) is None:
+                        raise RecipeError("the model has no decoder of captions")
             except RecipeError as error:
                 raise RecipeError(
                     f"evaluation.tasks: {name}: {error}; bring the set there, or take the task out of the list"

@@ -17,7 +17,7 @@ from vlp.evaluators.variants import name_in_records
 from vlp.ground import dist
 from vlp.ground.registry import nearest
 from vlp.ground.types import RecipeError
-from vlp.recipe.schema import EvaluationSection, StopRule
+from vlp.recipe.scoring_and_saving import EvaluationSection, StopRule
 from vlp.run.checkpoint import folder_of
 from vlp.run.clock import due
 from vlp.run.folder import STEP_OF_EVALUATIONS

@@ -16,8 +16,8 @@ from vlp.objectives.head import TrainedHead, find_head
 from vlp.objectives.shared.view_pairs import Modality
 from vlp.recipe.named_parts import build_head, build_term
 from vlp.run.trained_model import TrainedModel, is_run, split_label
-from vlp.towers.dual import feature_widths
 from vlp.towers.encoder import TowerEncoder
+from vlp.towers.feature_widths import feature_widths
 
 
 def split_head(name: str) -> tuple[str, str | None]:

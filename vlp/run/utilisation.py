@@ -56,12 +56,13 @@ class ModelOperations:
         """Operations of an image, of a pair whatever its caption, of a token, and of a token for each that it sees."""
         short, long = self._counted(SHORT), self._counted(LONG)
         by_image, fixed = short.image_views * short.image.operations, short.strategies
+        of_captions = [each.text_views * each.text.operations + each.decoder.operations for each in (short, long)]
         if long.tokens == short.tokens:  # captions are filled up
-            return by_image, fixed + short.text_views * short.text.operations, 0.0, 0.0
-        per_token = [each.text.operations / each.tokens for each in (short, long)]
+            return by_image, fixed + of_captions[0], 0.0, 0.0
+        per_token = [operations / each.tokens for operations, each in zip(of_captions, (short, long), strict=True)]
         by_square = (per_token[1] - per_token[0]) / (long.tokens - short.tokens)
         by_token = per_token[0] - by_square * short.tokens
-        return by_image, fixed, short.text_views * by_token, short.text_views * by_square
+        return by_image, fixed, by_token, by_square
 
 
 class Utilisation:

@@ -11,7 +11,9 @@ from PIL.Image import Image
 from torch import Tensor
 
 from vlp.ground import dist
-from vlp.ground.types import Encoder
+from vlp.run.trained_head import HeadEncoder
+from vlp.towers.encoder import TowerEncoder
+from vlp.towers.writing import Writing
 
 STDERR = 2  # by number: in a notebook `sys.stderr` is no file
 
@@ -48,7 +50,7 @@ class Watchdog:
 class WatchedEncoder:
     """An encoder that tells a watchdog of each call."""
 
-    def __init__(self, encoder: Encoder, watchdog: Watchdog):
+    def __init__(self, encoder: TowerEncoder | HeadEncoder, watchdog: Watchdog):
         self.encoder = encoder
         self.watchdog = watchdog
 
@@ -66,3 +68,8 @@ class WatchedEncoder:
         """Embed texts as the encoder does."""
         self.watchdog.beat()
         return self.encoder.embed_texts(texts)
+
+    def caption_images(self, images: Iterable[Image], writing: Writing) -> list[str]:
+        """Write captions as the encoder does."""
+        self.watchdog.beat()
+        return self.encoder.caption_images(images, writing)

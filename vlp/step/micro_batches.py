@@ -117,7 +117,7 @@ def _join(parts: Sequence[Embeddings], *, with_graph: bool) -> Embeddings:
 
     first = parts[0]
     teachers = [part.teacher for part in parts if part.teacher is not None]
-    negatives = together(lambda part: part.negatives)
+    negatives, losses = (together(pick) for pick in (lambda part: part.negatives, lambda part: part.caption_losses))
     return Embeddings(
         image=leaf([part.image for part in parts]),
         text=leaf([part.text for part in parts]),
@@ -130,9 +130,9 @@ def _join(parts: Sequence[Embeddings], *, with_graph: bool) -> Embeddings:
         reference=together(lambda part: part.reference),
         negatives=None if negatives is None else one(negatives),
         teacher=Teacher(*(torch.cat(rows) for rows in zip(*map(_said, teachers), strict=True))) if teachers else None,
-        tokens=together(lambda part: part.tokens),
-        lengths=together(lambda part: part.lengths),
         replayed=together(lambda part: part.replayed),
+        caption_losses=None if losses is None else one(losses),
+        caption_words=together(lambda part: part.caption_words),
     )
 
 
@@ -156,9 +156,10 @@ def _inject(embeddings: Embeddings, leaves: Embeddings, index: int, size: int, *
 
 
 def _rows(embeddings: Embeddings) -> tuple[Tensor, ...]:
-    made = () if embeddings.negatives is None else (embeddings.negatives,)
+    further = (part for part in (embeddings.negatives, embeddings.caption_losses) if part is not None)
     views = (*embeddings.image_views, *embeddings.text_views)
-    return (embeddings.image, embeddings.text, *views, *embeddings.image_features, *embeddings.text_features, *made)
+    features = (*embeddings.image_features, *embeddings.text_features)
+    return (embeddings.image, embeddings.text, *views, *features, *further)
 
 
 def _scrambled(value: int) -> int:

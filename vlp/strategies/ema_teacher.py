@@ -35,5 +35,6 @@ class EmaTeacher(Averaged):
     def after_forward(self, images: Tensor, batch: Batch, embeddings: Embeddings) -> Embeddings:
         averages = {name.removeprefix(VISUAL): value for name, value in self.average.items() if name.startswith(VISUAL)}
         with self.at_rest() as model:
-            features = functional_call(model.core.visual, averages, (images[0],))
+            found = functional_call(model.core.visual, averages, (images[0],))
+        features = found[0] if isinstance(found, tuple) else found  # beside tokens, for a decoder
         return replace(embeddings, reference=functional.normalize(features.float(), dim=1))

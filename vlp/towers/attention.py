@@ -32,6 +32,13 @@ class LeanBlock(ResidualAttentionBlock):
         layer: Any = self.attn
         return type(layer) in ATTENTIONS and not layer._forward_hooks and not layer._forward_pre_hooks
 
+    def project(self, tokens: Float[Tensor, "... w"]) -> Float[Tensor, "... w3"]:
+        """Return queries, keys and values of tokens, side by side."""
+        layer = self.attn
+        adapter: Any = getattr(layer, ADAPTER, None)
+        rows = F.linear(tokens, layer.in_proj_weight, layer.in_proj_bias)
+        return rows if adapter is None else rows + adapter(tokens)
+
     def attention(self, q_x: Tensor, k_x: Any = None, v_x: Any = None, attn_mask: Any = None) -> Tensor:
         """Attend to everything, or within the captions of a layout; to anything else as ever, unless it is adapted."""
         layer = self.attn
@@ -40,10 +47,7 @@ class LeanBlock(ResidualAttentionBlock):
         if not (is_known and k_x is None and v_x is None and self.is_lean):
             found: Tensor = super().attention(q_x, k_x, v_x, attn_mask)
             return found
-        tokens = q_x.flatten(0, 1)
-        rows = F.linear(tokens, layer.in_proj_weight, layer.in_proj_bias)
-        if adapter is not None:
-            rows = rows + adapter(tokens)
+        rows = self.project(q_x.flatten(0, 1))
         if isinstance(attn_mask, CaptionLayout):
             parts = rows.split([count * longest for count, longest in attn_mask.groups])
             groups = zip(parts, attn_mask.groups, strict=True)

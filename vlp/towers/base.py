@@ -24,6 +24,7 @@ class Fragment:
         weights: Where this tower's weights come from; read by `vlp.towers.weights`.
         model_name: The open_clip model that it was configured for, where one is named.
         pretrained: Where the backbone's own weights come from, which building it reads.
+        class_token_sees_padding: Whether a text tower with a class token has open_clip's mask for it.
     """
 
     config: Mapping[str, Any]
@@ -36,6 +37,14 @@ class Fragment:
     weights: str | None = None
     model_name: str | None = None
     pretrained: str | None = None
+    class_token_sees_padding: bool = False
+
+
+class DecoderSource(Protocol):
+    """A source of caption decoders; its keyword-only arguments are the settings."""
+
+    def config(self, text_cfg: Mapping[str, Any]) -> dict[str, Any]:
+        """Return open_clip's `multimodal_cfg` for a text tower."""
 
 
 class Tower(Protocol):
@@ -46,3 +55,4 @@ class Tower(Protocol):
 
 image_towers: Registry[Tower] = Registry("image tower", "vlp.towers")
 text_towers: Registry[Tower] = Registry("text tower", "vlp.towers")
+caption_decoders: Registry[DecoderSource] = Registry("caption decoder", "vlp.towers")

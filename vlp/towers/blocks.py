@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 
+from open_clip.transformer import MultimodalTransformer
 from torch import nn
 
 CONTAINERS = (nn.ModuleList, nn.Sequential)
@@ -14,6 +16,9 @@ def blocks_of(tower: nn.Module) -> Iterator[nn.Module]:
 
     Residual blocks of open_clip's and transformers' towers, blocks or stages of timm's; the outermost ones.
     """
+    if isinstance(tower, MultimodalTransformer):  # its two rows take turns
+        yield from chain.from_iterable(zip(tower.resblocks, tower.cross_attn, strict=True))
+        return
     for child in tower.children():
         row = [module for module in child.children() if _has_parameters(module)]
         if isinstance(child, CONTAINERS) and len({type(module) for module in row}) == 1 and _is_block(row[0]):

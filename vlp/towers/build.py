@@ -20,7 +20,9 @@ from transformers import AutoConfig
 from vlp.ground.errors import said_by
 from vlp.ground.types import RecipeError
 from vlp.towers.attention import make_lean
-from vlp.towers.base import Fragment
+from vlp.towers.base import DecoderSource, Fragment
+from vlp.towers.caption_decoder import build_decoder, check_decoder, decoder_of
+from vlp.towers.class_token import make_class_token
 from vlp.towers.encoders import OtherEncoder, is_known_to_open_clip
 from vlp.towers.packed_text import make_packed
 from vlp.towers.pretrained import Gaps, count_trunk, load_encoder, watching_gaps
@@ -37,8 +39,9 @@ def join(
     embed_dim: int | None,
     init_bias: float | None,
     trained_with: Mapping[str, bool | None] = MappingProxyType({}),
+    decoder: DecoderSource | None = None,
 ) -> dict[str, Any]:
-    """Return open_clip's `model_cfg` of the two towers.
+    """Return open_clip's `model_cfg` of the two towers, and of a decoder of captions.
 
     Args:
         trained_with: Whether a tower's weights were trained with QuickGELU, by `image` and `text`.
@@ -49,13 +52,17 @@ def join(
     widths = sorted({width for width in (image.embed_dim, text.embed_dim) if width is not None})
     if embed_dim is None and len(widths) != 1:
         raise RecipeError(f"model.embed_dim is needed: the towers suggest {widths or 'none'}")
-    model_cfg = {
+    model_cfg: dict[str, Any] = {
         "embed_dim": widths[0] if embed_dim is None else embed_dim,
         "quick_gelu": choose_activation(image, text, trained_with),
         "custom_text": True,
-        "vision_cfg": dict(image.config),
-        "text_cfg": dict(text.config),
+        "vision_cfg": {key: value for key, value in image.config.items() if key != "output_tokens"},
+        "text_cfg": {key: value for key, value in text.config.items() if key != "output_tokens"},
     }
+    if decoder is not None:  # towers hand out their tokens to nobody else
+        model_cfg["multimodal_cfg"] = decoder.config(model_cfg["text_cfg"])
+        for side in ("vision_cfg", "text_cfg"):
+            model_cfg[side]["output_tokens"] = True
     if init_bias is None and image.init_bias == text.init_bias:
         init_bias = text.init_bias
     if init_bias is not None:
@@ -130,7 +137,11 @@ def build_core(
         loaded.append(load_encoder(core.text, text.pretrained))
     _check_image(core.visual, model_cfg)
     _check_text(core.text, model_cfg)
+    make_class_token(core.text, sees_padding=text.class_token_sees_padding)
     make_packed(core.text)
+    if "multimodal_cfg" in model_cfg:
+        core.text_decoder = build_decoder(model_cfg["multimodal_cfg"], model_cfg)
+        check_decoder(core.text_decoder, core.visual, core.text)
     make_lean(core)
     _drop_patches_on_device(core.visual, model_cfg["vision_cfg"].get("patch_dropout", 0.0))
     is_whole = all(
@@ -147,12 +158,14 @@ def _other_encoder(text_cfg: dict[str, Any], embed_dim: int) -> OtherEncoder | N
 
 
 def set_grad_checkpointing(core: CustomTextCLIP) -> None:
-    """Recompute activations in the backward pass, in both towers.
+    """Recompute activations in the backward pass, in both towers and in a decoder.
 
     Raises:
         RecipeError: A tower cannot.
     """
     visual, text = core.visual, core.text
+    if (decoder := decoder_of(core)) is not None:
+        decoder.set_grad_checkpointing(True)
     if isinstance(visual, ModifiedResNet):
         raise RecipeError("model.grad_checkpointing: open_clip's ResNet does not support it; use a timm `resnet50`")
     try:

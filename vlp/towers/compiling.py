@@ -9,10 +9,11 @@ from open_clip import CustomTextCLIP
 from torch import nn
 
 from vlp.towers.blocks import blocks_of
+from vlp.towers.caption_decoder import decoder_of
 
 
 def compile_towers(core: CustomTextCLIP, *, by_block: bool) -> None:
-    """Compile what the towers do when called; the modules keep their names, hooks stay outside.
+    """Compile what the towers do when called, and the blocks of a decoder; names stay, and hooks stay outside.
 
     Call it before anything wraps or shards the towers.
 
@@ -21,6 +22,8 @@ def compile_towers(core: CustomTextCLIP, *, by_block: bool) -> None:
     """
     _compile(blocks_of(core.visual) if by_block else [core.visual], any_shape=False)
     _compile(blocks_of(core.text) if by_block else [core.text], any_shape=True)
+    decoder = decoder_of(core)
+    _compile(() if decoder is None else blocks_of(decoder), any_shape=True)
 
 
 def _compile(modules: Iterable[nn.Module], *, any_shape: bool) -> None:

@@ -1,4 +1,4 @@
-"""The dual encoder: pixels and tokens in, unit-norm float32 embeddings out."""
+"""The dual encoder: pixels and tokens in, unit-norm float32 embeddings out; perhaps with a decoder of captions."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from vlp.ground.types import Embeddings, RecipeError
-from vlp.towers.base import Tower
+from vlp.towers.base import DecoderSource, Tower
 from vlp.towers.before_projection import image_and_features, text_and_features
 from vlp.towers.build import build_core, join, set_grad_checkpointing
+from vlp.towers.caption_decoder import CaptionDecoder, decoder_of
 from vlp.towers.depth import blocks_behind, names_in_blocks
 from vlp.towers.freeze import freeze as freeze_parameters
 from vlp.towers.freeze import freeze_batch_norm, is_locked, rest_frozen_parts
@@ -30,7 +31,6 @@ from vlp.towers.sources import find_sources, trained_with
 from vlp.towers.text import can_cut, embed_cut, embed_full
 from vlp.towers.tokenizer_fit import check_tokenizer
 from vlp.towers.tokenizers import PaddingTokenizer, tokenizer_for
-from vlp.towers.trial_inputs import one_image, one_text
 from vlp.towers.tuning.base import Tuning
 from vlp.towers.view_dropout import ViewDropout
 from vlp.towers.weights import load_weights
@@ -39,7 +39,7 @@ Color = tuple[float, float, float]
 
 
 class DualEncoder(nn.Module):
-    """An image tower and a text tower that share one embedding space.
+    """An image tower and a text tower that share one embedding space, and perhaps a decoder that writes captions.
 
     Args:
         embed_dim: Width of the embeddings; without it, that of the towers' open_clip configuration.
@@ -75,6 +75,7 @@ class DualEncoder(nn.Module):
         image_tower: Tower,
         text_tower: Tower,
         tuning: Tuning | None = None,
+        decoder: DecoderSource | None = None,
         *,
         embed_dim: int | None = None,
         init_scale: float = 14.2857,
@@ -98,7 +99,7 @@ class DualEncoder(nn.Module):
                 raise RecipeError(f"model.{name}: {value} must be positive")
         image, text = image_tower.fragment(), text_tower.fragment()
         sources = find_sources(image, text, weights)
-        self.model_cfg = join(image, text, embed_dim, init_bias, trained_with(sources))
+        self.model_cfg = join(image, text, embed_dim, init_bias, trained_with(sources), decoder)
         self.core, self.loaded = build_core(image, text, self.model_cfg, init_scale)
         self.max_scale = max_scale
         self.text_buckets = text_buckets
@@ -140,8 +141,12 @@ class DualEncoder(nn.Module):
                 move every tensor to the device.
             known: Embeddings of the images, which nobody looks at then.
         """
-        image, seen = (known, ()) if known is not None else self._image_views(images)
-        text, read = self._text_views(tokens, lengths)
+        image, seen, image_tokens = (known, (), None) if known is not None else self._image_views(images)
+        text, read, text_tokens = self._text_views(tokens, lengths)
+        losses = None
+        if self.decoder is not None and image_tokens is not None and text_tokens is not None:
+            size = tokens.shape[1]
+            losses = self.decoder.losses(image_tokens[:size], text_tokens[:size], tokens[0], lengths[0])
         return Embeddings(
             image=image[0],
             text=text[0],
@@ -150,72 +155,85 @@ class DualEncoder(nn.Module):
             image_views=tuple(image[1:]),
             text_views=tuple(text[1:]),
             reference=image[0].detach() if self.locked_image else None,
-            tokens=tokens[0],
-            lengths=torch.as_tensor(lengths[0]),
             image_features=tuple(seen),
             text_features=tuple(read),
+            caption_losses=losses,
+            caption_words=None if losses is None else torch.as_tensor(lengths[0] - 1),
         )
 
     def embed_images(self, images: Float[Tensor, "n 3 h w"]) -> Float32[Tensor, "n d"]:
         """Embed normalised pixels."""
-        return _unit(self._image_rows(images, features=False))
+        return _unit(self._image_rows(images)[0])
 
     def embed_tokens(
         self, tokens: Int64[Tensor, "n l"], lengths: Int64[NDArray[np.int64], " n"]
     ) -> Float32[Tensor, "n d"]:
         """Embed captions; `lengths` stay on the CPU."""
-        return _unit(self._token_rows(tokens, lengths, features=False))
+        return _unit(self._token_rows(tokens, lengths)[0])
 
     def image_features(self, images: Float[Tensor, "n 3 h w"]) -> Float32[Tensor, "n w"]:
         """Return what the image tower knows of normalised pixels before its projection."""
-        return self._image_rows(images, features=True)[:, self.embed_dim :].float()
+        return self._image_rows(images, features=True)[0][:, self.embed_dim :].float()
 
     def token_features(
         self, tokens: Int64[Tensor, "n l"], lengths: Int64[NDArray[np.int64], " n"]
     ) -> Float32[Tensor, "n v"]:
         """Return what the text tower knows of captions before its projection."""
-        return self._token_rows(tokens, lengths, features=True)[:, self.embed_dim :].float()
+        return self._token_rows(tokens, lengths, features=True)[0][:, self.embed_dim :].float()
 
-    def _image_views(self, images: Float[Tensor, "v n 3 h w"]) -> tuple[Tensor, Tensor | tuple[()]]:
-        """Return embeddings, [v, n, d], and features, [v, n, w], or none where nobody asks for them."""
-        if not self.hands_out_features:
-            return self.embed_images(images.flatten(0, 1)).unflatten(0, images.shape[:2]), ()
-        rows = self._image_rows(images.flatten(0, 1), features=True)
-        return self._parted(rows.unflatten(0, images.shape[:2]))
+    def _image_views(self, images: Float[Tensor, "v n 3 h w"]) -> tuple[Tensor, Tensor | tuple[()], Tensor | None]:
+        """Return embeddings, [v, n, d], features, [v, n, w], or none where nobody asks for them, and what a decoder
+        reads, [v * n, k, w], where there is one."""
+        rows, states = self._image_rows(images.flatten(0, 1), features=self.hands_out_features)
+        return (*self._parted(rows.unflatten(0, images.shape[:2])), states)
 
     def _text_views(
         self, tokens: Int64[Tensor, "w n l"], lengths: Int64[NDArray[np.int64], "w n"]
-    ) -> tuple[Tensor, Tensor | tuple[()]]:
+    ) -> tuple[Tensor, Tensor | tuple[()], Tensor | None]:
         """Return the same of captions; where there is dropout, the first view is read without it."""
         features = self.hands_out_features
         if self._view_dropout is None or len(tokens) == 1:
-            rows = self._token_rows(tokens.flatten(0, 1), lengths.flatten(), features=features)
+            rows, states = self._token_rows(tokens.flatten(0, 1), lengths.flatten(), features=features)
         else:
-            first = self._token_rows(tokens[0], lengths[0], features=features)
+            first, states = self._token_rows(tokens[0], lengths[0], features=features)
             with self._view_dropout.asked_for():
-                others = self._token_rows(tokens[1:].flatten(0, 1), lengths[1:].flatten(), features=features)
+                others, _ = self._token_rows(tokens[1:].flatten(0, 1), lengths[1:].flatten(), features=features)
             rows = torch.cat([first, others])
-        views = rows.unflatten(0, tokens.shape[:2])
-        return self._parted(views) if features else (_unit(views), ())
+        return (*self._parted(rows.unflatten(0, tokens.shape[:2])), states)
 
-    def _parted(self, rows: Float[Tensor, "v n e"]) -> tuple[Tensor, Tensor]:
+    def _parted(self, rows: Float[Tensor, "v n e"]) -> tuple[Tensor, Tensor | tuple[()]]:
+        if not self.hands_out_features:
+            return _unit(rows), ()
         return _unit(rows[..., : self.embed_dim]), rows[..., self.embed_dim :].float()
 
-    def _image_rows(self, images: Float[Tensor, "n 3 h w"], *, features: bool) -> Float[Tensor, "n e"]:
+    def _image_rows(
+        self, images: Float[Tensor, "n 3 h w"], *, features: bool = False
+    ) -> tuple[Float[Tensor, "n e"], Float[Tensor, "n k w"] | None]:
+        """Return what the tower says of images, features behind it, and the tokens that a decoder reads."""
         tower = self.core.visual
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.locked_image):
-            found: Tensor = image_and_features(tower, images) if features else tower(images)
-            return found
+            found: Any = image_and_features(tower, images) if features else tower(images)
+            rows, states = (found, None) if self.decoder is None else found
+            return rows, states
 
     def _token_rows(
-        self, tokens: Int64[Tensor, "n l"], lengths: Int64[NDArray[np.int64], " n"], *, features: bool
-    ) -> Float[Tensor, "n e"]:
+        self, tokens: Int64[Tensor, "n l"], lengths: Int64[NDArray[np.int64], " n"], *, features: bool = False
+    ) -> tuple[Float[Tensor, "n e"], Float[Tensor, "n l w"] | None]:
+        """Return the same of captions, and the states of their tokens."""
         tower = self.core.text
         run = partial(text_and_features, tower) if features else tower
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.locked_text):
+            if self.decoder is not None:
+                pooled, states = tower(tokens)
+                return pooled, states
             if can_cut(tower):
-                return embed_cut(tower, tokens, lengths, self.text_buckets, run)
-            return embed_full(run, tokens, self.context_length, self.tokenizer.pad_id)
+                return embed_cut(tower, tokens, lengths, self.text_buckets, run), None
+            return embed_full(run, tokens, self.context_length, self.tokenizer.pad_id), None
+
+    @property
+    def decoder(self) -> CaptionDecoder | None:
+        """The decoder of captions, where the model has one."""
+        return decoder_of(self.core)
 
     @property
     def embed_dim(self) -> int:
@@ -277,7 +295,8 @@ class DualEncoder(nn.Module):
         return {part + name for part, tower in self._parts().items() for name in names_in_blocks(tower)}
 
     def _parts(self) -> dict[str, nn.Module]:
-        return {"core.visual.": self.core.visual, "core.text.": self.core.text}
+        parts = {"core.visual.": self.core.visual, "core.text.": self.core.text, "core.text_decoder.": self.decoder}
+        return {name: part for name, part in parts.items() if part is not None}
 
     @cached_property
     def tokenizer(self) -> PaddingTokenizer:
@@ -329,19 +348,3 @@ def _preprocess(image_size: int | tuple[int, int], expected: dict[str, Any]) -> 
     known: dict[str, Any] = {key: value for key, value in expected.items() if key in PREPROCESS_KEYS}
     config = PreprocessCfg(size=size, **known)
     return {**asdict(config), "mean": tuple(config.mean), "std": tuple(config.std)}
-
-
-@torch.no_grad()
-def feature_widths(model: DualEncoder) -> tuple[int, int]:
-    """Return how wide the towers are before their projections, images first.
-
-    Raises:
-        RecipeError: A tower has no projection to look behind.
-    """
-    was_training = model.training
-    model.eval()
-    visual, text = model.core.visual, model.core.text
-    image = image_and_features(visual, one_image(visual)).shape[1]
-    caption = text_and_features(text, one_text(text, model.context_length)).shape[1]
-    model.train(was_training)
-    return image - model.embed_dim, caption - model.embed_dim

@@ -14,10 +14,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from vlp.towers.block_outputs import listening
+from vlp.towers.caption_writer import CaptionWriter
 from vlp.towers.dual import DualEncoder
 from vlp.towers.moved_tokens import MovedTokens, named
 from vlp.towers.plain_pixels import PLAIN, normalised, preparation
 from vlp.towers.text import can_cut
+from vlp.towers.writing import Writing
 
 
 class TowerEncoder:
@@ -122,6 +124,17 @@ class TowerEncoder:
     def words(self) -> Float32[Tensor, "v w"]:
         """Embeddings of all tokens."""
         return self.moved.embedding.weight.detach()
+
+    def caption_images(self, images: Iterable[Image], writing: Writing) -> list[str]:
+        """Write a caption for each image, of any size and mode.
+
+        Raises:
+            RecipeError: The model has no decoder of captions, or its tokenizer no first token to start from.
+        """
+        writer = CaptionWriter(self.model, writing)
+        pixels = (self.transform(image) for image in images)
+        with self._evaluating():
+            return [caption for batch in self._batches(pixels) for caption in writer(self._move(batch))]
 
     def _batches(self, things: Iterator) -> Iterator[list]:
         while batch := list(islice(things, self.batch_size)):

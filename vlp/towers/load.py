@@ -15,7 +15,7 @@ from vlp.towers.borrowed import BorrowedModel, is_borrowed
 from vlp.towers.dual import DualEncoder
 from vlp.towers.joined import JoinedModel, is_joined
 from vlp.towers.onnx_pair import OnnxPair, is_onnx_pair
-from vlp.towers.open_clip import OpenClipImage, OpenClipText
+from vlp.towers.open_clip import OpenClipDecoder, OpenClipImage, OpenClipText
 from vlp.towers.sources import CONFIG_FILE, HUB, architecture_of, folder_of, hub_folder, is_place, read_config
 from vlp.towers.transformers_folders import kind_of
 
@@ -57,10 +57,11 @@ def load_model(name: str) -> DualEncoder:
         RecipeError: No such model, or it has no weights.
     """
     source = architecture_of(name)
-    read_config(source)
+    is_coca = "multimodal_cfg" in read_config(source)["model_cfg"]
     if source == name and not is_place(name):
         raise RecipeError(f"'{name}' is an architecture without weights: name them too, as in '{name}:TAG'")
-    return DualEncoder(OpenClipImage(name=source), OpenClipText(name=source), weights=name).eval()
+    towers = OpenClipImage(name=source), OpenClipText(name=source)
+    return DualEncoder(*towers, decoder=OpenClipDecoder(name=source) if is_coca else None, weights=name).eval()
 
 
 def load_any_model(name: str) -> AnyModel:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from vlp.ground.types import RecipeError
-from vlp.towers.base import Fragment, image_towers, text_towers
+from vlp.towers.base import Fragment, caption_decoders, image_towers, text_towers
 from vlp.towers.sources import folder_of, read_config
 
 ImageSize = int | tuple[int, int]
@@ -76,6 +79,8 @@ class OpenClipText:
         tokenizer: Hub id or folder of the transformers tokenizer, for a configuration that needs one.
         quick_gelu: Whether the blocks compute with QuickGELU, the sigmoid approximation of the first CLIP models; by
             default as the weights were trained, else as the model is configured.
+        correct_cls_mask: Let the class token of a CoCa see its caption and itself, and no padding; by default as the
+            model is configured, which for all of open_clip's is one place off.
         weights: Weights of this tower alone: file, folder, `hf-hub:ORG/NAME` or `NAME:TAG`.
     """
 
@@ -86,18 +91,24 @@ class OpenClipText:
         context_length: int | None = None,
         tokenizer: str | None = None,
         quick_gelu: bool | None = None,
+        correct_cls_mask: bool | None = None,
         weights: str | None = None,
     ):
         self.name = name
         self.context_length = context_length
         self.tokenizer = tokenizer
         self.quick_gelu = quick_gelu
+        self.correct_cls_mask = correct_cls_mask
         self.weights = weights
 
     def fragment(self) -> Fragment:
-        model = read_config(self.name)["model_cfg"]
+        source = read_config(self.name)
+        model = source["model_cfg"]
         config = dict(model["text_cfg"])
         is_transformers = "hf_model_name" in config
+        if self.correct_cls_mask is not None and not config.get("embed_cls"):
+            raise RecipeError(f"text.correct_cls_mask has no effect on '{self.name}', without a class token: remove it")
+        correct = source["correct_cls_mask"] if self.correct_cls_mask is None else self.correct_cls_mask
         if self.context_length is not None:
             config["context_length"] = self.context_length
         if is_transformers:
@@ -117,6 +128,7 @@ class OpenClipText:
             init_bias=model.get("init_logit_bias"),
             weights=self.weights,
             model_name=self.name,
+            class_token_sees_padding=not correct,
         )
 
 
@@ -133,6 +145,10 @@ class VisionTransformer:
         mlp_ratio: Width of the hidden layer of a block relative to `width`.
         patch_dropout: Share of patches that a training step leaves out (arXiv:2212.00794).
         pool: `tok` reads the class token, `avg` the mean of the patches.
+        pooler_queries: Read the image with so many learned queries, each as wide as the embedding, in place of `pool`
+            (CoCa's attentional pooler, arXiv:2205.01917): the first becomes the embedding, the others are for a decoder
+            of captions, which otherwise reads the patches; 257 are one and 256.
+        pooler_heads: Of the attention of these queries.
         quick_gelu: Whether the blocks compute with QuickGELU, the sigmoid approximation of the first CLIP models; by
             default as the weights were trained, else not.
         weights: Weights of this tower alone: file, folder, `hf-hub:ORG/NAME` or `NAME:TAG`.
@@ -149,11 +165,15 @@ class VisionTransformer:
         mlp_ratio: float = 4.0,
         patch_dropout: float = 0.0,
         pool: Literal["tok", "avg"] = "tok",
+        pooler_queries: Annotated[int, Field(ge=1)] | None = None,
+        pooler_heads: int = 8,
         quick_gelu: bool | None = None,
         weights: str | None = None,
     ):
         if width % head_width:
             raise RecipeError(f"image.head_width {head_width} does not divide image.width {width}")
+        if pooler_queries is not None and pool != "tok":
+            raise RecipeError(f"image.pool '{pool}' has no effect beside image.pooler_queries: leave it out")
         self.quick_gelu = quick_gelu
         self.weights = weights
         self.config: dict[str, Any] = {
@@ -166,6 +186,9 @@ class VisionTransformer:
             "patch_dropout": patch_dropout,
             "pool_type": pool,
         }
+        if pooler_queries is not None:
+            self.config |= {"attentional_pool": True, "attn_pooler_queries": pooler_queries}
+            self.config["attn_pooler_heads"] = pooler_heads
 
     def fragment(self) -> Fragment:
         return Fragment(self.config, quick_gelu=self.quick_gelu, usual_quick_gelu=False, weights=self.weights)
@@ -184,7 +207,8 @@ class TextTransformer:
         mlp_ratio: Width of the hidden layer of a block relative to `width`.
         causal: Let a token see only those before it.
         pool: Which token speaks for the caption: the one of the highest id (CLIP's end token), the end token
-            `end_id`, the first or the last.
+            `end_id`, the first, the last, or one that is added behind the caption, sees it whole and is not seen by it
+            (`class`, as in CoCa, arXiv:2205.01917).
         end_id: Id of the end token, for `pool: eos`.
         pad_id: Id that fills short captions.
         proj_bias: Give the last projection a bias, as SigLIP does.
@@ -205,7 +229,7 @@ class TextTransformer:
         vocab_size: int = 49408,
         mlp_ratio: float = 4.0,
         causal: bool = True,
-        pool: Literal["argmax", "eos", "first", "last"] = "argmax",
+        pool: Literal["argmax", "eos", "first", "last", "class"] = "argmax",
         end_id: int = 49407,
         pad_id: int = 0,
         proj_bias: bool = False,
@@ -218,6 +242,8 @@ class TextTransformer:
             raise RecipeError(f"text.heads {heads} does not divide text.width {width}")
         if causal and pool in ("first", "last"):
             raise RecipeError(f"text.pool '{pool}' of a causal tower does not see the caption: use 'argmax' or 'eos'")
+        if pool == "class" and not causal:
+            raise RecipeError("text.pool 'class' is of a causal tower, whose tokens it is hidden from: use 'first'")
         self.quick_gelu = quick_gelu
         self.weights = weights
         self.config: dict[str, Any] = {
@@ -228,14 +254,63 @@ class TextTransformer:
             "vocab_size": vocab_size,
             "mlp_ratio": mlp_ratio,
             "no_causal_mask": not causal,
-            "pool_type": pool,
+            "pool_type": "argmax" if pool == "class" else pool,
             "eos_id": end_id,
             "pad_id": pad_id,
             "proj_bias": proj_bias,
             "norm_kwargs": {"eps": norm_eps},
         }
+        if pool == "class":
+            self.config["embed_cls"] = True
         if tokenizer:
             self.config["hf_tokenizer_name"] = tokenizer
 
     def fragment(self) -> Fragment:
         return Fragment(self.config, quick_gelu=self.quick_gelu, usual_quick_gelu=False, weights=self.weights)
+
+
+@caption_decoders.register("open_clip")
+class OpenClipDecoder:
+    """The decoder of a CoCa of open_clip.
+
+    Args:
+        name: Model name, path of a JSON configuration, folder with `open_clip_config.json`, or `hf-hub:ORG/NAME`.
+    """
+
+    def __init__(self, *, name: str):
+        self.name = name
+
+    def config(self, text_cfg: Mapping[str, Any]) -> dict[str, Any]:
+        """Return how it is configured, for a text tower that may have another context."""
+        found = read_config(self.name)["model_cfg"].get("multimodal_cfg")
+        if found is None:
+            raise RecipeError(f"model.decoder.name: '{self.name}' has no decoder of captions: leave model.decoder out")
+        return {"width": 512, "layers": 12, "heads": 8} | found | _of_text(text_cfg)
+
+
+@caption_decoders.register("transformer")
+class TransformerDecoder:
+    """A decoder of captions, spelled out: as wide as the text tower, with its words.
+
+    Yu et al. 2022 (arXiv:2205.01917): `layers` blocks that attend to the caption so far, each followed by one that
+    attends to the tokens of the image.
+
+    Args:
+        layers: Number of blocks of either kind.
+        heads: Number of attention heads.
+    """
+
+    def __init__(self, *, layers: int = 12, heads: int = 8):
+        self.layers = layers
+        self.heads = heads
+
+    def config(self, text_cfg: Mapping[str, Any]) -> dict[str, Any]:
+        """Return it as open_clip would have it."""
+        width = text_cfg.get("width", 512)
+        if width % self.heads:
+            raise RecipeError(f"model.decoder.heads {self.heads} does not divide the width {width} of the text tower")
+        return {"width": width, "layers": self.layers, "heads": self.heads, **_of_text(text_cfg)}
+
+
+def _of_text(text_cfg: Mapping[str, Any]) -> dict[str, Any]:
+    return {"context_length": text_cfg.get("context_length", 77), "vocab_size": text_cfg.get("vocab_size", 49408)}

@@ -35,8 +35,8 @@ def shard(
     # a warning about in-place operations on what comes out, of which there are none
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     policy = MixedPrecisionPolicy(param_dtype=number_format, reduce_dtype=number_format and torch.float32)
-    for tower in (towers.core.visual, towers.core.text):
-        for block in blocks_of(tower):
+    for tower in (towers.core.visual, towers.core.text, towers.decoder):
+        for block in blocks_of(tower) if tower is not None else ():
             fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard_after_forward)
     fully_shard(towers, mesh=mesh, reshard_after_forward=False)
     if mesh.device_type == "cpu":  # gloo of torch 2.8 takes a mean for a sum, without a word

@@ -76,7 +76,7 @@ def place_of(name: str) -> Path:
 
 
 def read_config(name: str) -> dict[str, Any]:
-    """Return {"model_cfg", "preprocess_cfg"} of a model name, a JSON file, a folder or a hub id.
+    """Return {"model_cfg", "preprocess_cfg", "correct_cls_mask"} of a model name, a JSON file, a folder or a hub id.
 
     Raises:
         RecipeError: Nothing by that name, or not the configuration of a dual encoder.
@@ -104,7 +104,8 @@ def read_config(name: str) -> dict[str, Any]:
         found = copy.deepcopy(open_clip.get_model_config(name))
     model_cfg = found.get("model_cfg", found)
     _check_dual_encoder(name, model_cfg)
-    return {"model_cfg": model_cfg, "preprocess_cfg": found.get("preprocess_cfg", {})}
+    told = {"correct_cls_mask": bool(found.get("correct_cls_mask", False))}
+    return {"model_cfg": model_cfg, "preprocess_cfg": found.get("preprocess_cfg", {}), **told}
 
 
 def architecture_of(weights: str) -> str:
@@ -268,7 +269,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def dual_encoders() -> list[str]:
-    """Return the names of open_clip's models that can be built: those of an image and a text tower."""
+    """Return the names of open_clip's models that can be built: those of an image and a text tower, and decoders."""
     return [name for name in open_clip.list_models() if _objection(open_clip.get_model_config(name) or {}) is None]
 
 
@@ -281,7 +282,5 @@ def _check_dual_encoder(name: str, config: Mapping[str, Any]) -> None:
 def _objection(config: Mapping[str, Any]) -> str | None:
     if "audio_cfg" in config:
         return "embeds sounds (CLAP); only models of an image and a text tower can be built"
-    if "multimodal_cfg" in config:
-        return "has a caption decoder (CoCa); only models of two towers can be built"
     missing = [key for key in ("embed_dim", "vision_cfg", "text_cfg") if key not in config]
     return f"is no open_clip configuration: it lacks {', '.join(missing)}" if missing else None

@@ -14,15 +14,17 @@ from torch import Tensor, nn
 
 from vlp.ground.types import send
 from vlp.towers.caption_layout import lay_out
+from vlp.towers.class_token import ClassTokenText
 from vlp.towers.packed_text import can_pack
 
 
 def can_cut(tower: nn.Module) -> bool:
     """Whether the padding behind a caption has no influence on its embedding.
 
-    True for causal towers that pool at the end token, and for transformers encoders, which mask the padding.
+    True for causal towers that pool at the end token or have a class token, and for transformers encoders, which mask
+    the padding.
     """
-    if isinstance(tower, HFTextEncoder):
+    if isinstance(tower, HFTextEncoder | ClassTokenText):
         return True
     return tower.attn_mask is not None and tower.cls_emb is None and tower.pool_type in ("argmax", "eos")
 

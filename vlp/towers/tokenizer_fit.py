@@ -12,6 +12,7 @@ from open_clip.hf_model import HFTextEncoder
 from torch import nn
 
 from vlp.ground.types import RecipeError
+from vlp.towers.class_token import ClassTokenText
 from vlp.towers.tokenizers import PaddingTokenizer
 
 WORDS = ("a", "photo", "of", "two", "red", "boats", "near", "the", "old", "harbour", ".", "7", "zebras", "quietly")
@@ -44,7 +45,13 @@ def check_tokenizer(text: nn.Module, text_cfg: Mapping[str, Any], tokenizer: Pad
             "text.tokenizer: it makes no token of an empty caption, so that nothing could be read: choose one that "
             "adds a start or end token"
         )
-    if not isinstance(text, HFTextEncoder) and text.pool_type in ("argmax", "eos"):
+    if isinstance(text, ClassTokenText):
+        if tokenizer.pad_id != text.pad_id:
+            raise RecipeError(
+                f"text.pad_id: the tokenizer fills captions with the id {tokenizer.pad_id}, the tower masks "
+                f"{text.pad_id}: set text.pad_id={tokenizer.pad_id}"
+            )
+    elif not isinstance(text, HFTextEncoder) and text.pool_type in ("argmax", "eos"):
         _check_end(rows, text, tokenizer)
 
 

@@ -36,6 +36,8 @@ class PaddingTokenizer(Tokenizer, Protocol):
 
     def clean(self, text: str) -> str: ...
 
+    def decode(self, ids: Sequence[int]) -> str: ...
+
 
 class ClipTokenizer:
     """CLIP's byte pairs; ids equal those of `open_clip.get_tokenizer`.
@@ -64,6 +66,10 @@ class ClipTokenizer:
     def clean(self, text: str) -> str:
         """Return what is left of a text before it is split into tokens."""
         return clean_text(text, self.cleaning)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the words that tokens between start and end stand for."""
+        return " ".join(self.words.decode(ids).split())
 
     def __call__(self, texts: Sequence[str]) -> tuple[Int64[Tensor, "n l"], Int64[Tensor, " n"]]:
         start, end, room = self.words.sot_token_id, self.words.eot_token_id, self.context_length - 2
@@ -138,6 +144,10 @@ class TransformersTokenizer:
     def clean(self, text: str) -> str:
         """Return what is left of a text before it is split into tokens."""
         return clean_text(text, self.cleaning)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the words that tokens between start and end stand for."""
+        return " ".join(str(self.words.decode(list(ids), skip_special_tokens=True)).split())
 
     def __call__(self, texts: Sequence[str]) -> tuple[Int64[Tensor, "n l"], Int64[Tensor, " n"]]:
         ids = self.words(

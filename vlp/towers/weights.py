@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import torch
 from open_clip import CustomTextCLIP
 from open_clip.convert import convert_state_dict
 from open_clip.model import convert_to_custom_text_state_dict, resize_pos_embed, resize_text_pos_embed
@@ -17,14 +18,16 @@ from open_clip.transformer import TextTransformer
 from torch import Tensor, nn
 
 from vlp.ground.types import RecipeError
+from vlp.towers.caption_decoder import decoder_of
 from vlp.towers.efficientnet_names import is_of_efficientnet, to_timm
 from vlp.towers.low_rank import merged
 from vlp.towers.peft_folders import AdapterFolder
 from vlp.towers.transformers_names import is_of_transformers, to_open_clip
 from vlp.towers.weight_files import read_tensors
 
+DECODER = "text_decoder."  # what a CoCa calls its multimodal half
 WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.", "_fsdp_wrapped_module.")  # of torch, anywhere in a name
-SIDES = {"visual.": "image tower", "text.": "text tower"}
+SIDES = {"visual.": "image tower", "text.": "text tower", DECODER: "caption decoder"}
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Loaded:
     """How much of a tower came from a source of weights.
 
     Args:
-        part: `visual.` or `text.`.
+        part: `visual.`, `text.` or `text_decoder.`.
         found: Tensors that the source had.
         of: Tensors of the tower.
         source: File, folder, tag, or name on the hub.
@@ -91,6 +94,8 @@ def load_weights(
     try:
         added = {} if adapters is None else adapters.add_to(inside, adapters.read())  # under names of the file
         state = layout.translate(inside)
+        if decoder_of(core) is None:  # the two towers of a CoCa are a dual encoder
+            state = {name: value for name, value in state.items() if not name.startswith(DECODER)}
         if adapters is not None:
             adapters.add_to(state, added, last=True)  # or of the model
         notes = _fit_positions(core, state)
@@ -102,7 +107,7 @@ def load_weights(
         found["logit_bias"] = core.logit_bias.detach()
     _check(path, {name: value for name, value in wanted.items() if name.startswith(layout.scope)}, found, tensors)
     core.load_state_dict(found, strict=False)
-    sides = [side for side in SIDES if side.startswith(part) or part.startswith(side)]
+    sides = [side for side in SIDES if (side.startswith(part) or part.startswith(side)) and _count(wanted, side)]
     return [
         Loaded(side, _count(found, side), _count(wanted, side), source or str(path), notes.get(side, ""))
         for side in sides
@@ -208,7 +213,10 @@ def _fit_positions(core: CustomTextCLIP, state: dict[str, Tensor]) -> dict[str, 
 def _fit_text_positions(state: dict[str, Tensor], core: CustomTextCLIP) -> str | None:
     name, text = "text.positional_embedding", core.text
     is_causal = isinstance(text, TextTransformer) and text.attn_mask is not None
-    if is_causal and core.context_length < len(state[name]):
+    if is_causal and text.cls_emb is not None and text.num_pos < len(state[name]):
+        state[name] = torch.cat([state[name][: text.num_pos - 1], state[name][-1:]])  # the last is the class token's
+        return "cut"
+    if is_causal and core.context_length < len(state[name]) and text.cls_emb is None:
         state[name] = state[name][: core.context_length].clone()  # a token never sees those behind it
         return "cut"
     resize_text_pos_embed(state, core)

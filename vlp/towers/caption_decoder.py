@@ -1,0 +1,141 @@
+"""The multimodal half of a CoCa: a decoder that reads a caption's tokens and looks at those of its image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Int64
+from numpy.typing import NDArray
+from open_clip.transformer import LayerNorm, MultimodalTransformer, QuickGELU, VisionTransformer
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from vlp.ground.types import RecipeError, send
+from vlp.towers.class_token import ClassTokenText
+from vlp.towers.linear_cross_entropy import linear_cross_entropy
+
+
+class CaptionDecoder(MultimodalTransformer):
+    """open_clip's decoder, which also says how well it predicts captions without a logit for every word of each.
+
+    Yu et al. 2022, section 3.2 (arXiv:2205.01917): blocks that attend to earlier tokens, each followed by one that
+    attends to the tokens of the image.
+    """
+
+    def states(self, image_tokens: Float[Tensor, "n k w"], text_tokens: Float[Tensor, "n l w"]) -> Tensor:
+        """Return the state `[n l w]` of each token, which depends on the image and on the caption up to that token."""
+        length = text_tokens.shape[1]
+        hidden, mask = text_tokens, self.attn_mask[:length, :length]
+        for block, cross in zip(self.resblocks, self.cross_attn, strict=True):
+            hidden = self._run(block, hidden, None, None, mask)
+            hidden = self._run(cross, hidden, image_tokens, image_tokens, None)
+        found: Tensor = self.ln_final(hidden)
+        return found
+
+    def losses(
+        self,
+        image_tokens: Float[Tensor, "n k w"],
+        text_tokens: Float[Tensor, "n l w"],
+        tokens: Int64[Tensor, "n l"],
+        lengths: Int64[NDArray[np.int64], " n"],
+    ) -> Float32[Tensor, " n"]:
+        """Return -log of the probability of each caption behind its first token, given its image.
+
+        Args:
+            text_tokens: States of the caption's tokens in the unimodal half.
+            lengths: Of captions, start and end included; on the CPU, so that nothing waits for the device.
+        """
+        size, length = tokens.shape
+        at, after = _predicted(lengths, length, tokens.device)
+        hidden = self.states(image_tokens, text_tokens[:, :-1]).flatten(0, 1).index_select(0, at)
+        labels = tokens.flatten().index_select(0, after)
+        losses = linear_cross_entropy(hidden, self.text_projection, labels, _number_format(hidden.device.type))
+        return losses.new_zeros(size * (length - 1)).index_copy(0, at, losses).view(size, length - 1).sum(dim=1)
+
+    def forward(self, image_embs: Float[Tensor, "n k w"], text_embs: Float[Tensor, "n l w"]) -> Float[Tensor, "n l v"]:
+        """Return the logits of the word behind each token."""
+        return self.states(image_embs, text_embs) @ self.text_projection
+
+    def _run(self, block: nn.Module, *arguments: Tensor | None) -> Tensor:
+        if self.grad_checkpointing and torch.is_grad_enabled():
+            found: Tensor = checkpoint(block, *arguments, use_reentrant=False)
+            return found
+        whole: Tensor = block(*arguments)
+        return whole
+
+
+def decoder_of(core: nn.Module) -> CaptionDecoder | None:
+    """Return the decoder of a model, where it has one."""
+    found = getattr(core, "text_decoder", None)
+    return found if isinstance(found, CaptionDecoder) else None
+
+
+def build_decoder(config: Mapping[str, Any], model_cfg: Mapping[str, Any]) -> CaptionDecoder:
+    """Build the decoder of open_clip's `multimodal_cfg`, with random weights.
+
+    open_clip leaves the weights of the vocabulary as they come out of memory, and the blocks as torch has them; here
+    they start like those of its text transformer.
+    """
+    decoder = CaptionDecoder(
+        width=config["width"],
+        layers=config["layers"],
+        heads=config["heads"],
+        context_length=config["context_length"],
+        ls_init_value=config.get("ls_init_value"),
+        act_layer=QuickGELU if model_cfg["quick_gelu"] else nn.GELU,
+        norm_layer=LayerNorm,
+        output_dim=config["vocab_size"],
+    )
+    width, layers = config["width"], config["layers"]
+    nn.init.normal_(decoder.text_projection, std=width**-0.5)
+    for block in (*decoder.resblocks, *decoder.cross_attn):
+        nn.init.normal_(block.attn.in_proj_weight, std=width**-0.5)
+        nn.init.normal_(block.attn.out_proj.weight, std=(2 * width * layers) ** -0.5)
+        nn.init.normal_(block.mlp.c_fc.weight, std=(2 * width) ** -0.5)
+        nn.init.normal_(block.mlp.c_proj.weight, std=(2 * width * layers) ** -0.5)
+    return decoder
+
+
+def check_decoder(decoder: CaptionDecoder, visual: nn.Module, text: nn.Module) -> None:
+    """Refuse towers that cannot hand out what the decoder reads.
+
+    Raises:
+        RecipeError: Names the key and a way out.
+    """
+    if not isinstance(visual, VisionTransformer):
+        raise RecipeError(
+            "model.decoder: the image tower hands out no tokens of its image: use a vision transformer of open_clip "
+            "(model.image.type=vit, or open_clip with such a name)"
+        )
+    if not isinstance(text, ClassTokenText):
+        raise RecipeError(
+            "model.decoder: the text tower sees whole captions, and would tell the decoder what it should predict: use "
+            "a causal transformer with a class token (model.text={type: transformer, pool: class})"
+        )
+    width = decoder.ln_final.normalized_shape[0]
+    of_image = visual.ln_post.normalized_shape[0]
+    if text.width != width:
+        raise RecipeError(f"model.decoder: is {width} wide, and reads the text tower, which is {text.width} wide")
+    if of_image != width:
+        pooled = visual.attn_pool is not None
+        raise RecipeError(
+            f"model.decoder: is {width} wide, and the tokens of the image are {of_image} wide: "
+            + (f"set model.embed_dim={width}" if pooled else f"set model.image.pooler_queries and embed_dim={width}")
+        )
+
+
+def _predicted(lengths: Int64[NDArray[np.int64], " n"], width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return the places of the states that predict a word, among `width - 1` of each caption, and of those words."""
+    words = lengths - 1
+    rows = np.repeat(np.arange(len(lengths)), words)
+    within = np.arange(len(rows)) - np.repeat(words.cumsum() - words, words)
+    both = np.concatenate([rows * (width - 1) + within, rows * width + within + 1])
+    at, after = send(torch.from_numpy(both), device).chunk(2)
+    return at, after
+
+
+def _number_format(device: str) -> torch.dtype | None:
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None

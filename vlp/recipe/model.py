@@ -17,6 +17,11 @@ def build_model(section: BaseModel) -> DualEncoder:
     return DualEncoder(*_towers(section), _tuning(section), **settings(section, "image", "text", "tune"))
 
 
+def build_start(section: BaseModel) -> DualEncoder:
+    """Build the towers as they start from their weights, without what a way of tuning adds."""
+    return DualEncoder(*_towers(section), **settings(section, "image", "text", "tune"))
+
+
 def fragments(section: BaseModel) -> tuple[Fragment, Fragment]:
     """Return what the towers of a recipe's `model` section bring to open_clip's configuration, image first."""
     image, text = _towers(section)

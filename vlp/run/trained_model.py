@@ -17,6 +17,7 @@ from vlp.towers.dual import DualEncoder
 from vlp.towers.load import loader
 from vlp.towers.low_rank import merge_adapters
 from vlp.towers.meaning import PREPROCESS_KEYS, Meaning
+from vlp.towers.merged_prompts import merge_prompts
 from vlp.towers.sources import WeightFile, finder
 
 
@@ -57,6 +58,7 @@ def load_model_of_run(path: Path, weights: str | None = None, *, width: int | No
         state = _cut(state, model.state_dict(), whole, width)
     model.load_state_dict(state)
     merge_adapters(model)
+    merge_prompts(model)
     return TrainedModel(model.eval(), checkpoint, label, recipe)
 
 

@@ -22,11 +22,13 @@ from vlp.towers.build import build_core, join, set_grad_checkpointing
 from vlp.towers.depth import blocks_behind, names_in_blocks
 from vlp.towers.freeze import freeze as freeze_parameters
 from vlp.towers.freeze import freeze_batch_norm, is_locked, rest_frozen_parts
+from vlp.towers.learned_tokens import add_prompts, count_prompts, take_prompts
 from vlp.towers.meaning import PREPROCESS_KEYS
 from vlp.towers.sources import find_sources, trained_with
 from vlp.towers.text import can_cut, embed_cut, embed_full
+from vlp.towers.token_table import read_at_end
 from vlp.towers.tokenizer_fit import check_tokenizer
-from vlp.towers.tokenizers import PaddingTokenizer, tokenizer_for
+from vlp.towers.tokenizers import PaddingTokenizer, TransformersTokenizer, frame, tokenizer_for
 from vlp.towers.tuning.base import Tuning
 from vlp.towers.weights import load_weights
 
@@ -105,6 +107,8 @@ class DualEncoder(nn.Module):
         self.core.logit_scale.requires_grad_(learn_scale)
         if tuning is not None:
             tuning.apply(self.core)
+        learned = {name: value for each in self.loaded for name, value in each.learned.items()}
+        take_prompts(self.core, learned, ", ".join(each.source for each in self.loaded if each.learned))
         freeze_parameters(self.core, freeze)
         if lock_batch_norm:
             freeze_batch_norm(self.core)
@@ -151,6 +155,8 @@ class DualEncoder(nn.Module):
     ) -> Float32[Tensor, "n d"]:
         """Embed captions; `lengths` stay on the CPU."""
         tower = self.core.text
+        if count := count_prompts(tower):
+            tokens, lengths = add_prompts(tokens, lengths, count, self._num_start)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.locked_text):
             if can_cut(tower):
                 return _unit(embed_cut(tower, tokens, lengths, self.text_buckets))
@@ -192,6 +198,11 @@ class DualEncoder(nn.Module):
         return any(norm.track_running_stats and not is_locked(norm) for norm in norms)
 
     @property
+    def caption_length(self) -> int:
+        """Tokens that a caption may have: those of the context but for learned ones."""
+        return self.context_length - count_prompts(self.core.text)
+
+    @property
     def image_size(self) -> int | tuple[int, int]:
         """Side of the square input, or height and width."""
         return self.preprocess_cfg["size"]
@@ -220,14 +231,33 @@ class DualEncoder(nn.Module):
 
     @cached_property
     def tokenizer(self) -> PaddingTokenizer:
-        """The tokenizer of the text tower, loaded when first asked for.
+        """The tokenizer of the text tower, loaded when first asked for; it leaves room for learned tokens.
 
         Raises:
             RecipeError: It cannot be loaded, or does not fit the tower.
         """
-        tokenizer = tokenizer_for(self.model_cfg["text_cfg"])
-        check_tokenizer(self.core.text, self.model_cfg["text_cfg"], tokenizer)
+        text_cfg = self.model_cfg["text_cfg"]
+        tokenizer = tokenizer_for({**text_cfg, "context_length": self.caption_length})
+        check_tokenizer(self.core.text, text_cfg, tokenizer)
         return tokenizer
+
+    def take_tokenizer(self, tokenizer: TransformersTokenizer) -> None:
+        """Read captions with a tokenizer that has more tokens, for which the text tower has rows.
+
+        Its configuration names no place of the tokenizer: an export has it beside.
+
+        Raises:
+            RecipeError: It does not fit the tower.
+        """
+        text, text_cfg = self.core.text, self.model_cfg["text_cfg"]
+        text_cfg["tokenizer_kwargs"] = {**(text_cfg.get("tokenizer_kwargs") or {}), "clean": tokenizer.cleaning}
+        text_cfg |= read_at_end(text, frame(tokenizer)[1])
+        check_tokenizer(text, text_cfg, tokenizer)
+        self.tokenizer = tokenizer
+
+    @cached_property
+    def _num_start(self) -> int:
+        return min(1, len(frame(self.tokenizer)[0]))
 
     def train(self, mode: bool = True) -> DualEncoder:
         """Switch the mode; what is locked stays in evaluation mode."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from vlp.ground.types import RecipeError
 from vlp.towers.efficientnet_names import is_of_efficientnet, to_timm
+from vlp.towers.learned_tokens import is_prompt
 from vlp.towers.low_rank import merged
 from vlp.towers.peft_folders import AdapterFolder
 from vlp.towers.transformers_names import is_of_transformers, to_open_clip
@@ -37,6 +38,7 @@ class Loaded:
         of: Tensors of the tower.
         source: File, folder, tag, or name on the hub.
         note: What was done to them.
+        learned: Learned tokens beside them, by name, for a way of tuning that has some.
     """
 
     part: str
@@ -44,6 +46,7 @@ class Loaded:
     of: int
     source: str
     note: str = ""
+    learned: Mapping[str, Tensor] = field(default_factory=dict, compare=False, repr=False)
 
     def __str__(self) -> str:
         rest = "" if self.found == self.of else "; the others start at random"
@@ -97,6 +100,7 @@ def load_weights(
     except (AssertionError, KeyError, RuntimeError, ValueError) as error:  # such as positions of another width
         raise RecipeError(f"the weights in '{path}' are not of this model: {error}") from error
     found = {name: value for name, value in state.items() if name.startswith(part)}
+    learned = {name: found.pop(name) for name in list(found) if is_prompt(name)}
     # a model with a sigmoid bias may start from one without
     if "logit_bias" in wanted and "logit_bias" not in found:
         found["logit_bias"] = core.logit_bias.detach()
@@ -104,7 +108,14 @@ def load_weights(
     core.load_state_dict(found, strict=False)
     sides = [side for side in SIDES if side.startswith(part) or part.startswith(side)]
     return [
-        Loaded(side, _count(found, side), _count(wanted, side), source or str(path), notes.get(side, ""))
+        Loaded(
+            side,
+            _count(found, side),
+            _count(wanted, side),
+            source or str(path),
+            notes.get(side, ""),
+            {name: value for name, value in learned.items() if name.startswith(side)},
+        )
         for side in sides
     ]
 

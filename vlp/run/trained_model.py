@@ -12,6 +12,7 @@ from vlp.ground.types import RecipeError
 from vlp.recipe.model import build_model, fragments, without_weights
 from vlp.recipe.schema import Recipe
 from vlp.run.checkpoint import LOCK, WEIGHTS, Checkpoint, is_checkpoint, latest, open_checkpoint, read_lock
+from vlp.towers.base import Fragment
 from vlp.towers.build import choose_activation, join
 from vlp.towers.dual import DualEncoder
 from vlp.towers.load import loader
@@ -108,12 +109,14 @@ def find_weights_of_run(source: str) -> WeightFile | None:
         return None
     recipe, checkpoint, label = open_run(path, wanted)
     name = f"{source} ({label}, step {checkpoint.step})"
-    return WeightFile(checkpoint.path / f"{label}{WEIGHTS}", _meaning_of(recipe.model), name)
+    towers = fragments(without_weights(recipe.model))
+    return WeightFile(
+        checkpoint.path / f"{label}{WEIGHTS}", _meaning_of(recipe.model, *towers), name, new_tokens=towers[1].new_tokens
+    )
 
 
-def _meaning_of(model: Any) -> Meaning:
+def _meaning_of(model: Any, image: Fragment, text: Fragment) -> Meaning:
     """Return what a recipe's `model` section says of its weights."""
-    image, text = fragments(without_weights(model))
     said = {key: value for key in PREPROCESS_KEYS if (value := getattr(model, key, None)) is not None}
     return Meaning(choose_activation(image, text), {**image.preprocess, **said})
 

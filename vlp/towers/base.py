@@ -24,6 +24,7 @@ class Fragment:
         weights: Where this tower's weights come from; read by `vlp.towers.weights`.
         model_name: The open_clip model that it was configured for, where one is named.
         pretrained: Where the backbone's own weights come from, which building it reads.
+        new_tokens: Words that the tokenizer gets as tokens.
     """
 
     config: Mapping[str, Any]
@@ -36,6 +37,7 @@ class Fragment:
     weights: str | None = None
     model_name: str | None = None
     pretrained: str | None = None
+    new_tokens: tuple[str, ...] = ()
 
 
 class Tower(Protocol):

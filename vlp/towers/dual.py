@@ -24,9 +24,11 @@ from vlp.towers.freeze import freeze as freeze_parameters
 from vlp.towers.freeze import freeze_batch_norm, is_locked, rest_frozen_parts
 from vlp.towers.learned_tokens import add_prompts, count_prompts, take_prompts
 from vlp.towers.meaning import PREPROCESS_KEYS
-from vlp.towers.sources import find_sources, trained_with
+from vlp.towers.more_tokens import copied
+from vlp.towers.new_tokens import NewTokens, learn_words
+from vlp.towers.sources import WeightFile, find_sources, trained_with
 from vlp.towers.text import can_cut, embed_cut, embed_full
-from vlp.towers.token_table import read_at_end
+from vlp.towers.token_table import grow, read_at_end, token_table
 from vlp.towers.tokenizer_fit import check_tokenizer
 from vlp.towers.tokenizers import PaddingTokenizer, TransformersTokenizer, frame, tokenizer_for
 from vlp.towers.tuning.base import Tuning
@@ -62,6 +64,7 @@ class DualEncoder(nn.Module):
         model_cfg: open_clip's configuration of both towers.
         preprocess_cfg: open_clip's description of how evaluation prepares an image.
         loaded: How much of each tower came from which weights, in the order of reading.
+        new_tokens: What the tokenizer has learned, if anything.
     """
 
     def __init__(
@@ -96,9 +99,18 @@ class DualEncoder(nn.Module):
         self.max_scale = max_scale
         self.text_buckets = text_buckets
         self.context_length: int = self.model_cfg["text_cfg"].get("context_length", 77)
+        self.new_tokens = self._learn(text.new_tokens) if text.new_tokens else None
         expected: dict[str, Any] = {**image.preprocess}
         for part, file in sources.items():
-            self.loaded += load_weights(self.core, file.path, part=part, source=file.name, adapters=file.adapters)
+            self.loaded += load_weights(
+                self.core,
+                file.path,
+                part=part,
+                source=file.name,
+                adapters=file.adapters,
+                new_tokens=self.new_tokens,
+                num_known=self._check_new_tokens(part, file),
+            )
             if part != "text.":
                 expected.update(file.meaning.preprocess)
         chosen = {"mean": mean, "std": std, "interpolation": interpolation, "resize_mode": resize_mode}
@@ -212,7 +224,8 @@ class DualEncoder(nn.Module):
         sizes = [(value.numel(), value.requires_grad) for value in self.parameters()]
         trained, whole = sum(size for size, trains in sizes if trains), sum(size for size, _ in sizes)
         share = [f"{trained:,} of {whole:,} parameters train"] if trained < whole else []
-        return [*map(str, self.loaded), *share]
+        learned = [str(self.new_tokens)] if self.new_tokens else []
+        return [*map(str, self.loaded), *learned, *share]
 
     def blocks_behind(self) -> dict[str, int]:
         """Return, for each parameter of a tower, how many blocks come behind it; scale and bias lie in none."""
@@ -237,23 +250,48 @@ class DualEncoder(nn.Module):
             RecipeError: It cannot be loaded, or does not fit the tower.
         """
         text_cfg = self.model_cfg["text_cfg"]
-        tokenizer = tokenizer_for({**text_cfg, "context_length": self.caption_length})
+        if self.new_tokens is None:
+            tokenizer = tokenizer_for({**text_cfg, "context_length": self.caption_length})
+        else:
+            tokenizer = copied(self.new_tokens.tokenizer)
+            tokenizer.context_length = self.caption_length
         check_tokenizer(self.core.text, text_cfg, tokenizer)
         return tokenizer
 
     def take_tokenizer(self, tokenizer: TransformersTokenizer) -> None:
         """Read captions with a tokenizer that has more tokens, for which the text tower has rows.
 
-        Its configuration names no place of the tokenizer: an export has it beside.
+        The configuration names no place of it: an export has it beside.
 
         Raises:
             RecipeError: It does not fit the tower.
         """
+        self._read_with(tokenizer)
+        self.tokenizer = tokenizer
+
+    def _read_with(self, tokenizer: TransformersTokenizer) -> None:
         text, text_cfg = self.core.text, self.model_cfg["text_cfg"]
         text_cfg["tokenizer_kwargs"] = {**(text_cfg.get("tokenizer_kwargs") or {}), "clean": tokenizer.cleaning}
         text_cfg |= read_at_end(text, frame(tokenizer)[1])
         check_tokenizer(text, text_cfg, tokenizer)
-        self.tokenizer = tokenizer
+
+    def _learn(self, words: tuple[str, ...]) -> NewTokens:
+        text = self.core.text
+        found = learn_words(tokenizer_for(self.model_cfg["text_cfg"]), words, sees_padding=not can_cut(text))
+        grow(text, found.ids, found.means(token_table(text).weight))
+        self._read_with(found.tokenizer)
+        return found
+
+    def _check_new_tokens(self, part: str, file: WeightFile) -> int:
+        """Return how many of the new tokens weights have too."""
+        if part == "visual." or not file.new_tokens:
+            return 0
+        if self.new_tokens is None:
+            raise RecipeError(
+                f"text.new_tokens: '{file.name}' was trained with {len(file.new_tokens)} words of its own: give them, "
+                "as they stand in its recipe.lock.yaml"
+            )
+        return self.new_tokens.check_begins_with(file.new_tokens, file.name)
 
     @cached_property
     def _num_start(self) -> int:

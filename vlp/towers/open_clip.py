@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from vlp.ground.types import RecipeError
 from vlp.towers.base import Fragment, image_towers, text_towers
+from vlp.towers.new_tokens import read_words
 from vlp.towers.sources import folder_of, read_config
 
 ImageSize = int | tuple[int, int]
@@ -76,6 +77,8 @@ class OpenClipText:
         tokenizer: Hub id or folder of the transformers tokenizer, for a configuration that needs one.
         quick_gelu: Whether the blocks compute with QuickGELU, the sigmoid approximation of the first CLIP models; by
             default as the weights were trained, else as the model is configured.
+        new_tokens: Words that become tokens of the tokenizer, or a file with one on each line; each begins as the mean
+            of the pieces that it was read as.
         weights: Weights of this tower alone: file, folder, `hf-hub:ORG/NAME` or `NAME:TAG`.
     """
 
@@ -86,12 +89,14 @@ class OpenClipText:
         context_length: int | None = None,
         tokenizer: str | None = None,
         quick_gelu: bool | None = None,
+        new_tokens: tuple[str, ...] | str = (),
         weights: str | None = None,
     ):
         self.name = name
         self.context_length = context_length
         self.tokenizer = tokenizer
         self.quick_gelu = quick_gelu
+        self.new_tokens = new_tokens
         self.weights = weights
 
     def fragment(self) -> Fragment:
@@ -117,6 +122,7 @@ class OpenClipText:
             init_bias=model.get("init_logit_bias"),
             weights=self.weights,
             model_name=self.name,
+            new_tokens=read_words(self.new_tokens),
         )
 
 
@@ -192,6 +198,8 @@ class TextTransformer:
         quick_gelu: Whether the blocks compute with QuickGELU, the sigmoid approximation of the first CLIP models; by
             default as the weights were trained, else not.
         tokenizer: Hub id or folder of a transformers tokenizer; CLIP's byte pairs without one.
+        new_tokens: Words that become tokens of the tokenizer, or a file with one on each line; each begins as the mean
+            of the pieces that it was read as.
         weights: Weights of this tower alone: file, folder, `hf-hub:ORG/NAME` or `NAME:TAG`.
     """
 
@@ -212,6 +220,7 @@ class TextTransformer:
         norm_eps: float = 1e-5,
         quick_gelu: bool | None = None,
         tokenizer: str | None = None,
+        new_tokens: tuple[str, ...] | str = (),
         weights: str | None = None,
     ):
         if width % heads:
@@ -219,6 +228,7 @@ class TextTransformer:
         if causal and pool in ("first", "last"):
             raise RecipeError(f"text.pool '{pool}' of a causal tower does not see the caption: use 'argmax' or 'eos'")
         self.quick_gelu = quick_gelu
+        self.new_tokens = new_tokens
         self.weights = weights
         self.config: dict[str, Any] = {
             "layers": layers,
@@ -238,4 +248,10 @@ class TextTransformer:
             self.config["hf_tokenizer_name"] = tokenizer
 
     def fragment(self) -> Fragment:
-        return Fragment(self.config, quick_gelu=self.quick_gelu, usual_quick_gelu=False, weights=self.weights)
+        return Fragment(
+            self.config,
+            quick_gelu=self.quick_gelu,
+            usual_quick_gelu=False,
+            weights=self.weights,
+            new_tokens=read_words(self.new_tokens),
+        )

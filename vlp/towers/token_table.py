@@ -28,7 +28,7 @@ def table_name(text: nn.Module) -> str:
 
 def grown(table: Float[Tensor, "v w"], ids: Sequence[int], rows: Float[Tensor, "n w"]) -> Float[Tensor, "u w"]:
     """Return a table with some rows more, or others where ids have one already that nothing has used."""
-    found = torch.cat([table, table.new_zeros(max(0, max(ids) + 1 - len(table)), table.shape[1])])
+    found = torch.cat([table, table.new_zeros(max(0, max(ids, default=0) + 1 - len(table)), table.shape[1])])
     found[list(ids)] = rows.to(table.dtype)
     return found
 

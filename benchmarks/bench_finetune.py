@@ -35,7 +35,7 @@ from vlp.ground.types import Batch
 from vlp.run.assemble import Run
 from vlp.step.kept_bytes import KeptBytes
 
-WAYS = ("full", "lora", "last_blocks", "heads", "lit")
+WAYS = ("full", "lora", "prompts", "last_blocks", "heads", "lit")
 PEER = "peft's LoRA on open_clip"
 RANK = 8
 LAYERS = ["attn", "c_fc", "c_proj"]

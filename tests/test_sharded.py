@@ -128,6 +128,8 @@ CASES = {
     "locked": (SMALL, "lit_cwcl", SINGLE),
     "small images first": ({**SMALL, "image": {**vit(64), "image_size": 64}}, "vitb32_clip", SINGLE,
                            "strategies.small_first={image_size: 32, steps: 1}"),
+    "prompts": ({**SMALL, "text": transformer(64) | {"vocab_size": 49408}}, "finetune_prompts", SINGLE,
+                "train.micro_batches=1"),
     "recomputed": (SMALL, "vitb32_clip", SINGLE, "model.grad_checkpointing=true"),
     "compiled": (SMALL, "vitb32_clip", SINGLE, "train.compile=true"),
     "timm transformer": ({**SMALL, "image": {"type": "timm", "name": "test_vit"}}, "vitb32_clip", SINGLE),

@@ -160,6 +160,14 @@ def test_a_start_that_changed_since_is_refused(place, tmp_path):
         open_start(str(run))
 
 
+def test_adapters_lead_from_the_start_to_what_they_make_of_it(place):
+    adapted = ("name=adapted", "train.steps=1", "model.tune=lora", f"model.weights={place}/runs/first")
+    run = train(tiny_recipe(place, f"{place}/shards/*.tar", *adapted))
+    _, start = open_start(str(run))
+    assert start.state_dict().keys() == weights_of(run).keys()
+    assert all(torch.equal(start.state_dict()[name], value) for name, value in weights_of(place / "runs/first").items())
+
+
 def _interpolate_with_others(rank, world_size, place):
     place = Path(place)
     report = interpolate(ends(place), place / "two", shares=SHARES, **tasks_of(place))

@@ -22,7 +22,7 @@ from vlp.data.shards.cards import load_card
 from vlp.ground.types import RecipeError
 from vlp.towers import tokenizers
 from vlp.towers.byte_pairs import merge
-from vlp.towers.tokenizers import ClipTokenizer, TransformersTokenizer, is_plain, tokenizer_for
+from vlp.towers.tokenizers import ClipTokenizer, is_plain, tokenizer_for
 
 NASTY = [
     *CAPTIONS,
@@ -158,7 +158,7 @@ def test_a_word_as_long_as_a_caption_may_be_ends_soon():
 def test_transformers_ids_are_those_of_open_clip(tmp_path):
     folder = tiny_bert(tmp_path)
     theirs = open_clip.tokenizer.HFTokenizer(folder, context_length=12)
-    assert_same_ids(TransformersTokenizer(name=folder, context_length=12), theirs, 0)
+    assert_same_ids(tokenizer_for({"hf_tokenizer_name": folder, "context_length": 12}), theirs, 0)
 
 
 def test_no_texts_give_no_tokens():

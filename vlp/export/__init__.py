@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from vlp.export.as_onnx import onnx_obstacles, write_onnx
 from vlp.export.as_open_clip import open_clip_obstacles, point_to, write_open_clip
 from vlp.export.as_transformers import obstacles, write_transformers
 from vlp.export.card import write_card
@@ -17,7 +18,8 @@ from vlp.export.whole_folder import check_free, whole_folder
 from vlp.ground.types import RecipeError
 from vlp.towers.dual import DualEncoder
 
-FORMATS = ("open_clip", "transformers")
+LIBRARIES = ("open_clip", "transformers")
+FORMATS = (*LIBRARIES, "onnx")
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ def export_model(
     results: Sequence[Mapping[str, Any]],
     data_note: str,
     origins: Sequence[str] = (),
-    formats: tuple[str, ...] = FORMATS,
+    formats: tuple[str, ...] = LIBRARIES,
     licence: str = "other",
     further: Mapping[str, str] = MappingProxyType({}),
     files: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
@@ -63,13 +65,14 @@ def export_model(
         results: Evaluation records; they go into the card and `eval/`.
         data_note: The data and its licences, in Markdown.
         origins: What the towers started from, a line each.
-        formats: Libraries to write for; one that cannot express the model is left out, with the reason.
+        formats: What to write for; a library that cannot express the model is left out, with the reason. Where both
+            are wanted and neither can, a pair of ONNX files takes their place.
         licence: Licence of the weights, as the hub spells it.
         further: Text of further sections of the card, by title.
         files: JSON files that lie beside the weights, by name.
 
     Raises:
-        RecipeError: The folder exists, no format can express the model, or embeddings differ.
+        RecipeError: The folder exists, no format can express the model, a package is missing, or embeddings differ.
     """
     check_free(to)
     chosen, left_out = _choose(model, formats)
@@ -97,9 +100,13 @@ def _choose(model: DualEncoder, formats: tuple[str, ...]) -> tuple[tuple[str, ..
     unknown = set(formats) - set(FORMATS)
     if unknown or not formats:
         raise RecipeError(f"unknown formats {sorted(unknown)}: choose among {', '.join(FORMATS)}")
-    reasons = {"open_clip": open_clip_obstacles(model), "transformers": obstacles(model)}
+    reasons = {
+        "open_clip": open_clip_obstacles(model), "transformers": obstacles(model), "onnx": onnx_obstacles(model)
+    }  # fmt: skip
     left_out = {form: "; ".join(reasons[form]) for form in formats if reasons[form]}
     chosen = tuple(form for form in formats if form not in left_out)
+    if not chosen and set(LIBRARIES) <= set(formats) and not reasons["onnx"]:
+        return ("onnx",), left_out
     if not chosen:
         told = "; ".join(f"{form}: {reason}" for form, reason in left_out.items())
         raise RecipeError(f"no chosen library can express this model ({told}); the run's checkpoints stay usable")
@@ -111,6 +118,8 @@ def _write_and_compare(model: DualEncoder, folder: Path, formats: tuple[str, ...
         write_open_clip(model, folder)
     if "transformers" in formats:
         write_transformers(model, folder)
+    if "onnx" in formats:
+        write_onnx(model, folder)
     return compare(model, folder, formats)
 
 

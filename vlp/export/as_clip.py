@@ -11,9 +11,10 @@ from torch import Tensor
 from transformers import CLIPConfig, CLIPModel, CLIPProcessor
 
 from vlp.export.processor import write_processor
-from vlp.export.tokenizer import fast_tokenizer
+from vlp.export.tokenizer import cleaning_tokenizer, fast_tokenizer
+from vlp.towers.clip_words import END
 from vlp.towers.dual import DualEncoder
-from vlp.towers.tokenizers import ClipTokenizer
+from vlp.towers.tokenizers import ClipTokenizer, PaddingTokenizer, TransformersTokenizer
 from vlp.towers.transformers_names import BLOCK, TEXT, VISUAL
 
 CLIP_END = 49407
@@ -44,8 +45,8 @@ def clip_obstacles(model: DualEncoder) -> list[str]:
         return found
     if text.get("no_causal_mask") or text.get("pool_type", "argmax") not in ("argmax", "eos"):
         found.append("its text tower is causal and pools at the end token")
-    if not isinstance(model.tokenizer, ClipTokenizer) or text.get("vocab_size", CLIP_END + 1) != CLIP_END + 1:
-        found.append("its tokenizer is written for CLIP's byte pairs alone")
+    if not _has_clip_words(model.tokenizer, text):
+        found.append("its tokenizer is written for CLIP's byte pairs alone, which may have further tokens")
     elif text.get("pool_type") == "eos" and text.get("eos_id") != CLIP_END:
         found.append(f"its text tower pools at CLIP's end token, not at {text.get('eos_id')}")
     elif text.get("tokenizer_kwargs", {}).get("clean", "lower") != "lower":
@@ -57,11 +58,24 @@ def clip_obstacles(model: DualEncoder) -> list[str]:
 
 def write_clip(model: DualEncoder, folder: Path) -> None:
     """Write CLIPModel, its tokenizer and its image processor, for a model without obstacles."""
-    assert isinstance(model.tokenizer, ClipTokenizer)
+    tokenizer = model.tokenizer
+    if isinstance(tokenizer, TransformersTokenizer):
+        words = cleaning_tokenizer(tokenizer)
+    else:
+        assert isinstance(tokenizer, ClipTokenizer)
+        words = fast_tokenizer(tokenizer)
     twin = CLIPModel(CLIPConfig(**clip_config(model)))
     twin.load_state_dict(convert(model.core.state_dict()), strict=True)
     twin.save_pretrained(folder)
-    write_processor(CLIPProcessor, fast_tokenizer(model.tokenizer), model, folder)
+    write_processor(CLIPProcessor, words, model, folder)
+
+
+def _has_clip_words(tokenizer: PaddingTokenizer, text: Mapping[str, Any]) -> bool:
+    """Whether captions are split into CLIP's byte pairs, among which transformers finds the end of each."""
+    if isinstance(tokenizer, ClipTokenizer):
+        return bool(text.get("vocab_size", CLIP_END + 1) == CLIP_END + 1)
+    is_grown = isinstance(tokenizer, TransformersTokenizer) and tokenizer.words.eos_token == END
+    return is_grown and text.get("pool_type") == "eos"
 
 
 def clip_config(model: DualEncoder) -> dict[str, Any]:

@@ -12,15 +12,25 @@ from safetensors.torch import save_file
 from vlp.towers.class_token import ClassTokenText
 from vlp.towers.dual import DualEncoder
 from vlp.towers.encoders import OtherEncoder
+from vlp.towers.learned_tokens import has_image_prompts, prompted
 from vlp.towers.sources import CONFIG_FILE, WEIGHT_FILES
 from vlp.towers.tokenizers import TransformersTokenizer
 
 
 def open_clip_obstacles(model: DualEncoder) -> list[str]:
     """Return why open_clip cannot load the model; nothing if it can."""
+    found = prompt_obstacles(model)
     if isinstance(model.core.text, OtherEncoder):
-        return [f"its text tower cannot be a {model.core.text.config.model_type} encoder"]
-    return []
+        found.append(f"its text tower cannot be a {model.core.text.config.model_type} encoder")
+    return found
+
+
+def prompt_obstacles(model: DualEncoder) -> list[str]:
+    """Return which learned tokens no other library has a place for."""
+    found = ["no tower has learned tokens beside its patches"] if has_image_prompts(model.core.visual) else []
+    if prompted(model.core.text) is not None:
+        found.append("its tokenizer puts no learned tokens into captions")
+    return found
 
 
 def has_correct_mask(model: DualEncoder) -> bool:
@@ -30,7 +40,12 @@ def has_correct_mask(model: DualEncoder) -> bool:
 
 def write_open_clip(model: DualEncoder, folder: Path) -> None:
     """Write configuration, weights, and what a transformers text tower needs to be built again."""
-    model_cfg = {**model.model_cfg, "vision_cfg": {**model.model_cfg["vision_cfg"], "patch_dropout": 0.0}}
+    is_theirs = isinstance(model.tokenizer, TransformersTokenizer)
+    model_cfg = {
+        **model.model_cfg,
+        "vision_cfg": {**model.model_cfg["vision_cfg"], "patch_dropout": 0.0},
+        "text_cfg": {**model.model_cfg["text_cfg"], **({"hf_tokenizer_name": str(folder)} if is_theirs else {})},
+    }
     config: dict[str, Any] = {"model_cfg": model_cfg, "preprocess_cfg": model.preprocess_cfg}
     if has_correct_mask(model):
         config["correct_cls_mask"] = True  # which open_clip does not read

@@ -41,6 +41,11 @@ def export_adapters(path: Path, to: Path, *, weights: str | None = None) -> Path
         raise RecipeError(
             f"{path}: holds no adapters alone, it was tuned {trained}: export the model, without --adapters"
         )
+    if recipe.model.text.new_tokens:
+        raise RecipeError(
+            f"{path}: its tokenizer has learned words (text.new_tokens), for which peft's format has no place: "
+            "export the model, without --adapters"
+        )
     if base is None or is_run(split_label(base)[0]):
         raise RecipeError(
             f"{path}: started from {base or 'scratch'}, which nobody else has: export that with vlp export, and start "

@@ -10,6 +10,7 @@ from typing import Any
 from vlp.export.as_open_clip import has_correct_mask
 from vlp.towers.dual import DualEncoder
 
+LIBRARIES = ("open_clip", "transformers", "onnx")
 OPEN_CLIP = """```python
 import open_clip
 
@@ -40,6 +41,10 @@ processor = AutoProcessor.from_pretrained("PATH", backend="pil")
 inputs = processor(text=["a photo of a cat"], images=picture, padding=PADDING, truncation=True, return_tensors="pt")
 output = model(**inputs)                                                       # image_embeds, text_embeds
 ```"""
+ONNX = """```bash
+pip install "vlp[onnx]"
+vlp eval PATH --tasks quick          # `onnx_pair.json` says how images and texts are prepared, for other programs too
+```"""
 
 CAPTIONS = """It writes captions: `vlp caption PATH picture.jpg`. With open_clip alone, the words that follow the tokens
 `text` are `model(pixels, text, output_labels=False)["logits"][:, -1]`; its `generate` needs transformers before 5."""
@@ -68,7 +73,7 @@ def write_card(
     """
     is_trained = bool(recipe_text)
     sections = [
-        _header(licence, has_twin="transformers" in parity),
+        _header(licence, parity),
         f"# {name}",
         f"An image tower and a text tower that share one embedding space, {'trained' if is_trained else 'written'} "
         "with `vlp`.",
@@ -93,9 +98,11 @@ def write_card(
     (folder / "README.md").write_text("\n\n".join(sections) + "\n", encoding="utf-8")
 
 
-def _header(licence: str, *, has_twin: bool) -> str:
-    tags = ["clip", "vlp", "open_clip", *(["transformers"] if has_twin else [])]
-    lines = ["---", "library_name: open_clip", "pipeline_tag: zero-shot-image-classification", f"license: {licence}"]
+def _header(licence: str, parity: Mapping[str, Any]) -> str:
+    libraries = [library for library in LIBRARIES if library in parity]
+    tags = ["clip", "vlp", *libraries]
+    lines = ["---", f"library_name: {libraries[0]}", "pipeline_tag: zero-shot-image-classification"]
+    lines.append(f"license: {licence}")
     return "\n".join([*lines, "tags:", *(f"- {tag}" for tag in tags), "---"])
 
 
@@ -117,6 +124,8 @@ def _loading(model: DualEncoder, left_out: Mapping[str, str], parity: Mapping[st
             parts.append(
                 f"CLIPModel has no logit bias: add {model.bias.item():.6g} to `logits_per_image` before a sigmoid."
             )
+    if "onnx" in parity:
+        parts += ["Two ONNX files:", ONNX]
     parts += [f"Not exported for {library}: {reason}." for library, reason in left_out.items()]
     return "\n\n".join(parts)
 
@@ -148,7 +157,7 @@ def _preprocessing(model: DualEncoder) -> str:
 
 def _agreement(parity: Mapping[str, Any]) -> str:
     rows = ["| Library | Images | Texts |", "|---|---|---|"]
-    for library in ("open_clip", "transformers"):
+    for library in LIBRARIES:
         if library in parity:
             found = parity[library]
             rows.append(f"| {library} | {found['image']['max_abs']:.1e} | {found['text']['max_abs']:.1e} |")

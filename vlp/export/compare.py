@@ -17,10 +17,11 @@ from transformers import AutoModel, AutoProcessor
 
 from vlp.export.as_open_clip import has_correct_mask
 from vlp.export.probes import TEXTS, probe_images
-from vlp.ground.types import RecipeError
+from vlp.ground.types import Encoder, RecipeError
 from vlp.towers.dual import DualEncoder
 from vlp.towers.encoder import TowerEncoder
 from vlp.towers.load import load_model
+from vlp.towers.onnx_pair import OnnxPair
 from vlp.towers.text import can_cut
 
 TOLERANCE = 1e-4
@@ -46,9 +47,11 @@ def compare(model: DualEncoder, folder: Path, formats: tuple[str, ...]) -> dict[
     }
     if "open_clip" in formats:
         report["open_clip"] = _with_open_clip(ours, folder, images, expected)
-        report["vlp"] = _with_vlp(folder, images, expected)
+        report["vlp"] = _with_encoder("vlp", TowerEncoder(load_model(str(folder))), images, expected)
     if "transformers" in formats:
         report["transformers"] = _with_transformers(ours, folder, images, expected)
+    if "onnx" in formats:
+        report["onnx"] = _with_encoder("onnxruntime", OnnxPair(folder).encoder("cpu"), images, expected)
     return report
 
 
@@ -94,11 +97,12 @@ def _same_words(core: Any, ours: TowerEncoder, pixels: Tensor, words: Tensor) ->
     return {"max_abs": largest}
 
 
-def _with_vlp(folder: Path, images: dict[str, Image], expected: dict[str, Tensor]) -> dict[str, Any]:
-    encoder = TowerEncoder(load_model(str(folder)))
+def _with_encoder(
+    library: str, encoder: Encoder, images: dict[str, Image], expected: dict[str, Tensor]
+) -> dict[str, Any]:
     return {
-        "image": _difference("vlp", "image", encoder.embed_images(images.values()), expected["image"]),
-        "text": _difference("vlp", "text", encoder.embed_texts(TEXTS), expected["text"]),
+        "image": _difference(library, "image", encoder.embed_images(images.values()), expected["image"]),
+        "text": _difference(library, "text", encoder.embed_texts(TEXTS), expected["text"]),
     }
 
 

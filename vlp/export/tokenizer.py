@@ -9,14 +9,12 @@ import string
 from collections.abc import Callable
 from pathlib import Path
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import Regex, normalizers
 from transformers import PreTrainedTokenizerFast
 
+from vlp.towers.clip_words import clip_words
 from vlp.towers.tokenizers import ClipTokenizer, TransformersTokenizer
 
-# open_clip's names, so that a user's text has the same meaning in both libraries
-START, END = "<start_of_text>", "<end_of_text>"
-WORDS = r"<start_of_text>|<end_of_text>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 # what ftfy and html.unescape mend most often; wrongly decoded text and rare entities stay as they are
 ENTITIES = {"&lt;": "<", "&gt;": ">", "&quot;": '"', "&#39;": "'", "&#x27;": "'", "&apos;": "'", "&nbsp;": " "}
 LIGATURES = {
@@ -32,17 +30,11 @@ PATTERNS = {
 
 
 def fast_tokenizer(tokenizer: ClipTokenizer) -> PreTrainedTokenizerFast:
-    """Return the tokenizer's twin in transformers."""
-    return PreTrainedTokenizerFast(
-        tokenizer_object=_byte_pairs(tokenizer),
-        bos_token=START,
-        eos_token=END,
-        unk_token=END,
-        # causal towers that pool at the first end token do not see what follows it; CLIP's zeros would be the
-        # special token "!", which changes how "dog!!" is split
-        pad_token=END,
-        model_max_length=tokenizer.context_length,
-    )
+    """Return the tokenizer's twin in transformers, which cleans texts by itself."""
+    words = clip_words(tokenizer)
+    words.model_max_length = tokenizer.context_length
+    words.backend_tokenizer.normalizer = normalizers.Sequence([*mending(), normalizers.Lowercase()])
+    return words
 
 
 def cleaning_tokenizer(tokenizer: TransformersTokenizer) -> PreTrainedTokenizerFast:
@@ -60,7 +52,8 @@ def mending() -> list[normalizers.Normalizer]:
     """Return what stands for ftfy and `html.unescape`."""
     first = normalizers.Replace(Regex("&(?:amp;)+"), "&")
     exact = [normalizers.Replace(before, after) for before, after in {**ENTITIES, **LIGATURES}.items()]
-    return [first, *exact, *(normalizers.Replace(Regex(pattern), after) for pattern, after in PATTERNS.items())]
+    rest = [normalizers.Replace(Regex(pattern), after) for pattern, after in PATTERNS.items()]
+    return [first, *exact, *rest, normalizers.NFC()]
 
 
 def _canonical() -> list[normalizers.Normalizer]:
@@ -89,23 +82,3 @@ def settle_config(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     for how_it_was_loaded in ("is_local", "local_files_only"):
         config.pop(how_it_was_loaded, None)
     path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-
-
-def _byte_pairs(tokenizer: ClipTokenizer) -> Tokenizer:
-    words = tokenizer.words
-    merges = sorted(words.bpe_ranks, key=words.bpe_ranks.__getitem__)
-    fast = Tokenizer(
-        models.BPE(vocab=words.encoder, merges=merges, end_of_word_suffix="</w>", unk_token=END, fuse_unk=False)
-    )
-    fast.normalizer = normalizers.Sequence([*mending(), normalizers.NFC(), normalizers.Lowercase()])
-    fast.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(WORDS), behavior="removed", invert=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False),
-        ]
-    )
-    fast.decoder = decoders.ByteLevel()
-    fast.add_special_tokens([AddedToken(text, special=True, normalized=True) for text in (START, END)])
-    ends = [(START, words.sot_token_id), (END, words.eot_token_id)]
-    fast.post_processor = processors.TemplateProcessing(single=f"{START} $A {END}", special_tokens=ends)
-    return fast

@@ -7,7 +7,7 @@ from pathlib import Path
 from vlp.export.run import find_origins
 from vlp.ground.types import RecipeError
 from vlp.merging.contributors import Contributor, run_of, sha256_of_weights
-from vlp.recipe.model import build_model
+from vlp.recipe.model import build_start
 from vlp.run.checkpoint import read_lock
 from vlp.towers.dual import DualEncoder
 
@@ -24,7 +24,7 @@ def open_start(end: str) -> tuple[Contributor, DualEncoder]:
     run = run_of(end)
     if run is None:
         raise RecipeError(f"'{end}' is no run, so nobody knows where it started: name START and END")
-    model = build_model(read_lock(run).model)
+    model = build_start(read_lock(run).model)
     _check_origins(run, model)
     sources = ", ".join(dict.fromkeys(found.source for found in model.loaded))
     return Contributor(f"the start of {run}: {sources}", sha256_of_weights(model.state_dict())), model.eval()

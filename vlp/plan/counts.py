@@ -122,7 +122,7 @@ def count(recipe: Recipe, *, tokens: float | None = None) -> Counts:
         objective.create(towers.embed_dim, teacher_dim_of(used), features_of(towers, objective))
         for strategy in used.values():
             strategy.start(towers)
-        length = towers.context_length
+        length = towers.caption_length
         if tokens is not None and can_cut(towers.core.text):
             length = max(2, min(length, round(tokens)))
         image, text, cast = tower_costs(towers, length, recipe.train.number_format)

@@ -18,6 +18,11 @@ def build_model(section: BaseModel) -> DualEncoder:
     return DualEncoder(*parts, **settings(section, "image", "text", "tune", "decoder"))
 
 
+def build_start(section: BaseModel) -> DualEncoder:
+    """Build the towers as they start from their weights, without what a way of tuning adds."""
+    return DualEncoder(*_towers(section), **settings(section, "image", "text", "tune"))
+
+
 def fragments(section: BaseModel) -> tuple[Fragment, Fragment]:
     """Return what the towers of a recipe's `model` section bring to open_clip's configuration, image first."""
     image, text = _towers(section)
@@ -43,15 +48,17 @@ def _tuning(section: Any) -> Tuning:
 
 
 def settled(recipe: Recipe, towers: DualEncoder) -> Recipe:
-    """Return a recipe in which stands what its weights decided, so that the model can be built again without them."""
-    if not towers.loaded:
-        return recipe
+    """Return a recipe in which stands what weights and files decided, so that the model can be built without them."""
     model: Any = recipe.model
-    decided = {key: towers.preprocess_cfg[key] for key in ("mean", "std", "interpolation", "resize_mode")}
-    for side in ("image", "text"):
+    decided: dict[str, Any] = {}
+    if towers.loaded:
+        decided |= {key: towers.preprocess_cfg[key] for key in ("mean", "std", "interpolation", "resize_mode")}
+    for side in ("image", "text") if towers.loaded else ():
         tower = getattr(model, side)
         if "quick_gelu" in type(tower).model_fields:
             decided[side] = tower.model_copy(update={"quick_gelu": towers.model_cfg["quick_gelu"]})
+    if towers.new_tokens is not None:
+        decided["text"] = decided.get("text", model.text).model_copy(update={"new_tokens": towers.new_tokens.given})
     return recipe.model_copy(update={"model": model.model_copy(update=decided)})
 
 

@@ -22,6 +22,7 @@ from vlp.strategies.hard_negatives import HardNegatives
 from vlp.strategies.replay import Replay
 from vlp.towers.dual import DualEncoder
 from vlp.towers.sources import holds_weights
+from vlp.towers.token_table import token_table
 
 PROVIDERS = {
     "reference": "lock the image tower (model.freeze=[visual]) or add a teacher (strategies.ema_teacher={})",
@@ -45,6 +46,7 @@ def check_fit(
     """
     _check_precision(recipe)
     _check_weights(recipe, towers)
+    _check_new_tokens(towers)
     _check_batch(recipe)
     _check_micro_batches(recipe, sharded=sharded)
     _check_batch_norm(recipe, towers)
@@ -121,6 +123,17 @@ def _check_weights(recipe: Recipe, towers: DualEncoder) -> None:
                 VlpWarning,
                 stacklevel=3,
             )
+
+
+def _check_new_tokens(towers: DualEncoder) -> None:
+    """Warn of words that learn nothing."""
+    if towers.new_tokens is not None and not token_table(towers.core.text).weight.requires_grad:
+        warnings.warn(
+            "model.text.new_tokens: embeddings of tokens are locked, so that new ones stay the mean of their pieces: "
+            "train them (model.tune=full, or lit), or leave new_tokens out",
+            VlpWarning,
+            stacklevel=3,
+        )
 
 
 def _bfloat16_is_fast() -> bool:

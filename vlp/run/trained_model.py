@@ -12,11 +12,13 @@ from vlp.ground.types import RecipeError
 from vlp.recipe.model import build_model, fragments, without_weights
 from vlp.recipe.schema import Recipe
 from vlp.run.checkpoint import LOCK, WEIGHTS, Checkpoint, is_checkpoint, latest, open_checkpoint, read_lock
+from vlp.towers.base import Fragment
 from vlp.towers.build import choose_activation, join
 from vlp.towers.dual import DualEncoder
 from vlp.towers.load import loader
 from vlp.towers.low_rank import merge_adapters
 from vlp.towers.meaning import PREPROCESS_KEYS, Meaning
+from vlp.towers.merged_prompts import merge_prompts
 from vlp.towers.sources import WeightFile, finder
 
 
@@ -57,6 +59,7 @@ def load_model_of_run(path: Path, weights: str | None = None, *, width: int | No
         state = _cut(state, model.state_dict(), whole, width)
     model.load_state_dict(state)
     merge_adapters(model)
+    merge_prompts(model)
     return TrainedModel(model.eval(), checkpoint, label, recipe)
 
 
@@ -106,12 +109,14 @@ def find_weights_of_run(source: str) -> WeightFile | None:
         return None
     recipe, checkpoint, label = open_run(path, wanted)
     name = f"{source} ({label}, step {checkpoint.step})"
-    return WeightFile(checkpoint.path / f"{label}{WEIGHTS}", _meaning_of(recipe.model), name)
+    towers = fragments(without_weights(recipe.model))
+    return WeightFile(
+        checkpoint.path / f"{label}{WEIGHTS}", _meaning_of(recipe.model, *towers), name, new_tokens=towers[1].new_tokens
+    )
 
 
-def _meaning_of(model: Any) -> Meaning:
+def _meaning_of(model: Any, image: Fragment, text: Fragment) -> Meaning:
     """Return what a recipe's `model` section says of its weights."""
-    image, text = fragments(without_weights(model))
     said = {key: value for key in PREPROCESS_KEYS if (value := getattr(model, key, None)) is not None}
     return Meaning(choose_activation(image, text), {**image.preprocess, **said})
 

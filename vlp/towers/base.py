@@ -25,6 +25,7 @@ class Fragment:
         model_name: The open_clip model that it was configured for, where one is named.
         pretrained: Where the backbone's own weights come from, which building it reads.
         class_token_sees_padding: Whether a text tower with a class token has open_clip's mask for it.
+        new_tokens: Words that the tokenizer gets as tokens.
     """
 
     config: Mapping[str, Any]
@@ -38,6 +39,7 @@ class Fragment:
     model_name: str | None = None
     pretrained: str | None = None
     class_token_sees_padding: bool = False
+    new_tokens: tuple[str, ...] = ()
 
 
 class DecoderSource(Protocol):

@@ -6,39 +6,38 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, Literal
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float, Float32, Int64
-from numpy.typing import NDArray
 from open_clip.transform import PreprocessCfg
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from vlp.ground.types import Embeddings, RecipeError
+from vlp.ground.types import RecipeError
 from vlp.towers.base import DecoderSource, Tower
-from vlp.towers.before_projection import image_and_features, text_and_features
 from vlp.towers.build import build_core, join, set_grad_checkpointing
-from vlp.towers.caption_decoder import CaptionDecoder, decoder_of
 from vlp.towers.depth import blocks_behind, names_in_blocks
 from vlp.towers.freeze import freeze as freeze_parameters
 from vlp.towers.freeze import freeze_batch_norm, is_locked, rest_frozen_parts
+from vlp.towers.learned_tokens import count_prompts, take_prompts
 from vlp.towers.meaning import PREPROCESS_KEYS
-from vlp.towers.sources import find_sources, trained_with
-from vlp.towers.text import can_cut, embed_cut, embed_full
+from vlp.towers.more_tokens import copied
+from vlp.towers.new_tokens import NewTokens, learn_words
+from vlp.towers.sources import WeightFile, find_sources, trained_with
+from vlp.towers.text import can_cut
+from vlp.towers.token_table import grow, read_at_end, token_table
 from vlp.towers.tokenizer_fit import check_tokenizer
-from vlp.towers.tokenizers import PaddingTokenizer, tokenizer_for
+from vlp.towers.tokenizers import PaddingTokenizer, TransformersTokenizer, frame, tokenizer_for
 from vlp.towers.tuning.base import Tuning
+from vlp.towers.two_towers import TwoTowers
 from vlp.towers.view_dropout import ViewDropout
 from vlp.towers.weights import load_weights
 
 Color = tuple[float, float, float]
 
 
-class DualEncoder(nn.Module):
+class DualEncoder(TwoTowers):
     """An image tower and a text tower that share one embedding space, and perhaps a decoder that writes captions.
 
     Args:
@@ -67,7 +66,7 @@ class DualEncoder(nn.Module):
         model_cfg: open_clip's configuration of both towers.
         preprocess_cfg: open_clip's description of how evaluation prepares an image.
         loaded: How much of each tower came from which weights, in the order of reading.
-        hands_out_features: Whether `forward` returns what the towers know before their projections, too.
+        new_tokens: What the tokenizer has learned, if anything.
     """
 
     def __init__(
@@ -104,9 +103,18 @@ class DualEncoder(nn.Module):
         self.max_scale = max_scale
         self.text_buckets = text_buckets
         self.context_length: int = self.model_cfg["text_cfg"].get("context_length", 77)
+        self.new_tokens = self._learn(text.new_tokens) if text.new_tokens else None
         expected: dict[str, Any] = {**image.preprocess}
         for part, file in sources.items():
-            self.loaded += load_weights(self.core, file.path, part=part, source=file.name, adapters=file.adapters)
+            self.loaded += load_weights(
+                self.core,
+                file.path,
+                part=part,
+                source=file.name,
+                adapters=file.adapters,
+                new_tokens=self.new_tokens,
+                num_known=self._check_new_tokens(part, file),
+            )
             if part != "text.":
                 expected.update(file.meaning.preprocess)
         chosen = {"mean": mean, "std": std, "interpolation": interpolation, "resize_mode": resize_mode}
@@ -115,6 +123,8 @@ class DualEncoder(nn.Module):
         self.core.logit_scale.requires_grad_(learn_scale)
         if tuning is not None:
             tuning.apply(self.core)
+        learned = {name: value for each in self.loaded for name, value in each.learned.items()}
+        take_prompts(self.core, learned, ", ".join(each.source for each in self.loaded if each.learned))
         freeze_parameters(self.core, freeze)
         if lock_batch_norm:
             freeze_batch_norm(self.core)
@@ -122,147 +132,10 @@ class DualEncoder(nn.Module):
             set_grad_checkpointing(self.core)
         if text_dropout and grad_checkpointing:
             raise RecipeError("model.grad_checkpointing: recomputes without model.text_dropout: leave one of them out")
+        if self.decoder is not None and (self.new_tokens is not None or count_prompts(self.core.text)):
+            raise RecipeError("model.decoder: it reads no learned tokens: leave it out, or text.new_tokens and prompts")
         self._view_dropout = ViewDropout(self.core.text, text_dropout) if text_dropout else None
-        self.hands_out_features = False
         self.train()
-
-    def forward(
-        self,
-        images: Float[Tensor, "v n 3 h w"],
-        tokens: Int64[Tensor, "w n l"],
-        lengths: Int64[NDArray[np.int64], "w n"],
-        known: Float32[Tensor, "v n d"] | None = None,
-    ) -> Embeddings:
-        """Embed every view; the first of each modality leads.
-
-        Args:
-            images: Normalised pixels.
-            lengths: On the CPU, so that cutting captions does not wait for the device, and no tensor: DDP and FSDP2
-                move every tensor to the device.
-            known: Embeddings of the images, which nobody looks at then.
-        """
-        image, seen, image_tokens = (known, (), None) if known is not None else self._image_views(images)
-        text, read, text_tokens = self._text_views(tokens, lengths)
-        losses = None
-        if self.decoder is not None and image_tokens is not None and text_tokens is not None:
-            size = tokens.shape[1]
-            losses = self.decoder.losses(image_tokens[:size], text_tokens[:size], tokens[0], lengths[0])
-        return Embeddings(
-            image=image[0],
-            text=text[0],
-            scale=self.scale,
-            bias=self.bias,
-            image_views=tuple(image[1:]),
-            text_views=tuple(text[1:]),
-            reference=image[0].detach() if self.locked_image else None,
-            image_features=tuple(seen),
-            text_features=tuple(read),
-            caption_losses=losses,
-            caption_words=None if losses is None else torch.as_tensor(lengths[0] - 1),
-        )
-
-    def embed_images(self, images: Float[Tensor, "n 3 h w"]) -> Float32[Tensor, "n d"]:
-        """Embed normalised pixels."""
-        return _unit(self._image_rows(images)[0])
-
-    def embed_tokens(
-        self, tokens: Int64[Tensor, "n l"], lengths: Int64[NDArray[np.int64], " n"]
-    ) -> Float32[Tensor, "n d"]:
-        """Embed captions; `lengths` stay on the CPU."""
-        return _unit(self._token_rows(tokens, lengths)[0])
-
-    def image_features(self, images: Float[Tensor, "n 3 h w"]) -> Float32[Tensor, "n w"]:
-        """Return what the image tower knows of normalised pixels before its projection."""
-        return self._image_rows(images, features=True)[0][:, self.embed_dim :].float()
-
-    def token_features(
-        self, tokens: Int64[Tensor, "n l"], lengths: Int64[NDArray[np.int64], " n"]
-    ) -> Float32[Tensor, "n v"]:
-        """Return what the text tower knows of captions before its projection."""
-        return self._token_rows(tokens, lengths, features=True)[0][:, self.embed_dim :].float()
-
-    def _image_views(self, images: Float[Tensor, "v n 3 h w"]) -> tuple[Tensor, Tensor | tuple[()], Tensor | None]:
-        """Return embeddings, [v, n, d], features, [v, n, w], or none where nobody asks for them, and what a decoder
-        reads, [v * n, k, w], where there is one."""
-        rows, states = self._image_rows(images.flatten(0, 1), features=self.hands_out_features)
-        return (*self._parted(rows.unflatten(0, images.shape[:2])), states)
-
-    def _text_views(
-        self, tokens: Int64[Tensor, "w n l"], lengths: Int64[NDArray[np.int64], "w n"]
-    ) -> tuple[Tensor, Tensor | tuple[()], Tensor | None]:
-        """Return the same of captions; where there is dropout, the first view is read without it."""
-        features = self.hands_out_features
-        if self._view_dropout is None or len(tokens) == 1:
-            rows, states = self._token_rows(tokens.flatten(0, 1), lengths.flatten(), features=features)
-        else:
-            first, states = self._token_rows(tokens[0], lengths[0], features=features)
-            with self._view_dropout.asked_for():
-                others, _ = self._token_rows(tokens[1:].flatten(0, 1), lengths[1:].flatten(), features=features)
-            rows = torch.cat([first, others])
-        return (*self._parted(rows.unflatten(0, tokens.shape[:2])), states)
-
-    def _parted(self, rows: Float[Tensor, "v n e"]) -> tuple[Tensor, Tensor | tuple[()]]:
-        if not self.hands_out_features:
-            return _unit(rows), ()
-        return _unit(rows[..., : self.embed_dim]), rows[..., self.embed_dim :].float()
-
-    def _image_rows(
-        self, images: Float[Tensor, "n 3 h w"], *, features: bool = False
-    ) -> tuple[Float[Tensor, "n e"], Float[Tensor, "n k w"] | None]:
-        """Return what the tower says of images, features behind it, and the tokens that a decoder reads."""
-        tower = self.core.visual
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.locked_image):
-            found: Any = image_and_features(tower, images) if features else tower(images)
-            rows, states = (found, None) if self.decoder is None else found
-            return rows, states
-
-    def _token_rows(
-        self, tokens: Int64[Tensor, "n l"], lengths: Int64[NDArray[np.int64], " n"], *, features: bool = False
-    ) -> tuple[Float[Tensor, "n e"], Float[Tensor, "n l w"] | None]:
-        """Return the same of captions, and the states of their tokens."""
-        tower = self.core.text
-        run = partial(text_and_features, tower) if features else tower
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.locked_text):
-            if self.decoder is not None:
-                pooled, states = tower(tokens)
-                return pooled, states
-            if can_cut(tower):
-                return embed_cut(tower, tokens, lengths, self.text_buckets, run), None
-            return embed_full(run, tokens, self.context_length, self.tokenizer.pad_id), None
-
-    @property
-    def decoder(self) -> CaptionDecoder | None:
-        """The decoder of captions, where the model has one."""
-        return decoder_of(self.core)
-
-    @property
-    def embed_dim(self) -> int:
-        """Width of the embeddings."""
-        width: int = self.model_cfg["embed_dim"]
-        return width
-
-    @property
-    def scale(self) -> Float32[Tensor, ""]:
-        """Inverse temperature."""
-        with torch.autocast(self.core.logit_scale.device.type, enabled=False):
-            return self.core.logit_scale.float().exp().squeeze()
-
-    @property
-    def bias(self) -> Float32[Tensor, ""]:
-        """Bias of the logits; a constant zero where the model has none."""
-        if self.core.logit_bias is None:
-            return torch.zeros((), device=self.core.logit_scale.device)
-        return self.core.logit_bias.float().squeeze()
-
-    @property
-    def locked_image(self) -> bool:
-        """Whether no parameter of the image tower trains."""
-        return is_locked(self.core.visual)
-
-    @property
-    def locked_text(self) -> bool:
-        """Whether no parameter of the text tower trains."""
-        return is_locked(self.core.text)
 
     @property
     def has_batch_norm(self) -> bool:
@@ -280,7 +153,8 @@ class DualEncoder(nn.Module):
         sizes = [(value.numel(), value.requires_grad) for value in self.parameters()]
         trained, whole = sum(size for size, trains in sizes if trains), sum(size for size, _ in sizes)
         share = [f"{trained:,} of {whole:,} parameters train"] if trained < whole else []
-        return [*map(str, self.loaded), *share]
+        learned = [str(self.new_tokens)] if self.new_tokens else []
+        return [*map(str, self.loaded), *learned, *share]
 
     def blocks_behind(self) -> dict[str, int]:
         """Return, for each parameter of a tower, how many blocks come behind it; scale and bias lie in none."""
@@ -300,14 +174,54 @@ class DualEncoder(nn.Module):
 
     @cached_property
     def tokenizer(self) -> PaddingTokenizer:
-        """The tokenizer of the text tower, loaded when first asked for.
+        """The tokenizer of the text tower, loaded when first asked for; it leaves room for learned tokens.
 
         Raises:
             RecipeError: It cannot be loaded, or does not fit the tower.
         """
-        tokenizer = tokenizer_for(self.model_cfg["text_cfg"])
-        check_tokenizer(self.core.text, self.model_cfg["text_cfg"], tokenizer)
+        text_cfg = self.model_cfg["text_cfg"]
+        if self.new_tokens is None:
+            tokenizer = tokenizer_for({**text_cfg, "context_length": self.caption_length})
+        else:
+            tokenizer = copied(self.new_tokens.tokenizer)
+            tokenizer.context_length = self.caption_length
+        check_tokenizer(self.core.text, text_cfg, tokenizer)
         return tokenizer
+
+    def take_tokenizer(self, tokenizer: TransformersTokenizer) -> None:
+        """Read captions with a tokenizer that has more tokens, for which the text tower has rows.
+
+        The configuration names no place of it: an export has it beside.
+
+        Raises:
+            RecipeError: It does not fit the tower.
+        """
+        self._read_with(tokenizer)
+        self.tokenizer = tokenizer
+
+    def _read_with(self, tokenizer: TransformersTokenizer) -> None:
+        text, text_cfg = self.core.text, self.model_cfg["text_cfg"]
+        text_cfg["tokenizer_kwargs"] = {**(text_cfg.get("tokenizer_kwargs") or {}), "clean": tokenizer.cleaning}
+        text_cfg |= read_at_end(text, frame(tokenizer)[1])
+        check_tokenizer(text, text_cfg, tokenizer)
+
+    def _learn(self, words: tuple[str, ...]) -> NewTokens:
+        text = self.core.text
+        found = learn_words(tokenizer_for(self.model_cfg["text_cfg"]), words, sees_padding=not can_cut(text))
+        grow(text, found.ids, found.means(token_table(text).weight))
+        self._read_with(found.tokenizer)
+        return found
+
+    def _check_new_tokens(self, part: str, file: WeightFile) -> int:
+        """Return how many of the new tokens weights have too."""
+        if part == "visual." or not file.new_tokens:
+            return 0
+        if self.new_tokens is None:
+            raise RecipeError(
+                f"text.new_tokens: '{file.name}' was trained with {len(file.new_tokens)} words of its own: give them, "
+                "as they stand in its recipe.lock.yaml"
+            )
+        return self.new_tokens.check_begins_with(file.new_tokens, file.name)
 
     def train(self, mode: bool = True) -> DualEncoder:
         """Switch the mode; what is locked stays in evaluation mode."""
@@ -334,11 +248,6 @@ class DualEncoder(nn.Module):
         """
         for logarithm in (self.core.logit_scale, *beside):
             logarithm.clamp_(0.0, math.log(self.max_scale))
-
-
-def _unit(features: Float[Tensor, "n d"]) -> Float32[Tensor, "n d"]:
-    with torch.autocast(features.device.type, enabled=False):
-        return F.normalize(features.float(), dim=-1)
 
 
 def _preprocess(image_size: int | tuple[int, int], expected: dict[str, Any]) -> dict[str, Any]:

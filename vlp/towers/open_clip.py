@@ -9,6 +9,7 @@ from pydantic import Field
 
 from vlp.ground.types import RecipeError
 from vlp.towers.base import Fragment, caption_decoders, image_towers, text_towers
+from vlp.towers.new_tokens import read_words
 from vlp.towers.sources import folder_of, read_config
 
 ImageSize = int | tuple[int, int]
@@ -81,6 +82,8 @@ class OpenClipText:
             default as the weights were trained, else as the model is configured.
         correct_cls_mask: Let the class token of a CoCa see its caption and itself, and no padding; by default as the
             model is configured, which for all of open_clip's is one place off.
+        new_tokens: Words that become tokens of the tokenizer, or a file with one on each line; each begins as the mean
+            of the pieces that it was read as.
         weights: Weights of this tower alone: file, folder, `hf-hub:ORG/NAME` or `NAME:TAG`.
     """
 
@@ -92,6 +95,7 @@ class OpenClipText:
         tokenizer: str | None = None,
         quick_gelu: bool | None = None,
         correct_cls_mask: bool | None = None,
+        new_tokens: tuple[str, ...] | str = (),
         weights: str | None = None,
     ):
         self.name = name
@@ -99,6 +103,7 @@ class OpenClipText:
         self.tokenizer = tokenizer
         self.quick_gelu = quick_gelu
         self.correct_cls_mask = correct_cls_mask
+        self.new_tokens = new_tokens
         self.weights = weights
 
     def fragment(self) -> Fragment:
@@ -129,6 +134,7 @@ class OpenClipText:
             weights=self.weights,
             model_name=self.name,
             class_token_sees_padding=not correct,
+            new_tokens=read_words(self.new_tokens),
         )
 
 
@@ -216,6 +222,8 @@ class TextTransformer:
         quick_gelu: Whether the blocks compute with QuickGELU, the sigmoid approximation of the first CLIP models; by
             default as the weights were trained, else not.
         tokenizer: Hub id or folder of a transformers tokenizer; CLIP's byte pairs without one.
+        new_tokens: Words that become tokens of the tokenizer, or a file with one on each line; each begins as the mean
+            of the pieces that it was read as.
         weights: Weights of this tower alone: file, folder, `hf-hub:ORG/NAME` or `NAME:TAG`.
     """
 
@@ -236,6 +244,7 @@ class TextTransformer:
         norm_eps: float = 1e-5,
         quick_gelu: bool | None = None,
         tokenizer: str | None = None,
+        new_tokens: tuple[str, ...] | str = (),
         weights: str | None = None,
     ):
         if width % heads:
@@ -245,6 +254,7 @@ class TextTransformer:
         if pool == "class" and not causal:
             raise RecipeError("text.pool 'class' is of a causal tower, whose tokens it is hidden from: use 'first'")
         self.quick_gelu = quick_gelu
+        self.new_tokens = new_tokens
         self.weights = weights
         self.config: dict[str, Any] = {
             "layers": layers,
@@ -266,7 +276,13 @@ class TextTransformer:
             self.config["hf_tokenizer_name"] = tokenizer
 
     def fragment(self) -> Fragment:
-        return Fragment(self.config, quick_gelu=self.quick_gelu, usual_quick_gelu=False, weights=self.weights)
+        return Fragment(
+            self.config,
+            quick_gelu=self.quick_gelu,
+            usual_quick_gelu=False,
+            weights=self.weights,
+            new_tokens=read_words(self.new_tokens),
+        )
 
 
 @caption_decoders.register("open_clip")

@@ -31,12 +31,20 @@ FETCHED = ["*.json", "*.txt", "*.model", "*.safetensors"]  # of a page for trans
 
 @dataclass(frozen=True)
 class WeightFile:
-    """A weight file on disk, what it means, what to call it, and adapters that are to be added."""
+    """A weight file on disk.
+
+    Args:
+        meaning: What it means.
+        name: What to call it.
+        adapters: What is to be added.
+        new_tokens: Words that its tokenizer was given as tokens.
+    """
 
     path: Path
     meaning: Meaning
     name: str
     adapters: AdapterFolder | None = None
+    new_tokens: tuple[str, ...] = ()
 
 
 Finder = Callable[[str], WeightFile | None]

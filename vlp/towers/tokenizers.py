@@ -12,6 +12,7 @@ import open_clip
 import torch
 from jaxtyping import Int64
 from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from vlp.ground.types import RecipeError, Tokenizer
 from vlp.towers.byte_pairs import merge
@@ -112,28 +113,30 @@ class TransformersTokenizer:
     """A transformers tokenizer behind open_clip's text cleaning; ids equal those of open_clip's `HFTokenizer`.
 
     Args:
-        name: Hub id or folder.
+        words: What splits clean texts.
+        name: What to call it.
         context_length: Tokens per text; longer texts are cut and keep their end token.
         clean: open_clip's text cleaning: `lower`, `whitespace` or `canonicalize`.
         strip_sep_token: Replace separator tokens by zeros.
 
     Raises:
-        RecipeError: No such tokenizer, or it pads on the left or not at all.
+        RecipeError: It pads on the left or not at all.
     """
 
-    def __init__(self, *, name: str, context_length: int, clean: str = "whitespace", strip_sep_token: bool = False):
+    def __init__(
+        self,
+        words: PreTrainedTokenizerBase,
+        *,
+        name: str,
+        context_length: int,
+        clean: str = "whitespace",
+        strip_sep_token: bool = False,
+    ):
+        self.words: Any = words
         self.name = name
         self.cleaning = clean
         self.context_length = context_length
-        try:
-            self.cleaned = open_clip.tokenizer.HFTokenizer(
-                name, context_length=context_length, clean=clean, strip_sep_token=strip_sep_token
-            )
-        except Exception as error:  # transformers raises its own, the hub's and the network's errors
-            raise RecipeError(
-                f"cannot load the tokenizer '{name}': {error}; set text.tokenizer to a folder that has it"
-            ) from error
-        self.words = self.cleaned.tokenizer
+        self.strip_sep_token = strip_sep_token
         if self.words.pad_token_id is None or self.words.padding_side != "right":
             raise RecipeError(
                 f"the tokenizer '{name}' does not pad on the right: the towers read captions from the left"
@@ -154,9 +157,24 @@ class TransformersTokenizer:
             [self.clean(text) for text in texts], truncation=True, max_length=self.context_length
         ).input_ids
         tokens, lengths = pad_rows(ids, self.pad_id)
-        if self.cleaned.strip_sep_token:
+        if self.strip_sep_token:
             tokens = tokens.masked_fill(tokens == self.words.sep_token_id, 0)
         return tokens, lengths
+
+
+def load_words(name: str) -> PreTrainedTokenizerBase:
+    """Return the tokenizer of transformers at a hub id or in a folder.
+
+    Raises:
+        RecipeError: There is none.
+    """
+    try:
+        words: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name)
+    except Exception as error:  # transformers raises its own, the hub's and the network's errors
+        raise RecipeError(
+            f"cannot load the tokenizer '{name}': {error}; set text.tokenizer to a folder that has it"
+        ) from error
+    return words
 
 
 @cache
@@ -172,6 +190,14 @@ def pad_rows(rows: Sequence[Sequence[int]], fill: int) -> tuple[Int64[Tensor, "n
     flat = np.fromiter(chain.from_iterable(rows), dtype=np.int64, count=int(lengths.sum()))
     tokens[np.arange(width) < lengths[:, None]] = flat
     return torch.from_numpy(tokens), torch.from_numpy(lengths)
+
+
+def frame(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+    """Return the ids that stand in front of every caption, such as a start token, and those behind."""
+    tokens, lengths = tokenizer(["", "a"])
+    empty, word = (row[:length] for row, length in zip(tokens.tolist(), lengths.tolist(), strict=True))
+    front = next((place for place, id_ in enumerate(empty) if id_ != word[place]), len(empty))
+    return empty[:front], empty[front:]
 
 
 def tokenizer_for(text_cfg: Mapping[str, Any]) -> PaddingTokenizer:
@@ -191,6 +217,8 @@ def tokenizer_for(text_cfg: Mapping[str, Any]) -> PaddingTokenizer:
     unknown = set(settings) - ({"clean", "strip_sep_token"} if name else {"clean"})
     if unknown:
         raise RecipeError(f"text tokenizer_kwargs {sorted(unknown)} are not supported")
+    if settings.get("clean", "lower") not in PLAIN_CLEANING:
+        raise RecipeError(f"text tokenizer_kwargs.clean: '{settings['clean']}' is none of {', '.join(PLAIN_CLEANING)}")
     if name:
-        return TransformersTokenizer(name=name, context_length=context_length, **settings)
+        return TransformersTokenizer(load_words(name), name=name, context_length=context_length, **settings)
     return ClipTokenizer(context_length=context_length, **settings)

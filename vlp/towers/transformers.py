@@ -8,6 +8,7 @@ from transformers import AutoConfig, PretrainedConfig
 
 from vlp.ground.types import RecipeError
 from vlp.towers.base import Fragment, text_towers
+from vlp.towers.new_tokens import read_words
 from vlp.towers.sources import folder_of
 
 
@@ -24,6 +25,8 @@ class TransformersText:
         proj: Projection to the embedding; `none` where the encoder is as wide as the embedding.
         context_length: Tokens per caption; longer captions are cut.
         tokenizer: Hub id or folder of the tokenizer, where it is not `name`.
+        new_tokens: Words that become tokens of the tokenizer, or a file with one on each line; each begins as the mean
+            of the pieces that it was read as.
         weights: Weights of the whole tower: file, folder, `hf-hub:ORG/NAME` or `NAME:TAG` of open_clip.
     """
 
@@ -36,12 +39,14 @@ class TransformersText:
         proj: Literal["linear", "mlp", "none"] = "linear",
         context_length: int = 77,
         tokenizer: str | None = None,
+        new_tokens: tuple[str, ...] | str = (),
         weights: str | None = None,
     ):
         if pretrained and weights:
             raise RecipeError("text.pretrained and text.weights name two sources of weights: remove one")
         self.name = str(folder_of(name) or name)
         self.pretrained = pretrained
+        self.new_tokens = new_tokens
         self.weights = weights
         self.width = _check(self.name, read_encoder_config(self.name), context_length)
         self.has_projection = proj != "none"
@@ -60,6 +65,7 @@ class TransformersText:
             embed_dim=None if self.has_projection else self.width,
             weights=self.weights,
             pretrained=self.name if self.pretrained else None,
+            new_tokens=read_words(self.new_tokens),
         )
 
 

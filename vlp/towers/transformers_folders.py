@@ -47,7 +47,8 @@ def _clip(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     settings: Any = CLIPConfig(**config)
     vision, text = settings.vision_config, settings.text_config
     pool = {"pool_type": "argmax"}
-    if text.eos_token_id not in (2, CLIP_END):  # with 2, transformers pools at the highest id, as open_clip does
+    # with 2, transformers pools at the highest id, as open_clip does; so it is with CLIP's own tokens and no others
+    if text.eos_token_id != 2 and (text.eos_token_id, text.vocab_size) != (CLIP_END, CLIP_END + 1):
         pool = {"pool_type": "eos", "eos_id": text.eos_token_id}
     return {
         "embed_dim": settings.projection_dim,

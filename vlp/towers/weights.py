@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -20,8 +20,11 @@ from torch import Tensor, nn
 from vlp.ground.types import RecipeError
 from vlp.towers.caption_decoder import decoder_of
 from vlp.towers.efficientnet_names import is_of_efficientnet, to_timm
+from vlp.towers.learned_tokens import is_prompt
 from vlp.towers.low_rank import merged
+from vlp.towers.new_tokens import NewTokens
 from vlp.towers.peft_folders import AdapterFolder
+from vlp.towers.token_table import grown, table_name
 from vlp.towers.transformers_names import is_of_transformers, to_open_clip
 from vlp.towers.weight_files import read_tensors
 
@@ -40,6 +43,7 @@ class Loaded:
         of: Tensors of the tower.
         source: File, folder, tag, or name on the hub.
         note: What was done to them.
+        learned: Learned tokens beside them, by name, for a way of tuning that has some.
     """
 
     part: str
@@ -47,6 +51,7 @@ class Loaded:
     of: int
     source: str
     note: str = ""
+    learned: Mapping[str, Tensor] = field(default_factory=dict, compare=False, repr=False)
 
     def __str__(self) -> str:
         rest = "" if self.found == self.of else "; the others start at random"
@@ -70,7 +75,14 @@ class Layout:
 
 
 def load_weights(
-    core: CustomTextCLIP, path: Path, *, part: str = "", source: str = "", adapters: AdapterFolder | None = None
+    core: CustomTextCLIP,
+    path: Path,
+    *,
+    part: str = "",
+    source: str = "",
+    adapters: AdapterFolder | None = None,
+    new_tokens: NewTokens | None = None,
+    num_known: int = 0,
 ) -> list[Loaded]:
     """Copy weights in any layout of open_clip and transformers, or of a backbone alone, out of any container.
 
@@ -80,6 +92,8 @@ def load_weights(
         part: Name prefix of what to copy, such as `visual.`; everything by default.
         source: What to call the file; its path by default.
         adapters: What is added to the weights.
+        new_tokens: For which the text tower has rows.
+        num_known: How many of these the file has too.
 
     Returns:
         What was found, tower by tower.
@@ -99,9 +113,12 @@ def load_weights(
         if adapters is not None:
             adapters.add_to(state, added, last=True)  # or of the model
         notes = _fit_positions(core, state)
+        if new_tokens is not None:
+            _add_rows(core, state, new_tokens, num_known)
     except (AssertionError, KeyError, RuntimeError, ValueError) as error:  # such as positions of another width
         raise RecipeError(f"the weights in '{path}' are not of this model: {error}") from error
     found = {name: value for name, value in state.items() if name.startswith(part)}
+    learned = {name: found.pop(name) for name in list(found) if is_prompt(name)}
     # a model with a sigmoid bias may start from one without
     if "logit_bias" in wanted and "logit_bias" not in found:
         found["logit_bias"] = core.logit_bias.detach()
@@ -109,7 +126,14 @@ def load_weights(
     core.load_state_dict(found, strict=False)
     sides = [side for side in SIDES if (side.startswith(part) or part.startswith(side)) and _count(wanted, side)]
     return [
-        Loaded(side, _count(found, side), _count(wanted, side), source or str(path), notes.get(side, ""))
+        Loaded(
+            side,
+            _count(found, side),
+            _count(wanted, side),
+            source or str(path),
+            notes.get(side, ""),
+            {name: value for name, value in learned.items() if name.startswith(side)},
+        )
         for side in sides
     ]
 
@@ -221,6 +245,14 @@ def _fit_text_positions(state: dict[str, Tensor], core: CustomTextCLIP) -> str |
         return "cut"
     resize_text_pos_embed(state, core)
     return None
+
+
+def _add_rows(core: CustomTextCLIP, state: dict[str, Tensor], new_tokens: NewTokens, num_known: int) -> None:
+    """Give the table of tokens the rows that a file does not have."""
+    name = f"text.{table_name(core.text)}"
+    if name in state:
+        rows = new_tokens.means(state[name])
+        state[name] = grown(state[name], new_tokens.ids[num_known:], rows[num_known:])
 
 
 def _check(

@@ -1,0 +1,200 @@
+"""Two towers that embed: views of a batch to unit-norm float32 embeddings, and what else the towers say on the way."""
+
+from __future__ import annotations
+
+from functools import cached_property, partial
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Float32, Int64
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from vlp.ground.types import Embeddings
+from vlp.towers.before_projection import image_and_features, text_and_features
+from vlp.towers.caption_decoder import CaptionDecoder, decoder_of
+from vlp.towers.freeze import is_locked
+from vlp.towers.learned_tokens import add_prompts, count_prompts
+from vlp.towers.text import can_cut, embed_cut, embed_full
+from vlp.towers.tokenizers import PaddingTokenizer, frame
+from vlp.towers.view_dropout import ViewDropout
+
+
+class TwoTowers(nn.Module):
+    """The passes of a dual encoder; `DualEncoder` builds it.
+
+    Attributes:
+        core: open_clip's model, with both towers, scale and bias.
+        model_cfg: open_clip's configuration of both towers.
+        context_length: Tokens that the text tower has positions for.
+        text_buckets: Groups of similar length that captions are split into.
+        hands_out_features: Whether `forward` returns what the towers know before their projections, too.
+    """
+
+    core: Any
+    model_cfg: dict[str, Any]
+    context_length: int
+    text_buckets: int
+    hands_out_features = False
+    _view_dropout: ViewDropout | None = None
+
+    @property
+    def tokenizer(self) -> PaddingTokenizer:
+        """The tokenizer of the text tower."""
+        raise NotImplementedError
+
+    def forward(
+        self,
+        images: Float[Tensor, "v n 3 h w"],
+        tokens: Int64[Tensor, "w n l"],
+        lengths: Int64[NDArray[np.int64], "w n"],
+        known: Float32[Tensor, "v n d"] | None = None,
+    ) -> Embeddings:
+        """Embed every view; the first of each modality leads.
+
+        Args:
+            images: Normalised pixels.
+            lengths: On the CPU, so that cutting captions does not wait for the device, and no tensor: DDP and FSDP2
+                move every tensor to the device.
+            known: Embeddings of the images, which nobody looks at then.
+        """
+        image, seen, image_tokens = (known, (), None) if known is not None else self._image_views(images)
+        text, read, text_tokens = self._text_views(tokens, lengths)
+        losses = None
+        if self.decoder is not None and image_tokens is not None and text_tokens is not None:
+            size = tokens.shape[1]
+            losses = self.decoder.losses(image_tokens[:size], text_tokens[:size], tokens[0], lengths[0])
+        return Embeddings(
+            image=image[0],
+            text=text[0],
+            scale=self.scale,
+            bias=self.bias,
+            image_views=tuple(image[1:]),
+            text_views=tuple(text[1:]),
+            reference=image[0].detach() if self.locked_image else None,
+            image_features=tuple(seen),
+            text_features=tuple(read),
+            caption_losses=losses,
+            caption_words=None if losses is None else torch.as_tensor(lengths[0] - 1),
+        )
+
+    def embed_images(self, images: Float[Tensor, "n 3 h w"]) -> Float32[Tensor, "n d"]:
+        """Embed normalised pixels."""
+        return _unit(self._image_rows(images)[0])
+
+    def embed_tokens(
+        self, tokens: Int64[Tensor, "n l"], lengths: Int64[NDArray[np.int64], " n"]
+    ) -> Float32[Tensor, "n d"]:
+        """Embed captions; `lengths` stay on the CPU."""
+        return _unit(self._token_rows(tokens, lengths)[0])
+
+    def image_features(self, images: Float[Tensor, "n 3 h w"]) -> Float32[Tensor, "n w"]:
+        """Return what the image tower knows of normalised pixels before its projection."""
+        return self._image_rows(images, features=True)[0][:, self.embed_dim :].float()
+
+    def token_features(
+        self, tokens: Int64[Tensor, "n l"], lengths: Int64[NDArray[np.int64], " n"]
+    ) -> Float32[Tensor, "n v"]:
+        """Return what the text tower knows of captions before its projection."""
+        return self._token_rows(tokens, lengths, features=True)[0][:, self.embed_dim :].float()
+
+    def _image_views(self, images: Float[Tensor, "v n 3 h w"]) -> tuple[Tensor, Tensor | tuple[()], Tensor | None]:
+        """Return embeddings, [v, n, d], features, [v, n, w], or none where nobody asks for them, and what a decoder
+        reads, [v * n, k, w], where there is one."""
+        rows, states = self._image_rows(images.flatten(0, 1), features=self.hands_out_features)
+        return (*self._parted(rows.unflatten(0, images.shape[:2])), states)
+
+    def _text_views(
+        self, tokens: Int64[Tensor, "w n l"], lengths: Int64[NDArray[np.int64], "w n"]
+    ) -> tuple[Tensor, Tensor | tuple[()], Tensor | None]:
+        """Return the same of captions; where there is dropout, the first view is read without it."""
+        features = self.hands_out_features
+        if self._view_dropout is None or len(tokens) == 1:
+            rows, states = self._token_rows(tokens.flatten(0, 1), lengths.flatten(), features=features)
+        else:
+            first, states = self._token_rows(tokens[0], lengths[0], features=features)
+            with self._view_dropout.asked_for():
+                others, _ = self._token_rows(tokens[1:].flatten(0, 1), lengths[1:].flatten(), features=features)
+            rows = torch.cat([first, others])
+        return (*self._parted(rows.unflatten(0, tokens.shape[:2])), states)
+
+    def _parted(self, rows: Float[Tensor, "v n e"]) -> tuple[Tensor, Tensor | tuple[()]]:
+        if not self.hands_out_features:
+            return _unit(rows), ()
+        return _unit(rows[..., : self.embed_dim]), rows[..., self.embed_dim :].float()
+
+    def _image_rows(
+        self, images: Float[Tensor, "n 3 h w"], *, features: bool = False
+    ) -> tuple[Float[Tensor, "n e"], Float[Tensor, "n k w"] | None]:
+        """Return what the tower says of images, features behind it, and the tokens that a decoder reads."""
+        tower = self.core.visual
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.locked_image):
+            found: Any = image_and_features(tower, images) if features else tower(images)
+            rows, states = (found, None) if self.decoder is None else found
+            return rows, states
+
+    def _token_rows(
+        self, tokens: Int64[Tensor, "n l"], lengths: Int64[NDArray[np.int64], " n"], *, features: bool = False
+    ) -> tuple[Float[Tensor, "n e"], Float[Tensor, "n l w"] | None]:
+        """Return the same of captions, and the states of their tokens."""
+        tower = self.core.text
+        run = partial(text_and_features, tower) if features else tower
+        if count := count_prompts(tower):
+            tokens, lengths = add_prompts(tokens, lengths, count, self._num_start)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.locked_text):
+            if self.decoder is not None:
+                pooled, states = tower(tokens)
+                return pooled, states
+            if can_cut(tower):
+                return embed_cut(tower, tokens, lengths, self.text_buckets, run), None
+            return embed_full(run, tokens, self.context_length, self.tokenizer.pad_id), None
+
+    @property
+    def decoder(self) -> CaptionDecoder | None:
+        """The decoder of captions, where the model has one."""
+        return decoder_of(self.core)
+
+    @property
+    def embed_dim(self) -> int:
+        """Width of the embeddings."""
+        width: int = self.model_cfg["embed_dim"]
+        return width
+
+    @property
+    def scale(self) -> Float32[Tensor, ""]:
+        """Inverse temperature."""
+        with torch.autocast(self.core.logit_scale.device.type, enabled=False):
+            return self.core.logit_scale.float().exp().squeeze()
+
+    @property
+    def bias(self) -> Float32[Tensor, ""]:
+        """Bias of the logits; a constant zero where the model has none."""
+        if self.core.logit_bias is None:
+            return torch.zeros((), device=self.core.logit_scale.device)
+        return self.core.logit_bias.float().squeeze()
+
+    @property
+    def locked_image(self) -> bool:
+        """Whether no parameter of the image tower trains."""
+        return is_locked(self.core.visual)
+
+    @property
+    def locked_text(self) -> bool:
+        """Whether no parameter of the text tower trains."""
+        return is_locked(self.core.text)
+
+    @property
+    def caption_length(self) -> int:
+        """Tokens that a caption may have: those of the context but for learned ones."""
+        return self.context_length - count_prompts(self.core.text)
+
+    @cached_property
+    def _num_start(self) -> int:
+        return min(1, len(frame(self.tokenizer)[0]))
+
+
+def _unit(features: Float[Tensor, "n d"]) -> Float32[Tensor, "n d"]:
+    with torch.autocast(features.device.type, enabled=False):
+        return F.normalize(features.float(), dim=-1)

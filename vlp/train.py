@@ -220,7 +220,8 @@ def write_metrics(
     log.write(step, metrics)
     shown = ["loss", "scale", "gradient_norm/image", "gradient_norm/text", "samples_per_second", "data_wait"]
     shown += ["mfu", "peak_memory_gb"] if "mfu" in metrics else []
-    terms = [name for name in report if name.startswith("loss/")] if len(run.objective.terms) > 1 else []
+    terms = [name for name in report if name.startswith("loss/")]
+    terms = terms if len(terms) > 1 else []
     note = diagnose(metrics, run.stream.workers) if clock.laps > 1 else ""
     log.show({name: metrics[name] for name in (*shown[:1], *terms, *shown[1:])}, note)
     run.stream.check_budget([faults])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -26,7 +26,7 @@ BITS = 24  # of a draw
 START, CHOICE = range(2)  # what a sample's own random numbers decide
 
 
-class PixelAdversary(TakenSteps):
+class PixelAdversary(TakenSteps, ABC):
     """Shows each image as an adversary has changed it, beside the image itself or in its place.
 
     Pixels move in [0, 1], after all augmentation and before normalisation, by signed gradients of the image tower in

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vlp.data.pixels.amplitudes import Styles
 from vlp.ground.bits import checksum
-from vlp.ground.draws import pick, uniform
+from vlp.ground.draws import below_one, pick, uniform
 from vlp.ground.types import Batch
 from vlp.strategies.base import Strategy, strategies
 from vlp.strategies.image_views import turned
@@ -60,9 +60,9 @@ class StyleViews(Strategy):
 
     def before_forward(self, batch: Batch) -> Batch:
         assert self._styles is not None, "start() comes first"
-        chosen = uniform(pick(batch.draws[0][:, 0], 2**24), 0, SALT, 2).to(batch.images.device)
+        chosen = below_one(uniform(pick(batch.draws[0][:, 0], 2**24), 0, SALT, 2), torch.float32)
         pixels = batch.images[0].permute(0, 3, 1, 2)
-        styled = self._styles.give(pixels, chosen[:, 0].float(), chosen[:, 1].float() * self.strength)
+        styled = self._styles.give(pixels, chosen[:, 0], chosen[:, 1] * self.strength)
         return replace(
             batch,
             images=torch.cat([batch.images, styled.permute(0, 2, 3, 1)[None]]),

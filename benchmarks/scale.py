@@ -43,6 +43,7 @@ from benchmarks.tables import markdown
 from vlp.data import Captions, Card, Crop, SampleSet, Views
 from vlp.data.batches import Decoder, LocalBatches
 from vlp.data.faults import Faults
+from vlp.data.order.batch_sizes import BatchSizes
 from vlp.data.order.mixture import Ingredient, Mixture
 from vlp.data.order.shuffle import Order, Shuffle
 from vlp.data.order.timetable import Ramp, Timetable
@@ -149,7 +150,7 @@ def orders_of(sizes: NDArray[np.int64]) -> dict[str, Order]:
         "all shuffled": Shuffle(int(sizes.sum()), SEED, len(sizes)),
         f"windows of {WINDOW} shards": Windows(sizes, WINDOW, SEED),
         f"{len(SHARES)} sources, {', '.join(map(str, SHARES))}": Mixture(
-            ingredients, Timetable([Ramp(start=share) for share in SHARES], LOCAL_SIZE), SEED
+            ingredients, Timetable([Ramp(start=share) for share in SHARES], BatchSizes(LOCAL_SIZE)), SEED
         ),
     }
 
@@ -226,7 +227,7 @@ def try_rank(card: Card, rank: int, world_size: int) -> Rank:
         Decoder(samples, views, SEED, MOST_PIXELS, MOST_BYTES),
         ClipTokenizer(context_length=77),
         order,
-        LOCAL_SIZE * world_size,
+        BatchSizes(LOCAL_SIZE * world_size),
         rank,
         world_size,
     )
@@ -234,10 +235,10 @@ def try_rank(card: Card, rank: int, world_size: int) -> Rank:
     batches[0]
     resumes, costs, ordered = [], [], []
     for place in range(POSITIONS):
-        number = batch_of(order, batches.batch_size, Draws(SEED, rank, place).integer(1_000_000))
+        number = batch_of(order, batches.sizes.last, Draws(SEED, rank, place).integer(1_000_000))
         started = time.perf_counter()
         batches[number]
-        list(islice(order.shards_from(number * batches.batch_size), 100))
+        list(islice(order.shards_from(number * batches.sizes.last), 100))
         resumes.append(time.perf_counter() - started)
         started = time.process_time()
         batches[number + 1]  # close by, as the next one of a run is

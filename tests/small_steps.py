@@ -50,7 +50,7 @@ def small_parts(monkeypatch: pytest.MonkeyPatch, recipe: Recipe, accelerator: ob
     Args:
         accelerator: Replaces that of this machine.
     """
-    stream = SimpleNamespace(num_samples=NUM_SAMPLES, samples=None)
+    stream = SimpleNamespace(num_samples=NUM_SAMPLES, epoch_size=NUM_SAMPLES, samples=None)
     monkeypatch.setattr(assemble, "check_ready", lambda _: None)  # their evaluation sets are not here
     monkeypatch.setattr(assemble, "build_stream", lambda *_: stream)
     monkeypatch.setattr(assemble, "claim_folder", lambda *_, **__: None)

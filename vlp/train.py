@@ -55,7 +55,7 @@ def train(recipe: Recipe, *, resume: bool = False, allow_changes: bool = False) 
     step, position = restore(run)
     log = run.open_log(first_step=step)
     stop = StopSignal(launched=was_launched())
-    clock = Clock(first_step=step)
+    clock = Clock(step, position)
 
     # ---------------------------------------- batch after batch
     batches = clock.waiting(run.stream.batches(position))
@@ -69,7 +69,7 @@ def train(recipe: Recipe, *, resume: bool = False, allow_changes: bool = False) 
             for optimizer in run.optimizers:
                 set_learning_rate(optimizer, run.rate(step), step)
             report, norms = one_step(run, batch, step, has_twins=has_twins)
-            step, position = step + 1, position + recipe.train.batch_size
+            step, position = step + 1, run.stream.after(position)
             log.step()
             watchdog.beat()
 
@@ -143,7 +143,9 @@ def one_step(
         buffers.unless(taken)
         run.objective.settle(taken)
 
-    report = run.micro_batches(step, gradients, forget=lambda: settle(torch.zeros_like(run.safe_step.taken)))
+    report = run.micro_batches(
+        step, len(batch), gradients, forget=lambda: settle(torch.zeros_like(run.safe_step.taken))
+    )
     if run.micro_batches.exchanges_alone:
         dist.average_gradients(run.towers.parameters())
     dist.average_gradients(run.objective.parameters())
@@ -197,12 +199,12 @@ def write_metrics(
     metrics = {
         "samples": position,
         "epoch": position / run.stream.epoch_size,
-        **run.stream.shares(position, (step - clock.step) * recipe.train.batch_size),
+        **run.stream.shares(position, position - clock.position),
         **{name: float(value) for name, value in report.items()},
         "learning_rate": recipe.optimizer.learning_rate * run.rate(step - 1),
         **{f"gradient_norm/{name}": float(norm) for name, norm in norms.items()},
         **{f"gauge/{name}": value for name, value in run.gauges().items()},
-        **clock.lap(step, recipe.train.batch_size),
+        **clock.lap(step, position),
         "decode_rate": run.stream.decode_rate * dist.world_size(),
         "workers": float(run.stream.workers),
         **run.micro_batches.metrics(step - 1),

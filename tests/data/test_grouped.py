@@ -87,6 +87,8 @@ def test_groups_that_cannot_serve_are_refused(samples, tmp_path):
     (card,) = samples.cards.values()
     with pytest.raises(RecipeError, match=r"data\.groups: the largest of 7 groups has 2 samples, fewer than train"):
         arrange(samples, seed=1, batch_size=4, groups=np.arange(14) % 7)
+    with pytest.raises(RecipeError, match=r"train\.first_batches: batches of one group have one size"):
+        arrange(samples, seed=1, batch_size=2, first_batches=[(1, 3)], groups=np.arange(14) % 7)
     with pytest.raises(RecipeError, match=r"data\.shuffle_shards"):
         arrange(samples, seed=1, batch_size=2, shuffle_shards=1, groups=np.arange(14) % 7)
     with pytest.raises(RecipeError, match=r"data\.groups: .*holds no groups"):

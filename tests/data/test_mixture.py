@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vlp.data.order.batch_sizes import BatchSizes
 from vlp.data.order.mixture import Ingredient, Mixture
 from vlp.data.order.shuffle import Shuffle, Substitutes
 from vlp.data.order.timetable import Ramp, Timetable
@@ -40,7 +41,7 @@ def mix(weights, runs=1, sizes=None):
         for number, (size, run, first) in enumerate(zip(sizes, runs, firsts, strict=True))
     ]
     weights = [weight if isinstance(weight, Ramp) else Ramp(start=weight) for weight in weights]
-    return Mixture(ingredients, Timetable(weights, BATCH), seed=0)
+    return Mixture(ingredients, Timetable(weights, BatchSizes(BATCH)), seed=0)
 
 
 def sources_of(order, positions):
@@ -50,7 +51,7 @@ def sources_of(order, positions):
 
 def turns_by_hand(weights, runs, length):
     """Lay out all runs from the first one on, by the time at which they are due."""
-    timetable = Timetable(weights, BATCH)
+    timetable = Timetable(weights, BatchSizes(BATCH))
     due = [
         (float(timetable.times_of(np.array([source]), np.array([(number + 0.5) * run]))[0]), source)
         for source, run in enumerate(runs)
@@ -71,7 +72,7 @@ def amounts_by_hand(weights, time, pieces):
 @unhurried
 @given(many_ramps, st.floats(1, 400))
 def test_amounts_are_the_sum_of_the_shares(weights, time):
-    found = Timetable(weights, BATCH).amounts_at(time)
+    found = Timetable(weights, BatchSizes(BATCH)).amounts_at(time)
     assert found.sum() == pytest.approx(time)
     assert found == pytest.approx(amounts_by_hand(weights, time, 20_000), abs=1e-3)  # the sum has finite pieces
 
@@ -79,7 +80,7 @@ def test_amounts_are_the_sum_of_the_shares(weights, time):
 @unhurried
 @given(many_ramps, st.floats(0.5, 400))
 def test_times_invert_amounts(weights, time):
-    timetable = Timetable(weights, BATCH)
+    timetable = Timetable(weights, BatchSizes(BATCH))
     for source, amount in enumerate(timetable.amounts_at(time)):
         if amount > 1e-6:
             (found,) = timetable.times_of(np.array([source]), np.array([amount]))
@@ -174,7 +175,7 @@ def test_shards_are_told_by_the_position_from_which_they_are_needed(run, start):
         Ingredient(Windows(sizes[0], 1, 0), run, 0, 0),
         Ingredient(Windows(sizes[1], 1, 1), run, 12, 4),
     ]
-    order = Mixture(ingredients, Timetable([Ramp(start=2), Ramp(start=1)], BATCH), seed=0)
+    order = Mixture(ingredients, Timetable([Ramp(start=2), Ramp(start=1)], BatchSizes(BATCH)), seed=0)
     sources = sources_of(order, np.arange(300))
     expected = []
     for number, ingredient in enumerate(ingredients):
@@ -190,7 +191,7 @@ def test_shards_are_told_by_the_position_from_which_they_are_needed(run, start):
 def test_a_source_that_ran_dry_needs_no_more_shards():
     order = Mixture(
         [Ingredient(Windows(np.array([4, 4]), 1, 0), 1, 0, 0), Ingredient(Shuffle(9, 1, 1), 1, 8, 2)],
-        Timetable([Ramp(start=1, end=0, last_step=2), Ramp(start=1)], BATCH),
+        Timetable([Ramp(start=1, end=0, last_step=2), Ramp(start=1)], BatchSizes(BATCH)),
         seed=0,
     )
     first = next(order.ingredients[0].order.shards_from(0)).shard

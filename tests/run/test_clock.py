@@ -55,16 +55,16 @@ def test_speed_leaves_out_pauses_and_counts_waiting(timer):
             timer.now += 1.0  # waiting for data
             yield number
 
-    clock = Clock(first_step=6)
+    clock = Clock(6, 96)
     batches = clock.waiting(slowly())
     for _ in range(2):
         next(batches)
         timer.now += 3.0  # computing
     with clock.paused():
         timer.now += 50.0
-    assert clock.lap(8, batch_size=16) == {"samples_per_second": 4.0, "data_wait": 0.25}
+    assert clock.lap(8, 128) == {"samples_per_second": 4.0, "data_wait": 0.25}
     next(batches)
-    assert clock.lap(9, batch_size=16) == {"samples_per_second": 16.0, "data_wait": 1.0}
+    assert clock.lap(9, 144) == {"samples_per_second": 16.0, "data_wait": 1.0}
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ def shards(tmp_path):
 class Scripted(MicroBatchCount):
     """A number that was known before."""
 
-    def at(self, step):
+    def at(self, step, pairs=None):
         return 1 if step < FULL_STEP else 2
 
 
@@ -76,7 +76,7 @@ def test_a_step_that_runs_out_of_memory_is_repeated_as_if_nothing_had_been(
 @pytest.mark.parametrize("last_pass", [False, True])
 def test_so_is_one_that_does_in_the_backward_pass(tmp_path, shards, monkeypatch, last_pass):
     class Count(Scripted):
-        def at(self, step):
+        def at(self, step, pairs=None):
             return 2 if step < FULL_STEP else 4
 
     with monkeypatch.context() as patched:
@@ -167,7 +167,7 @@ def test_one_that_runs_out_where_others_wait_for_it_says_so_to_its_next_start(tm
     asked = MicroBatchCount(1, 8, grows=True)
     asked.open(tmp_path, print)
     with pytest.raises(RecipeError, match=r"step 5: out of memory \(too much\): --resume takes 2 micro-batches"):
-        asked(5, attempt, lambda: None)
+        asked(5, 8, attempt, lambda: None)
     again = MicroBatchCount(4, 8, grows=True)
     again.open(tmp_path, print)
     assert [again.at(step) for step in (0, 4, 5, 6)] == [1, 1, 2, 2]

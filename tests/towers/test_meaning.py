@@ -133,7 +133,6 @@ def test_an_export_keeps_what_its_tag_meant(tmp_path, quick):
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
-        ({"embed_dim": 8, "vision_cfg": {}, "text_cfg": {}, "multimodal_cfg": {}}, "caption decoder"),
         ({"embed_dim": 8, "audio_cfg": {}, "text_cfg": {}}, "embeds sounds"),
         ({"embed_dim": 8, "text_cfg": {}}, "lacks vision_cfg"),
     ],

@@ -108,7 +108,7 @@ def told(found: Bench) -> list[str]:
 def length_of(found: Forecast) -> float | None:
     """Return the pairs that a recipe asks for; None where they depend on the size of the data."""
     train = found.recipe.train
-    return train.samples or (train.steps * train.batch_size if train.steps else None)
+    return train.samples or (train.batch_sizes.start(train.steps) if train.steps else None)
 
 
 def said(found: Forecast, pairs: float | None) -> list[str]:

@@ -132,6 +132,7 @@ def _without_the_rest(folder: str) -> list[str]:
         "log.trackers=[]",
         "checkpoint.every=1_000_000_000",
         "train={steps: 1_000_000_000, samples: null, epochs: null, keep_locked: false}",  # as in the first epoch
+        "train.first_batches=[]",
     ]
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Int64
 from numpy.typing import NDArray
 
+from vlp.data.order.batch_sizes import BatchSizes
 from vlp.data.order.grouped import Grouped
 from vlp.data.order.mixture import Ingredient, Mixture
 from vlp.data.order.shuffle import Order, Shuffle
@@ -27,6 +28,7 @@ def arrange(
     *,
     seed: int,
     batch_size: int,
+    first_batches: Sequence[tuple[int, int]] = (),
     shares: Mapping[str, Ramp] | None = None,
     mixing: Mixing = "sample",
     shuffle_shards: int | None = None,
@@ -38,6 +40,7 @@ def arrange(
         samples: All samples.
         seed: Source of all that is random.
         batch_size: Samples of one step of the whole job.
+        first_batches: Stages before: samples of one step, and how many steps take so many.
         shares: How much each source counts; without any, all samples of all sources count the same.
         mixing: What comes from one source in a row: a sample, a batch, or as many batches as fill a typical shard.
         shuffle_shards: Shards whose samples are shuffled together; None shuffles all.
@@ -49,20 +52,28 @@ def arrange(
     sources = [samples.parts[places] for places in samples.places.values()] if shares else [samples.parts]
     check_cache(samples.cards.values(), ([part.shard for part in parts] for parts in sources), shuffle_shards)
     if groups is not None and np.any(groups != 0):
+        if first_batches:
+            raise RecipeError("train.first_batches: batches of one group have one size: leave it or data.groups out")
         return _group(groups, batch_size, seed, len(samples.parts), shuffle_shards)
     if not shares:
         if mixing != "sample":
             raise RecipeError(f"data.mixing={mixing} takes turns by share: give every source of data.train a share")
         return _shuffle(samples.sizes, seed, shuffle_shards)
     _check_shares(samples, shares)
+    if mixing != "sample" and first_batches:
+        raise RecipeError(
+            f"data.mixing={mixing}: runs of {batch_size} samples do not fall together with the smaller batches of "
+            "train.first_batches: set data.mixing=sample, or leave first_batches out"
+        )
     ingredients = []
     for number, parts in enumerate(samples.places.values()):
-        sizes = samples.sizes[parts]
-        order = _shuffle(sizes, fold(seed, SOURCE, number), shuffle_shards)
+        held = samples.sizes[parts]
+        order = _shuffle(held, fold(seed, SOURCE, number), shuffle_shards)
         first_id = int(samples.sizes[: parts.start].sum())
-        ingredients.append(Ingredient(order, _run(mixing, sizes, batch_size), first_id, parts.start))
+        ingredients.append(Ingredient(order, _run(mixing, held, batch_size), first_id, parts.start))
     try:
-        return Mixture(ingredients, Timetable([shares[source] for source in samples.places], batch_size), seed)
+        timetable = Timetable([shares[source] for source in samples.places], BatchSizes(batch_size, first_batches))
+        return Mixture(ingredients, timetable, seed)
     except ValueError as error:
         raise RecipeError(f"data.train: {error}: one source must have a share at every step") from error
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from vlp.data.faults import BadSampleError, Fault
 from vlp.data.kept_rows import KeptRows
+from vlp.data.order.batch_sizes import BatchSizes
 from vlp.data.order.shuffle import Order, Substitutes
 from vlp.data.pixels.augment import NUM_DRAWS
 from vlp.data.pixels.decode import open_picture
@@ -112,7 +113,7 @@ class LocalBatches:
         decoder: Decoder,
         tokenizer: Tokenizer,
         order: Order,
-        batch_size: int,
+        sizes: BatchSizes,
         rank: int,
         world_size: int,
     ):
@@ -120,25 +121,34 @@ class LocalBatches:
         self.decoder = decoder
         self.tokenizer = tokenizer
         self.order = order
-        self.batch_size = batch_size
-        self.local_size = batch_size // world_size
-        self.first = rank * self.local_size
+        self.sizes = sizes
+        self._rank = rank
+        self._world_size = world_size
         self.view_epochs: int | None = None  # after which views come again
 
     @property
-    def shape(self) -> tuple[int, int, int, int, int]:
-        """Shape of the pixels of a slice."""
+    def most(self) -> int:
+        """Samples of the largest slice."""
+        return self.sizes.last // self._world_size
+
+    def local_size(self, number: int) -> int:
+        """Return the samples of the slice of global batch `number`."""
+        return self.sizes.size(number) // self._world_size
+
+    def shape(self, num_samples: int) -> tuple[int, int, int, int, int]:
+        """Return the shape of the pixels of so many samples."""
         views = self.decoder.views
-        return len(views.crops), self.local_size, views.size, views.size, 3
+        return len(views.crops), num_samples, views.size, views.size, 3
 
     def __getitem__(self, number: int) -> Packet:
         """Return the slice of global batch `number`."""
-        images = np.empty(self.shape, dtype=np.uint8)
-        return self.join([self.part(number, 0, self.local_size, images)], torch.from_numpy(images))
+        size = self.local_size(number)
+        images = np.empty(self.shape(size), dtype=np.uint8)
+        return self.join([self.part(number, 0, size, images)], torch.from_numpy(images))
 
     def positions(self, number: int, start: int, stop: int) -> NDArray[np.int64]:
         """Return the positions of rows of a slice in the order of the run."""
-        first = number * self.batch_size + self.first
+        first = self.sizes.start(number) + self._rank * self.local_size(number)
         return np.arange(first + start, first + stop)
 
     def part(
@@ -157,7 +167,7 @@ class LocalBatches:
             guard: Sees the number of each sample before anything of it is read, and may refuse it as a bad one; sees
                 -1 when the samples are done and their captions are not.
         """
-        substitutes = Substitutes(self.order, number * self.batch_size, self.batch_size)
+        substitutes = Substitutes(self.order, self.sizes.start(number), self.sizes.size(number))
         positions = self.positions(number, start, stop)
         epochs, ids = self.order.samples_at(positions)
         if self.view_epochs is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import numpy as np
 from vlp.data.batches import MOST_SUBSTITUTES, Decoder, LocalBatches, Packet
 from vlp.data.faults import Fault, Faults, Quarantine
 from vlp.data.kept_rows import KeptRows
+from vlp.data.order.batch_sizes import BatchSizes
 from vlp.data.order.shuffle import Order, Shuffle
 from vlp.data.pixels.decode import MOST_BYTES, MOST_PIXELS
 from vlp.data.processes.pool import Health, Pool
@@ -25,9 +26,9 @@ from vlp.ground.types import Batch, RecipeError, Tokenizer
 class Stream:
     """Endless batches of image-text pairs; its whole state is one position.
 
-    Global batch `g` holds the samples at positions `g * batch_size` to `(g + 1) * batch_size`, and each process takes
-    an equal slice of it. The place of a bad sample is filled with another one, a pure function of the seed and the
-    position, so that all processes take equally many steps.
+    Global batches follow each other in the order of the run, without a gap, and each process takes an equal slice of
+    them. The place of a bad sample is filled with another one, a pure function of the seed and the position, so that
+    all processes take equally many steps.
 
     Args:
         samples: Where the samples lie.
@@ -36,6 +37,7 @@ class Stream:
         batch_size: Samples of one batch of the whole job.
         seed: Source of all randomness.
         order: Which sample comes when (`arrange` makes it); None shuffles all samples together.
+        first_batches: Stages before: samples of one batch, and how many batches have so many.
         rank: Number of this process.
         world_size: Number of processes.
         workers: Processes that decode; 0 decodes in this one.
@@ -56,6 +58,7 @@ class Stream:
         batch_size: int,
         seed: int,
         order: Order | None = None,
+        first_batches: Sequence[tuple[int, int]] = (),
         rank: int = 0,
         world_size: int = 1,
         workers: int = 0,
@@ -66,11 +69,13 @@ class Stream:
         max_pixels: int = MOST_PIXELS,
         max_bytes: int = MOST_BYTES,
     ):
-        if batch_size % world_size:
-            raise RecipeError(f"train.batch_size={batch_size} does not divide among {world_size} processes")
+        sizes = BatchSizes(batch_size, first_batches)
+        for size in sizes.sizes:
+            if size % world_size:
+                raise RecipeError(f"train.batch_size={size} does not divide among {world_size} processes")
         self.samples = samples
         self.faults = Faults()
-        self._batch_size = batch_size
+        self._sizes = sizes
         self._workers = workers
         self._worker_timeout = worker_timeout
         self._health = Health()
@@ -82,7 +87,7 @@ class Stream:
             Decoder(samples, views, seed, max_pixels, max_bytes),
             tokenizer,
             order or Shuffle(len(samples), seed, len(samples.parts)),
-            batch_size,
+            sizes,
             rank,
             world_size,
         )
@@ -157,11 +162,17 @@ class Stream:
         Raises:
             RecipeError: The batch size changed since the run stopped there.
         """
-        if position % self._batch_size:
+        try:
+            self._sizes.number_at(position)
+        except ValueError as error:
             raise RecipeError(
-                f"position {position} lies inside a batch: train.batch_size={self._batch_size} must stay "
-                "the same when a run is resumed, or divide the samples seen so far"
-            )
+                f"{error}: train.batch_size={self._sizes.last} must stay the same when a run is resumed, as must "
+                "train.first_batches, or divide the samples seen so far"
+            ) from error
+
+    def after(self, position: int) -> int:
+        """Return where the batch ends that begins at a position."""
+        return self._sizes.start(self._sizes.number_at(position) + 1)
 
     def check_budget(self, parts: Iterable[Faults] | None = None) -> None:
         """Stop when too many samples are bad.
@@ -175,7 +186,7 @@ class Stream:
         Faults.together(parts if parts is not None else [self.faults]).check(self._budget)
 
     def _packets(self, position: int) -> Generator[Packet, None, None]:
-        first = position // self._batch_size
+        first = self._sizes.number_at(position)
         with contextlib.ExitStack() as open_parts:
             if self._workers:
                 pool = Pool(self._batches, self._health, workers=self._workers, timeout=self._worker_timeout)
@@ -185,7 +196,7 @@ class Stream:
             # After the processes were forked: they would inherit what its threads hold.
             prefetcher = open_parts.enter_context(Prefetcher(self._remote_shards(position), position=position))
             for number, packet in enumerate(packets, first):
-                prefetcher.advance(number * self._batch_size)
+                prefetcher.advance(self._sizes.start(number))
                 yield packet
 
     def _remote_shards(self, position: int) -> Iterator[Needed]:

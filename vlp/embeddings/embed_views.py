@@ -51,7 +51,9 @@ def embed_views(model: str, data: str, folder: Path, recipe: Recipe, *, epochs: 
         RecipeError: No such model or card, it is not the recipe's, or the folder holds something else.
     """
     device = join_evaluation()
-    recipe = recipe.model_copy(update={"runs": str(folder.parent), "name": folder.name})  # where bad samples are listed
+    named = {"runs": str(folder.parent), "name": folder.name}  # where bad samples are listed
+    whole = recipe.train.model_copy(update={"first_batches": ()})  # views do not depend on batches
+    recipe = recipe.model_copy(update={**named, "train": whole})
     teacher = OtherModels(models=(model,))
     with dist.together():
         if epochs < 1:

@@ -128,7 +128,7 @@ class Objective(nn.Module):
         self.terms = nn.ModuleDict(self._terms)
         self._weights = {label: weight for label, (_, weight) in terms.items()}
         self._memory = TileMemory()
-        self._local_size: int | None = None
+        self._local_sizes: set[int] = set()
         self._undo: Undo | None = None
 
     def create(self, embed_dim: int, teacher_dim: int | None = None, features: tuple[int, int] | None = None) -> None:
@@ -176,6 +176,14 @@ class Objective(nn.Module):
                 term.expect(num_samples)
             except ValueError as error:
                 raise RecipeError(f"objective.{label}: {error}") from error
+
+    def foresee(self, local_sizes: Iterable[int]) -> None:
+        """Take batches of several sizes, each of which all processes see in the same steps.
+
+        Args:
+            local_sizes: Pairs of one process.
+        """
+        self._local_sizes |= set(local_sizes)
 
     def gauges(self) -> dict[str, float]:
         """Return `label/name` numbers about the terms' states."""
@@ -289,14 +297,15 @@ class Objective(nn.Module):
 
     def _check_sizes(self, pairs: Pairs) -> None:
         """Compare batch sizes on first use; later a change is an error here, without a collective per step."""
-        if pairs.num_processes == 1 or pairs.num_local == self._local_size:
+        if pairs.num_processes == 1 or pairs.num_local in self._local_sizes:
             return
-        if self._local_size is not None:
+        if self._local_sizes:
+            before = ", ".join(map(str, sorted(self._local_sizes)))
             raise ValueError(
-                f"the local batch went from {self._local_size} to {pairs.num_local} pairs; with several processes "
+                f"the local batch went from {before} to {pairs.num_local} pairs; with several processes "
                 "its size must stay: drop the last incomplete batch, or build another Objective"
             )
         sizes = pairs.sizes()
         if len(set(sizes)) > 1:
             raise ValueError(f"processes have unequal batches {sizes}: give each the same number of pairs")
-        self._local_size = pairs.num_local
+        self._local_sizes.add(pairs.num_local)

@@ -10,6 +10,7 @@ import torch
 from pydantic import BaseModel, Field, TypeAdapter, create_model, model_validator
 
 from vlp.data.arrange import Mixing
+from vlp.data.order.batch_sizes import BatchSizes
 from vlp.data.order.timetable import Ramp
 from vlp.data.pixels.augment import Augment
 from vlp.data.pixels.crop import Crop
@@ -18,6 +19,7 @@ from vlp.data.texts.captions import Captions
 from vlp.data.texts.text_augment import TextAugment
 from vlp.data.texts.wrong_captions import WrongCaptions
 from vlp.ground.registry import settings_of
+from vlp.ground.types import RecipeError
 from vlp.objectives.base import terms
 from vlp.objectives.head import LARGEST_SCALE, HeadViews, Reads
 from vlp.objectives.projections.base import projections
@@ -185,11 +187,26 @@ class DataSection(Section):
     bad_sample_budget: float = Field(0.01, ge=0, le=1)
 
 
+class FirstBatchesSection(Section):
+    """A stage of smaller batches.
+
+    Args:
+        batch_size: Pairs in one batch of the whole job.
+        steps: How many steps take so many.
+    """
+
+    batch_size: int = Field(ge=1)
+    steps: int = Field(ge=1)
+
+
 class TrainSection(Section):
     """How long, how large, how exact.
 
     Args:
         batch_size: Pairs in one batch of the whole job; every process takes an equal share.
+        first_batches: Stages of smaller batches, one after the other, before those of `batch_size`: a batch that grows
+            in place of a learning rate that falls (Smith et al. 2018, arXiv:1711.00489), or more steps at the start.
+            They are embedded in fewer micro-batches.
         micro_batches: Pieces in which a process embeds its share; changes memory, not gradients. `auto` starts with the
             number that a plan finds, and doubles it, step by step, where memory runs out.
         memory_gb: Memory that a process may use, in GB (1e9 bytes); null for all of its device. On the CPU what a pass
@@ -219,6 +236,7 @@ class TrainSection(Section):
     """
 
     batch_size: int = Field(1024, ge=1)
+    first_batches: tuple[FirstBatchesSection, ...] = ()
     micro_batches: Annotated[int, Field(ge=1)] | Literal["auto"] = 1
     memory_gb: float | None = Field(None, gt=0)
     steps: int | None = Field(None, ge=1)
@@ -239,6 +257,23 @@ class TrainSection(Section):
     def number_format(self) -> torch.dtype | None:
         """What autocast takes for `precision`; None for float32, which needs none."""
         return None if self.precision == "float32" else getattr(torch, self.precision)
+
+    @property
+    def stages(self) -> tuple[tuple[int, int], ...]:
+        """Pairs of one step, and how many steps take so many, for each of `first_batches`."""
+        return tuple((stage.batch_size, stage.steps) for stage in self.first_batches)
+
+    @property
+    def batch_sizes(self) -> BatchSizes:
+        """How many pairs each step takes.
+
+        Raises:
+            RecipeError: The first batches are larger than the last ones.
+        """
+        try:
+            return BatchSizes(self.batch_size, self.stages)
+        except ValueError as error:
+            raise RecipeError(f"train.first_batches: {error}: set train.batch_size to the largest") from error
 
 
 class Recipe(Section):

@@ -13,6 +13,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from vlp.data.order.batch_sizes import BatchSizes
 from vlp.ground.files import read_records
 from vlp.ground.types import RecipeError
 from vlp.ground.yaml import read_yaml
@@ -64,7 +65,8 @@ class RecordedRun:
         samples = length.get("samples")
         if samples is None and length.get("epochs") and self.lines and self.lines[-1].get("epoch"):
             samples = length["epochs"] * self.lines[-1]["samples"] / self.lines[-1]["epoch"]
-        return None if samples is None else max(1, math.ceil(round(samples, 3) / length["batch_size"]))
+        stages = [(stage["batch_size"], stage["steps"]) for stage in length.get("first_batches", ())]
+        return None if samples is None else BatchSizes(length["batch_size"], stages).count(round(samples, 3))
 
     def curve(self, key: str) -> list[Point]:
         """Return (step, value) of every training line that has the key; a value is None where it was no number."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -204,6 +203,8 @@ def assemble(recipe: Recipe, *, resume: bool, allow_changes: bool) -> Run:
     if kept is not None:
         stream.leave_out(kept.rows)
     objective.expect(stream.num_samples)
+    if recipe.train.first_batches:
+        objective.foresee(size // dist.world_size() for size in recipe.train.batch_sizes.sizes)
     num_steps = count_steps(recipe, stream.epoch_size)
     with dist.together():
         settle_stored_teachers(recipe, towers, stream, used, num_steps)
@@ -257,7 +258,7 @@ def count_steps(recipe: Recipe, epoch_size: int) -> int:
     if length.steps is not None:
         return length.steps
     samples = length.samples if length.samples is not None else (length.epochs or 0) * epoch_size
-    return max(1, math.ceil(samples / length.batch_size))
+    return length.batch_sizes.count(samples)
 
 
 def _start_processes(recipe: Recipe) -> Accelerator:

@@ -60,8 +60,9 @@ def _is_ignored(number: int) -> bool:
 class Clock:
     """Measure speed, and how much of the time went into waiting for data."""
 
-    def __init__(self, first_step: int) -> None:
+    def __init__(self, first_step: int, position: int) -> None:
         self.step = first_step
+        self.position = position
         self.laps = 0
         self.lap_started = time.monotonic()
         self.waited = 0.0
@@ -78,17 +79,21 @@ class Clock:
             self.waited += time.monotonic() - started
             yield thing
 
-    def lap(self, step: int, batch_size: int) -> dict[str, float]:
+    def lap(self, step: int, position: int) -> dict[str, float]:
         """Return speed and waiting share since the last lap, and start a new one.
 
         The first one also holds what happens once: processes that start, shards that are opened, kernels chosen.
+
+        Args:
+            position: Samples that the whole job has consumed so far.
         """
         seconds = max(time.monotonic() - self.lap_started, 1e-9)
         measured = {
-            "samples_per_second": (step - self.step) * batch_size / seconds,
+            "samples_per_second": (position - self.position) / seconds,
             "data_wait": min(1.0, self.waited / seconds),
         }
-        self.step, self.laps, self.lap_started, self.waited = step, self.laps + 1, time.monotonic(), 0.0
+        self.step, self.position = step, position
+        self.laps, self.lap_started, self.waited = self.laps + 1, time.monotonic(), 0.0
         return measured
 
     @contextmanager

@@ -66,6 +66,7 @@ def check_fit(
     _check_contrast(objective)
     for label, module in objective.terms.items():
         _check_term(label, cast(Term, module), provided, learns_scale=recipe.model.learn_scale)
+        _check_pairs(recipe, label, cast(Term, module))
     _check_rules(recipe)
 
 
@@ -144,6 +145,9 @@ def _bfloat16_is_fast() -> bool:
 
 
 def _check_batch(recipe: Recipe) -> None:
+    for size in recipe.train.batch_sizes.sizes:
+        if size % dist.world_size():
+            raise RecipeError(f"train.first_batches: {size} pairs do not divide among {dist.world_size()} processes")
     share, left = divmod(recipe.train.batch_size, dist.world_size())
     number = recipe.train.micro_batches
     if left or (number != "auto" and share % number):
@@ -268,6 +272,13 @@ def _check_contrast(objective: Objective) -> None:
             VlpWarning,
             stacklevel=3,
         )
+
+
+def _check_pairs(recipe: Recipe, label: str, term: Term) -> None:
+    fewest = min(recipe.train.batch_sizes.sizes)
+    if fewest < term.min_pairs:
+        key = "batch_size" if fewest == recipe.train.batch_size else "first_batches"
+        raise RecipeError(f"train.{key}: objective.{label} needs batches of {term.min_pairs} pairs, and gets {fewest}")
 
 
 def _check_term(label: str, term: Term, provided: set[str], *, learns_scale: bool) -> None:

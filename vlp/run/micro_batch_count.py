@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -39,7 +40,7 @@ class MicroBatchCount:
 
     Args:
         first: Number of the first steps.
-        pairs: Of one process.
+        pairs: Of one process, in its largest batches.
         grows: Whether it may; else a step without memory ends the run.
         budget: Context in which too much memory raises `torch.OutOfMemoryError`, where the device does not.
     """
@@ -71,10 +72,18 @@ class MicroBatchCount:
         elif dist.is_main():
             self._records.add([{"step": 0, "micro_batches": self._numbers[0]}])
 
-    def at(self, step: int) -> int:
-        """Return the number of micro-batches of a step: one that divides the share."""
+    def at(self, step: int, pairs: int | None = None) -> int:
+        """Return the number of micro-batches of a step: one that divides the share.
+
+        Args:
+            pairs: Of this process in this step; those of its largest batches by default. Fewer are embedded in pieces
+                that are no larger.
+        """
         number = max((number for since, number in self._numbers.items() if since <= step), default=1)
-        return next(numbers_of_micro_batches(self.pairs, number), self.pairs)
+        number = next(numbers_of_micro_batches(self.pairs, number), self.pairs)
+        if pairs is None or pairs == self.pairs:
+            return number
+        return next(numbers_of_micro_batches(pairs, math.ceil(number * pairs / self.pairs)), pairs)
 
     def metrics(self, step: int) -> dict[str, float]:
         """Return what is worth a line in the log: a number that may change."""
@@ -98,10 +107,11 @@ class MicroBatchCount:
         except torch.OutOfMemoryError as error:
             raise EverywhereError(str(error)) from None  # its traceback would hold the tensors
 
-    def __call__(self, step: int, attempt: Callable[[int], Result], forget: Callable[[], None]) -> Result:
+    def __call__(self, step: int, pairs: int, attempt: Callable[[int], Result], forget: Callable[[], None]) -> Result:
         """Return what the attempt returns, with more micro-batches where memory runs out.
 
         Args:
+            pairs: Of this process in this step.
             attempt: From a number of micro-batches to gradients.
             forget: Undoes an attempt that broke off.
 
@@ -109,12 +119,12 @@ class MicroBatchCount:
             RecipeError: No number does, or none is allowed to.
         """
         while True:
-            number = self.at(step)
+            number = self.at(step, pairs)
             try:
                 with self._budget():
                     return attempt(number)
             except (torch.OutOfMemoryError, EverywhereError) as error:
-                self._grow(step, number, error)
+                self._grow(step, self.at(step), error)
             forget()
             gc.collect()
             if torch.cuda.is_available():

@@ -64,7 +64,7 @@ def settle_stored_teachers(
         ours = what_views_follow_from(recipe, towers)
         for each in strategy.stored:
             _check_same_views(label, str(each.folder), each.decides, ours)
-        epochs = math.ceil(num_steps * recipe.train.batch_size / stream.epoch_size)
+        epochs = math.ceil(recipe.train.batch_sizes.start(num_steps) / stream.epoch_size)
         if strategy.cycle:
             stream.repeat_views(strategy.num_epochs)
         elif epochs > strategy.num_epochs:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from vlp.data.order.batch_sizes import BatchSizes
+
 
 class Ramp:
     """A weight per step: `start` until `first_step`, `end` from `last_step`, a straight line between.
@@ -47,19 +49,20 @@ class Timetable:
 
     Args:
         ramps: Weight of each source.
-        batch_size: Samples of one step.
+        sizes: Samples of each step.
 
     Raises:
         ValueError: At some step all weights are 0.
     """
 
-    def __init__(self, ramps: Sequence[Ramp], batch_size: int):
-        steps = sorted({0, *(step for ramp in ramps for step in (ramp.first_step, ramp.last_step))})
+    def __init__(self, ramps: Sequence[Ramp], sizes: BatchSizes):
+        named = (step for ramp in ramps for step in (ramp.first_step, ramp.last_step))
+        steps = sorted({0, *named, *sizes.numbers})  # where batches grow, a line of steps has a bend in time
         weights = np.array([[ramp(step) for step in steps] for ramp in ramps])
         totals = weights.sum(axis=0)
         if not totals.all():
             raise ValueError(f"all shares are 0 at step {steps[int(totals.argmin())]}")
-        self._times = np.array(steps, dtype=np.float64) * batch_size
+        self._times = np.array([sizes.start(step) for step in steps], dtype=np.float64)
         self._shares = weights / totals
         spans = np.diff(self._times)
         zero = np.zeros((len(ramps), 1))

@@ -167,10 +167,10 @@ class Pool:
         self._health = health
         self._timeout = timeout
         self._method = method
-        self._chunk = max(CHUNK, math.ceil(batches.local_size / (CHUNKS_PER_PROCESS * workers)))
-        chunks_per_batch = math.ceil(batches.local_size / self._chunk)
+        self._chunk = max(CHUNK, math.ceil(batches.most / (CHUNKS_PER_PROCESS * workers)))
+        chunks_per_batch = math.ceil(batches.most / self._chunk)
         ahead = max(AHEAD, math.ceil(AHEAD * workers / chunks_per_batch))
-        self._ring = Ring(ahead + MOST_LENT, batches.local_size, batches.shape)
+        self._ring = Ring(ahead + MOST_LENT, batches.most, batches.shape(batches.most))
         self._board = Board(workers)
         self._workers = [Worker(place) for place in range(workers)]
         # Also runs when the pool is garbage, and at exit before multiprocessing waits for processes that hear nothing.
@@ -199,7 +199,7 @@ class Pool:
             yield self._join(chunks)
 
     def _hand_out(self, number: int, slot: int) -> list[Chunk]:
-        size = self._batches.local_size
+        size = self._batches.local_size(number)
         starts = range(0, size, self._chunk)
         chunks = [Chunk(Wanted(number, slot, start, min(start + self._chunk, size))) for start in starts]
         for chunk in chunks:
@@ -213,7 +213,7 @@ class Pool:
     def _join(self, chunks: list[Chunk]) -> Packet:
         """Lend the slot of a finished batch; a copy of it to those who keep too many."""
         full = self._ring.num_lent >= MOST_LENT
-        images = self._ring.lend(chunks[0].task.slot)
+        images = self._ring.lend(chunks[0].task.slot)[:, : chunks[-1].task.stop].contiguous()
         parts = [chunk.part for chunk in chunks if chunk.part]
         return self._batches.join(parts, images.clone() if full else images)
 

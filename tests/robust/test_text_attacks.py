@@ -18,8 +18,8 @@ def task(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def encoder(task):
-    return encoder_of(model_that_learned(task))
+def encoder():
+    return encoder_of(model_that_learned())
 
 
 def test_moved_words_stay_within_their_radius_and_find_less(task, encoder):

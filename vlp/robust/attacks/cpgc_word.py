@@ -87,7 +87,7 @@ class CpgcWord(Attack):
             ).to(table.device)
         optimizer = torch.optim.Adam(made.parameters(), lr=self.learning_rate, betas=BETAS)
         word = torch.zeros_like(table[0])
-        for places, others in pairs.batches(size, self.epochs, self.seed):
+        for places, others in pairs.batches(size, self.epochs, self.seed, stage.title):
             captions = [pairs.captions[place] for place in places]
             tokens, at = first_tokens(encoder, captions, [needed[place] for place in places])
             found = torch.nn.functional.interpolate(made(pairs.images[places]).flatten(2), len(word), mode="linear")

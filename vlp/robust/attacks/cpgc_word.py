@@ -11,13 +11,13 @@ from torch import Tensor
 from vlp.ground import dist
 from vlp.ground.types import RecipeError, WordEncoder
 from vlp.robust.attacks.base import Attack, Count, Positive, attacks
+from vlp.robust.caption_words import common_words
 from vlp.robust.findings import Outcome
 from vlp.robust.learning_pairs import LearningPairs, read_pairs
 from vlp.robust.malicious_contrast import malicious_contrast
 from vlp.robust.needed_words import needed_places, write_word_into
 from vlp.robust.perturbation_generator import PerturbationGenerator
 from vlp.robust.stage import Stage
-from vlp.robust.words import common_words
 
 BETAS = (0.5, 0.999)
 

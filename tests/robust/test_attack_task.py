@@ -47,8 +47,8 @@ def test_clean_numbers_and_those_at_radius_zero_are_those_of_the_evaluation(kind
 
 
 @pytest.fixture(scope="module")
-def learned(captions):
-    return encoder_of(model_that_learned(captions))
+def learned():
+    return encoder_of(model_that_learned())
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import torch
 from tests.robust.stages import captions_it_meets, encoder_of, model_that_learned, opened, plan_of, record_of, shares
 from tests.towers.test_borrowed import clipseg, write
 from vlp.ground.types import RecipeError
-from vlp.robust.words import changeable, common_words, exchanged, left_out
+from vlp.robust.caption_words import changeable, common_words, exchanged, left_out
 from vlp.towers.borrowed import BorrowedModel
 
 
@@ -18,8 +18,8 @@ def task(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def encoder(task):
-    return encoder_of(model_that_learned(task))
+def encoder():
+    return encoder_of(model_that_learned())
 
 
 def test_moved_words_stay_within_their_radius_and_find_less(task, encoder):

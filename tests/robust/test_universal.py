@@ -45,8 +45,8 @@ def card(place):
 
 
 @pytest.fixture(scope="module")
-def encoder(task):
-    return encoder_of(model_that_learned(task))
+def encoder():
+    return encoder_of(model_that_learned())
 
 
 def by_hand(changed, clean, own, others):

@@ -42,12 +42,13 @@ def attack_task(
     done = []
     for each in plan:
         told = known | {"type": each.listed.type, "settings": dict(each.listed.settings), "radius": each.radius}
-        told |= {"layers": each.keeps_layers, "learned_from": _card(each.attack)}
+        told |= {"layers": each.keeps_layers, "pictures": not each.is_probe, "learned_from": _card(each.attack)}
         name = f"{opened.task.name}-{each.name}"
         found = outcome = kept.find(name, told)
         if outcome is None:
             title = f"{opened.task.name}: {each.listed.label} {each.radius:g}"
-            stage = replace(opened.stage, title=title, keeps_layers=each.keeps_layers)
+            shown = frozenset() if each.is_probe else opened.stage.shown
+            stage = replace(opened.stage, title=title, keeps_layers=each.keeps_layers, shown=shown)
             outcome = each.attack.change(stage, each.radius)
             kept.keep(name, told, outcome)
         done.append((each, outcome))

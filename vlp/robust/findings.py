@@ -71,7 +71,7 @@ class Outcome:
         least: Smallest coordinate, and `most`, the largest.
         is_blind: For which samples the first gradient said nothing; None for attacks without gradients.
         texts: The changed texts, of an attack that writes some.
-        pictures: Base64 WebP by place in the set: `image` and `change`, of the samples that are shown.
+        pictures: Of the samples that are shown, by place in the set: base64 WebP by name (`picture_of`).
         layers: What the blocks of the image tower say, averaged over places, where that was asked for.
     """
 

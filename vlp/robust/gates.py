@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float32
+from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
 from vlp.robust.findings import Outcome
@@ -25,7 +25,7 @@ class Trial:
     Args:
         has_gradients: Whether it went by gradients.
         is_random: Whether it is no attack, but what chance does.
-        is_right: Which samples are right under it.
+        ranks: Where what is right stands for each sample under it.
     """
 
     label: str
@@ -33,7 +33,12 @@ class Trial:
     has_gradients: bool
     is_random: bool
     outcome: Outcome
-    is_right: Bool[Tensor, " n"]
+    ranks: Int64[Tensor, " n"]
+
+    @property
+    def is_right(self) -> Bool[Tensor, " n"]:
+        """Return which samples are right under it."""
+        return self.ranks == 1
 
     @property
     def share(self) -> float:
@@ -46,14 +51,14 @@ class Evidence:
     """What gates look at: one set, and attacks that can be compared: all on the pixels of each image, or one other.
 
     Args:
-        clean: Embeddings of what is attacked as an evaluation has them, and `is_right`, which are right with these.
+        clean: Embeddings of what is attacked as an evaluation has them, and `ranks`, where what is right stands then.
         zero: The same attack as `unbounded`, where nothing may move.
         unbounded: An attack by gradients at a radius at which nothing should be left.
         trials: The attacks at the radii of the report.
     """
 
     clean: Float32[Tensor, "n d"]
-    is_right: Bool[Tensor, " n"]
+    ranks: Int64[Tensor, " n"]
     zero: Trial | None
     unbounded: Trial | None
     trials: Sequence[Trial]
@@ -107,7 +112,7 @@ def zero_radius(evidence: Evidence) -> Gate | None:
 
 def not_above_clean(evidence: Evidence) -> Gate | None:
     """No attack makes a model better than it is."""
-    clean = float(evidence.is_right.double().mean())
+    clean = float((evidence.ranks == 1).double().mean())
     attacks = [trial for trial in evidence.trials if not trial.is_random]
     best = max(attacks, key=lambda trial: trial.share, default=None)
     if best is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import zipfile
 from collections.abc import Mapping
 from functools import partial
@@ -17,6 +18,7 @@ from vlp.ground import dist
 from vlp.ground.files import write_whole
 from vlp.robust.findings import Outcome
 
+UNSAFE, MOST_LETTERS = r"[^A-Za-z0-9._-]+", 100  # of names that people gave
 Told = Mapping[str, Any]
 
 
@@ -51,7 +53,7 @@ class KeptOutcomes:
     def _path(self, name: str, told: Told) -> Path:
         assert self.folder is not None
         digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
-        return self.folder / f"{name}-{digest}.npz"
+        return self.folder / f"{re.sub(UNSAFE, '-', name)[:MOST_LETTERS]}-{digest}.npz"
 
 
 def _write(path: Path, told: Told, outcome: Outcome) -> None:

@@ -9,6 +9,7 @@ from functools import partial
 import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
+from tqdm import tqdm
 
 from vlp.data.faults import BadSampleError
 from vlp.data.pixels.decode import decode_image
@@ -41,10 +42,16 @@ class LearningPairs:
     def __len__(self) -> int:
         return len(self.captions)
 
-    def batches(self, size: int, epochs: int, seed: int) -> Iterator[tuple[Int64[Tensor, " b"], Int64[Tensor, " b"]]]:
-        """Yield places of a batch, and of as many others to lead astray to, in an order of its own each epoch."""
+    def batches(
+        self, size: int, epochs: int, seed: int, title: str = ""
+    ) -> Iterator[tuple[Int64[Tensor, " b"], Int64[Tensor, " b"]]]:
+        """Yield places of a batch, and of as many others to lead astray to, in an order of its own each epoch.
+
+        Args:
+            title: Of a bar on the main process; nothing for none.
+        """
         generator = torch.Generator().manual_seed(seed)
-        for _ in range(epochs):
+        for _ in tqdm(range(epochs), desc=title, unit="epoch", disable=not (title and dist.is_main()), leave=False):
             order, others = (torch.randperm(len(self), generator=generator) for _ in range(2))
             for start in range(0, len(self) - size + 1, size):
                 yield order[start : start + size], others[start : start + size]
@@ -66,9 +73,9 @@ def read_pairs(stage: Stage, card_name: str, most: int) -> LearningPairs:
     pixels, captions = dist.on_main(partial(_read, stage, samples, most))
     if len(captions) < FEWEST:
         raise RecipeError(f"{card_name}: {len(captions)} pairs can be read, and it takes {FEWEST} to learn from")
-    with torch.inference_mode():
+    with torch.no_grad():
         parts = [stage.encoder.embed_pixels(part.to(stage.shared.device)) for part in pixels.split(stage.batch_size)]
-    return LearningPairs(pixels, captions, torch.cat(parts).clone(), stage.shared.texts(captions))
+    return LearningPairs(pixels, captions, torch.cat(parts), stage.shared.texts(captions))
 
 
 def _read(stage: Stage, samples: SampleSet, most: int) -> tuple[Tensor, tuple[str, ...]]:

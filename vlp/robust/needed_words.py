@@ -9,9 +9,9 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from vlp.ground.types import Encoder
+from vlp.robust.caption_words import changeable, exchanged, left_out
 from vlp.robust.findings import Outcome
 from vlp.robust.stage import Stage
-from vlp.robust.words import changeable, exchanged, left_out
 
 
 def needed_places(encoder: Encoder, captions: Sequence[str], images: Float32[Tensor, "n d"]) -> list[int]:

@@ -19,7 +19,7 @@ SIDES = {"": "", "image_to_text_": "I>T ", "text_to_image_": "T>I "}
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """One number of a record.
 
     Args:
@@ -39,12 +39,12 @@ class Row:
     is_main: bool
 
 
-def rows_of(record: Record) -> list[Row]:
+def rows_of(record: Record) -> list[TableRow]:
     """Return every number of a record, the main one of each attack first."""
     return [row for task in record["tasks"] for row in _rows_of_task(task)]
 
 
-def _rows_of_task(task: Record) -> Iterator[Row]:
+def _rows_of_task(task: Record) -> Iterator[TableRow]:
     if "error" in task:
         return
     if "attacks" not in task:
@@ -56,34 +56,34 @@ def _rows_of_task(task: Record) -> Iterator[Row]:
             yield from _rows(task, entry["label"], f"{entry['radius']:g}{entry['unit']}", entry["metrics"])
 
 
-def _rows(task: Record, attack: str, radius: str, metrics: Mapping[str, Mapping[str, float]]) -> Iterator[Row]:
+def _rows(task: Record, attack: str, radius: str, metrics: Mapping[str, Mapping[str, float]]) -> Iterator[TableRow]:
     for name, metric in metrics.items():
         numbers = (metric["value"], metric["low"], metric["high"], int(metric["count"]))
-        yield Row(task["task"], attack, radius, name, *numbers, name == task["main_metric"])
+        yield TableRow(task["task"], attack, radius, name, *numbers, name == task["main_metric"])
 
 
-def as_text(record: Record, rows: Sequence[Row]) -> str:
+def as_text(record: Record, rows: Sequence[TableRow]) -> str:
     """Return the main numbers as aligned columns, and below them what failed."""
     lines = aligned(_shown(rows), right=(4, 6)) if rows else []
     return "\n".join([*lines, *_failures(record), verdict(record)])
 
 
-def as_markdown(record: Record, rows: Sequence[Row]) -> str:
+def as_markdown(record: Record, rows: Sequence[TableRow]) -> str:
     """Return the main numbers as a table of Markdown, and below it what failed."""
     table = markdown(_shown(rows), right=(4, 6)) if rows else ""
     return "\n\n".join([table, *_failures(record), verdict(record)]) + "\n"
 
 
-def as_csv(_record: Record, rows: Sequence[Row]) -> str:
+def as_csv(_record: Record, rows: Sequence[TableRow]) -> str:
     """Return all numbers with all digits."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow([field.name for field in fields(Row)])
+    writer.writerow([field.name for field in fields(TableRow)])
     writer.writerows(map(astuple, rows))
     return file.getvalue()
 
 
-def as_json(record: Record, rows: Sequence[Row]) -> str:
+def as_json(record: Record, rows: Sequence[TableRow]) -> str:
     """Return all numbers with all digits, and the gates."""
     gates = {task["task"]: task.get("gates", []) for task in record["tasks"]}
     found = {"is_believable": record["is_believable"], "gates": gates, "rows": [asdict(row) for row in rows]}
@@ -111,7 +111,7 @@ def _failures(record: Record) -> list[str]:
     ]
 
 
-def _shown(rows: Sequence[Row]) -> list[tuple[str, ...]]:
+def _shown(rows: Sequence[TableRow]) -> list[tuple[str, ...]]:
     """Return one line for each attack: the main number, and what the attack took."""
     head = ("task", "attack", "radius", "metric", "value", "95 % interval", "n", "success")
     lines: list[tuple[str, ...]] = [head]
@@ -122,7 +122,7 @@ def _shown(rows: Sequence[Row]) -> list[tuple[str, ...]]:
     return lines
 
 
-def _taken(main: Row, rows: Sequence[Row]) -> str:
+def _taken(main: TableRow, rows: Sequence[TableRow]) -> str:
     """Return attack success rates at each k, by direction."""
     found: dict[str, list[str]] = {}
     for row in rows:
@@ -132,7 +132,7 @@ def _taken(main: Row, rows: Sequence[Row]) -> str:
     return "; ".join(f"{side}{', '.join(rates)}" for side, rates in found.items())
 
 
-def write_rows(path: Path, record: Record, rows: Sequence[Row]) -> None:
+def write_rows(path: Path, record: Record, rows: Sequence[TableRow]) -> None:
     """Write the table; its suffix says how: `.md`, `.csv` or `.json`.
 
     Raises:
@@ -144,7 +144,7 @@ def write_rows(path: Path, record: Record, rows: Sequence[Row]) -> None:
         raise RecipeError(f"--table {path}: cannot be written ({error})") from error
 
 
-def writer_of(path: Path) -> Callable[[Record, Sequence[Row]], str]:
+def writer_of(path: Path) -> Callable[[Record, Sequence[TableRow]], str]:
     """Return what writes a table with the suffix of a file.
 
     Raises:
@@ -155,7 +155,7 @@ def writer_of(path: Path) -> Callable[[Record, Sequence[Row]], str]:
     return WRITERS[path.suffix]
 
 
-WRITERS: Mapping[str, Callable[[Record, Sequence[Row]], str]] = {
+WRITERS: Mapping[str, Callable[[Record, Sequence[TableRow]], str]] = {
     ".md": as_markdown,
     ".csv": as_csv,
     ".json": as_json,

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
@@ -94,9 +93,3 @@ class Scorer:
             if had.any():
                 found.append(proportion(f"{direction}success@{cut}", int(lost.sum()), int(had.sum())))
         return found
-
-
-def worst_rows(scorer: Scorer, candidates: list[Float32[Tensor, "n d"]], direction: str) -> Float32[Tensor, "n d"]:
-    """Return, for each image, the embedding under which what is right for it stands worst."""
-    ranks = torch.stack([scorer.ranks(rows)[direction] for rows in candidates])
-    return torch.stack(candidates)[ranks.argmax(dim=0), torch.arange(len(candidates[0]))]

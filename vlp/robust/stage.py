@@ -21,7 +21,6 @@ from vlp.robust.problem import Problem
 from vlp.robust.thumbnails import picture_of
 
 Perturb = Callable[[Problem, Float32[Tensor, "n 3 h w"], float, Int64[Tensor, " n"]], Found]
-
 Rewrite = Callable[[Sequence[int]], Outcome]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import torch
 from jaxtyping import Float32
 from torch import Tensor
 
@@ -15,7 +16,6 @@ from vlp.robust.findings import Outcome
 from vlp.robust.gates import Evidence, Gate, Trial, judge
 from vlp.robust.opening import Opened
 from vlp.robust.planned_attacks import CHANCE, Planned
-from vlp.robust.scored import Scorer, worst_rows
 from vlp.robust.shown_samples import pictures, rewritten
 
 WORST = "worst case"
@@ -56,7 +56,7 @@ def task_record(opened: Opened, done: Done) -> Record:
         "worst": [
             {"label": WORST, "radius": radius, "unit": PIXELS, "metrics": scorer.metrics(rows)}
             for radius in evidence.radii
-            for rows in [_worst(scorer, evidence, radius, opened.stage.goal.direction)]
+            for rows in [_worst(evidence, radius)]
         ],
         "pictures": _pictures(opened, done),
         "diagnostics": _diagnostics(opened, done),
@@ -81,12 +81,12 @@ def _evidence(opened: Opened, done: Done) -> Evidence:
     found: dict[bool, list[Trial]] = {True: [], False: []}
     for each, outcome in done:
         is_random = each.listed.type == CHANCE
-        is_right = goal.ranks(outcome.rows) == 1
-        trial = Trial(each.listed.label, each.radius, each.attack.needs_gradients, is_random, outcome, is_right)
+        ranks = goal.ranks(outcome.rows)
+        trial = Trial(each.listed.label, each.radius, each.attack.needs_gradients, is_random, outcome, ranks)
         found[each.is_probe and not is_random].append(trial)
     zero = next((trial for trial in found[True] if not trial.radius), None)
     unbounded = next((trial for trial in found[True] if trial.radius), None)
-    return Evidence(clean, opened.scorer.clean[goal.direction] == 1, zero, unbounded, found[False])
+    return Evidence(clean, opened.scorer.clean[goal.direction], zero, unbounded, found[False])
 
 
 def _pictures(opened: Opened, done: Done) -> Record | None:
@@ -114,6 +114,9 @@ def _diagnostics(opened: Opened, done: Done) -> Record | None:
     )
 
 
-def _worst(scorer: Scorer, evidence: Evidence, radius: float, direction: str) -> Float32[Tensor, "n d"]:
-    """Return the embedding of each image as the attack left it that did worst to it."""
-    return worst_rows(scorer, [scorer.images, *(trial.outcome.rows for trial in evidence.at(radius))], direction)
+def _worst(evidence: Evidence, radius: float) -> Float32[Tensor, "n d"]:
+    """Return the embedding of each image as that attack left it that did worst to it, or nobody."""
+    trials = evidence.at(radius)
+    ranks = torch.stack([evidence.ranks, *(trial.ranks for trial in trials)])
+    rows = torch.stack([evidence.clean, *(trial.outcome.rows for trial in trials)])
+    return rows[ranks.argmax(dim=0), torch.arange(rows.shape[1])]

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from vlp.html.frame import THUMBNAIL_PIXELS, thumbnail
 
-EFFORT = 6
+EFFORT = 0  # of the encoder: every attack at every radius has some
 
 
 def picture_of(pixels: Float32[Tensor, "3 h w"], changed: Float32[Tensor, "3 h w"], radius: float) -> dict[str, str]:

@@ -232,12 +232,14 @@ class DualEncoder(TwoTowers):
     @contextmanager
     def at_rest(self) -> Iterator[None]:
         """Be in evaluation mode for a while: nothing is dropped, and batch norms use what they have averaged."""
-        training = self.training
+        if not self.training:  # to tell every module again takes longer than a small tower
+            yield
+            return
         self.eval()
         try:
             yield
         finally:
-            self.train(training)
+            self.train()
 
     @torch.no_grad()
     def clamp_(self, *beside: Tensor) -> None:

@@ -33,7 +33,8 @@ class ApgdTargeted(Attack):
     ) -> Found:
         with torch.no_grad():
             wrong = problem.scores(pixels).masked_fill(problem.positives, -torch.inf)
-        order = wrong.topk(min(self.targets, wrong.shape[1] - 1), dim=1).indices
+        most = int((~problem.positives).sum(dim=1).min())
+        order = wrong.topk(min(self.targets, most), dim=1).indices
         worst, no_gradient = Worst(pixels), None
         for number in range(order.shape[1]):
             left = worst.left

@@ -81,7 +81,7 @@ class CpgcImage(Attack):
         optimizer = torch.optim.Adam(made.parameters(), lr=self.learning_rate, betas=BETAS)
         draws = torch.Generator().manual_seed(self.seed)
         change = torch.zeros_like(pairs.pixels[:1]).to(device)
-        for places, others in pairs.batches(size, self.epochs, self.seed):
+        for places, others in pairs.batches(size, self.epochs, self.seed, stage.title):
             noise = radius * (2 * torch.rand(pairs.pixels[places].shape, generator=draws) - 1)
             pixels = (pairs.pixels[places] + noise).clamp(0, 1).to(device)
             change = self._cut(made(pairs.texts[places].repeat(num_copies, 1)), pixels, radius)

@@ -11,13 +11,13 @@ from torch import Tensor
 from vlp.ground import dist
 from vlp.ground.types import RecipeError, WordEncoder
 from vlp.robust.attacks.base import Attack, Count, Positive, attacks
+from vlp.robust.caption_words import common_words
 from vlp.robust.findings import Outcome
 from vlp.robust.learning_pairs import LearningPairs, read_pairs
 from vlp.robust.malicious_contrast import malicious_contrast
 from vlp.robust.needed_words import needed_places, write_word_into
 from vlp.robust.perturbation_generator import PerturbationGenerator
 from vlp.robust.stage import Stage
-from vlp.robust.words import common_words
 
 BETAS = (0.5, 0.999)
 
@@ -87,7 +87,7 @@ class CpgcWord(Attack):
             ).to(table.device)
         optimizer = torch.optim.Adam(made.parameters(), lr=self.learning_rate, betas=BETAS)
         word = torch.zeros_like(table[0])
-        for places, others in pairs.batches(size, self.epochs, self.seed):
+        for places, others in pairs.batches(size, self.epochs, self.seed, stage.title):
             captions = [pairs.captions[place] for place in places]
             tokens, at = first_tokens(encoder, captions, [needed[place] for place in places])
             found = torch.nn.functional.interpolate(made(pairs.images[places]).flatten(2), len(word), mode="linear")

@@ -10,10 +10,10 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from vlp.robust.attacks.base import Attack, Count, attacks
+from vlp.robust.caption_words import changeable, common_words, exchanged, left_out
 from vlp.robust.findings import Outcome
 from vlp.robust.problem import margin
 from vlp.robust.stage import Stage
-from vlp.robust.words import changeable, common_words, exchanged, left_out
 
 
 @attacks.register("one_word")

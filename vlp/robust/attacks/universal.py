@@ -60,7 +60,7 @@ class Universal(Attack):
     def learn(self, stage: Stage, pairs: LearningPairs, radius: float) -> Float32[Tensor, "1 3 h w"]:
         """Return the change."""
         change = torch.zeros_like(pairs.pixels[:1]).to(stage.shared.device)
-        for places, others in pairs.batches(min(self.batch_size, len(pairs)), self.epochs, self.seed):
+        for places, others in pairs.batches(min(self.batch_size, len(pairs)), self.epochs, self.seed, stage.title):
             pixels = pairs.pixels[places].to(change.device)
             clean, own, far = pairs.images[places], pairs.texts[places], pairs.texts[others]
 

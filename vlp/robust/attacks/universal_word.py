@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import torch
 
 from vlp.robust.attacks.base import Attack, Count, attacks
+from vlp.robust.caption_words import common_words, exchanged
 from vlp.robust.findings import Outcome
 from vlp.robust.learning_pairs import LearningPairs, read_pairs
 from vlp.robust.needed_words import needed_places, write_word_into
 from vlp.robust.stage import Stage
-from vlp.robust.words import common_words, exchanged
 
 
 @attacks.register("universal_word")

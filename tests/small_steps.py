@@ -35,7 +35,7 @@ def small_recipe(name: str, *overrides: str, image: Settings = IMAGE, text: Sett
         image = {**image, "patch_dropout": 0.5}
     towers: Settings = {"image": image, "text": text}
     if whole.model.decoder is not None:  # it reads the patches
-        towers |= {"text": {**text, "pool": "class"}, "decoder": {"type": "transformer", "layers": 1, "heads": 2}}
+        towers |= {"text": {**text, "pool": "cls"}, "decoder": {"type": "transformer", "layers": 1, "heads": 2}}
     model = whole.model.model_validate(whole.model.model_dump() | PLAIN | towers)
     terms = {
         label: entry.model_copy(update={"widths": (4, 8, 12)[: len(entry.widths)]})

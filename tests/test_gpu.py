@@ -40,7 +40,7 @@ def losses(run):
         (("train.compile=true",), 2e-3),
         (
             (
-                "model.text.pool=class",
+                "model.text.pool=cls",
                 "model.decoder={type: transformer, layers: 1, heads: 2}",
                 "objective.captioning={weight: 2.0}",
             ),

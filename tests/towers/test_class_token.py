@@ -112,5 +112,5 @@ def test_a_shorter_context_keeps_the_place_of_the_class_token(tmp_path):
 
 
 def test_a_tower_without_a_causal_mask_has_no_such_token():
-    with pytest.raises(RecipeError, match="class"):
-        tiny_model(text={**TEXT, "causal": False, "pool": "class"})
+    with pytest.raises(RecipeError, match="cls"):
+        tiny_model(text={**TEXT, "causal": False, "pool": "cls"})

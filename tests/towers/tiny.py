@@ -24,7 +24,7 @@ SIGLIP_TEXT: dict[str, Any] = {
 }  # fmt: skip
 COCA: dict[str, Any] = {
     "image": {**VIT, "pooler_queries": 6, "pooler_heads": 2},
-    "text": {**TEXT, "pool": "class", "context_length": 16},
+    "text": {**TEXT, "pool": "cls", "context_length": 16},
     "decoder": {"layers": 2, "heads": 2},
     "embed_dim": 32,
 }

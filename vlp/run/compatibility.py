@@ -30,7 +30,7 @@ PROVIDERS = {
     "other models)",
     "replayed": "say which (strategies.replay={sources: [LABEL]})",
     "caption_losses": "give the model a decoder (model.decoder={type: transformer} with model.image.pooler_queries=257 "
-    "and model.text.pool=class, or the name of a CoCa of open_clip in all three)",
+    "and model.text.pool=cls, or the name of a CoCa of open_clip in all three)",
     "negatives": "add some (strategies.shuffled_captions={}, or strategies.hard_negatives={} with "
     "data.captions.negatives={})",
 }

@@ -113,7 +113,7 @@ def check_decoder(decoder: CaptionDecoder, visual: nn.Module, text: nn.Module) -
     if not isinstance(text, ClassTokenText):
         raise RecipeError(
             "model.decoder: the text tower sees whole captions, and would tell the decoder what it should predict: use "
-            "a causal transformer with a class token (model.text={type: transformer, pool: class})"
+            "a causal transformer with a class token (model.text={type: transformer, pool: cls})"
         )
     width = decoder.ln_final.normalized_shape[0]
     of_image = visual.ln_post.normalized_shape[0]

@@ -214,7 +214,7 @@ class TextTransformer:
         causal: Let a token see only those before it.
         pool: Which token speaks for the caption: the one of the highest id (CLIP's end token), the end token
             `end_id`, the first, the last, or one that is added behind the caption, sees it whole and is not seen by it
-            (`class`, as in CoCa, arXiv:2205.01917).
+            (`cls`, as in CoCa, arXiv:2205.01917).
         end_id: Id of the end token, for `pool: eos`.
         pad_id: Id that fills short captions.
         proj_bias: Give the last projection a bias, as SigLIP does.
@@ -237,7 +237,7 @@ class TextTransformer:
         vocab_size: int = 49408,
         mlp_ratio: float = 4.0,
         causal: bool = True,
-        pool: Literal["argmax", "eos", "first", "last", "class"] = "argmax",
+        pool: Literal["argmax", "eos", "first", "last", "cls"] = "argmax",
         end_id: int = 49407,
         pad_id: int = 0,
         proj_bias: bool = False,
@@ -251,8 +251,8 @@ class TextTransformer:
             raise RecipeError(f"text.heads {heads} does not divide text.width {width}")
         if causal and pool in ("first", "last"):
             raise RecipeError(f"text.pool '{pool}' of a causal tower does not see the caption: use 'argmax' or 'eos'")
-        if pool == "class" and not causal:
-            raise RecipeError("text.pool 'class' is of a causal tower, whose tokens it is hidden from: use 'first'")
+        if pool == "cls" and not causal:
+            raise RecipeError("text.pool 'cls' is of a causal tower, whose tokens it is hidden from: use 'first'")
         self.quick_gelu = quick_gelu
         self.new_tokens = new_tokens
         self.weights = weights
@@ -264,13 +264,13 @@ class TextTransformer:
             "vocab_size": vocab_size,
             "mlp_ratio": mlp_ratio,
             "no_causal_mask": not causal,
-            "pool_type": "argmax" if pool == "class" else pool,
+            "pool_type": "argmax" if pool == "cls" else pool,
             "eos_id": end_id,
             "pad_id": pad_id,
             "proj_bias": proj_bias,
             "norm_kwargs": {"eps": norm_eps},
         }
-        if pool == "class":
+        if pool == "cls":
             self.config["embed_cls"] = True
         if tokenizer:
             self.config["hf_tokenizer_name"] = tokenizer

@@ -36,6 +36,7 @@ from vlp.ground.types import RecipeError
 from vlp.objectives.base import Term, terms
 from vlp.objectives.schedule import Schedule
 from vlp.recipe import schema
+from vlp.recipe.train_section import FirstBatchesSection, TrainSection
 from vlp.step.learning_rate import learning_rate_factor
 from vlp.step.optimizer import GroupSettings, build_optimizer
 from vlp.step.optimizers.base import optimizers
@@ -72,7 +73,8 @@ SECTIONS: dict[str, Any] = {
     "optimizer": (build_optimizer, schema.SharedOptimizerSection),
     "optimizer.groups.LABEL": GroupSettings,
     "schedule": learning_rate_factor,
-    "train": schema.TrainSection,
+    "train": TrainSection,
+    "train.first_batches": FirstBatchesSection,
     "evaluation": schema.EvaluationSection,
     "evaluation.stop_when.LABEL": schema.StopRule,
     "checkpoint": schema.CheckpointSection,

@@ -52,7 +52,7 @@ def test_without_stages_all_are_alike():
 
 @pytest.mark.parametrize(("last", "first"), [(0, ()), (8, ((0, 1),)), (8, ((4, 0),)), (8, ((9, 1),))])
 def test_numbers_without_sense_are_refused(last, first):
-    with pytest.raises(ValueError, match="at least 1|larger than those at the end"):
+    with pytest.raises(ValueError, match=r"at least 1|larger than those at the end"):
         BatchSizes(last, first)
 
 

@@ -37,6 +37,7 @@ from vlp.objectives.base import Term, terms
 from vlp.objectives.projections.base import projections
 from vlp.objectives.schedule import Schedule
 from vlp.recipe import schema, scoring_and_saving
+from vlp.recipe.train_section import FirstBatchesSection, TrainSection
 from vlp.robust.attack_file import AttackFile
 from vlp.robust.attacks.base import attacks
 from vlp.step.learning_rate import learning_rate_factor
@@ -76,7 +77,8 @@ SECTIONS: dict[str, Any] = {
     "optimizer": (build_optimizer, schema.SharedOptimizerSection),
     "optimizer.groups.LABEL": GroupSettings,
     "schedule": learning_rate_factor,
-    "train": schema.TrainSection,
+    "train": TrainSection,
+    "train.first_batches": FirstBatchesSection,
     "evaluation": scoring_and_saving.EvaluationSection,
     "evaluation.stop_when.LABEL": scoring_and_saving.StopRule,
     "checkpoint": scoring_and_saving.CheckpointSection,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from vlp.plan.counts import Counts
-from vlp.recipe.schema import TrainSection
+from vlp.recipe.train_section import TrainSection
 
 GB = 1e9
 FLOAT32 = 4

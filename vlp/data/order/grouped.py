@@ -14,7 +14,7 @@ from vlp.ground.randomness import GROUP, TURN, fold
 
 
 @dataclass(frozen=True)
-class Listed:
+class ListedIds:
     """Sample ids, one by one.
 
     Args:
@@ -30,9 +30,9 @@ class Listed:
         """Return the ids at some places."""
         return self.ids[places]
 
-    def moved(self, by: int) -> Listed:
+    def moved(self, by: int) -> ListedIds:
         """Return the ids with `by` added to each."""
-        return Listed(self.ids + by)
+        return ListedIds(self.ids + by)
 
 
 class Grouped:
@@ -76,11 +76,11 @@ class Grouped:
             ids[here] = self._samples_of(int(epoch), places[here])
         return epochs, ids
 
-    def peers(self, position: int) -> Listed:
+    def peers(self, position: int) -> ListedIds:
         """Return the ids of the group that a position lies in."""
         epoch, place = divmod(position, self.num_samples)
         group = int(self._batches_of(epoch, np.array([place]))[0][0])
-        return Listed(self._members[self._firsts[group] :][: self._sizes[group]])
+        return ListedIds(self._members[self._firsts[group] :][: self._sizes[group]])
 
     def shards_from(self, position: int) -> Iterator[Use]:
         """Yield every shard once: any of them may be needed at once, and for ever."""

@@ -11,12 +11,14 @@ from typing import Any
 
 from vlp.export.as_onnx import onnx_obstacles, write_onnx
 from vlp.export.as_open_clip import open_clip_obstacles, point_to, write_open_clip
+from vlp.export.as_program import LOADING, compare_program, write_program
 from vlp.export.as_transformers import obstacles, write_transformers
 from vlp.export.card import write_card
 from vlp.export.compare import compare
 from vlp.export.whole_folder import check_free, whole_folder
 from vlp.ground.types import RecipeError
 from vlp.towers.dual import DualEncoder
+from vlp.towers.pixel_autoencoder import purifier_of, stepped_aside
 
 LIBRARIES = ("open_clip", "transformers")
 FORMATS = (*LIBRARIES, "onnx")
@@ -76,6 +78,8 @@ def export_model(
     """
     check_free(to)
     chosen, left_out = _choose(model, formats)
+    if purifier_of(model.core.visual) is not None:
+        further = {**further, "Purifier": LOADING}
     was_training = model.training
     try:
         with whole_folder(to) as work:
@@ -114,13 +118,18 @@ def _choose(model: DualEncoder, formats: tuple[str, ...]) -> tuple[tuple[str, ..
 
 
 def _write_and_compare(model: DualEncoder, folder: Path, formats: tuple[str, ...]) -> dict[str, Any]:
-    if "open_clip" in formats:
-        write_open_clip(model, folder)
-    if "transformers" in formats:
-        write_transformers(model, folder)
-    if "onnx" in formats:
-        write_onnx(model, folder)
-    return compare(model, folder, formats)
+    with stepped_aside(model.core.visual) as purifier:  # which no format has a place for
+        if "open_clip" in formats:
+            write_open_clip(model, folder)
+        if "transformers" in formats:
+            write_transformers(model, folder)
+        if "onnx" in formats:
+            write_onnx(model, folder)
+        parity = compare(model, folder, formats)
+    if purifier is None:
+        return parity
+    write_program(model, purifier, folder)
+    return parity | {"purifier": compare_program(model, folder)}
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:

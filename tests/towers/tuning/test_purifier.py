@@ -1,0 +1,64 @@
+"""Only the auto-encoder trains; runs resume with it, evaluations see it, and exports have it beside the model."""
+
+import json
+
+import open_clip
+import pytest
+import torch
+
+from tests.strategies.runs import STEADY, assert_resumes, recipe_of
+from tests.towers.tiny import tiny_batch, tiny_model
+from vlp.export import export_model
+from vlp.run.trained_model import load_model_of_run
+from vlp.train import train
+
+OPTIONS = (
+    "model.tune.type=purifier",
+    "model.tune.width=4",
+    "model.learn_scale=false",
+    "objective={clip: {weight: 0.0}, uniformity: null, feature_distillation: {}}",
+    "strategies={ema: null, fare: {steps: 2}}",
+    "evaluation.weights=model",
+    "optimizer.learning_rate=1e-2",
+    STEADY,
+)
+pytestmark = pytest.mark.filterwarnings("ignore:model.freeze")  # small towers have no weights
+
+
+def test_nothing_but_the_autoencoder_trains():
+    model = tiny_model(tune={"type": "purifier", "width": 4})
+    trained = {name for name, value in model.named_parameters() if value.requires_grad and "logit" not in name}
+    assert trained
+    assert all(name.startswith("core.visual.purifier.") for name in trained)
+    model.train()
+    assert model.core.visual.purifier.training
+    assert not model.core.visual.transformer.training
+    assert not model.core.text.training
+
+
+def test_a_run_changes_the_autoencoder_alone_and_its_model_is_loaded_with_it(tmp_path):
+    run = train(recipe_of(tmp_path, *OPTIONS))
+    before, after = (load_model_of_run(run / "checkpoints" / f"step_{step:08d}").model.state_dict() for step in (3, 6))
+    changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
+    assert changed
+    assert all(name.startswith("core.visual.purifier.") for name in changed)
+
+
+def test_resume_equals_no_interruption(tmp_path):
+    assert_resumes(recipe_of(tmp_path, *OPTIONS))
+
+
+def test_an_export_is_the_frozen_model_and_a_program_in_front_of_it(tmp_path):
+    model = tiny_model(tune={"type": "purifier", "width": 4})
+    torch.nn.init.normal_(model.core.visual.purifier.leave.weight, std=0.1)
+    export_model(model, tmp_path / "out", name="out", recipe_text="", results=[], data_note="", formats=("open_clip",))
+    parity = json.loads((tmp_path / "out" / "parity.json").read_text())
+    assert parity["purifier"]["max_abs"] < 1e-5
+    assert "purify(preprocess(picture)[None])" in (tmp_path / "out" / "README.md").read_text()
+    core, _ = open_clip.create_model_from_pretrained(f"local-dir:{tmp_path / 'out'}")
+    purify = torch.export.load(tmp_path / "out" / "purifier.pt2").module()
+    pixels = tiny_batch(model)[0][0]
+    with torch.no_grad():
+        found = core.eval().encode_image(purify(pixels), normalize=True)
+        torch.testing.assert_close(found, model.eval().embed_images(pixels), atol=1e-5, rtol=1e-4)
+        assert not torch.allclose(core.encode_image(pixels, normalize=True), found, atol=1e-3)

@@ -1,0 +1,52 @@
+"""What stands in front of an image tower, as a program that torch alone runs, beside the model in other formats."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vlp.ground.types import RecipeError
+from vlp.towers.dual import DualEncoder
+from vlp.towers.pixel_autoencoder import PixelAutoencoder, as_program, stepped_aside
+from vlp.towers.trial_inputs import one_image
+
+FILE = "purifier.pt2"
+TOLERANCE = 1e-4
+LOADING = f"""The model is what it was; what was trained stands in front of it, and takes and returns normalised pixels:
+
+```python
+import torch
+
+purify = torch.export.load("PATH/{FILE}").module()
+image = model.encode_image(purify(preprocess(picture)[None]), normalize=True)
+```"""
+
+
+def write_program(model: DualEncoder, autoencoder: PixelAutoencoder, folder: Path) -> None:
+    """Write `purifier.pt2`."""
+    torch.export.save(as_program(autoencoder, _probes(model, 2)), folder / FILE)
+
+
+@torch.no_grad()
+def compare_program(model: DualEncoder, folder: Path) -> dict[str, float]:
+    """Return the largest difference between embeddings behind the program and those of the trained model.
+
+    Raises:
+        RecipeError: They differ by more than the tolerance.
+    """
+    pixels = _probes(model, 3)
+    expected = model.embed_images(pixels)
+    purified: Tensor = torch.export.load(folder / FILE).module()(pixels.cpu()).to(pixels.device)
+    with stepped_aside(model.core.visual):
+        apart = (model.embed_images(purified) - expected).abs().max().item()
+    if not apart <= TOLERANCE:  # a comparison with NaN is false
+        raise RecipeError(f"{FILE}: embeddings of images differ by {apart:.1e}; nothing was exported")
+    return {"max_abs": apart}
+
+
+def _probes(model: DualEncoder, count: int) -> Tensor:
+    numbers = one_image(model.core.visual).repeat(count, 1, 1, 1)
+    drawn = torch.randn(numbers.shape, generator=torch.Generator().manual_seed(0))
+    return drawn.to(model.core.logit_scale.device)

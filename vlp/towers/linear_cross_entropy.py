@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -39,12 +40,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, number_format: torch.dtype | None) -> Tensor:
         log_sums = torch.empty(len(hidden), dtype=_exact(weight.dtype), device=hidden.device)
         losses = torch.empty_like(log_sums)
-        with torch.autocast(hidden.device.type, enabled=False):
-            rounded = weight.to(number_format or weight.dtype)
-            for rows in _pieces(hidden, weight):
-                logits = _product(hidden[rows].to(rounded.dtype), rounded)
-                torch.logsumexp(logits, dim=1, out=log_sums[rows])
-                losses[rows] = log_sums[rows] - logits.gather(1, labels[rows, None])[:, 0]
+        for rows, _, _, logits in _pieces(hidden, weight, number_format):
+            right = logits.gather(1, labels[rows, None])[:, 0]
+            largest = logits.amax(dim=1)
+            sums = logits.sub_(largest[:, None]).exp_().sum(dim=1)
+            log_sums[rows] = sums.log_().add_(largest)
+            losses[rows] = log_sums[rows] - right
         ctx.save_for_backward(hidden, weight, labels, log_sums)
         ctx.number_format = number_format
         return losses
@@ -55,43 +56,44 @@ class _LinearCrossEntropy(torch.autograd.Function):
         hidden, weight, labels, log_sums = ctx.saved_tensors
         to_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         to_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
-        with torch.autocast(hidden.device.type, enabled=False):
-            rounded = weight.to(ctx.number_format or weight.dtype)
-            for rows in _pieces(hidden, weight):
-                part = hidden[rows].to(rounded.dtype)
-                shares = _product(part, rounded).sub_(log_sums[rows, None]).exp_()
-                shares.mul_(gradient[rows, None])
-                shares.scatter_add_(1, labels[rows, None], -gradient[rows, None])  # one place of each row: no race
-                to_logits = shares.to(rounded.dtype)
-                if to_hidden is not None:
-                    to_hidden[rows] = to_logits @ rounded.T
-                if to_weight is not None:
-                    _add_product(to_weight, part.T, to_logits)
+        for rows, part, rounded, logits in _pieces(hidden, weight, ctx.number_format):
+            shares = logits.sub_(log_sums[rows, None]).exp_().mul_(gradient[rows, None])
+            shares.scatter_add_(1, labels[rows, None], -gradient[rows, None])  # one place of each row: no race
+            to_logits = shares.to(rounded.dtype)
+            if to_hidden is not None:
+                to_hidden[rows] = to_logits @ rounded.T
+            if to_weight is not None and part.dtype == to_weight.dtype:
+                torch.addmm(to_weight, part.T, to_logits, out=to_weight)
+            elif to_weight is not None:
+                to_weight.add_(_product(part.T, to_logits))
         return to_hidden, to_weight, None, None
 
 
-def _pieces(hidden: Tensor, weight: Tensor) -> list[slice]:
+def _pieces(
+    hidden: Tensor, weight: Tensor, number_format: torch.dtype | None
+) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
+    """Yield some tokens at a time: which, their states, the weights, and the logits, which the next ones overwrite."""
     logits = LOGITS if hidden.device.type == "cpu" else ON_DEVICE * LOGITS
     size, tokens = max(1, logits // weight.shape[1]), len(hidden)
-    return [slice(start, min(start + size, tokens)) for start in range(0, tokens, size)]
+    rounded = weight.to(number_format or weight.dtype)
+    is_exact = rounded.dtype == _exact(rounded.dtype)
+    memory = rounded.new_empty(min(size, tokens) if is_exact else 0, weight.shape[1])  # new pages cost as much as sums
+    for start in range(0, tokens, size):
+        rows = slice(start, min(start + size, tokens))
+        part = hidden[rows].to(rounded.dtype)
+        with torch.autocast(hidden.device.type, enabled=False):
+            into = memory[: len(part)]
+            product = torch.mm(part, rounded, out=into) if is_exact else _product(part, rounded)
+        yield rows, part, rounded, product
 
 
 def _exact(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
-def _product(one: Tensor, other: Tensor) -> Tensor:
-    """Multiply, with all digits of the sums: matrix units of CUDA add in float32 and can hand that out."""
-    if one.dtype == _exact(one.dtype):
-        return one @ other
+def _product(one: Tensor, other: Tensor) -> Float32[Tensor, "r c"]:
+    """Multiply matrices of half precision, with the digits of the sums where the device hands them out."""
     if one.device.type == "cuda":
         found: Tensor = torch.mm(one, other, out_dtype=torch.float32)
         return found
     return (one @ other).float()
-
-
-def _add_product(total: Tensor, one: Tensor, other: Tensor) -> None:
-    if one.dtype == total.dtype:
-        torch.addmm(total, one, other, out=total)
-    else:
-        total.add_(_product(one, other))

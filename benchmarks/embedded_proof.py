@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parsed = settle(build_parser().parse_args(arguments))
     seeds = range(parsed.seeds)
     folders = {way: [lit(way, seed, parsed) for seed in seeds] for way in LOCKED}
-    for way in SMALL:
+    for way in SMALL if parsed.small else ():
         folders[way] = [small(way, seed, folders[REFERENCE][0], parsed) for seed in seeds]
     rows = table_of(folders, TASKS)
     pages = [
@@ -60,12 +60,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ]
     words = " ".join(["python -m benchmarks.embedded_proof", *(sys.argv[1:] if arguments is None else arguments)])
     told = [["way", "settings"], *([way, f"`{' '.join(each) or '-'}`"] for way, each in LOCKED.items())]
-    what = (
-        f"{parsed.seeds} seeds. Pretrained towers see {parsed.samples:,} pairs; the small model sees "
-        f"{parsed.scratch:,} from scratch and {parsed.taught:,} with a teacher, both of `{parsed.pairs}` alone. "
-        f"What the teacher says of one epoch of views ({' '.join(TAUGHT)}) is stored and shown again. {WHAT}"
+    what = f"{parsed.seeds} seeds. Pretrained towers see {parsed.samples:,} pairs. {WHAT}"
+    small_ones = (
+        f"The small model sees {parsed.scratch:,} pairs from scratch and {parsed.taught:,} with a teacher, both of "
+        f"`{parsed.pairs}` alone. What the teacher says of one epoch of views ({' '.join(TAUGHT)}) is stored and shown "
+        "again."
     )
-    sections = [what, markdown(rows), *pages, markdown(told)]
+    sections = [what, *([small_ones] if parsed.small else []), markdown(rows), *pages, markdown(told)]
     title = "Two pretrained towers, and what a small model learns from them"
     page = write_page(parsed.to, "embedded", title, words, sections, {"rows": rows})
     print(f"{markdown(rows)}\n-> {page}")
@@ -81,6 +82,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--seeds", type=int, default=3, help="default: %(default)s")
     parser.add_argument("--samples", type=int, default=20_000, help="of pretrained towers; default: %(default)s")
+    parser.add_argument(
+        "--small", action=argparse.BooleanOptionalAction, default=True, help="train the small model too"
+    )
     parser.add_argument("--scratch", type=int, default=120_000, help="from scratch; default: %(default)s")
     parser.add_argument("--taught", type=int, default=40_000, help="with a teacher; default: %(default)s")
     parser.add_argument("--pairs", default="embedded", help="that the small model sees; default: %(default)s")
@@ -118,10 +122,11 @@ def common(way: str, seed: int, parsed: Any) -> tuple[str, ...]:
     return f"name={name}", f"runs={parsed.runs}", f"seed={seed}", f"train.threads={parsed.threads}", tasks
 
 
-def comparisons(all_ways: Iterable[str]) -> list[tuple[str, str]]:
+def comparisons(all_ways: Collection[str]) -> list[tuple[str, str]]:
     """Return what is compared with what: ways of the towers with the first, a taught model with one from scratch."""
     ways = [way for way in all_ways if way not in (REFERENCE, "taught")]
-    return [*((way, REFERENCE) for way in ways), ("taught", "from scratch")]
+    like = [("taught", "from scratch")] if "taught" in all_ways else []
+    return [*((way, REFERENCE) for way in ways), *like]
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ STRATEGY_SETTINGS = (
     "log.every=1",
 )
 STRATEGY_FURTHER = {
+    "fare": ("strategies={fare: {steps: 1}}",),
     "image_views": ("strategies.image_views={}", "objective.mv_infonce={}"),
     "replay": (
         "data.train=embedded-photos",

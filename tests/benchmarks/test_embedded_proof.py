@@ -25,4 +25,5 @@ def test_all_ways_are_compared_and_the_taught_one_with_its_like():
     pairs = comparisons((*LOCKED, *SMALL))
     assert pairs[-1] == ("taught", "from scratch")
     assert {way for way, _ in pairs} == {*LOCKED, *SMALL} - {REFERENCE}
+    assert comparisons(list(LOCKED)) == [(way, REFERENCE) for way in LOCKED if way != REFERENCE]
     assert {beside for _, beside in pairs} == {REFERENCE, "from scratch"}

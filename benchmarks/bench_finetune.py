@@ -98,13 +98,11 @@ def build_parser() -> argparse.ArgumentParser:
 def measure(towers: str, pairs: int, rounds: int, scratch: Path) -> list[FineTuning]:
     """Take steps of each way in turns; the first round warms up."""
     found, steps = [], []
-    batch: Batch | None = None
-    for way in WAYS:
-        run, drawn = ready(way, towers, pairs, scratch)
-        batch = drawn if batch is None else batch
+    made = {way: ready(way, towers, pairs, scratch) for way in WAYS}
+    batch = min((drawn for _, drawn in made.values()), key=lambda drawn: drawn.tokens.shape[-1])  # learned tokens fit
+    for way, (run, _) in made.items():
         found.append(FineTuning(way, *sizes(list(run.towers.parameters())), kept(run, batch)))
         steps.append(partial(_step, run, batch, count()))
-    assert batch is not None
     peer = peer_of(towers, pairs, batch)
     found.append(FineTuning(PEER, *sizes(list(peer.model.parameters())), kept_of_peer(peer)))
     steps.append(partial(peer.train, 1))

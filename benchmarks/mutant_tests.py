@@ -48,6 +48,7 @@ ROWS: dict[str, tuple[str, ...]] = {
         "tests/objectives/test_twins.py -k processes",
     ),
     "vlp/objectives/base.py": (f"{TERMS} -k 'clip or siglip'", "tests/objectives/test_behaviour.py"),
+    "vlp/objectives/projections/*.py": ("tests/objectives/test_head.py",),
     "vlp/objectives/schedule.py": ("tests/test_golden.py",),
     "vlp/step/*.py": ("tests/step -m 'not processes'", *RUNS),
     "vlp/run/clock.py": RUNS,

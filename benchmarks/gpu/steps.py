@@ -88,7 +88,7 @@ def draw_batch(towers: DualEncoder, size: int) -> Batch:
     side = towers.image_size
     assert isinstance(side, int), "training crops are square"
     text = towers.model_cfg["text_cfg"]
-    context, words = towers.context_length, text.get("vocab_size", 49408)
+    context, words = towers.caption_length, text.get("vocab_size", 49408)
     lengths = draw_lengths(size, context, generator)
     tokens = torch.randint(1, words - 2, (size, context), generator=generator)
     inside = torch.arange(context) < lengths[:, None]

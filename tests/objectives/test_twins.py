@@ -14,7 +14,7 @@ from vlp.objectives.base import Objective, terms
 
 pytestmark = pytest.mark.filterwarnings("ignore:isogclr")
 READ = [(name, settings) for name, settings in CASES if name in READINGS]
-MINING = ("hard", "simple", "ranker_distillation", "groco", "mochi", "cwcl")
+MINING = ("ascl", "hard", "simple", "ranker_distillation", "groco", "mochi", "cwcl")
 """Terms that pick some rows: of two that are equal in every number either will do."""
 BATCHES = {
     "some": IDS,

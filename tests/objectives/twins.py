@@ -82,6 +82,7 @@ def draw_twins(ids: Tensor = IDS, *, views: bool = False, scale: float = 10.0) -
     if torch.equal(ids, IDS):
         for rows in (*leaves[:2], more["teacher"].image, more["teacher"].text, more["reference"]):
             rows[7] = rows[0]
+        more["caption_ids"][7] = more["caption_ids"][0]  # which of two captions is nearest must not matter
     leaves, further = ([leaf.requires_grad_() for leaf in some] for some in (leaves, further))
     return Whole(*leaves, ids, tuple(further[:2]), tuple(further[2:]), more)
 
@@ -476,7 +477,7 @@ def feature_transformation(b: Whole, term: Term, positive=2.0, negative=1.6, eac
     return total
 
 
-def sogclr(b: Whole, budget=None, **_settings):
+def sogclr(b: Whole, budget=None, epsilon=0.0, **_settings):
     """At the first batch the average is that of the batch."""
     total = b.scale * 0
     for logits in (b.logits, b.logits.T):
@@ -488,16 +489,16 @@ def sogclr(b: Whole, budget=None, **_settings):
                 counts = b.others[i].sum().log()
                 averages_now[i] = torch.stack([(wrong[j] - logits[j, j] - counts).exp() for j in rows]).mean().log()
                 here = (wrong[i] - logits[i, i] - counts).detach()
-                weight = (here - averages_now[i].detach()).exp() / b.scale.detach()
+                weight = here.exp() / (averages_now[i].detach().exp() + epsilon) / b.scale.detach()
                 total = total + weight * (wrong[i] - logits[i, i])
                 total = total + (0.0 if budget is None else (averages_now[i].detach() + budget) / b.scale)
     return total / (2 * b.size)
 
 
-def isogclr(b: Whole, temperature=0.01, **_settings):
+def isogclr(b: Whole, temperature=0.01, epsilon=0.0, **_settings):
     """At the first batch, like `sogclr` at the temperature where all start."""
     frozen = Whole(b.image, b.text, torch.tensor(1 / temperature, dtype=torch.float64), b.bias, b.ids)
-    return sogclr(frozen)
+    return sogclr(frozen, epsilon=epsilon)
 
 
 READINGS: dict[str, Callable[..., Tensor]] = {

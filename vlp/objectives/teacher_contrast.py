@@ -27,13 +27,14 @@ class TeacherContrastTerm(Term):
         replayed: Count as anchors only samples that `strategies.replay` names.
     """
 
+    needs = frozenset({"teacher"})
     rows, columns = LSE("row", mask="pair"), LSE("column", mask="pair")
     requests = {"image_text": (rows, columns)}
 
     def __init__(self, *, replayed: bool = False) -> None:
         super().__init__()
         self.replayed = replayed
-        self.needs = frozenset({"teacher", "replayed"} if replayed else {"teacher"})
+        self.needs = self.needs | {"replayed"} if replayed else self.needs
         self.space = TeacherSpace()
 
     def fit_teacher(self, embed_dim: int, teacher_dim: int, /) -> None:

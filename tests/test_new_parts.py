@@ -28,13 +28,13 @@ SNIPPETS = ROOT / "docs" / "snippets"
 SHOWN = {str(path.relative_to(SNIPPETS)): path.read_text() for path in sorted(SNIPPETS.rglob("*.*")) if path.is_file()}
 NEW_FILES = {
     **SHOWN,
-    "vlp/towers/square.py": '''
+    "vlp/towers/squares_only.py": '''
 """A new text tower."""
 
 from vlp.towers.base import Fragment, text_towers
 
 
-@text_towers.register("square")
+@text_towers.register("squares_only")
 class SquareText:
     """A text tower that reads about squares only."""
 
@@ -59,7 +59,7 @@ class Unchanged(Policy):
 }
 """The same, and the kinds of parts that no page is about."""
 NAMES = (
-    *("distance", "margin", "held_scale", "calibration", "resnet", "square", "unchanged", "capitals", "zip"),
+    *("distance", "margin", "held_scale", "calibration", "resnet", "squares_only", "unchanged", "capitals", "zip"),
     "emoji24-calibration",
 )
 LISTING = (

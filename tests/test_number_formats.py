@@ -151,7 +151,12 @@ def graphs(monkeypatch):
 
 @pytest.mark.parametrize(("pieces", "modes"), [(1, 1), (2, 2)])  # a second piece adds the pass without a graph
 def test_both_towers_are_compiled_and_no_length_of_captions_compiles_anew(monkeypatch, graphs, pieces, modes):
-    options = ("train.compile=true", "train.precision=float32", f"train.micro_batches={pieces}")
+    options = (
+        "train.compile=true",
+        "train.precision=float32",
+        f"train.micro_batches={pieces}",
+        f"train.batch_size={SIZE}",
+    )
     recipe, parts = parts_of(monkeypatch, "vitb32_clip", *options)
     for step, length in enumerate((12, 4, 8, 11, 10, 9, 7, 6, 5)):
         train.one_step(parts, _shorter(batch_for(recipe, SIZE, step), length), step)

@@ -33,6 +33,7 @@ SMALL = (
 NARROWER = {
     "coca_embedded": ("model.embed_dim=32", "model.decoder={layers: 1, heads: 2}"),
     "vitb32_coca": ("model.embed_dim=32", "model.decoder={layers: 1, heads: 2}"),
+    "vitb32_growing_batches": ("train.first_batches=[{batch_size: 4, steps: 1}]",),
     "vitb32_matryoshka": ("objective.clip.widths=[4, 8]",),
     "vitb32_advxl": ("strategies.small_first.image_size=16",),
     "vitb32_adainf": ("data.train={embedded: {}, cc12m: null, generated: {card: embedded-photos}}",),

@@ -129,7 +129,8 @@ def test_all_is_every_task_in_one_reading():
     every = set(load_suite("all").tasks)
     whole = {name for name in task_names() if read_task(name)[2].endswith(f"/{name}.yaml")}
     corrupted = {name for name in whole if "corruption" in read_task(name)[1]["data"]}
-    assert every == whole - {"geometry", "diagnostics", "tolerance"} - corrupted
+    written = {name for name in whole if read_task(name)[1]["evaluator"] == "caption_metrics"}  # by few models
+    assert every == whole - {"geometry", "diagnostics", "tolerance"} - corrupted - written
     for name in suite_files():
         assert name in {"multilingual", *CORRUPTED} or set(load_suite(name).tasks) <= every, name
 

@@ -115,11 +115,11 @@ def test_resume_equals_no_interruption(tmp_path):
 
 
 def test_micro_batches_train_alike(tmp_path):
-    """Also with a decoder of its own, whose parameters no tower has."""
-    decoder = "objective.captioning={width: 16, heads: 2}"
+    """Also with networks of a term's own, whose parameters no tower has."""
+    networks = "objective.byolip={hidden_width: 16}"
     losses = []
     for pieces in (1, 2):
-        options = (STEADY, TERMS, decoder, "strategies.dual_teacher={}", f"train.micro_batches={pieces}")
+        options = (STEADY, TERMS, networks, "strategies.dual_teacher={}", f"train.micro_batches={pieces}")
         losses.append(losses_of(train(recipe_of(tmp_path / str(pieces), *options))))
     for one, two in zip(*losses, strict=True):
         assert two == pytest.approx(one, rel=1e-3, abs=1e-5)  # float32, Adam from its first step

@@ -116,7 +116,7 @@ def test_resume_equals_no_interruption(tmp_path):
 
 def test_micro_batches_train_alike(tmp_path):
     """Also with networks of a term's own, whose parameters no tower has."""
-    networks = "objective.byolip={hidden_width: 16}"
+    networks = "objective.swav={num_prototypes: 8}"
     losses = []
     for pieces in (1, 2):
         options = (STEADY, TERMS, networks, "strategies.dual_teacher={}", f"train.micro_batches={pieces}")

@@ -179,6 +179,7 @@ def test_a_reader_that_leaves_early_gets_no_traceback(tmp_path):
     assert "BrokenPipe" not in done.stderr
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 500 no\r\n\r\n", b"\xff" * 64, b"HTTP/1.1 200 OK\r\n\r\n<html>"])
 def test_a_hub_that_answers_nonsense_gives_one_line(tmp_path, answer):
     server = socket.create_server(("127.0.0.1", 0))

@@ -35,6 +35,7 @@ def test_sound_inputs_are_taken(name, tmp_path):
         assert try_one(TARGETS[name], tmp_path / str(number), content) or refusable
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", TARGETS)
 @settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow], database=None)
 @given(pick=st.integers(0, 100), edits=EDITS)

@@ -11,7 +11,6 @@ operations of the whole step beyond those of a plain one: the attack needs no gr
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -25,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from benchmarks.bench_finetune import seconds_of
-from benchmarks.dated_report import write_page
+from benchmarks.dated_report import command_line, write_page
 from benchmarks.gpu.steps import TINY, synthetic_parts
 from benchmarks.quick import add_quick, settle
 from benchmarks.tables import Table, markdown, ratio, slug, spread
@@ -84,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
         found = measure(parsed.towers, parsed.pairs, parsed.rounds, Path(scratch))
-    words = " ".join(["python -m benchmarks.bench_adversarial", *(sys.argv[1:] if arguments is None else arguments)])
+    words = command_line("bench_adversarial", arguments)
     about = f"Towers: {parsed.towers}; {parsed.pairs} pairs, captions of 17 tokens on average."
     sections = [WHAT, about, markdown(table(found))]
     title = "Steps against an adversary"

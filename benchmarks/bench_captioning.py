@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from benchmarks.dated_report import write_page
+from benchmarks.dated_report import command_line, write_page
 from benchmarks.quick import add_quick, settle
 from benchmarks.tables import Table, markdown, spread
 from vlp.towers.linear_cross_entropy import linear_cross_entropy
@@ -92,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for case in cases:
             found[case].append(_in_a_process(case))
             print(f"round {number + 1}: {case} {found[case][-1]['seconds']:.2f} s", file=sys.stderr)
-    words = " ".join(["python -m benchmarks.bench_captioning", *(sys.argv[1:] if arguments is None else arguments)])
+    words = command_line("bench_captioning", arguments)
     sections = [" ".join((__doc__ or "").strip().split("\n\n")[-1].split()), markdown(table(found))]
     cells = [{"form": case[0], "tokens": case[1], "width": case[2], "rounds": each} for case, each in found.items()]
     page = write_page(parsed.to, "captioning", "The vocabulary's cross-entropy", words, sections, cells)

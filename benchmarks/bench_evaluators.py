@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
-from benchmarks.dated_report import write_page
+from benchmarks.dated_report import command_line, write_page
 from benchmarks.evaluator_cases import CASES, PEER_PACKAGE, make_set
 from benchmarks.quick import add_quick, settle
 from benchmarks.tables import Table, markdown, percent, ratio, spread
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sizes, rounds = parsed.sizes, parsed.rounds
     package = install(parsed.scratch / "package")
     pictures = make_set(parsed.scratch / f"pictures_{sizes['pictures']}", sizes["pictures"])
-    words = " ".join(["python -m benchmarks.bench_evaluators", *(sys.argv[1:] if arguments is None else arguments)])
+    words = command_line("bench_evaluators", arguments)
     pairs = {"images": sizes["images"], "texts": sizes["captions"]}
     found = Found()
     for number in range(rounds):

@@ -11,7 +11,6 @@ is what gradients, the optimizer's moments and the graph of one pass take beside
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -25,7 +24,7 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from tqdm import tqdm
 
-from benchmarks.dated_report import write_page
+from benchmarks.dated_report import command_line, write_page
 from benchmarks.gpu.peer_steps import CONTEXT, PeerEpoch
 from benchmarks.gpu.steps import TINY, synthetic_parts
 from benchmarks.quick import add_quick, settle
@@ -72,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
         found = measure(parsed.towers, parsed.pairs, parsed.rounds, Path(scratch))
-    words = " ".join(["python -m benchmarks.bench_finetune", *(sys.argv[1:] if arguments is None else arguments)])
+    words = command_line("bench_finetune", arguments)
     case = f"Towers: {parsed.towers}; {parsed.pairs} pairs, captions of 17 tokens on average."
     sections = [WHAT, case, markdown(table(found))]
     page = write_page(parsed.to, "finetune", "Steps of fine-tuning", words, sections, [asdict(each) for each in found])

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from benchmarks.bench_finetune import seconds_of
-from benchmarks.dated_report import write_page
+from benchmarks.dated_report import command_line, write_page
 from benchmarks.quick import add_quick, settle
 from benchmarks.tables import Table, markdown, ratio, spread
 from vlp.attacks.ball import PIXEL_STEP
@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     sys.path.append(str(install(parsed.scratch / "package")))
     found = measure(parsed.tower, parsed.images, parsed.steps, parsed.rounds)
-    words = " ".join(["python -m benchmarks.bench_robust", *(sys.argv[1:] if arguments is None else arguments)])
+    words = command_line("bench_robust", arguments)
     about = f"Tower: {parsed.tower}; {parsed.images} images, {CLASSES} classes. Beside {PEER.replace('==', ' ')}."
     sections = [WHAT, about, markdown(table(found, parsed.images))]
     page = write_page(parsed.to, "robust", "Steps of attacks", words, sections, [asdict(each) for each in found])

@@ -12,7 +12,6 @@ shipped pairs; open_clip pads them to 77 tokens. Neither side's reading of data 
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -25,7 +24,7 @@ import torch
 from torch.nn import functional
 from tqdm import tqdm
 
-from benchmarks.dated_report import write_page
+from benchmarks.dated_report import command_line, write_page
 from benchmarks.gpu.peer_steps import CONTEXT, PeerEpoch
 from benchmarks.gpu.steps import TINY, synthetic_parts
 from benchmarks.quick import add_quick, settle
@@ -47,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for case in parsed.cases:
         with tempfile.TemporaryDirectory() as scratch:
             found.append(measure(case, parsed.rounds, Path(scratch)))
-    words = " ".join(["python -m benchmarks.bench_step", *(sys.argv[1:] if arguments is None else arguments)])
+    words = command_line("bench_step", arguments)
     page = write_page(parsed.to, "step", "Training steps", words, sections(found), [asdict(each) for each in found])
     print(f"{markdown(table(found))}\n-> {page}")
 

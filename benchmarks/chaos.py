@@ -27,6 +27,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from benchmarks.chaos_report import write_report
+from benchmarks.dated_report import command_line
 from benchmarks.file_events import DATA, ERRORS, GROWING, MODES, REMOVING
 from benchmarks.forked_runs import (
     Ended,
@@ -115,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name in parsed.scenes:
             outcomes += try_part(name, ranks, parsed)
     if parsed.to is not None:
-        words = " ".join(["python -m benchmarks.chaos", *(sys.argv[1:] if arguments is None else arguments)])
+        words = command_line("chaos", arguments)
         print(write_report(parsed.to, words, outcomes), file=sys.stderr)
     broken = [outcome for outcome in outcomes if outcome.problems]
     for outcome in broken:

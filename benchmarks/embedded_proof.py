@@ -14,12 +14,11 @@ teacher. From scratch and taught take the same time, the teacher's included. All
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.dated_report import write_page
+from benchmarks.dated_report import command_line, write_page
 from benchmarks.quick import add_quick, settle
 from benchmarks.seeds import compared, table_of
 from benchmarks.tables import markdown
@@ -58,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"**{way}** (B) beside **{beside}** (A)\n\n{compared(folders[beside], folders[way])}"
         for way, beside in comparisons(folders)
     ]
-    words = " ".join(["python -m benchmarks.embedded_proof", *(sys.argv[1:] if arguments is None else arguments)])
+    words = command_line("embedded_proof", arguments)
     told = [["way", "settings"], *([way, f"`{' '.join(each) or '-'}`"] for way, each in LOCKED.items())]
     what = f"{parsed.seeds} seeds. Pretrained towers see {parsed.samples:,} pairs. {WHAT}"
     small_ones = (

@@ -12,13 +12,12 @@ stay in the folder, and are not trained again.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from benchmarks.dated_report import write_page
+from benchmarks.dated_report import command_line, write_page
 from benchmarks.quick import add_quick, settle
 from benchmarks.seeds import compared, mean_score, table_of
 from benchmarks.tables import Table, markdown
@@ -79,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     folders["WiSE-FT of full"] = [between(start, folder, parsed.runs) for folder in folders["full"]]
     rows = table({"start": [start], **folders})
     pages = [f"**{way}** (B) beside the start (A)\n\n{compared([start], runs)}" for way, runs in folders.items()]
-    words = " ".join(["python -m benchmarks.finetune_proof", *(sys.argv[1:] if arguments is None else arguments)])
+    words = command_line("finetune_proof", arguments)
     seen = 0 if (found := latest(start)) is None else found.position
     what = f"{parsed.seeds} seeds of {parsed.steps} steps of 64 pairs; a start that saw {seen:,} drawings. {WHAT}"
     settings = [["way", "settings"], *([way, f"`{' '.join(told)}`"] for way, told in WAYS.items())]

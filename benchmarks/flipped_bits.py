@@ -28,7 +28,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from benchmarks.dated_report import write_page
+from benchmarks.dated_report import command_line, write_page
 from benchmarks.forked_runs import (
     TIMES,
     Scene,
@@ -90,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     resumed, broken = resume_some(scene, flips, parsed.resumes)
     wrong = [flip for flip in flips if flip.verdict in BROKEN]
     if parsed.to is not None:
-        words = " ".join(["python -m benchmarks.flipped_bits", *(sys.argv[1:] if arguments is None else arguments)])
+        words = command_line("flipped_bits", arguments)
         print(write_report(parsed.to, words, flips, resumed, broken), file=sys.stderr)
     for one in wrong[:50]:
         print(f"{one.verdict}: bit {one.bit} of {one.file}: {one.detail}")

@@ -27,7 +27,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from benchmarks.dated_report import write_page
+from benchmarks.dated_report import command_line, write_page
 from benchmarks.fuzz_targets import INTERESTING, TARGETS, try_one
 from benchmarks.quick import add_quick, settle
 from benchmarks.tables import markdown
@@ -127,7 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 bar.set_postfix_str(f"{sum(len(turn.findings) for turn in turns)} findings")
             number += 1
     if parsed.to is not None:
-        words = " ".join(["python -m benchmarks.fuzz", *(sys.argv[1:] if arguments is None else arguments)])
+        words = command_line("fuzz", arguments)
         print(write_report(parsed.to, words, turns), file=sys.stderr)
     found = [finding for turn in turns for finding in turn.findings]
     for kind, file in found[:50]:

@@ -10,7 +10,6 @@ sight of its samples with it, and at the second, each on the same batches of the
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 import time
 import warnings
@@ -21,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.dated_report import write_page
+from benchmarks.dated_report import command_line, write_page
 from benchmarks.gpu.steps import TINY, synthetic_recipe
 from benchmarks.quick import add_quick, settle
 from benchmarks.tables import Table, markdown, ratio, spread
@@ -59,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parsed = settle(build_parser().parse_args(arguments))
     torch.set_num_threads(1)
     found = [measure(towers, pairs, parsed.steps) for towers, pairs in parsed.cases]
-    words = " ".join(["python -m benchmarks.kept_tower", *(sys.argv[1:] if arguments is None else arguments)])
+    words = command_line("kept_tower", arguments)
     sections = [" ".join((__doc__ or "").strip().split("\n\n")[-1].split()), markdown(table(found))]
     page = write_page(parsed.to, "kept-tower", "Kept towers", words, sections, [asdict(each) for each in found])
     print(f"{markdown(table(found))}\n-> {page}")

@@ -30,6 +30,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from benchmarks.dated_report import command_line
 from benchmarks.forked_runs import (
     Ended,
     Reference,
@@ -110,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             bar.update(len(life.kills))
             bar.set_postfix_str(f"{sum(bool(life.problems) for life in lives)} broken")
     if parsed.to is not None:
-        words = " ".join(["python -m benchmarks.kills", *(sys.argv[1:] if arguments is None else arguments)])
+        words = command_line("kills", arguments)
         print(write_report(parsed.to, words, lives), file=sys.stderr)
     broken = [life for life in lives if life.problems]
     for life in broken:

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.dated_report import write_page
+from benchmarks.dated_report import command_line, write_page
 from benchmarks.forked_runs import set_up
 from benchmarks.quick import add_quick, settle
 from vlp.ground.provenance import commit
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     board = call(package, ["scoreboard", *named]).stdout
     print(board)
     if parsed.to is not None:
-        words = " ".join(["python -m benchmarks.peer_ckpt_chaos", *(sys.argv[1:] if arguments is None else arguments)])
+        words = command_line("peer_ckpt_chaos", arguments)
         sections = [
             f"{PACKAGE} killed trainings of {STEPS} steps with a checkpoint every {EVERY} steps at file events, in "
             "each of its modes, resumed them, and compared every state and every line of metrics.",

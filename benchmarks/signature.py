@@ -14,12 +14,11 @@ and are not trained again.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.dated_report import write_page
+from benchmarks.dated_report import command_line, write_page
 from benchmarks.quick import add_quick, settle
 from benchmarks.seeds import compared, mean_metric, mean_score
 from benchmarks.tables import Table, markdown
@@ -62,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     seeds = range(1 if parsed.search else parsed.seeds)
     folders = {way: [run(way, settings, seed, parsed) for seed in seeds] for way, settings in ways.items()}
     rows = table(folders, CHOOSING if parsed.search else (*CHOOSING, *JUDGING))
-    words = " ".join(["python -m benchmarks.signature", *(sys.argv[1:] if arguments is None else arguments)])
+    words = command_line("signature", arguments)
     what = (
         f"Seeds: {len(seeds)}; {parsed.samples:,} pairs each. Scores in percent, means over seeds; then the geometry."
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,9 +20,9 @@ from vlp.evaluators.suites import Suite, is_suite, load_suite, match_tasks
 from vlp.evaluators.tasks import finished, run_tasks
 from vlp.ground import dist
 from vlp.ground.bits import checksum
-from vlp.ground.types import RecipeError
+from vlp.ground.types import Encoder, RecipeError
 from vlp.run.launch import check_same, join_evaluation
-from vlp.run.subject import AnyEncoder, find_subject
+from vlp.run.subject import AnyEncoder, Subject, find_subject
 
 
 def load(name: str, *, device: torch.device | str = "cpu", batch_size: int = 256) -> AnyEncoder:
@@ -156,21 +156,39 @@ def _evaluate(
         done = dist.on_main(partial(finished, tasks, target, told))
         if done and dist.is_main():
             print(f"{len(done)} of {len(tasks)} tasks are done in {target}", file=sys.stderr)
-    records = run_tasks(
+    records = score_subject(subject, subject.encoder(device), tasks, target, told=told, done=done)
+    if dist.is_main() and target is not None:
+        print(f"written to {target}", file=sys.stderr)
+    return records, tasks
+
+
+def score_subject(
+    subject: Subject,
+    encoder: Encoder,
+    tasks: Sequence[Task],
+    folder: Path | None,
+    *,
+    told: float,
+    done: Mapping[str, Record],
+) -> list[Record]:
+    """Run tasks on a model that was found by name, with what is known of it in every record.
+
+    Args:
+        told: Checksum of its weights.
+        done: Records that stand, by task.
+    """
+    return run_tasks(
         tasks,
-        subject.encoder(device),
+        encoder,
         model=subject.name,
         step=subject.step,
         weights=subject.weights,
         preprocess=subject.model.preprocess_cfg,
         model_checksum=told,
-        folder=target,
+        folder=folder,
         progress=True,
         done=done,
     )
-    if dist.is_main() and target is not None:
-        print(f"written to {target}", file=sys.stderr)
-    return records, tasks
 
 
 def evaluate_model(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import open_clip
@@ -14,7 +15,7 @@ from tests.strategies.runs import STEADY, assert_resumes, losses_of, recipe_of
 from tests.towers.tiny import CAPTIONS, tiny_images
 from vlp.evaluate import load
 from vlp.export.run import export_any
-from vlp.ground.types import RecipeError
+from vlp.ground.types import PixelEncoder, RecipeError, WordEncoder
 from vlp.run.subject import find_subject
 from vlp.train import train
 
@@ -85,6 +86,13 @@ def test_two_processes_equal_one(tmp_path):
 def test_each_companion_trains_inside_it(name, tmp_path):
     losses = losses_of(train(recipe_of(tmp_path, *IMPROVED, *COMPANIONS[name], "train.steps=2")))
     assert {"loss/clip", "loss/local", f"loss/{name}"} <= losses[-1].keys()
+
+
+def test_pixels_and_moved_words_are_not_asked_of_what_stands_before_a_head(run):
+    encoder = find_subject(f"{run}@flat").encoder("cpu")
+    assert not isinstance(encoder, PixelEncoder | WordEncoder)
+    assert isinstance(encoder.encoder, PixelEncoder)
+    assert copy.copy(encoder).head is encoder.head  # which asks for attributes before there are any
 
 
 def test_a_run_is_scored_behind_its_heads_as_on_the_way(run):

@@ -18,7 +18,7 @@ from vlp.objectives.base import Objective
 from vlp.strategies.adversarial_images import AdversarialImages
 from vlp.strategies.anchors import embed_anchors
 from vlp.strategies.base import Strategy
-from vlp.towers.view_encoder import plain
+from vlp.towers.plain_pixels import plain
 from vlp.train import autocast, embed, one_step
 
 PAIRS = 8

@@ -156,3 +156,8 @@ def test_micro_batches_equal_one_pass():
 
 def test_resume_equals_no_interruption(tmp_path):
     assert_resumes(recipe_of(tmp_path, "strategies.adversarial_texts={steps: 2}", "train.micro_batches=2"))
+
+
+def test_captions_with_learned_tokens_are_refused(monkeypatch):
+    with pytest.raises(RecipeError, match=r"model\.tune: learned tokens have ids below zero too"):
+        parts_of(monkeypatch, "{}", "model.tune={type: prompts, text: 2}", "model.image.patch_dropout=0.0")

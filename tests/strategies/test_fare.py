@@ -7,7 +7,7 @@ from tests.small_steps import batch_for, small_parts, small_recipe
 from tests.strategies.layouts import assert_alike, steps_of
 from tests.strategies.runs import STEADY, assert_resumes, recipe_of
 from vlp.strategies.fare import Fare
-from vlp.towers.view_encoder import plain
+from vlp.towers.plain_pixels import plain
 from vlp.train import one_step
 
 PAIRS = 8

@@ -2,9 +2,10 @@
 
 from dataclasses import replace
 
+import pytest
 import torch
 
-from vlp.ground.types import Embeddings, Reading
+from vlp.ground.types import Embeddings, Reading, RecipeError
 from vlp.strategies.adversarial_images import AdversarialImages
 from vlp.strategies.adversarial_texts import AdversarialTexts
 from vlp.strategies.adversarial_words import AdversarialWords
@@ -59,3 +60,34 @@ def test_two_adversaries_each_find_what_they_have_made():
     assert {label: float(each.embeddings.text[0, 0]) for label, each in found.items()} == {
         "": 1, "texts": 4, "words": 5, "texts+words": 4,
     }  # fmt: skip
+
+
+def test_what_towers_know_before_their_projections_goes_with_its_view():
+    def marked(count):
+        return tuple(torch.full((2, 3), float(number)) for number in range(count))
+
+    image, *views = marked(4)
+    text, *wordings = marked(3)
+    made = Embeddings(
+        image, text, PAIR, PAIR, tuple(views), tuple(wordings), image_features=marked(4), text_features=marked(5)
+    )
+    images = AdversarialImages()
+    images._attacks = True
+    for strategy, leading in ((images, 3), (AdversarialWords(), 1), (AdversarialTexts(), 1)):
+        for reading, first in zip(strategy.readings(made), (0, leading), strict=True):
+            seen = reading.embeddings
+            moved = seen.image if strategy is images else seen.text
+            assert moved[0, 0] == first
+            for rows, known in (
+                ((seen.image, *seen.image_views), seen.image_features),
+                ((seen.text, *seen.text_views), seen.text_features[: 1 + len(seen.text_views)]),
+            ):
+                assert [float(row[0, 0]) for row in rows] == [float(row[0, 0]) for row in known]
+            assert [float(row[0, 0]) for row in seen.text_features[-2:]] == [3.0, 4.0]  # of wrong captions
+
+
+def test_a_decoder_that_read_clean_pairs_alone_is_refused():
+    made = Embeddings(PAIR, PAIR, PAIR, PAIR, text_views=(PAIR,), caption_losses=PAIR)
+    assert len(all_readings({"none": Strategy()}, made)) == 1
+    with pytest.raises(RecipeError, match=r"strategies\.words: the decoder of captions reads clean pairs alone"):
+        all_readings({"words": AdversarialWords()}, made)

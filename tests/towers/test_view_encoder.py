@@ -13,7 +13,8 @@ from tests.towers.tiny import tiny_export, tiny_model
 from vlp.ground.types import RecipeError
 from vlp.towers.borrowed import BorrowedModel
 from vlp.towers.load import load_any_model
-from vlp.towers.view_encoder import ViewEncoder, pictures, plain, prepare
+from vlp.towers.plain_pixels import plain
+from vlp.towers.view_encoder import ViewEncoder, pictures, prepare
 
 CAPTIONS = ("a cat", "a dog that sleeps")
 THEIRS = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.25), "size": 32, "interpolation": "bicubic"}

@@ -175,6 +175,25 @@ class Embeddings:
             teacher=None if teacher is None else teacher.each(change),
         )
 
+    def with_images(self, order: Sequence[int]) -> Embeddings:
+        """Return the same with its image views in another order, features with them; 0 is `image`, the first leads.
+
+        Args:
+            order: Numbers of views; those that are not named are left out.
+        """
+        views = (self.image, *self.image_views)
+        image, *further = (views[place] for place in order)
+        features = tuple(self.image_features[place] for place in order) if self.image_features else ()
+        return replace(self, image=image, image_views=tuple(further), image_features=features)
+
+    def with_texts(self, order: Sequence[int]) -> Embeddings:
+        """Return the same with its text views in another order; features of wrong captions stay behind them."""
+        views = (self.text, *self.text_views)
+        text, *further = (views[place] for place in order)
+        known = self.text_features
+        features = (*(known[place] for place in order), *known[len(views) :]) if known else ()
+        return replace(self, text=text, text_views=tuple(further), text_features=features)
+
     def with_negatives(self, count: int) -> Embeddings:
         """Return the same with the last `count` text views as wrong captions."""
         kept = len(self.text_views) - count

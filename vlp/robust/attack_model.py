@@ -12,12 +12,12 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from vlp.evaluate import find_tasks
+from vlp.evaluate import find_tasks, score_subject
 from vlp.evaluators.base import Task
 from vlp.evaluators.pace import Pace
 from vlp.evaluators.record import Record, finish, write_record
 from vlp.evaluators.shared import SharedEncoder
-from vlp.evaluators.tasks import finished, run_tasks
+from vlp.evaluators.tasks import finished
 from vlp.ground import dist
 from vlp.ground.bits import checksum
 from vlp.ground.float32 import whole_float32
@@ -157,18 +157,7 @@ def _evaluate(
 ) -> dict[str, Record]:
     """Evaluate the tasks that are not attacked, as `vlp eval` does."""
     done = dist.on_main(partial(finished, tasks, folder, told)) if resume and folder is not None else {}
-    records = run_tasks(
-        tasks,
-        encoder,
-        model=subject.name,
-        step=subject.step,
-        weights=subject.weights,
-        preprocess=subject.model.preprocess_cfg,
-        model_checksum=told,
-        folder=folder,
-        progress=True,
-        done=done,
-    )
+    records = score_subject(subject, encoder, tasks, folder, told=told, done=done)
     return {record["task"]: record for record in records}
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float32
@@ -16,6 +15,7 @@ from vlp.objectives.head import TrainedHead, find_head
 from vlp.objectives.shared.view_pairs import Modality
 from vlp.recipe.named_parts import build_head, build_term
 from vlp.run.trained_model import TrainedModel, is_run, split_label
+from vlp.towers.around_encoder import AroundEncoder
 from vlp.towers.encoder import TowerEncoder
 from vlp.towers.feature_widths import feature_widths
 
@@ -54,24 +54,19 @@ def _within(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
 
 
-class HeadEncoder:
+class HeadEncoder(AroundEncoder):
     """Embed as a model does behind one of its heads.
-
-    What is not said here is asked of the model's own encoder.
 
     Args:
         encoder: Of the model.
         head: In front of which its towers stand.
     """
 
-    def __init__(self, encoder: TowerEncoder, head: TrainedHead):
-        self.encoder = encoder
-        self.head = head
+    not_asked = frozenset({"embed_pixels", "embed_shifted"})  # of the model, not of what stands behind the head
 
-    def __getattr__(self, name: str) -> Any:
-        if name == "encoder":  # not there yet, as while a copy is made
-            raise AttributeError(name)
-        return getattr(self.encoder, name)
+    def __init__(self, encoder: TowerEncoder, head: TrainedHead):
+        super().__init__(encoder)
+        self.head = head
 
     @property
     def scale(self) -> float:

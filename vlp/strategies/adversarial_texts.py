@@ -128,9 +128,8 @@ class AdversarialTexts(Strategy):
         return images
 
     def readings(self, embeddings: Embeddings) -> tuple[Reading, ...]:
-        moved, *views = embeddings.text_views
-        clean = replace(embeddings, text_views=(*views, moved))
-        changed = replace(embeddings, text=moved, text_views=tuple(views))
+        others = range(2, 1 + len(embeddings.text_views))
+        clean, changed = embeddings.with_texts((0, *others, 1)), embeddings.with_texts((1, *others))
         return Reading(clean), Reading(changed, self.adversarial_weight)
 
 

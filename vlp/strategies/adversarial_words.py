@@ -68,7 +68,6 @@ class AdversarialWords(Strategy):
         return torch.stack(misses).argmax(dim=0)
 
     def readings(self, embeddings: Embeddings) -> tuple[Reading, ...]:
-        chosen, *views = embeddings.text_views
-        clean = replace(embeddings, text_views=(*views, chosen))
-        changed = replace(embeddings, text=chosen, text_views=tuple(views))
+        others = range(2, 1 + len(embeddings.text_views))
+        clean, changed = embeddings.with_texts((0, *others, 1)), embeddings.with_texts((1, *others))
         return Reading(clean), Reading(changed, self.adversarial_weight)

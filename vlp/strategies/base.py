@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float32
 from torch import Tensor
 
 from vlp.ground.registry import Registry
-from vlp.ground.types import Batch, Embeddings, Reading
+from vlp.ground.types import Batch, Embeddings, Reading, RecipeError
 from vlp.towers.dual import DualEncoder
 
 
@@ -106,6 +106,9 @@ def all_readings(used: Mapping[str, Strategy], embeddings: Embeddings) -> dict[s
     Returns:
         By the labels of the strategies that a reading is not the first of, joined by "+"; the leading one has none and
         comes first. Strategies that made views last take them first.
+
+    Raises:
+        RecipeError: There are several, and a decoder of captions has read the first.
     """
     found = {"": Reading(embeddings)}
     for label, strategy in reversed([*used.items()]):
@@ -114,4 +117,9 @@ def all_readings(used: Mapping[str, Strategy], embeddings: Embeddings) -> dict[s
             for name, one in found.items()
             for number, part in enumerate(strategy.readings(one.embeddings))
         }
+    if len(found) > 1 and embeddings.caption_losses is not None:
+        raise RecipeError(
+            f"strategies.{[*found][1]}: the decoder of captions reads clean pairs alone, which would count twice: "
+            "leave model.decoder or the adversary out, or set its clean_weight to 0"
+        )
     return found

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import replace
 
 import torch
 from jaxtyping import Float, Float32, Int64
@@ -19,8 +18,7 @@ from vlp.strategies.norm_apart import NormApart
 from vlp.strategies.second_pass import SecondPass
 from vlp.strategies.trained_tower import check_trains
 from vlp.towers.dual import DualEncoder
-from vlp.towers.plain_pixels import normalised
-from vlp.towers.view_encoder import plain
+from vlp.towers.plain_pixels import normalised, plain
 
 BITS = 24  # of a draw
 START, CHOICE = range(2)  # what a sample's own random numbers decide
@@ -145,11 +143,12 @@ class PixelAdversary(TakenSteps, ABC):
             return (Reading(embeddings),)
         if self.clean_weight == 0:
             return (Reading(embeddings, self.adversarial_weight),)
-        *views, changed = embeddings.image_views
-        clean = Reading(replace(embeddings, image_views=(changed, *views)), self.clean_weight)
+        last = len(embeddings.image_views)
+        others = range(1, last)
+        clean = Reading(embeddings.with_images((0, last, *others)), self.clean_weight)
         if self.adversarial_weight == 0:
             return (clean,)
-        return clean, Reading(replace(embeddings, image=changed, image_views=tuple(views)), self.adversarial_weight)
+        return clean, Reading(embeddings.with_images((last, *others)), self.adversarial_weight)
 
     def gauges(self, model: DualEncoder) -> Mapping[str, float]:
         return {"epsilon": float(self.radius_now()) / PIXEL_STEP}

@@ -8,8 +8,11 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int64
-from open_clip.hf_model import HFTextEncoder
 from torch import Tensor, nn
+
+from vlp.ground.types import RecipeError
+from vlp.towers.learned_tokens import count_prompts
+from vlp.towers.token_table import token_table
 
 
 class MovedTokens:
@@ -21,20 +24,26 @@ class MovedTokens:
     Args:
         tower: A text tower of open_clip or transformers.
 
+    Raises:
+        RecipeError: It has learned tokens, whose ids lie below zero as well.
+
     Attributes:
         embedding: The table.
     """
 
     def __init__(self, tower: nn.Module):
-        embedding: Any = tower.transformer.get_input_embeddings() if isinstance(tower, HFTextEncoder) else None
-        embedding = tower.token_embedding if embedding is None else embedding
-        self.embedding: nn.Embedding = embedding
+        if count_prompts(tower):
+            raise RecipeError(
+                "model.tune: learned tokens have ids below zero too, and a caption that has some cannot be moved: take "
+                "another way of tuning, or leave the attack on tokens out"
+            )
+        self.embedding = token_table(tower)
         self._ids: Int64[Tensor, " m"] | None = None
         self._offsets: Float[Tensor, "m w"] | None = None
         self._seen: tuple[Tensor, Tensor] | None = None
         self._norms: list[Tensor] | None = None
-        embedding.register_forward_pre_hook(self._look_up)
-        embedding.register_forward_hook(self._move)
+        self.embedding.register_forward_pre_hook(self._look_up)
+        self.embedding.register_forward_hook(self._move)
 
     @property
     def width(self) -> int:

@@ -27,6 +27,16 @@ def preparation(preprocess_cfg: Mapping[str, Any]) -> Preparation:
 
 def normalised(pixels: Float32[Tensor, "n 3 h w"], preprocess_cfg: Mapping[str, Any]) -> Float32[Tensor, "n 3 h w"]:
     """Return plain pixels as a tower expects them, bit for bit as `preparation` gives them of the same image."""
-    config = PreprocessCfg(**preprocess_cfg)
-    mean, std = (pixels.new_tensor(values)[:, None, None] for values in (config.mean, config.std))
+    mean, std = _colours(pixels, preprocess_cfg)
     return (pixels - mean) / std
+
+
+def plain(images: Float32[Tensor, "n 3 h w"], preprocess_cfg: Mapping[str, Any]) -> Float32[Tensor, "n 3 h w"]:
+    """Return pixels in [0, 1], from normalised ones."""
+    mean, std = _colours(images, preprocess_cfg)
+    return images * std + mean
+
+
+def _colours(like: Tensor, preprocess_cfg: Mapping[str, Any]) -> tuple[Float32[Tensor, "3 1 1"], ...]:
+    config = PreprocessCfg(**preprocess_cfg)
+    return tuple(like.new_tensor(values)[:, None, None] for values in (config.mean, config.std))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from jaxtyping import Bool, Float32, Int64
 from PIL.Image import Image
@@ -11,30 +10,19 @@ from torch import Tensor
 
 from vlp.ground.coordinates import first_coordinates
 from vlp.ground.types import Encoder, RecipeError
+from vlp.towers.around_encoder import AroundEncoder
 
 
-class PrefixEncoder:
+class PrefixEncoder(AroundEncoder):
     """Embed as another encoder does, and keep the first coordinates, made unit again.
-
-    What is not said here is asked of the other encoder.
 
     Args:
         width: How many coordinates.
     """
 
     def __init__(self, encoder: Encoder, width: int):
-        self.encoder = encoder
+        super().__init__(encoder)
         self.width = width
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "encoder":  # not there yet, as while a copy is made
-            raise AttributeError(name)
-        return getattr(self.encoder, name)
-
-    @property
-    def scale(self) -> float:
-        """Inverse temperature of the encoder."""
-        return self.encoder.scale
 
     def embed_images(self, images: Iterable[Image]) -> Float32[Tensor, "n d"]:
         """Embed images as the encoder does."""
@@ -46,13 +34,13 @@ class PrefixEncoder:
 
     def embed_pixels(self, pixels: Float32[Tensor, "n 3 h w"]) -> Float32[Tensor, "n d"]:
         """Embed pixels as the encoder does, where it does."""
-        return self._cut(self.encoder.embed_pixels(pixels))  # type: ignore[attr-defined]
+        return self._cut(self.encoder.embed_pixels(pixels))
 
     def embed_shifted(
         self, tokens: Int64[Tensor, "n l"], is_word: Bool[Tensor, "n l"], shift: Float32[Tensor, "n l w"]
     ) -> Float32[Tensor, "n d"]:
         """Embed texts with moved words as the encoder does, where it does."""
-        return self._cut(self.encoder.embed_shifted(tokens, is_word, shift))  # type: ignore[attr-defined]
+        return self._cut(self.encoder.embed_shifted(tokens, is_word, shift))
 
     def _cut(self, embeddings: Float32[Tensor, "n d"]) -> Float32[Tensor, "n w"]:
         if not 0 < self.width <= embeddings.shape[1]:

@@ -15,7 +15,7 @@ from vlp.ground.coordinates import first_coordinates
 from vlp.ground.types import RecipeError, send
 from vlp.towers.dual import DualEncoder
 from vlp.towers.load import AnyModel, load_any_model, split_width, tensors_of
-from vlp.towers.plain_pixels import normalised
+from vlp.towers.plain_pixels import normalised, plain
 
 FILTERS = ("bicubic", "bilinear")
 
@@ -101,12 +101,6 @@ def prepare(
         mode = ours["interpolation"] if ours["interpolation"] in FILTERS else FILTERS[0]
         pixels = F.interpolate(pixels, (height, width), mode=mode, antialias=True).clamp(0, 1)
     return normalised(pixels, ours)
-
-
-def plain(images: Float32[Tensor, "n 3 h w"], prepared: Mapping[str, Any]) -> Float32[Tensor, "n 3 h w"]:
-    """Return pixels in [0, 1], from normalised ones."""
-    mean, std = (images.new_tensor(prepared[name])[:, None, None] for name in ("mean", "std"))
-    return images * std + mean
 
 
 def pictures(images: Float32[Tensor, "n 3 h w"], prepared: Mapping[str, Any]) -> list[Image]:

@@ -6,11 +6,9 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
-from vlp.attacks.ball import PIXEL_STEP
-from vlp.ground import dist
-from vlp.robust.attacks.base import Attack, Count, Positive, Radii, attacks
-from vlp.robust.findings import Found, Outcome
-from vlp.robust.learning_pairs import LearningPairs, read_pairs
+from vlp.robust.attacks.base import Count, Positive, Radii, attacks
+from vlp.robust.learned_change import LearnedChange
+from vlp.robust.learning_pairs import LearningPairs
 from vlp.robust.malicious_contrast import malicious_contrast, scaled_copies
 from vlp.robust.perturbation_generator import PerturbationGenerator
 from vlp.robust.stage import Stage
@@ -19,7 +17,7 @@ BETAS = (0.5, 0.999)
 
 
 @attacks.register("cpgc_image")
-class CpgcImage(Attack):
+class CpgcImage(LearnedChange):
     """Add one and the same change to every image, made by a generator that sees captions: C-PGC.
 
     Fang et al. 2024 (arXiv:2406.05491), after the authors' code but for two things: the changed image is kept within
@@ -51,19 +49,9 @@ class CpgcImage(Attack):
         width: Count = 1024,
         seed: int = 0,
     ):
-        self.card, self.radii, self.pairs, self.seed = card, radii, pairs, seed
+        super().__init__(card, radii, pairs)
         self.epochs, self.batch_size, self.scales = epochs, batch_size, scales
-        self.learning_rate, self.width = learning_rate, width
-        self._learned: dict[float, Tensor] = {}
-
-    def change(self, stage: Stage, radius: float) -> Outcome:
-        if radius not in self._learned:
-            pairs = read_pairs(stage, self.card, self.pairs)
-            with dist.together():
-                change = self.learn(stage, pairs, radius * PIXEL_STEP).cpu()
-            self._learned[radius] = dist.broadcast_object(change)
-        change = self._learned[radius].to(stage.shared.device)
-        return stage.change_images(lambda _problem, pixels, _radius, _ids: Found((pixels + change).clamp(0, 1)), radius)
+        self.learning_rate, self.width, self.seed = learning_rate, width, seed
 
     def learn(self, stage: Stage, pairs: LearningPairs, radius: float) -> Float32[Tensor, "1 3 h w"]:
         """Return the change that the generator makes in the end."""

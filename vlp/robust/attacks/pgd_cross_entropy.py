@@ -24,6 +24,8 @@ class PgdCrossEntropy(Attack):
         restarts: Random starts; the worst of all counts.
     """
 
+    loss = staticmethod(cross_entropy)
+
     def __init__(self, *, steps: Count = 20, step: Positive = 0.25, restarts: Count = 1):
         self.steps, self.step, self.restarts = steps, step, restarts
         self.passes = 3 * steps * restarts
@@ -31,6 +33,4 @@ class PgdCrossEntropy(Attack):
     def perturb(
         self, problem: Problem, pixels: Float32[Tensor, "n 3 h w"], radius: float, ids: Int64[Tensor, " n"]
     ) -> Found:
-        return ascend(
-            problem, pixels, radius, ids, cross_entropy, steps=self.steps, step=self.step, restarts=self.restarts
-        )
+        return ascend(problem, pixels, radius, ids, self.loss, steps=self.steps, step=self.step, restarts=self.restarts)

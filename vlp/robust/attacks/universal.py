@@ -6,18 +6,17 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
-from vlp.attacks.ball import ANYTHING, PIXEL_STEP, signed_step
+from vlp.attacks.ball import ANYTHING, signed_step
 from vlp.attacks.pgd import gradient_of
-from vlp.ground import dist
-from vlp.robust.attacks.base import Attack, Count, Positive, Radii, attacks
-from vlp.robust.findings import Found, Outcome
-from vlp.robust.learning_pairs import LearningPairs, read_pairs
+from vlp.robust.attacks.base import Count, Positive, Radii, attacks
+from vlp.robust.learned_change import LearnedChange
+from vlp.robust.learning_pairs import LearningPairs
 from vlp.robust.malicious_contrast import malicious_contrast
 from vlp.robust.stage import Stage
 
 
 @attacks.register("universal")
-class Universal(Attack):
+class Universal(LearnedChange):
     """Add one and the same change to every image, learned on the pairs of another data set by signed gradients.
 
     The malicious contrast of Fang et al. 2024 (arXiv:2406.05491) without their generator, in the stochastic ascent of
@@ -44,18 +43,8 @@ class Universal(Attack):
         step: Positive = 0.1,
         seed: int = 0,
     ):
-        self.card, self.radii, self.pairs, self.seed = card, radii, pairs, seed
-        self.epochs, self.batch_size, self.step = epochs, batch_size, step
-        self._learned: dict[float, Tensor] = {}
-
-    def change(self, stage: Stage, radius: float) -> Outcome:
-        if radius not in self._learned:
-            pairs = read_pairs(stage, self.card, self.pairs)
-            with dist.together():
-                change = self.learn(stage, pairs, radius * PIXEL_STEP).cpu()
-            self._learned[radius] = dist.broadcast_object(change)
-        change = self._learned[radius].to(stage.shared.device)
-        return stage.change_images(lambda _problem, pixels, _radius, _ids: Found((pixels + change).clamp(0, 1)), radius)
+        super().__init__(card, radii, pairs)
+        self.epochs, self.batch_size, self.step, self.seed = epochs, batch_size, step, seed
 
     def learn(self, stage: Stage, pairs: LearningPairs, radius: float) -> Float32[Tensor, "1 3 h w"]:
         """Return the change."""

@@ -85,7 +85,7 @@ class TrainSection(Section):
         return None if self.precision == "float32" else getattr(torch, self.precision)
 
     @property
-    def stages(self) -> tuple[tuple[int, int], ...]:
+    def first_sizes(self) -> tuple[tuple[int, int], ...]:
         """Pairs of one step, and how many steps take so many, for each of `first_batches`."""
         return tuple((stage.batch_size, stage.steps) for stage in self.first_batches)
 
@@ -97,6 +97,6 @@ class TrainSection(Section):
             RecipeError: The first batches are larger than the last ones.
         """
         try:
-            return BatchSizes(self.batch_size, self.stages)
+            return BatchSizes(self.batch_size, self.first_sizes)
         except ValueError as error:
             raise RecipeError(f"train.first_batches: {error}: set train.batch_size to the largest") from error

@@ -60,13 +60,13 @@ def task_record(opened: Opened, done: Done) -> Record:
         ],
         "pictures": _pictures(opened, done),
         "diagnostics": _diagnostics(opened, done),
-        "gates": [gate.as_dict() for gate in _gates(opened, done)],
+        "gates": [gate.as_dict() for gate in _gates(opened, done, evidence)],
     }
 
 
-def _gates(opened: Opened, done: Done) -> Iterator[Gate]:
+def _gates(opened: Opened, done: Done, of_pixels: Evidence) -> Iterator[Gate]:
     """Judge the attacks on each image by itself together, and every other attack alone."""
-    yield from judge(_evidence(opened, [pair for pair in done if pair[0].is_of_pixels]))
+    yield from judge(of_pixels)
     for label in dict.fromkeys(each.listed.label for each, _ in done if not each.is_of_pixels):
         yield from judge(_evidence(opened, [pair for pair in done if pair[0].listed.label == label]))
 

@@ -145,7 +145,8 @@ def _bfloat16_is_fast() -> bool:
 
 
 def _check_batch(recipe: Recipe) -> None:
-    for size, _steps in recipe.train.stages:
+    *first, _last = recipe.train.batch_sizes.sizes
+    for size in first:
         if size % dist.world_size():
             raise RecipeError(f"train.first_batches: {size} pairs do not divide among {dist.world_size()} processes")
     share, left = divmod(recipe.train.batch_size, dist.world_size())

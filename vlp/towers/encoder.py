@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
 from itertools import islice
 
 import torch
@@ -16,9 +15,10 @@ from torch.nn import functional
 from vlp.towers.block_outputs import listening
 from vlp.towers.caption_writer import CaptionWriter
 from vlp.towers.dual import DualEncoder
-from vlp.towers.moved_tokens import MovedTokens, named
+from vlp.towers.moved_tokens import moved_tokens, named
 from vlp.towers.plain_pixels import PLAIN, normalised, preparation
 from vlp.towers.text import can_cut
+from vlp.towers.token_table import token_table
 from vlp.towers.writing import Writing
 
 
@@ -111,19 +111,14 @@ class TowerEncoder:
         self, tokens: Int64[Tensor, "n l"], is_word: Bool[Tensor, "n l"], shift: Float32[Tensor, "n l w"]
     ) -> Float32[Tensor, "n d"]:
         """Embed texts after the embeddings of their words are moved, in float32; gradients reach the shift."""
-        self.moved.place(tokens, shift)
-        with self.model.at_rest():
-            return functional.normalize(self.model.core.text(named(tokens, is_word)), dim=-1)
-
-    @cached_property
-    def moved(self) -> MovedTokens:
-        """What moves the words of the text tower."""
-        return MovedTokens(self.model.core.text)
+        text = self.model.core.text
+        with self.model.at_rest(), moved_tokens(text, tokens, shift):
+            return functional.normalize(text(named(tokens, is_word)), dim=-1)
 
     @property
     def words(self) -> Float32[Tensor, "v w"]:
         """Embeddings of all tokens."""
-        return self.moved.embedding.weight.detach()
+        return token_table(self.model.core.text).weight.detach()
 
     def caption_images(self, images: Iterable[Image], writing: Writing) -> list[str]:
         """Write a caption for each image, of any size and mode.

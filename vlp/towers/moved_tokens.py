@@ -20,6 +20,7 @@ class MovedTokens:
 
     The names travel with the tokens through whatever sorts, cuts or packs captions. A name is minus one minus a row;
     rows count through all captions of a batch, the table through those of a micro-batch, all of which are as large.
+    Of several on one tower the newest answers to the names.
 
     Args:
         tower: A text tower of open_clip or transformers.
@@ -42,8 +43,15 @@ class MovedTokens:
         self._offsets: Float[Tensor, "m w"] | None = None
         self._seen: tuple[Tensor, Tensor] | None = None
         self._norms: list[Tensor] | None = None
-        self.embedding.register_forward_pre_hook(self._look_up)
-        self.embedding.register_forward_hook(self._move)
+        self._hooks = [
+            self.embedding.register_forward_pre_hook(self._look_up, prepend=True),
+            self.embedding.register_forward_hook(self._move),
+        ]
+
+    def remove(self) -> None:
+        """Leave the tower as it was, for good."""
+        for hook in self._hooks:
+            hook.remove()
 
     @property
     def width(self) -> int:
@@ -86,6 +94,17 @@ class MovedTokens:
         if self._offsets is None:
             return None
         return found + self._offsets[rows].to(found.dtype).where(is_named[..., None], 0)
+
+
+@contextmanager
+def moved_tokens(tower: nn.Module, ids: Int64[Tensor, "n l"], offsets: Float[Tensor, "n l w"]) -> Iterator[None]:
+    """Let names stand for these tokens, moved by offsets, within the block alone."""
+    moved = MovedTokens(tower)
+    moved.place(ids, offsets)
+    try:
+        yield
+    finally:
+        moved.remove()
 
 
 def named(tokens: Int64[Tensor, "n l"], movable: Bool[Tensor, "n l"]) -> Int64[Tensor, "n l"]:

@@ -49,9 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Train what is not there yet, compare, and write a report."""
     parsed = settle(build_parser().parse_args(arguments))
     seeds = range(parsed.seeds)
-    folders = {way: [lit(way, seed, parsed) for seed in seeds] for way in LOCKED}
+    folders = {way: [lit(way, seed, parsed) for seed in seeds] for way in (LOCKED if parsed.towers else ())}
     for way in SMALL if parsed.small else ():
-        folders[way] = [small(way, seed, folders[REFERENCE][0], parsed) for seed in seeds]
+        folders[way] = [small(way, seed, lit(REFERENCE, 0, parsed), parsed) for seed in seeds]
     rows = table_of(folders, TASKS)
     pages = [
         f"**{way}** (B) beside **{beside}** (A)\n\n{compared(folders[beside], folders[way])}"
@@ -81,9 +81,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--seeds", type=int, default=3, help="default: %(default)s")
     parser.add_argument("--samples", type=int, default=20_000, help="of pretrained towers; default: %(default)s")
-    parser.add_argument(
-        "--small", action=argparse.BooleanOptionalAction, default=True, help="train the small model too"
-    )
+    switch = argparse.BooleanOptionalAction
+    parser.add_argument("--towers", action=switch, default=True, help="compare the ways of the pretrained towers")
+    parser.add_argument("--small", action=switch, default=True, help="compare the small model, with and without")
     parser.add_argument("--scratch", type=int, default=120_000, help="from scratch; default: %(default)s")
     parser.add_argument("--taught", type=int, default=40_000, help="with a teacher; default: %(default)s")
     parser.add_argument("--pairs", default="embedded", help="that the small model sees; default: %(default)s")

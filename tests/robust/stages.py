@@ -98,9 +98,13 @@ def plan_of(name: str, *radii: float, is_probe: bool = False, **settings) -> lis
 
 
 def record_of(stage: Opened, plan, folder: Path | None = None, *, resume: bool = False):
-    """Attack and return the record."""
+    """Attack and return the record; no hook is left on the model."""
     kept = KeptOutcomes(folder, resume=resume)
-    return attack_task(stage, attacks_on(stage.task, plan), kept, lambda *_told: None, model_checksum=1.0)
+    record = attack_task(stage, attacks_on(stage.task, plan), kept, lambda *_told: None, model_checksum=1.0)
+    model = getattr(stage.stage.encoder, "model", None)
+    parts = model.modules() if isinstance(model, torch.nn.Module) else ()
+    assert not any(part._forward_hooks or part._forward_pre_hooks for part in parts)
+    return record
 
 
 def gates_of(stage: Opened, plan) -> dict[str, bool]:

@@ -14,8 +14,10 @@ teacher. From scratch and taught take the same time, the teacher's included. All
 from __future__ import annotations
 
 import argparse
+import resource
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from benchmarks.dated_report import command_line, write_page
@@ -50,8 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parsed = settle(build_parser().parse_args(arguments))
     seeds = range(parsed.seeds)
     folders = {way: [lit(way, seed, parsed) for seed in seeds] for way in (LOCKED if parsed.towers else ())}
-    for way in SMALL if parsed.small else ():
-        folders[way] = [small(way, seed, lit(REFERENCE, 0, parsed), parsed) for seed in seeds]
+    if parsed.small:
+        teacher = lit(REFERENCE, 0, parsed)
+        folders |= {way: [small(way, seed, teacher, parsed) for seed in seeds] for way in SMALL}
     rows = table_of(folders, TASKS)
     pages = [
         f"**{way}** (B) beside **{beside}** (A)\n\n{compared(folders[beside], folders[way])}"
@@ -59,15 +62,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ]
     words = command_line("embedded_proof", arguments)
     told = [["way", "settings"], *([way, f"`{' '.join(each) or '-'}`"] for way, each in LOCKED.items())]
-    what = f"{parsed.seeds} seeds. Pretrained towers see {parsed.samples:,} pairs. {WHAT}"
+    what = f"{parsed.seeds} seeds. Pretrained towers, the teacher's too, see {parsed.samples:,} pairs. {WHAT}"
+    minutes = ", ".join(f"{way} {minutes_of(way, seeds, parsed):.1f}" for way in SMALL if way in folders)
     small_ones = (
         f"The small model sees {parsed.scratch:,} pairs from scratch and {parsed.taught:,} with a teacher, both of "
         f"`{parsed.pairs}` alone. What the teacher says of one epoch of views ({' '.join(TAUGHT)}) is stored and shown "
-        "again."
+        f"again. Minutes of processor time each, that included: {minutes}."
     )
     sections = [what, *([small_ones] if parsed.small else []), markdown(rows), *pages, markdown(told)]
     title = "Two pretrained towers, and what a small model learns from them"
-    page = write_page(parsed.to, "embedded", title, words, sections, {"rows": rows})
+    page = write_page(
+        parsed.to, "embedded" if parsed.towers else "embedded-small", title, words, sections, {"rows": rows}
+    )
     print(f"{markdown(rows)}\n-> {page}")
 
 
@@ -101,7 +107,34 @@ def lit(way: str, seed: int, parsed: Any) -> Path:
 
 
 def small(way: str, seed: int, teacher: Path, parsed: Any) -> Path:
-    """Train the quickstart's model, with or without a teacher, unless that was done, and return the run."""
+    """Train the quickstart's model, with or without a teacher, unless that was done, and return the run.
+
+    Beside it stands what it cost, the teacher's answers included, unless it was interrupted.
+    """
+    cost, before = cost_of(way, seed, parsed), processor_seconds()
+    run = train_small(way, seed, teacher, parsed)
+    if not cost.exists():
+        cost.write_text(f"{processor_seconds() - before:.1f}\n", encoding="utf-8")
+    return run
+
+
+def cost_of(way: str, seed: int, parsed: Any) -> Path:
+    """Return the file of the seconds of processor time that a small model took."""
+    return Path(parsed.runs, f"{name_of(way, seed)}.seconds")
+
+
+def minutes_of(way: str, seeds: Sequence[int], parsed: Any) -> float:
+    """Return the mean cost of a small model."""
+    return fmean(float(cost_of(way, seed, parsed).read_text(encoding="utf-8")) for seed in seeds) / 60
+
+
+def processor_seconds() -> float:
+    """Return the processor time of this process and of those that it waited for."""
+    return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+
+
+def train_small(way: str, seed: int, teacher: Path, parsed: Any) -> Path:
+    """Train the quickstart's model, unless that was done."""
     samples = parsed.taught if way == "taught" else parsed.scratch
     length = (f"train.samples={samples}", "evaluation.every=null")
     settings = (*common(way, seed, parsed), *length, f"data.train={parsed.pairs}")
@@ -116,9 +149,14 @@ def small(way: str, seed: int, teacher: Path, parsed: Any) -> Path:
 
 def common(way: str, seed: int, parsed: Any) -> tuple[str, ...]:
     """Return what all trainings are told."""
-    name = f"{way.replace(',', '').replace(' ', '-')}-{seed}"
+    name = name_of(way, seed)
     tasks = f"evaluation.tasks=[{', '.join(TASKS)}]"
     return f"name={name}", f"runs={parsed.runs}", f"seed={seed}", f"train.threads={parsed.threads}", tasks
+
+
+def name_of(way: str, seed: int) -> str:
+    """Return what a run is called."""
+    return f"{way.replace(',', '').replace(' ', '-')}-{seed}"
 
 
 def comparisons(all_ways: Collection[str]) -> list[tuple[str, str]]:

@@ -59,7 +59,7 @@ def train(recipe: Recipe, *, resume: bool = False, allow_changes: bool = False) 
 
     # ---------------------------------------- batch after batch
     batches = clock.waiting(run.stream.batches(position))
-    with Watchdog(recipe.train.timeout) as watchdog:
+    with run.writer, Watchdog(recipe.train.timeout) as watchdog:
         if run.scores.is_due(step, run.num_steps):  # the start, or what was cut short before a resume
             evaluate(run, log, step, position, watchdog)
         while step < run.num_steps and not run.scores.verdict and not stop.anywhere():
@@ -237,7 +237,7 @@ def write_metrics(
 def save_or_say(run: Run, log: Log, step: int, position: int) -> None:
     """Write a checkpoint; where that fails, say so and go on with the older ones."""
     try:
-        save(run, step=step, position=position)
+        save(run, step=step, position=position, background=run.recipe.checkpoint.background)
     except RecipeError as error:  # on every process alike
         log.say(f"{error}; the run goes on")
 

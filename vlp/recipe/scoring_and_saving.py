@@ -62,10 +62,13 @@ class CheckpointSection(Section):
     Args:
         every: Steps between checkpoints.
         keep: Newest checkpoints that stay; with `evaluation.stop_when` the best one stays as well.
+        background: Train on while a checkpoint is written, from a copy of the state in the main process's memory. Steps
+            wait for the copy alone; the last checkpoint of a run is waited for.
     """
 
     every: int = Field(1000, ge=1)
     keep: int = Field(2, ge=1)
+    background: bool = False
 
 
 class LogSection(Section):

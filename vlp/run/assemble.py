@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -32,6 +32,7 @@ from vlp.recipe.named_parts import (
     teacher_dim_of,
 )
 from vlp.recipe.schema import Recipe, settings
+from vlp.run.background_writer import BackgroundWriter
 from vlp.run.build_stream import build_augment, build_stream
 from vlp.run.compatibility import check_fit
 from vlp.run.folder import Claim, claim_folder
@@ -80,6 +81,7 @@ class Run:
         utilisation: How much of the device the model makes use of.
         kept_images: What a locked image tower has said of each sample, where the recipe wants it kept.
         scores: What its evaluations have found.
+        writer: Of checkpoints that are written while training goes on.
     """
 
     recipe: Recipe
@@ -102,6 +104,7 @@ class Run:
     utilisation: Utilisation
     scores: ScoreHistory
     kept_images: KeptImages | None = None
+    writer: BackgroundWriter = field(default_factory=BackgroundWriter)
 
     @property
     def device(self) -> torch.device:

@@ -26,6 +26,7 @@ from vlp.recipe.layers import DEFAULT_TYPES, LENGTHS
 from vlp.recipe.schema import Recipe
 from vlp.run import checkpoint
 from vlp.run.assemble import Run
+from vlp.run.background_writer import copied
 from vlp.run.checkpoint import Checkpoint
 
 FULL = StateDictOptions(full_state_dict=True, cpu_offload=True)
@@ -61,16 +62,18 @@ def _length(recipe: Recipe) -> str:
     return next(key for key in LENGTHS if getattr(recipe.train, key) is not None)
 
 
-def save(run: Run, *, step: int, position: int) -> None:
+def save(run: Run, *, step: int, position: int, background: bool = False) -> None:
     """Write a checkpoint unless that of this step is there; every process takes part, the first one writes.
+
+    Args:
+        background: Come back once the state is copied. Where it cannot be written, the next call warns.
 
     Raises:
         RecipeError: It cannot be written; on every process, whatever went wrong on which one.
     """
     try:
-        folder, keep, best = run.recipe.folder, run.recipe.checkpoint.keep, run.scores.best_step()
-        if not dist.on_main(lambda: checkpoint.is_saved(folder, step, keep, best)):
-            _save(run, step, position)
+        if not dist.on_main(lambda: _is_saved(run, step)):
+            _save(run, step, position, background)
     except Exception as error:
         raise RecipeError(
             f"no checkpoint at step {step}: {type(error).__name__}: {error}; older ones are as they were, and --resume "
@@ -93,7 +96,12 @@ def full(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def _save(run: Run, step: int, position: int) -> None:
+def _is_saved(run: Run, step: int) -> bool:
+    run.writer.settle()
+    return checkpoint.is_saved(run.recipe.folder, step, run.recipe.checkpoint.keep, run.scores.best_step())
+
+
+def _save(run: Run, step: int, position: int, background: bool) -> None:
     if run.kept_images is not None:
         run.kept_images.save()
     faults = Faults.together(dist.gather_objects(run.stream.faults))
@@ -110,12 +118,20 @@ def _save(run: Run, step: int, position: int) -> None:
             "optimizer": get_optimizer_state_dict(run.model, run.optimizer, options=FULL),
             "pull": None if run.pull is None else get_optimizer_state_dict(run.model, run.pull, options=FULL),
             "trained": {name: value for name, value in trained.items() if name in averages_of_steps},
+        }
+        at_home = {  # on whatever device it is at work
             "term_optimizer": None if run.term_optimizer is None else run.term_optimizer.state_dict(),
             "strategies": {label: strategy.state_dict() for label, strategy in run.strategies.items()},
             "objective": run.objective.state_dict(),
             "safe_step": run.safe_step.state,
             "faults": faults.state_dict(),
         }
+        if background and dist.is_main():
+            at_home = copied(at_home)
+            if run.device.type == "cpu":  # from elsewhere the others were copied already
+                weights, training = copied(weights), copied(training)
+
+    best = run.scores.best_step()
 
     def write() -> None:
         run.claim.renew()
@@ -124,12 +140,13 @@ def _save(run: Run, step: int, position: int) -> None:
             step=step,
             position=position,
             weights=weights,
-            training=training,
+            training=training | at_home,
             keep=run.recipe.checkpoint.keep,
-            spare=run.scores.best_step(),
+            spare=best,
         )
 
-    dist.on_main(write)
+    later = partial(run.writer.start, write, otherwise=f"no checkpoint at step {step}")
+    dist.on_main(later if background else write)
 
 
 def _check_copy(found: Checkpoint) -> None:

@@ -1,0 +1,60 @@
+"""Writes that go on while the next steps are taken."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Any
+
+from torch import Tensor
+
+from vlp.ground.types import VlpWarning
+
+
+class BackgroundWriter:
+    """Does one thing after the other on a thread of its own; a failure is a warning once somebody asks.
+
+    Leaving its block waits for what is still to do, whatever ended the block.
+    """
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending: Future[None] | None = None
+        self._otherwise = ""
+
+    def start(self, action: Callable[[], None], *, otherwise: str) -> None:
+        """Begin, once what was started before is done.
+
+        Args:
+            otherwise: What it means that it could not be done.
+        """
+        self.settle()
+        self._pending, self._otherwise = self._thread.submit(action), otherwise
+
+    def settle(self) -> None:
+        """Wait for what was started, and say what went wrong with it."""
+        pending, self._pending = self._pending, None
+        error = None if pending is None else pending.exception()
+        if error is not None:
+            warnings.warn(f"{self._otherwise}: {type(error).__name__}: {error}", VlpWarning, stacklevel=2)
+
+    def __enter__(self) -> BackgroundWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.settle()
+
+
+def copied(state: Any) -> Any:
+    """Return a state whose tensors are copies on the CPU, which no later step changes."""
+    if isinstance(state, Tensor):
+        return state.detach().to("cpu", copy=True)
+    if isinstance(state, Mapping):
+        return {key: copied(value) for key, value in state.items()}
+    if isinstance(state, list | tuple):
+        return type(state)(copied(value) for value in state)
+    return state

@@ -111,6 +111,14 @@ def test_a_stop_between_or_inside_stages_leaves_no_trace(staged, lost):
     assert torch.equal(next(find_subject(str(home / "stage-1")).tensors()), weights)
 
 
+def test_other_settings_than_before_are_refused_and_fewer_stages_are_joined(staged):
+    recipe, told, _ = staged
+    with pytest.raises(RecipeError, match=r"groups-1: was made with --clusters 2 and seed=0, not 3 and 0"):
+        train_in_stages(recipe, told, stages=2, clusters=3)
+    assert find_subject(str(train_in_stages(recipe, told, stages=1, clusters=2))).model.embed_dim == 16
+    assert find_subject(str(train_in_stages(recipe, told, stages=2, clusters=2))).model.embed_dim == 32
+
+
 def test_what_stages_cannot_do_is_refused_at_once(staged):
     recipe, told, _ = staged
     with pytest.raises(RecipeError, match="--stages: 0"):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from vlp.data.sample_groups import ABOUT
+from vlp.data.sample_groups import ABOUT, read_group_folder
 from vlp.embeddings.embed import embed
 from vlp.export.run import export_run
 from vlp.ground import dist
@@ -14,7 +14,7 @@ from vlp.ground.types import RecipeError
 from vlp.recipe.compose import load_recipe
 from vlp.recipe.schema import Recipe
 from vlp.stages.grouping import cluster
-from vlp.towers.joined import is_joined, write_joined
+from vlp.towers.joined import write_joined
 from vlp.train import train
 
 MODEL = "model"
@@ -38,7 +38,8 @@ def train_in_stages(
         from_previous: Start from the weights of the stage before; otherwise as the recipe says.
 
     Raises:
-        RecipeError: The recipe has several sources, or groups are too small for its batches; names the key.
+        RecipeError: The recipe has several sources, groups are too small for its batches, or were made otherwise; names
+            the key.
         SystemExit: With code 75 after a signal, once the state is saved.
     """
     _check(stages, clusters)
@@ -56,7 +57,9 @@ def train_in_stages(
 def _group(home: Path, stage: int, card: str, clusters: int, seed: int) -> Path:
     """Return the groups that a stage draws from, made where they are not there yet."""
     before, to = home / f"groups-{stage - 1}", home / f"groups-{stage}"
-    if not (to / ABOUT).exists():
+    if (to / ABOUT).exists():
+        _check_groups(to, clusters, seed)
+    else:
         embeddings = home / f"embeddings-{stage - 1}"
         run = home / f"stage-{stage - 1}"
         embed(str(run), card, embeddings, sides=("images",), file_format="npy", kind="float32")
@@ -67,6 +70,16 @@ def _group(home: Path, stage: int, card: str, clusters: int, seed: int) -> Path:
     return to
 
 
+def _check_groups(folder: Path, clusters: int, seed: int) -> None:
+    told, _ = read_group_folder(folder)
+    made, wanted = (told.get("clusters"), told.get("seed")), (clusters, seed)
+    if made != wanted:
+        raise RecipeError(
+            f"{folder}: was made with --clusters {made[0]} and seed={made[1]}, not {wanted[0]} and {wanted[1]}: take "
+            "the same to go on, or another name= to start anew"
+        )
+
+
 def _join(home: Path, stages: int) -> Path:
     """Export every stage, and say that they are one model."""
     to = home / MODEL
@@ -74,8 +87,7 @@ def _join(home: Path, stages: int) -> Path:
     for member in members:
         if not (to / member).exists():
             export_run(home / member, to / member)
-    if not is_joined(to):
-        write_joined(to, members)
+    write_joined(to, members)  # also where there were fewer stages before, or more
     return to
 
 

@@ -161,18 +161,16 @@ def one_step(
 def embed(run: Run, batch: Batch) -> Embeddings:
     """Normalise and augment on the device, run the towers and those of teachers; autocast ends with them.
 
-    Where the recipe keeps what a locked image tower says, it runs at the first sight of a sample alone.
+    Where the recipe keeps what a locked tower says, it runs at the first sight of an image or a caption alone.
     """
-    kept = run.kept_images
-    known = None if kept is None else kept.look_up(batch, run.device)
     images = run.augment(batch.images, batch.draws)
     with autocast(run):
+        known = run.kept.look_up(batch, run.device)
         shown = images
         for strategy in run.strategies.values():
             shown = strategy.before_towers(shown, batch)
-        embeddings = run.model(shown, batch.tokens, batch.lengths.numpy(), known)
-        if kept is not None and known is None:
-            embeddings = kept.complete(batch, embeddings)
+        embeddings = run.model(shown, batch.tokens, batch.lengths.numpy(), known.images, known.texts)
+        embeddings = run.kept.complete(batch, embeddings, known)
         for strategy in run.strategies.values():
             embeddings = strategy.after_forward(images, batch, embeddings)
     return embeddings
@@ -215,10 +213,9 @@ def write_metrics(
         **{f"retries/{source}/{trouble}": float(count) for (source, trouble), count in faults.retries.items()},
     }
     metrics |= run.utilisation.metrics(metrics["samples_per_second"] / dist.world_size())
-    if run.kept_images is not None:
-        metrics |= run.kept_images.metrics()
-        if said := run.kept_images.gain(metrics):
-            log.say(said)
+    metrics |= run.kept.metrics()
+    for said in run.kept.gains(metrics):
+        log.say(said)
     log.write(step, metrics)
     shown = ["loss", "scale", "gradient_norm/image", "gradient_norm/text", "samples_per_second", "data_wait"]
     shown += ["mfu", "peak_memory_gb"] if "mfu" in metrics else []

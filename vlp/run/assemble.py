@@ -35,7 +35,7 @@ from vlp.recipe.schema import Recipe, settings
 from vlp.run.build_stream import build_augment, build_stream
 from vlp.run.compatibility import check_fit
 from vlp.run.folder import Claim, claim_folder
-from vlp.run.kept_images import KeptImages, keep_images, what_decides
+from vlp.run.kept_towers import KeptTowers, keep_towers
 from vlp.run.launch import check_same, check_wrapped, join
 from vlp.run.log import Log
 from vlp.run.micro_batch_count import MicroBatchCount, count_micro_batches
@@ -78,7 +78,7 @@ class Run:
         rate: Factor of the learning rate at a step.
         micro_batches: In how many pieces a process embeds its share.
         utilisation: How much of the device the model makes use of.
-        kept_images: What a locked image tower has said of each sample, where the recipe wants it kept.
+        kept: What locked towers have said, where the recipe wants it kept.
         scores: What its evaluations have found.
     """
 
@@ -101,7 +101,7 @@ class Run:
     micro_batches: MicroBatchCount
     utilisation: Utilisation
     scores: ScoreHistory
-    kept_images: KeptImages | None = None
+    kept: KeptTowers
 
     @property
     def device(self) -> torch.device:
@@ -170,8 +170,7 @@ class Run:
         for line in self.towers.origins() if first_step == 0 else ():
             log.say(line)
         self.micro_batches.open(self.recipe.folder, log.say)
-        if self.kept_images is not None:
-            self.kept_images.open(what_decides(self.recipe, self.towers, self.claim.data), log.say)
+        self.kept.open(self.recipe, self.towers, self.claim.data, log.say)
         return log
 
 
@@ -199,9 +198,7 @@ def assemble(recipe: Recipe, *, resume: bool, allow_changes: bool) -> Run:
     with dist.together():
         stream = build_stream(recipe, towers, accelerator.device)
     check_same("the number of samples", str(stream.num_samples))
-    kept = keep_images(recipe, towers, used, stream.num_samples, sharded=sharded) if recipe.train.keep_locked else None
-    if kept is not None:
-        stream.leave_out(kept.rows)
+    kept = keep_towers(recipe, towers, used, stream, sharded=sharded)
     objective.expect(stream.num_samples)
     if recipe.train.first_batches:
         objective.foresee(size // dist.world_size() for size in recipe.train.batch_sizes.sizes)
@@ -246,9 +243,9 @@ def assemble(recipe: Recipe, *, resume: bool, allow_changes: bool) -> Run:
         rate=learning_rate_factor(num_steps, recipe.train.batch_size, **settings(recipe.schedule)),
         num_steps=num_steps,
         micro_batches=count_micro_batches(recipe, towers, accelerator.device),
-        utilisation=Utilisation(recipe, accelerator.device),
-        kept_images=kept,
+        utilisation=Utilisation(recipe, accelerator.device, reads_texts=kept.texts is None),
         scores=ScoreHistory(recipe.evaluation),
+        kept=kept,
     )
 
 

@@ -94,8 +94,7 @@ def full(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _save(run: Run, step: int, position: int) -> None:
-    if run.kept_images is not None:
-        run.kept_images.save()
+    run.kept.save()
     faults = Faults.together(dist.gather_objects(run.stream.faults))
     with dist.together():  # sharded tensors meet in here: when one process fails, the others wait for their time-out
         trained = get_model_state_dict(run.model, options=FULL)

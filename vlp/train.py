@@ -244,14 +244,16 @@ def evaluate(run: Run, log: Log, step: int, position: int, watchdog: Watchdog) -
     recipe = run.recipe
     if not recipe.evaluation.tasks:
         return
-    model = build_model(without_weights(recipe.model))
-    model.load_state_dict(weights_to_evaluate(run))
+    model, weights = build_model(without_weights(recipe.model)), weights_to_evaluate(run)
+    moved = {} if run.way is None else run.way(weights)
+    model.load_state_dict(weights)
     encoder = TowerEncoder(model.to(run.device), device=run.device, autocast=recipe.train.number_format)
     tasks = [load_task(name) for name in recipe.evaluation.tasks]
     folder = evaluations_of(recipe.folder, step)
     said: dict[str, Any] = {"step": step, "weights": recipe.evaluation.weights, "preprocess": model.preprocess_cfg}
+    said["moved"] = moved
     records = run_tasks(tasks, WatchedEncoder(encoder, watchdog), model=recipe.name, folder=folder, **said)
-    metrics = flatten(records)
+    metrics = flatten(records) | {f"moved/{tower}": share for tower, share in moved.items()}
     for name in recipe.evaluation.heads:
         behind = WatchedEncoder(HeadEncoder(encoder, run.objective.head(name)), watchdog)
         found = run_tasks(tasks, behind, model=f"{recipe.name}@{name}", folder=behind_head(folder, name), **said)

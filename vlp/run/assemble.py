@@ -44,6 +44,7 @@ from vlp.run.score_history import ScoreHistory
 from vlp.run.stored_teachers import settle_stored_teachers
 from vlp.run.trackers import start_trackers
 from vlp.run.utilisation import Utilisation
+from vlp.run.way_from_start import WayFromStart
 from vlp.step.guarded_step import SafeStep
 from vlp.step.learning_rate import learning_rate_factor
 from vlp.step.optimizer import build_optimizer, check_unfreezing
@@ -53,6 +54,7 @@ from vlp.strategies.base import Strategy
 from vlp.towers.compiling import compile_towers
 from vlp.towers.dual import DualEncoder
 from vlp.towers.sharding import shard
+from vlp.towers.tuning.base import DEFAULT
 
 FIRST_LOSS_SCALE = 65536.0
 PLACES: dict[str, Any] = {"runs": True, "data": {"train": {"__all__": {"card"}}}}  # may differ between machines
@@ -79,6 +81,7 @@ class Run:
         micro_batches: In how many pieces a process embeds its share.
         utilisation: How much of the device the model makes use of.
         kept: What locked towers have said, where the recipe wants it kept.
+        way: How far towers have gone, where `model.tune` adapts them.
         scores: What its evaluations have found.
     """
 
@@ -102,6 +105,7 @@ class Run:
     utilisation: Utilisation
     scores: ScoreHistory
     kept: KeptTowers
+    way: WayFromStart | None
 
     @property
     def device(self) -> torch.device:
@@ -185,6 +189,7 @@ def assemble(recipe: Recipe, *, resume: bool, allow_changes: bool) -> Run:
     with dist.together():
         towers = build_model(recipe.model)
     recipe = settled(recipe, towers)
+    way = None if recipe.model.tune.type == DEFAULT else WayFromStart(towers)
     objective = build_objective(recipe)
     used = build_strategies(recipe)
     with dist.together():
@@ -246,6 +251,7 @@ def assemble(recipe: Recipe, *, resume: bool, allow_changes: bool) -> Run:
         utilisation=Utilisation(recipe, accelerator.device, reads_texts=kept.texts is None),
         scores=ScoreHistory(recipe.evaluation),
         kept=kept,
+        way=way,
     )
 
 

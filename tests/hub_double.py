@@ -68,6 +68,8 @@ class Answers(BaseHTTPRequestHandler):
             self.name_places(json.loads(body))
         elif path.startswith("/verify/"):
             self.answer(200, {})
+        elif "/branch/" in path:
+            self.answer(200, {})
         elif "/commit/" in path:
             self.commit(path, body)
         else:

@@ -54,6 +54,7 @@ for folder, name in zip(sys.argv[1:], ("me/tiny", "me/bert")):
             words = processor(text=CAPTIONS, images=picture, padding=True, truncation=True, return_tensors="pt")
             output = twin(**words)
         found[name]["far"] += [far(output.image_embeds, image), far(output.text_embeds, text)]
+push(Path(sys.argv[1]), "me/hidden", private=True, revision="later")
 print(json.dumps(found))
 """
 
@@ -97,6 +98,7 @@ def test_pushed_models_load_from_the_hub(tmp_path):
     assert len(found["me/tiny"]["far"]) == 5
     assert max(found["me/tiny"]["far"] + found["me/bert"]["far"]) < 1e-5, found
     assert hub.repositories["me/tiny"] == files_of(tiny)
+    assert {"POST /api/models/me/hidden/branch/later", "POST /api/models/me/hidden/commit/later"} <= set(hub.calls)
     text = json.loads(hub.repositories["me/bert"]["open_clip_config.json"])["model_cfg"]["text_cfg"]
     assert text["hf_model_name"] == text["hf_tokenizer_name"] == "me/bert"
 

@@ -56,11 +56,11 @@ def _forgets(self, keys):
 @pytest.mark.parametrize(
     "more",
     [
-        ("train.micro_batches=2",),
+        ("train.micro_batches=2", "data.workers=2"),
         (TEMPLATES, "data.text_views={more: {}}", "objective.mv_infonce={}"),
         ("model.text.causal=false", "model.text.pool=last"),
     ],
-    ids=["micro-batches", "templates and views", "not cut"],
+    ids=["micro-batches and workers", "templates and views", "not cut"],
 )
 def test_the_same_losses_bit_for_bit_where_nothing_is_found(tmp_path, monkeypatch, more):
     """Over two epochs of 21 samples in batches of 8; and those of a run without, but for how captions are cut."""

@@ -23,7 +23,8 @@ from vlp.run.kept_side import Arriving, Gain
 from vlp.towers.dual import DualEncoder
 from vlp.towers.text import can_cut
 
-CAPTIONS_AT_A_TIME, TOKENS_AT_A_TIME = 32, 16
+CAPTIONS_AT_A_TIME = 32
+TOKENS_AT_A_TIME = 16  # steps in which blocks get wider
 
 
 class KeptTexts:

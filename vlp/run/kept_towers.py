@@ -21,7 +21,7 @@ from vlp.ground.types import Batch, Embeddings, RecipeError
 from vlp.recipe.inflation import inflated
 from vlp.recipe.schema import Recipe, settings
 from vlp.run.kept_images import KeptImages
-from vlp.run.kept_texts import KeptTexts
+from vlp.run.kept_texts import CAPTIONS_AT_A_TIME, TOKENS_AT_A_TIME, KeptTexts
 from vlp.strategies.base import Strategy
 from vlp.strategies.stored_teacher import StoredTeacher
 from vlp.towers.dual import DualEncoder
@@ -201,6 +201,7 @@ def _of_texts(recipe: Recipe, towers: DualEncoder) -> dict[str, Any]:
     return {
         "tower": int(checksum(towers.core.text.state_dict().values())),
         "context_length": towers.context_length,
+        "blocks": [CAPTIONS_AT_A_TIME, TOKENS_AT_A_TIME],
         "precision": recipe.train.precision,
         "compile": recipe.train.compile,
         "device": towers.core.logit_scale.device.type,

@@ -66,7 +66,7 @@ class Answers(BaseHTTPRequestHandler):
             self.choose_mode(json.loads(body))
         elif path.endswith("/info/lfs/objects/batch"):
             self.name_places(json.loads(body))
-        elif path.startswith("/verify/"):
+        elif path.startswith("/verify/") or "/branch/" in path:
             self.answer(200, {})
         elif "/commit/" in path:
             self.commit(path, body)

@@ -22,8 +22,7 @@ from tests.towers.tiny import WORDS as BERT_WORDS
 from tests.towers.tiny import tiny_bert
 from vlp.ground import dist
 from vlp.ground.types import RecipeError
-from vlp.run import assemble
-from vlp.run.assemble import is_sharded
+from vlp.run.distributing import distribute, is_sharded, mesh_of
 from vlp.run.state import full
 from vlp.train import one_step, train
 
@@ -97,7 +96,7 @@ def test_sharded_parameters_train_like_whole_ones(tmp_path, processes, more):
 def test_copies_of_unequal_size_are_refused(monkeypatch):
     monkeypatch.setattr(dist, "world_size", lambda: 6)
     with pytest.raises(RecipeError, match=r"train\.shards: 6 processes cannot hold whole copies of 4 parts each"):
-        assemble.mesh_of("cpu", 4)
+        mesh_of("cpu", 4)
 
 
 def test_shards_of_a_launch_that_shards_nothing_are_refused(monkeypatch):
@@ -105,7 +104,7 @@ def test_shards_of_a_launch_that_shards_nothing_are_refused(monkeypatch):
     small_parts(monkeypatch, recipe)  # one process holds everything, whatever a recipe says
     monkeypatch.setattr(dist, "world_size", lambda *_: 2)
     with pytest.raises(RecipeError, match=r"train\.shards: the launch shards nothing"):
-        assemble.distribute(None, None, recipe)
+        distribute(None, None, recipe, sharded=False)
 
 
 # ---------------------------------------- towers of every source

@@ -123,7 +123,8 @@ def _eval(parser: argparse.ArgumentParser) -> None:
 def _embed(parser: argparse.ArgumentParser) -> None:
     """embed: write the embeddings of a data set to files; started again, it goes on where it was stopped."""
     parser.add_argument("model", help="what vlp eval takes")
-    parser.add_argument("data", help="data card: a YAML file, or a name under data/")
+    of_each = "data card: a YAML file, or a name under data/; with --views that of each source"
+    parser.add_argument("data", nargs="+", metavar="data", help=of_each)
     parser.add_argument("--to", type=Path, required=True, help="folder to write")
     parser.add_argument("--sides", nargs="+", choices=("images", "texts"), default=["images", "texts"])
     parser.add_argument("--format", choices=("parquet", "npy"), default="parquet")
@@ -138,13 +139,16 @@ def _embed(parser: argparse.ArgumentParser) -> None:
     def command(parsed: argparse.Namespace) -> None:
         from vlp.embeddings.embed import embed
         from vlp.ground import dist
+        from vlp.ground.types import RecipeError
 
         if parsed.views is not None or parsed.recipe:
             _embed_views(parsed)
             return
+        if len(parsed.data) > 1:
+            raise RecipeError(f"vlp embed takes one data card, and {len(parsed.data)} are named; several with --views")
 
         done, left_out = embed(
-            parsed.model, parsed.data, parsed.to, sides=parsed.sides, file_format=parsed.format, kind=parsed.type
+            parsed.model, parsed.data[0], parsed.to, sides=parsed.sides, file_format=parsed.format, kind=parsed.type
         )
         if dist.is_main():
             listed = f", {left_out} could not be read: {parsed.to / 'faults.jsonl'}" if left_out else ""

@@ -161,18 +161,16 @@ def one_step(
 def embed(run: Run, batch: Batch) -> Embeddings:
     """Normalise and augment on the device, run the towers and those of teachers; autocast ends with them.
 
-    Where the recipe keeps what a locked image tower says, it runs at the first sight of a sample alone.
+    Where the recipe keeps what a locked tower says, it runs at the first sight of an image or a caption alone.
     """
-    kept = run.kept_images
-    known = None if kept is None else kept.look_up(batch, run.device)
     images = run.augment(batch.images, batch.draws)
     with autocast(run):
+        known = run.kept.look_up(batch, run.device)
         shown = images
         for strategy in run.strategies.values():
             shown = strategy.before_towers(shown, batch)
-        embeddings = run.model(shown, batch.tokens, batch.lengths.numpy(), known)
-        if kept is not None and known is None:
-            embeddings = kept.complete(batch, embeddings)
+        embeddings = run.model(shown, batch.tokens, batch.lengths.numpy(), known.images, known.texts)
+        embeddings = run.kept.complete(batch, embeddings, known)
         for strategy in run.strategies.values():
             embeddings = strategy.after_forward(images, batch, embeddings)
     return embeddings
@@ -215,10 +213,9 @@ def write_metrics(
         **{f"retries/{source}/{trouble}": float(count) for (source, trouble), count in faults.retries.items()},
     }
     metrics |= run.utilisation.metrics(metrics["samples_per_second"] / dist.world_size())
-    if run.kept_images is not None:
-        metrics |= run.kept_images.metrics()
-        if said := run.kept_images.gain(metrics):
-            log.say(said)
+    metrics |= run.kept.metrics()
+    for said in run.kept.gains(metrics):
+        log.say(said)
     log.write(step, metrics)
     shown = ["loss", "scale", "gradient_norm/image", "gradient_norm/text", "samples_per_second", "data_wait"]
     shown += ["mfu", "peak_memory_gb"] if "mfu" in metrics else []
@@ -247,14 +244,16 @@ def evaluate(run: Run, log: Log, step: int, position: int, watchdog: Watchdog) -
     recipe = run.recipe
     if not recipe.evaluation.tasks:
         return
-    model = build_model(without_weights(recipe.model))
-    model.load_state_dict(weights_to_evaluate(run))
+    model, weights = build_model(without_weights(recipe.model)), weights_to_evaluate(run)
+    moved = {} if run.way is None else run.way(weights)
+    model.load_state_dict(weights)
     encoder = TowerEncoder(model.to(run.device), device=run.device, autocast=recipe.train.number_format)
     tasks = [load_task(name) for name in recipe.evaluation.tasks]
     folder = evaluations_of(recipe.folder, step)
     said: dict[str, Any] = {"step": step, "weights": recipe.evaluation.weights, "preprocess": model.preprocess_cfg}
+    said["moved"] = moved
     records = run_tasks(tasks, WatchedEncoder(encoder, watchdog), model=recipe.name, folder=folder, **said)
-    metrics = flatten(records)
+    metrics = flatten(records) | {f"moved/{tower}": share for tower, share in moved.items()}
     for name in recipe.evaluation.heads:
         behind = WatchedEncoder(HeadEncoder(encoder, run.objective.head(name)), watchdog)
         found = run_tasks(tasks, behind, model=f"{recipe.name}@{name}", folder=behind_head(folder, name), **said)

@@ -25,6 +25,7 @@ from benchmarks.gpu.steps import compiling
 from benchmarks.gpu.waits import in_words
 from vlp.recipe.schema import Recipe
 from vlp.run import assemble
+from vlp.run.distributing import distribute
 from vlp.towers.dual import DualEncoder
 
 ALONE = "float32"
@@ -142,10 +143,9 @@ def _group_of_one(setting: Setting) -> Iterator[None]:
 @contextmanager
 def _data_parallel(setting: Setting) -> Iterator[None]:
     """Wrap by hand what Accelerate leaves alone with one process; device ids make PyTorch move all inputs."""
-    distribute = assemble.distribute
 
-    def by_hand(accelerator: Accelerator, towers: DualEncoder, recipe: Recipe) -> nn.Module:
-        model = distribute(accelerator, towers, recipe)
+    def by_hand(accelerator: Accelerator, towers: DualEncoder, recipe: Recipe, *, sharded: bool) -> nn.Module:
+        model = distribute(accelerator, towers, recipe, sharded=sharded)
         return DistributedDataParallel(model, device_ids=[0] if setting.device == "cuda" else None)
 
     with _group_of_one(setting), patch.object(assemble, "distribute", by_hand):

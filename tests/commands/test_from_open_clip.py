@@ -8,7 +8,7 @@ import shlex
 import pytest
 
 from vlp.cli import main
-from vlp.commands.from_open_clip import parse, translate
+from vlp.commands.from_open_clip import parse, translate, write_translation
 from vlp.commands.open_clip_flags import FLAGS, WITHOUT_VALUE
 from vlp.commands.reference import describe
 from vlp.data.shards.cards import load_card
@@ -85,6 +85,17 @@ def test_a_coca_has_its_decoder():
     found = translate(shlex.split("--model coca_ViT-B-32 --train-data /data/0.tar --coca-caption-loss-weight 3"))
     assert found.recipe["model"]["decoder"] == {"type": "open_clip", "name": "coca_ViT-B-32"}
     assert found.recipe["objective"] == {"clip": {"weight": 1.0}, "captioning": {"weight": 3.0}}
+
+
+def test_decays_by_layer_are_those_of_their_tower(tmp_path):
+    """`--visual-layer-decay` is another name of `--image-layer-decay` there."""
+    for flag in ("image", "visual"):
+        words = f"--model ViT-B-32 --train-data a.tar --{flag}-layer-decay 0.7 --text-layer-decay 0.65 --name {flag}"
+        write_translation(words.split(), tmp_path / flag)
+        recipe = load_recipe(str(tmp_path / flag / f"{flag}.recipe.yaml"))
+        assert recipe.optimizer.layer_decay == {"image": 0.7, "text": 0.65}
+    found = translate(["--model", "ViT-B-32", "--train-data", "a.tar", "--text-layer-decay", "0.65"])
+    assert found.recipe["optimizer"]["layer_decay"] == {"text": 0.65}
 
 
 def test_nothing_is_written_over(tmp_path):

@@ -188,6 +188,14 @@ def test_shards_are_told_by_the_position_from_which_they_are_needed(run, start):
     assert list(islice(order.shards_from(start), len(expected))) == sorted(expected)
 
 
+@pytest.mark.parametrize("run", [1, 4])
+def test_epochs_begun_are_those_of_the_source_that_comes_again_soonest(run):
+    ingredients = [Ingredient(Shuffle(50, 0), run, 0, 0), Ingredient(Windows(np.array([2, 6]), 1, 1), run, 50, 1)]
+    order = Mixture(ingredients, Timetable([Ramp(start=2), Ramp(start=1)], BatchSizes(BATCH)), seed=0)
+    epochs, _ = order.samples_at(np.arange(100))
+    assert [order.epochs_begun(position) for position in range(1, 101)] == (1 + np.maximum.accumulate(epochs)).tolist()
+
+
 def test_a_source_that_ran_dry_needs_no_more_shards():
     order = Mixture(
         [Ingredient(Windows(np.array([4, 4]), 1, 0), 1, 0, 0), Ingredient(Shuffle(9, 1, 1), 1, 8, 2)],

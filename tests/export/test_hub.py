@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from safetensors.torch import save_file
 
 from tests.hub_double import hub_double
 from tests.towers.tiny import tiny_bert, tiny_model
@@ -26,7 +27,7 @@ from tests.towers.tiny import CAPTIONS, tiny_images
 from vlp.export.checksums import changed_files
 from vlp.export.hub import push
 from vlp.towers.encoder import TowerEncoder
-from vlp.towers.load import load_model
+from vlp.towers.load import load_any_model, load_model
 
 picture, found = tiny_images()[0], {}
 
@@ -54,6 +55,12 @@ for folder, name in zip(sys.argv[1:], ("me/tiny", "me/bert")):
             words = processor(text=CAPTIONS, images=picture, padding=True, truncation=True, return_tensors="pt")
             output = twin(**words)
         found[name]["far"] += [far(output.image_embeds, image), far(output.text_embeds, text)]
+push(Path(sys.argv[1]), "me/hidden", private=True, revision="later")
+there, here = load_model("hf-hub:me/adapters"), load_model(sys.argv[3])
+found["adapters"] = [far(one, other) for one, other in zip(there.parameters(), here.parameters(), strict=True)]
+adapted = load_any_model("hf-hub:me/adapters")  # what vlp eval takes
+found["adapters"] += [far(one, other) for one, other in zip(adapted.parameters(), here.parameters(), strict=True)]
+found["moved"] = far(here.core.visual.proj, load_model("hf-hub:me/tiny").core.visual.proj)
 print(json.dumps(found))
 """
 
@@ -86,17 +93,31 @@ def files_of(folder):
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def write_adapters(folder, base):
+    """Write adapters that put another projection of images in the place of a model's."""
+    folder.mkdir()
+    projection = tiny_model().core.visual.proj.detach() + 1
+    save_file({"base_model.model.visual.proj": projection}, folder / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "base_model_name_or_path": base, "r": 8, "lora_alpha": 16}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return folder
+
+
 def test_pushed_models_load_from_the_hub(tmp_path):
     tiny = export_model(tiny_model(), tmp_path / "tiny", **WORDS).folder
     encoder = {"type": "transformers", "name": tiny_bert(tmp_path / "encoder"), "context_length": 24}
     bert = export_model(tiny_model(text=encoder), tmp_path / "bert", **WORDS).folder
+    adapters = write_adapters(tmp_path / "adapters", "me/tiny")
     with hub_double(**{"/preupload/": 1, "/large/": 1}) as hub:
-        found = run(PUSH_AND_LOAD, hub, tmp_path / "home", tiny, bert)
+        hub.repositories["me/adapters"] = files_of(adapters)
+        found = run(PUSH_AND_LOAD, hub, tmp_path / "home", tiny, bert, adapters)
     assert not any(hub.failures.values())
     assert found["me/tiny"]["address"] == f"{hub.address}/me/tiny"
     assert len(found["me/tiny"]["far"]) == 5
     assert max(found["me/tiny"]["far"] + found["me/bert"]["far"]) < 1e-5, found
+    assert max(found["adapters"]) == 0 < found["moved"]
     assert hub.repositories["me/tiny"] == files_of(tiny)
+    assert {"POST /api/models/me/hidden/branch/later", "POST /api/models/me/hidden/commit/later"} <= set(hub.calls)
     text = json.loads(hub.repositories["me/bert"]["open_clip_config.json"])["model_cfg"]["text_cfg"]
     assert text["hf_model_name"] == text["hf_tokenizer_name"] == "me/bert"
 

@@ -134,6 +134,12 @@ def test_captions_are_as_long_as_asked_for_within_the_context():
     assert 3.5 * few < many
 
 
+@pytest.mark.parametrize(("kind", "copies"), [("adamw", 0.0), ("lion", 2.0), ("lamb", 3.0)])
+def test_what_a_guarded_step_copies_is_counted(kind, copies):
+    """Weights and moments, where no kernel skips by itself."""
+    assert count(small_recipe("vitb32_clip", f"optimizer.type={kind}"), tokens=TOKENS).guarded == copies
+
+
 def test_nothing_is_computed(monkeypatch):
     """A tower of a billion parameters takes no memory."""
     import resource

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from tests.plan.test_forecast import B32
@@ -27,6 +29,20 @@ def test_the_smallest_number_that_fits():
     assert holding.fitting(totals[4]) == 4
     assert holding.fitting(1e9) is None
     assert totals[2] - holding.beside_activations(2) == pytest.approx(512 * 19e6)
+
+
+def test_copies_of_a_guarded_step_take_the_place_of_activations():
+    """Lion keeps one moment, and its step copies that and the weights: 8 bytes for each of 151 million."""
+    guarded = replace(B32, guarded=2.0)
+    plain, copied = Holding(B32, 1024), Holding(guarded, 1024)
+    assert 8 * guarded.trained < plain.activations(1)
+    assert copied.memory(1) == plain.memory(1)
+    small = copied.memory(1024)["copies in the optimizer's step"]
+    assert small == 8 * guarded.trained - copied.activations(1024) > 0
+    assert copied.beside_activations(1024) == plain.beside_activations(1024)
+    assert Holding(guarded, 1024, 4, sharded=True).memory(256)["copies in the optimizer's step"] == pytest.approx(
+        2 * guarded.trained - copied.activations(1024)
+    )
 
 
 @pytest.mark.parametrize(

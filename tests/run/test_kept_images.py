@@ -67,7 +67,7 @@ def test_the_same_losses_bit_for_bit_with_and_without(tmp_path, shards, more):
 def test_what_is_kept_is_neither_embedded_nor_decoded(tmp_path, shards, monkeypatch):
     parts = assemble(tiny_recipe(tmp_path, shards, *LOCKED, KEPT), resume=False, allow_changes=False)
     said: list[str] = []
-    parts.kept_images.open({"of": "this test"}, said.append)
+    parts.kept.open(parts.recipe, parts.towers, parts.claim.data, said.append)
     looks = []
     parts.towers.core.visual.register_forward_hook(lambda *_: looks.append(1))
     seen = []
@@ -99,17 +99,17 @@ def test_resume_equals_no_interruption(tmp_path, shards):
 def test_a_crash_forgets_what_no_checkpoint_has_brought_to_the_disk(tmp_path, shards):
     recipe = tiny_recipe(tmp_path, shards, *LOCKED, KEPT)
     first = assemble(recipe, resume=False, allow_changes=False)
-    first.kept_images.open({}, print)
+    first.kept.open(recipe, first.towers, first.claim.data, print)
     batches = list(islice(first.stream.batches(0), 2))
     one_step(first, batches[0], 0)
-    first.kept_images.save()
+    first.kept.save()
     one_step(first, batches[1], 1)
-    assert first.kept_images.rows.num_known == 16
+    assert first.kept.images.rows.num_known == 16
     again = assemble(recipe, resume=False, allow_changes=False)
-    again.kept_images.open({}, print)
-    assert again.kept_images.rows.num_known == 8
-    again.kept_images.open({"weights": "others"}, print)
-    assert again.kept_images.rows.num_known == 0
+    again.kept.open(recipe, again.towers, again.claim.data, print)
+    assert again.kept.images.rows.num_known == 8
+    again.kept.open(recipe, again.towers, "other data", print)
+    assert again.kept.images.rows.num_known == 0
 
 
 def test_a_step_that_is_skipped_leaves_no_trace(tmp_path, shards):
@@ -119,7 +119,7 @@ def test_a_step_that_is_skipped_leaves_no_trace(tmp_path, shards):
         for name in ("one", "two")
     )
     for each in (parts, other):
-        each.kept_images.open({}, print)
+        each.kept.open(each.recipe, each.towers, each.claim.data, print)
     batches = list(islice(parts.stream.batches(0), 3))
     bad = parts.towers.core.logit_scale.register_hook(lambda gradient: gradient * torch.nan)
     one_step(parts, batches[0], 0)
@@ -128,7 +128,7 @@ def test_a_step_that_is_skipped_leaves_no_trace(tmp_path, shards):
     for step in (1, 2):
         ours, theirs = (one_step(each, batches[step], step)[0] for each in (parts, other))
         assert ours["loss"].item().hex() == theirs["loss"].item().hex()
-    rows = [each.kept_images.rows for each in (parts, other)]
+    rows = [each.kept.images.rows for each in (parts, other)]
     both = rows[1].has(batches[1].visits[:, 1].numpy()).nonzero()[0]
     assert len(both) == 8
     chosen = batches[1].visits[:, 1].numpy()

@@ -54,7 +54,7 @@ def used_by(name, folder) -> tuple[str, ...]:
         return USED.get(name, (f"strategies.{name}={{}}",))
     recipe = recipe_of(folder)
     card = next(iter(recipe.data.train.values())).card
-    embed_views(tiny_teacher(), card, folder / "views", recipe, epochs=3)
+    embed_views(tiny_teacher(), [card], folder / "views", recipe, epochs=3)
     return f"strategies.stored_teacher={{folders: [{folder / 'views'}]}}", "objective={soft_targets: {}, clip: {}}"
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from tests.processes import run_processes
+from tests.shards import write_shards
 from tests.strategies.runs import STEADY, assert_resumes, losses_of, recipe_of
 from tests.tiny import tiny_recipe
 from tests.towers.tiny import tiny_export
@@ -51,7 +52,7 @@ def stored(folder: Path, model: str, *overrides: str, epochs: int = 3, kind="flo
     """Embed the views of the recipe of `recipe_of`, and return the folder."""
     recipe = recipe_of(folder, TERMS, *overrides)
     card = next(iter(recipe.data.train.values())).card
-    assert embed_views(model, card, folder / to, recipe, epochs=epochs, kind=kind) == epochs * 21
+    assert embed_views(model, [card], folder / to, recipe, epochs=epochs, kind=kind) == epochs * 21
     return str(folder / to)
 
 
@@ -97,13 +98,13 @@ def test_it_goes_on_where_it_was_stopped(tmp_path, export, monkeypatch):
     write = module.write_part_of_views
     monkeypatch.setattr(module, "write_part_of_views", stop_at_the_third)
     with pytest.raises(KeyboardInterrupt):
-        embed_views(export, card, folder, recipe, epochs=3, kind="float32")
+        embed_views(export, [card], folder, recipe, epochs=3, kind="float32")
     with pytest.raises(RecipeError, match="not all views are there yet"):
         StoredViews(folder)
     written.clear()
     monkeypatch.setattr(module, "write_part_of_views", lambda path, *rest: (written.append(path), write(path, *rest)))
     for _ in range(2):  # the second time nothing is left to do
-        assert embed_views(export, card, folder, recipe, epochs=3, kind="float32") == 63
+        assert embed_views(export, [card], folder, recipe, epochs=3, kind="float32") == 63
     assert [path.name for path in written] == ["part-000002-0-of-1.npz", "part-000003-0-of-1.npz"]
     visits = np.stack(np.meshgrid(np.arange(3), np.arange(21), indexing="ij"), axis=-1).reshape(-1, 2)
     for ours, theirs in zip(StoredViews(folder).read(visits), whole.read(visits), strict=True):
@@ -115,7 +116,7 @@ def _embed_with_others(rank, world_size, folder, shards, model, overrides):
     module.PAIRS_PER_PART = 16
     recipe = tiny_recipe(Path(folder) / str(rank), shards, f"runs={folder}/runs", *overrides)
     card = next(iter(recipe.data.train.values())).card
-    return embed_views(model, card, Path(folder) / "two", recipe, epochs=2, kind="float32")
+    return embed_views(model, [card], Path(folder) / "two", recipe, epochs=2, kind="float32")
 
 
 @pytest.mark.processes
@@ -216,13 +217,35 @@ def test_the_command_embeds_views_of_a_recipe_and_refuses_another_card(tmp_path,
     assert (told["decides"]["seed"], told["epochs"], told["width"]) == (4, 2, 16)
     with pytest.raises(SystemExit, match="vlp: --views and --recipe belong together"):
         main([*words, "--views", "2"])
-    with pytest.raises(RecipeError, match=r"--recipe: it trains on .*, not on embedded alone"):
-        embed_views(export, "embedded", tmp_path / "more", recipe, epochs=1)
-    shares = recipe.model_copy(update={"data": recipe.data.model_copy(update={"train": {
-        label: source.model_copy(update={"share": 1.0}) for label, source in recipe.data.train.items()
-    }})})  # fmt: skip
-    with pytest.raises(RecipeError, match=r"share: sources with shares end their epochs at different times"):
-        embed_views(export, card, tmp_path / "more", shares, epochs=1)
+    with pytest.raises(RecipeError, match=r"--recipe: it trains on .*, not on embedded: .*name the card of each"):
+        embed_views(export, ["embedded"], tmp_path / "more", recipe, epochs=1)
+    with pytest.raises(SystemExit, match="vlp embed takes one data card, and 2 are named"):
+        main([*words[:3], card, "--to", str(tmp_path / "plain")])
+
+
+def test_sources_with_shares_have_epochs_of_their_own(tmp_path, export):
+    """Of 48 pairs 24 come from 9 samples, which begin a third epoch; and the numbers are those of a live teacher."""
+    write_shards(tmp_path / "few", num_shards=1, samples_per_shard=9)
+    (tmp_path / "few.yaml").write_text(f"name: few\nshards: {tmp_path}/few/*.tar\n")
+    few = f"data.train.few={{card: {tmp_path}/few.yaml, share: 1.0}}"
+    mixed = (TERMS, *CHANGING, "data.train.tiny.share=1.0", few, "checkpoint.every=100", STEADY)
+    recipe = recipe_of(tmp_path, *mixed)
+    cards = [source.card for source in recipe.data.train.values()]
+    with pytest.raises(RecipeError, match="name the card of each"):
+        embed_views(export, cards[:1], tmp_path / "views", recipe, epochs=2, kind="float32")
+    assert embed_views(export, cards, tmp_path / "views", recipe, epochs=2, kind="float32") == 2 * 30
+    used = f"strategies.stored_teacher={{folders: [{tmp_path}/views]}}"
+    with pytest.raises(RecipeError, match=r"begins 3 epochs, and views of 2 are stored: .*--views 3"):
+        assemble(recipe_of(tmp_path, *mixed, used), resume=False, allow_changes=False)
+    short = (*mixed, "train.steps=4")
+    stored_run = train(recipe_of(tmp_path, *short, used, "name=stored"))
+    live_run = train(recipe_of(tmp_path, *short, f"strategies.teacher={{models: [{export}]}}", "name=live"))
+    for one, other in zip(losses_of(stored_run), losses_of(live_run), strict=True):
+        assert one == pytest.approx(other, rel=1e-5)  # the teacher's batches are put together in another way
+    asked = recipe_of(tmp_path, *short, used, "name=turned")
+    turned = asked.data.model_copy(update={"train": dict(reversed(asked.data.train.items()))})
+    with pytest.raises(RecipeError, match=r"another data\.train"):  # other numbers, and so other views
+        assemble(asked.model_copy(update={"data": turned}), resume=False, allow_changes=False)
 
 
 @pytest.mark.filterwarnings("ignore:model.freeze")  # the locked tower is a small random one here

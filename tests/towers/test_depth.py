@@ -82,6 +82,16 @@ def test_rates_fall_towards_the_input():
     assert set(rates_of(model, layer_decay=1.0).values()) == {1.0}
 
 
+def test_each_tower_may_have_a_decay_of_its_own():
+    model = tiny_model(image={**VIT, "layers": 3}, text={**TEXT, "layers": 2})
+    rates = rates_of(model, layer_decay={"image": 0.5})
+    assert rates["core.visual.conv1.weight"] == 0.0625
+    assert {rate for name, rate in rates.items() if not name.startswith("core.visual.")} == {1.0}
+    rates = rates_of(model, layer_decay={"image": 0.5, "text": 0.1})
+    assert rates["core.visual.transformer.resblocks.2.ln_1.weight"] == 0.5
+    assert rates["core.text.token_embedding.weight"] == pytest.approx(1e-3)
+
+
 def test_factors_of_groups_multiply():
     model = tiny_model()
     rates = rates_of(model, layer_decay=0.5, groups={"text": GroupSettings(match=("text",), learning_rate_factor=0.1)})
@@ -102,7 +112,7 @@ def test_first_layers_move_least():
     assert moved["core.visual.proj"] == pytest.approx(1e-3, rel=0.05)
 
 
-@pytest.mark.parametrize("value", [0.0, -0.5, 1.5])
+@pytest.mark.parametrize("value", [0.0, -0.5, 1.5, {"text": 2.0}])
 def test_a_decay_that_is_none_is_refused(value):
     with pytest.raises(RecipeError, match=r"optimizer\.layer_decay"):
         build_optimizer(tiny_model(), layer_decay=value)

@@ -23,6 +23,7 @@ TRAINERS = ("open_clip_train", "training.main")
 PROCESSES = ("nproc_per_node", "nproc-per-node", "num_processes", "num-processes")
 PRECISIONS = {"amp": "float16", "amp_bf16": "bfloat16", "amp_bfloat16": "bfloat16", "fp32": "float32"}
 RANGES = ("scale", "ratio")
+LAYER_DECAYS = {"image": ("image-layer-decay", "visual-layer-decay"), "text": ("text-layer-decay",)}
 SHAPES = {"cosine": "cosine", "const": "constant", "const-cooldown": "cooldown"}
 
 
@@ -251,6 +252,10 @@ def _optimizer(found: Translation, given: Mapping[str, list[str]], _processes: i
         "epsilon": _one(given, "eps", float, 1e-6 if is_vit else 1e-8),
         "weight_decay": _one(given, "wd", float, 0.2),
     }
+    for tower, flags in LAYER_DECAYS.items():
+        for flag in flags:
+            if flag in given:
+                found.set(f"optimizer.layer_decay.{tower}", _one(given, flag, float))
     if patterns := given.get("wd-exclude"):
         found.set("optimizer.no_decay", patterns)
     if _one(given, "opt", default="adamw") != "adamw":

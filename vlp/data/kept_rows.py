@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ from vlp.ground.types import RecipeError
 class KeptRows:
     """Rows that are written at most once; a row counts as known once it is there.
 
-    After a crash those rows count that the last `save` has brought to the disk. Its files lie beside each other:
-    `.rows`, `.known` (which of them are, now), `.saved` (which are on the disk) and `.about`.
+    After a crash those rows count that the last `save` has brought to the disk, and to another run that begins in the
+    meantime. Its files lie beside each other: `.rows`, `.known` (which of them are, now), `.saved` (which are on the
+    disk), `.about`, and `.beginning`, which is a lock.
 
     Args:
         stem: Path of its files without their suffixes, on a disk of this machine or one that only it writes to.
@@ -51,24 +53,30 @@ class KeptRows:
         Raises:
             RecipeError: There is no room.
         """
-        rows, known, saved = (self._path(name) for name in ("rows", "known", "saved"))
         try:
-            if not self._is_of(about):
-                saved.unlink(missing_ok=True)
-                rows.unlink(missing_ok=True)
-                files.write_text(self._path("about"), about)
-                with rows.open("wb") as file:
-                    _reserve(file.fileno(), self.num_bytes)
-            flags = np.zeros(self.shape[0], dtype=np.bool_)
-            if saved.is_file():
-                flags[:] = np.fromfile(saved, dtype=np.bool_)
-            with files.write_whole(known) as file:
-                flags.tofile(file)
+            self.stem.parent.mkdir(parents=True, exist_ok=True)
+            with self._path("beginning").open("w") as beginning:
+                fcntl.flock(beginning, fcntl.LOCK_EX)  # runs that share a folder may begin together
+                self._begin(about)
         except OSError as error:
             raise RecipeError(
                 f"{self.stem.parent}: {self.num_bytes / 1e9:,.1f} GB for embeddings cannot be had ({error.strerror}): "
-                "make room, set runs=FOLDER on another disk, or train.keep_locked=false"
+                "make room, set runs=FOLDER (or train.keep_locked=FOLDER) on another disk, or train.keep_locked=false"
             ) from error
+
+    def _begin(self, about: str) -> None:
+        rows, known, saved = (self._path(name) for name in ("rows", "known", "saved"))
+        if not self._is_of(about):
+            saved.unlink(missing_ok=True)
+            rows.unlink(missing_ok=True)
+            files.write_text(self._path("about"), about)
+            with rows.open("wb") as file:
+                _reserve(file.fileno(), self.num_bytes)
+        flags = np.zeros(self.shape[0], dtype=np.bool_)
+        if saved.is_file():
+            flags[:] = np.fromfile(saved, dtype=np.bool_)
+        with files.write_whole(known) as file:
+            flags.tofile(file)
 
     def _is_of(self, about: str) -> bool:
         rows, told = self._path("rows"), self._path("about")

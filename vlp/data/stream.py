@@ -106,6 +106,10 @@ class Stream:
         """Samples of one epoch: all, unless batches hold one group each."""
         return self._batches.order.num_samples
 
+    def epochs_begun(self, position: int) -> int:
+        """Return how many epochs have begun before a position; where sources have shares, of the one with most."""
+        return self._batches.order.epochs_begun(position)
+
     def leave_out(self, kept: KeptRows) -> None:
         """Decode no image whose embedding is kept; before the first batch."""
         self._batches.decoder = replace(self._batches.decoder, kept=kept)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
 from itertools import islice
@@ -32,7 +32,9 @@ Teach = Callable[[Batch], list[Teacher]]
 Rows = tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]
 
 
-def embed_views(model: str, data: str, folder: Path, recipe: Recipe, *, epochs: int, kind: Numbers = "float16") -> int:
+def embed_views(
+    model: str, data: Sequence[str], folder: Path, recipe: Recipe, *, epochs: int, kind: Numbers = "float16"
+) -> int:
     """Embed the views of a recipe's first epochs as its training would draw them; return how many there are.
 
     Started anew, it goes on where it was stopped. Started by torchrun or `accelerate launch`, the processes share the
@@ -41,7 +43,7 @@ def embed_views(model: str, data: str, folder: Path, recipe: Recipe, *, epochs: 
 
     Args:
         model: The teacher, as `strategies.teacher` takes one.
-        data: Card of the recipe's one source of pairs.
+        data: Cards of the recipe's sources of pairs. Where they have shares, so many epochs of each are embedded.
         folder: Where the views go: an array for each epoch, of images, of texts, and of which are there.
         recipe: Draws the views.
         epochs: How many.
@@ -58,12 +60,12 @@ def embed_views(model: str, data: str, folder: Path, recipe: Recipe, *, epochs: 
     with dist.together():
         if epochs < 1:
             raise RecipeError(f"--views: {epochs} must be at least 1")
-        _check_source(recipe, data)
+        _check_sources(recipe, data)
         towers = build_model(recipe.model)
         recipe = settled(recipe, towers)
         decides = what_views_follow_from(recipe, towers)
         said = teacher.load()
-        stream = build_stream(recipe, towers, device)
+        stream = build_stream(_without_shares(recipe), towers, device)
     check_same("the teacher", said)
     teacher.start(towers.to(device))
     manifest = {
@@ -91,12 +93,20 @@ def embed_views(model: str, data: str, folder: Path, recipe: Recipe, *, epochs: 
     return dist.on_main(partial(join_parts, folder, manifest))
 
 
-def _check_source(recipe: Recipe, data: str) -> None:
-    cards = {source.card: load_card(source.card).fingerprint for source in recipe.data.train.values()}
-    if set(cards.values()) != {load_card(data).fingerprint}:
+def _without_shares(recipe: Recipe) -> Recipe:
+    """Return a recipe in whose epochs each sample comes once: shares do not say which views there are."""
+    train = {label: source.model_copy(update={"share": None}) for label, source in recipe.data.train.items()}
+    data = recipe.data.model_copy(update={"train": train, "mixing": "sample"})
+    return recipe.model_copy(update={"data": data})
+
+
+def _check_sources(recipe: Recipe, data: Sequence[str]) -> None:
+    cards = {load_card(source.card).fingerprint: source.card for source in recipe.data.train.values()}
+    named = {load_card(card).fingerprint: card for card in data}
+    if cards.keys() != named.keys():
         raise RecipeError(
-            f"--recipe: it trains on {', '.join(cards)}, not on {data} alone: views are stored of a recipe with one "
-            "source, which is to be named"
+            f"--recipe: it trains on {', '.join(cards.values())}, not on {', '.join(named.values())}: views are stored "
+            "of all sources of a recipe; name the card of each"
         )
 
 

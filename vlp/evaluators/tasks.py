@@ -32,6 +32,7 @@ def run_task(
     weights: str = "model",
     preprocess: Mapping[str, Any] | None = None,
     model_checksum: float | None = None,
+    moved: Mapping[str, float] | None = None,
     folder: Path | None = None,
 ) -> Record:
     """Evaluate a model on a task, on all processes together, and return the record, equal on each of them.
@@ -43,6 +44,7 @@ def run_task(
         weights: Label of the weights, such as `model`.
         preprocess: How the model's images are prepared, for the record.
         model_checksum: A number that depends on every weight, for the record.
+        moved: How far each adapted tower has gone from its start, for the record.
         folder: Where the main process writes what each sample adds to the metrics.
 
     Raises:
@@ -67,6 +69,7 @@ def run_task(
                 "step": step,
                 "weights": weights,
                 "model_checksum": model_checksum,
+                **({"moved": dict(moved)} if moved else {}),
                 "metrics": lay_out(evaluation, task.main_metric),
                 "details": evaluation.details,
                 "data_sha256": data.fingerprint,

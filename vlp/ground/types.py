@@ -45,6 +45,7 @@ class Batch:
             numbers count each repetition of a sample apart.
         blank: Which samples have no pixels, because the embedding of their image is kept; stays on the CPU. Where all
             have none, images are empty.
+        caption_keys: Stable hash of the tokens of each caption, as they came from the tokenizer; stays on the CPU.
     """
 
     images: UInt8[Tensor, "views n h w 3"]
@@ -58,6 +59,7 @@ class Batch:
     captions: tuple[str, ...] = ()
     visits: Int64[Tensor, "n 2"] | None = None
     blank: Bool[Tensor, " n"] | None = None
+    caption_keys: Int64[Tensor, "views n"] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -89,6 +91,7 @@ class Batch:
             captions=self.captions[start : start + size],
             visits=None if self.visits is None else self.visits[start : start + size],
             blank=None if self.blank is None else self.blank[start : start + size],
+            caption_keys=None if self.caption_keys is None else self.caption_keys[:, start : start + size],
         )
 
 

@@ -80,6 +80,7 @@ class Counts:
         matrices: How many similarity matrices the objective walks over; one of fewer coordinates counts as a part.
         pixels: Bytes of one image as it comes to the device.
         moments: Numbers that the optimizer keeps for each trained one, in float32.
+        guarded: Numbers that are copied for each trained one while the optimizer steps, to take a bad step back.
         strategies: Operations of strategies, such as the forward pass of a teacher, for one pair.
         uncounted: Parts of the recipe whose operations are not in these numbers.
     """
@@ -99,6 +100,7 @@ class Counts:
     pixels: int
     decoder: TowerCounts = NO_COST
     moments: float = 2.0
+    guarded: float = 0.0
     strategies: float = 0.0
     uncounted: tuple[str, ...] = ()
 
@@ -130,6 +132,7 @@ def count(recipe: Recipe, *, tokens: float | None = None) -> Counts:
         modules: tuple[nn.Module, ...] = (towers, objective)
         seen = _see(towers, used, recipe, length)
         networks = [label for label, term in objective.terms.items() if any(True for _ in term.parameters())]
+        kind = optimizers[recipe.optimizer.type]
         return Counts(
             parameters=sum(value.numel() for value in towers.parameters()),
             trained=sum(value.numel() for module in modules for value in module.parameters() if value.requires_grad),
@@ -145,7 +148,8 @@ def count(recipe: Recipe, *, tokens: float | None = None) -> Counts:
             text_views=seen.text_views,
             matrices=max(1.0, _matrices(objective, towers.embed_dim)),
             pixels=math.prod(_shape(towers)),
-            moments=optimizers[recipe.optimizer.type].moments + (recipe.optimizer.decay_towards == "start"),
+            moments=kind.moments + (recipe.optimizer.decay_towards == "start"),
+            guarded=0.0 if kind.skips else 1.0 + kind.moments,
             strategies=seen.operations,
             uncounted=(
                 *(f"strategies.{label}" for label in seen.uncounted),

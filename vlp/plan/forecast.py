@@ -195,7 +195,7 @@ class Forecast:
         if self.recipe.train.precision == "float32" and self.device.matrix > self.device.rate("float32"):
             yield "train.precision=bfloat16 doubles the rate of the products on this device"
         if self.recipe.train.keep_locked:
-            yield "train.keep_locked: this is the first epoch; later ones run no image tower and decode no image"
+            yield "train.keep_locked: this is the first epoch; later ones run no locked tower, nor decode for it"
         if self.micro_batches > 1 and sum(self.holding.memory(1).values()) < ALMOST * self.room:
             yield "train.micro_batches=1 fits too, and saves a forward pass"
         if self.cores > MANY_CORES:

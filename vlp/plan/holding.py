@@ -52,6 +52,7 @@ class Holding:
             "optimizer": counts.moments * FLOAT32 * counts.trained / copies,
             "averages and teachers": counts.beside / copies,
             f"activations of {piece:,} pairs": self.activations(micro_batches),
+            "copies in the optimizer's step": self._beyond_activations(micro_batches),
             "pixels": (self.pairs + FLOAT32 * piece) * pixels,  # as bytes, and as floats before the first layer
             "embeddings": FLOAT32 * counts.embed_dim * (self.batch_size + 3 * self.pairs) * views,
             "libraries (assumed)": KERNELS,
@@ -64,8 +65,14 @@ class Holding:
         return self.pairs // micro_batches * saved
 
     def beside_activations(self, micro_batches: int) -> float:
-        """Return the bytes of everything that is not kept for the gradients."""
-        return sum(self.memory(micro_batches).values()) - self.activations(micro_batches)
+        """Return the bytes of everything that is there while something is kept for the gradients."""
+        of_a_time = self.activations(micro_batches) + self._beyond_activations(micro_batches)
+        return sum(self.memory(micro_batches).values()) - of_a_time
+
+    def _beyond_activations(self, micro_batches: int) -> float:
+        """Return the bytes that are copied to take a step back, beyond those of activations, which are gone by then."""
+        copied = self.counts.guarded * FLOAT32 * self.counts.trained / self.parts_of_state
+        return max(0.0, copied - self.activations(micro_batches))
 
     def fitting(self, memory: float, first: int = 1) -> int | None:
         """Return the smallest of these numbers of micro-batches with which the device suffices; None where none does.

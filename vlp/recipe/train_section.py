@@ -49,7 +49,9 @@ class TrainSection(Section):
         max_bad_steps: Consecutive steps with a NaN or Inf gradient that end the run.
         keep_locked: Embed each image once, where the image tower is locked and sees the same of it in every epoch
             (`data.crop: {scale: [1, 1], flip: 0}`, nothing that augments), and keep the embedding in the run folder, 4
-            bytes for each of its coordinates: later epochs cost what the text tower costs, and decode no image.
+            bytes for each of its coordinates: later epochs cost what the text tower costs, and decode no image. The
+            same of each caption, where the text tower is locked and captions come again. A folder in place of true is
+            shared by all runs of a machine that name it, as far as towers, data and batches are the same.
         compile: Compile the towers with torch.compile.
         shards: Processes that split one copy of the parameters among them, where the launch shards parameters; null for
             all. With the processes of one machine, blocks are gathered inside of it, and only gradients travel between
@@ -72,7 +74,7 @@ class TrainSection(Section):
     numerics: Numerics = "exact"
     clip_gradient_norm: float | None = Field(1.0, gt=0)
     max_bad_steps: int = Field(20, ge=1)
-    keep_locked: bool = False
+    keep_locked: bool | str = False
     compile: bool = False
     shards: int | None = Field(None, ge=2)
     deterministic: bool = False

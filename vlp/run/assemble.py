@@ -11,16 +11,13 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, parse_flag_from_env
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule
 
 import vlp.run.trained_model  # noqa: F401 - weights may come from runs
 from vlp.data import Augment, Stream
 from vlp.ground import dist
 from vlp.ground.cores import usable_cores
-from vlp.ground.types import RecipeError
 from vlp.objectives.base import Objective
 from vlp.recipe.model import build_model, settled
 from vlp.recipe.named_parts import (
@@ -35,8 +32,9 @@ from vlp.recipe.schema import Recipe, settings
 from vlp.run.background_writer import BackgroundWriter
 from vlp.run.build_stream import build_augment, build_stream
 from vlp.run.compatibility import check_fit
+from vlp.run.distributing import distribute, is_sharded
 from vlp.run.folder import Claim, claim_folder
-from vlp.run.kept_images import KeptImages, keep_images, what_decides
+from vlp.run.kept_towers import KeptTowers, keep_towers
 from vlp.run.launch import check_same, check_wrapped, join
 from vlp.run.log import Log
 from vlp.run.micro_batch_count import MicroBatchCount, count_micro_batches
@@ -45,6 +43,7 @@ from vlp.run.score_history import ScoreHistory
 from vlp.run.stored_teachers import settle_stored_teachers
 from vlp.run.trackers import start_trackers
 from vlp.run.utilisation import Utilisation
+from vlp.run.way_from_start import WayFromStart
 from vlp.step.guarded_step import SafeStep
 from vlp.step.learning_rate import learning_rate_factor
 from vlp.step.optimizer import build_optimizer, check_unfreezing
@@ -53,15 +52,10 @@ from vlp.step.pull import PullToStart, build_pull
 from vlp.strategies.base import Strategy
 from vlp.towers.compiling import compile_towers
 from vlp.towers.dual import DualEncoder
-from vlp.towers.sharding import shard
+from vlp.towers.tuning.base import DEFAULT
 
 FIRST_LOSS_SCALE = 65536.0
 PLACES: dict[str, Any] = {"runs": True, "data": {"train": {"__all__": {"card"}}}}  # may differ between machines
-REFUSED_OF_FSDP = {
-    "fsdp_offload_params": "parameters stay on the device",
-    "fsdp_cpu_ram_efficient_loading": "every process reads the weights that it starts from",
-    "fsdp_activation_checkpointing": "model.grad_checkpointing recomputes activations",
-}
 
 
 @dataclass
@@ -79,7 +73,8 @@ class Run:
         rate: Factor of the learning rate at a step.
         micro_batches: In how many pieces a process embeds its share.
         utilisation: How much of the device the model makes use of.
-        kept_images: What a locked image tower has said of each sample, where the recipe wants it kept.
+        kept: What locked towers have said, where the recipe wants it kept.
+        way: How far towers have gone, where `model.tune` adapts them.
         scores: What its evaluations have found.
         writer: Of checkpoints that are written while training goes on.
     """
@@ -103,7 +98,8 @@ class Run:
     micro_batches: MicroBatchCount
     utilisation: Utilisation
     scores: ScoreHistory
-    kept_images: KeptImages | None = None
+    kept: KeptTowers
+    way: WayFromStart | None
     writer: BackgroundWriter = field(default_factory=BackgroundWriter)
 
     @property
@@ -173,8 +169,7 @@ class Run:
         for line in self.towers.origins() if first_step == 0 else ():
             log.say(line)
         self.micro_batches.open(self.recipe.folder, log.say)
-        if self.kept_images is not None:
-            self.kept_images.open(what_decides(self.recipe, self.towers, self.claim.data), log.say)
+        self.kept.open(self.recipe, self.towers, self.claim.data, log.say)
         return log
 
 
@@ -189,6 +184,7 @@ def assemble(recipe: Recipe, *, resume: bool, allow_changes: bool) -> Run:
     with dist.together():
         towers = build_model(recipe.model)
     recipe = settled(recipe, towers)
+    way = None if recipe.model.tune.type == DEFAULT else WayFromStart(towers)
     objective = build_objective(recipe)
     used = build_strategies(recipe)
     with dist.together():
@@ -202,9 +198,7 @@ def assemble(recipe: Recipe, *, resume: bool, allow_changes: bool) -> Run:
     with dist.together():
         stream = build_stream(recipe, towers, accelerator.device)
     check_same("the number of samples", str(stream.num_samples))
-    kept = keep_images(recipe, towers, used, stream.num_samples, sharded=sharded) if recipe.train.keep_locked else None
-    if kept is not None:
-        stream.leave_out(kept.rows)
+    kept = keep_towers(recipe, towers, used, stream, sharded=sharded)
     objective.expect(stream.num_samples)
     if recipe.train.first_batches:
         objective.foresee(size // dist.world_size() for size in recipe.train.batch_sizes.sizes)
@@ -217,7 +211,7 @@ def assemble(recipe: Recipe, *, resume: bool, allow_changes: bool) -> Run:
         towers.core = nn.SyncBatchNorm.convert_sync_batchnorm(towers.core)
     if recipe.train.compile:
         compile_towers(towers.core, by_block=sharded)
-    model = distribute(accelerator, towers, recipe)
+    model = distribute(accelerator, towers, recipe, sharded=sharded)
     check_wrapped(model, towers)
     optimizer = build_optimizer(towers, towers.blocks_behind(), kind, towers.names_in_blocks(), **shared)
     check_unfreezing(optimizer, num_steps)
@@ -249,9 +243,10 @@ def assemble(recipe: Recipe, *, resume: bool, allow_changes: bool) -> Run:
         rate=learning_rate_factor(num_steps, recipe.train.batch_size, **settings(recipe.schedule)),
         num_steps=num_steps,
         micro_batches=count_micro_batches(recipe, towers, accelerator.device),
-        utilisation=Utilisation(recipe, accelerator.device),
-        kept_images=kept,
+        utilisation=Utilisation(recipe, accelerator.device, reads_texts=kept.texts is None),
         scores=ScoreHistory(recipe.evaluation),
+        kept=kept,
+        way=way,
     )
 
 
@@ -286,57 +281,6 @@ def choose_kernels(*, deterministic: bool) -> None:
     torch.backends.cuda.matmul.allow_tf32 = not deterministic
     torch.backends.cudnn.allow_tf32 = not deterministic
     torch.backends.cudnn.benchmark = not deterministic
-
-
-def is_sharded() -> bool:
-    """Whether the launch asks for parameters split over its processes: `recipes/launch/fsdp2.yaml` does.
-
-    Raises:
-        RecipeError: It asks for what is not done here.
-    """
-    if not parse_flag_from_env("ACCELERATE_USE_FSDP"):
-        return False
-    if os.environ.get("FSDP_VERSION", "1") != "2":
-        raise RecipeError("fsdp_version: parameters are sharded by FSDP2 alone: set fsdp_version: 2 (FSDP_VERSION=2)")
-    for key, way_out in REFUSED_OF_FSDP.items():
-        if parse_flag_from_env(key.upper()):
-            raise RecipeError(f"{key}: has no effect here: set it to false; {way_out}")
-    return dist.world_size() > 1
-
-
-def distribute(accelerator: Accelerator, towers: DualEncoder, recipe: Recipe) -> nn.Module:
-    """Place the towers, and wrap them for several processes; the optimizer takes its parameters afterwards."""
-    if not is_sharded():
-        if recipe.train.shards is not None and dist.world_size() > 1:
-            raise RecipeError("train.shards: the launch shards nothing; use recipes/launch/fsdp2.yaml, or remove it")
-        towers.to(memory_format=torch.channels_last)  # what convolution kernels are fastest with
-        # buffers that no step changes are equal already; gradients need no second copy to be exchanged from
-        accelerator.ddp_handler = DistributedDataParallelKwargs(
-            broadcast_buffers=towers.has_batch_norm, gradient_as_bucket_view=True
-        )
-        model: nn.Module = accelerator.prepare_model(towers)
-        return model
-    shard(
-        towers.to(accelerator.device),
-        mesh_of(accelerator.device.type, recipe.train.shards),
-        number_format=recipe.train.number_format,
-        reshard_after_forward=parse_flag_from_env("FSDP_RESHARD_AFTER_FORWARD", default=True),
-    )
-    return towers
-
-
-def mesh_of(device_type: str, shards: int | None) -> DeviceMesh:
-    """Return how processes hold parameters: parts of them along the last axis, copies along the first of two.
-
-    Raises:
-        RecipeError: Copies would be of different sizes.
-    """
-    size = dist.world_size()
-    if shards is None or shards == size:
-        return init_device_mesh(device_type, (size,))
-    if size % shards:
-        raise RecipeError(f"train.shards: {size} processes cannot hold whole copies of {shards} parts each")
-    return init_device_mesh(device_type, (size // shards, shards), mesh_dim_names=("copies", "parts"))
 
 
 def build_term_optimizer(objective: Objective, recipe: Recipe) -> torch.optim.Optimizer | None:

@@ -102,8 +102,7 @@ def _is_saved(run: Run, step: int) -> bool:
 
 
 def _save(run: Run, step: int, position: int, background: bool) -> None:
-    if run.kept_images is not None:
-        run.kept_images.save()
+    run.kept.save()
     faults = Faults.together(dist.gather_objects(run.stream.faults))
     with dist.together():  # sharded tensors meet in here: when one process fails, the others wait for their time-out
         trained = get_model_state_dict(run.model, options=FULL)

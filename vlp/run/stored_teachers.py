@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,8 +19,10 @@ from vlp.towers.dual import DualEncoder
 def what_views_follow_from(recipe: Recipe, towers: DualEncoder) -> dict[str, Any]:
     """Return what decides the first view of each image and each caption, by key of the recipe.
 
+    A view is drawn for an epoch of its source and the sample's number among all sources: shares only say when it comes.
+
     Raises:
-        RecipeError: Sources have shares, so that epochs have no common end, or batches come from groups.
+        RecipeError: Batches come from groups.
     """
     data = inflated(recipe.data)
     if data.groups is not None:
@@ -28,12 +30,6 @@ def what_views_follow_from(recipe: Recipe, towers: DualEncoder) -> dict[str, Any
             "data.groups: batches of one group leave samples out of an epoch, and views are stored by epoch: use "
             "strategies.teacher"
         )
-    for label, source in data.train.items():
-        if source.share is not None:
-            raise RecipeError(
-                f"data.train.{label}.share: sources with shares end their epochs at different times, and views are "
-                "stored by epoch: leave shares out, or use strategies.teacher"
-            )
     sources = {label: [load_card(source.card).fingerprint, source.repeat] for label, source in data.train.items()}
     prepared = towers.preprocess_cfg
     return {
@@ -64,7 +60,7 @@ def settle_stored_teachers(
         ours = what_views_follow_from(recipe, towers)
         for each in strategy.stored:
             _check_same_views(label, str(each.folder), each.decides, ours)
-        epochs = math.ceil(recipe.train.batch_sizes.start(num_steps) / stream.epoch_size)
+        epochs = stream.epochs_begun(recipe.train.batch_sizes.start(num_steps))
         if strategy.cycle:
             stream.repeat_views(strategy.num_epochs)
         elif epochs > strategy.num_epochs:
@@ -77,7 +73,7 @@ def settle_stored_teachers(
 
 def _check_same_views(label: str, folder: str, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
     for key, value in ours.items():
-        if theirs.get(key) != value:
+        if json.dumps(theirs.get(key)) != json.dumps(value):  # the order of sources decides too
             raise RecipeError(
                 f"strategies.{label}: {folder} holds views of another {key} ({theirs.get(key)}, not {value}): embed "
                 "those of this recipe, to another folder"

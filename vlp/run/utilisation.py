@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -69,10 +70,17 @@ class Utilisation:
     """Model FLOP utilisation of a GPU.
 
     Its peak is that of the maker's data sheet, or what a large product reaches on a device that is not known.
+
+    Args:
+        reads_texts: Whether captions are embedded at each step; where embeddings are kept, none of them counts.
     """
 
-    def __init__(self, recipe: Recipe, device: torch.device):
-        self.operations = ModelOperations(lambda tokens: count(recipe, tokens=tokens))
+    def __init__(self, recipe: Recipe, device: torch.device, *, reads_texts: bool = True):
+        def counted(tokens: float) -> Counts:
+            found = count(recipe, tokens=tokens)
+            return found if reads_texts else replace(found, text_views=0)
+
+        self.operations = ModelOperations(counted)
         self._precision = recipe.train.precision
         self._device = device
 

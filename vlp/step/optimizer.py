@@ -22,6 +22,8 @@ FIRST_STEP = "first_step"  # at which a group begins to move
 CONSTANT = "constant_rate"
 PULL = "decay_to_start"  # weight decay that pulls a group to where it started
 Goal = Literal["zero", "start"]
+TowerName = Literal["image", "text"]
+BEGINNINGS: Mapping[TowerName, str] = {"image": "core.visual.", "text": "core.text."}
 
 
 class GroupSettings(Strict):
@@ -53,7 +55,7 @@ def build_optimizer(
     weight_decay: float = 0.2,
     decay_towards: Goal = "zero",
     no_decay: tuple[str, ...] = (),
-    layer_decay: float = 1.0,
+    layer_decay: float | dict[TowerName, float] = 1.0,
     unfreeze_every: Annotated[int, Field(ge=1)] | None = None,
     groups: dict[str, GroupSettings] = {},  # noqa: B006 (read only; the signature is the schema)
 ) -> torch.optim.Optimizer:
@@ -73,7 +75,8 @@ def build_optimizer(
         no_decay: Names of further parameters that do not decay, such as `text.token_embedding`.
         layer_decay: Multiplies the learning rate once for each block that comes behind a parameter in its tower, so
             that what a pretrained tower learned first changes least (Clark et al. 2020, arXiv:2003.10555; 0.65 to 0.9
-            are usual); 1 gives all layers one rate.
+            are usual); 1 gives all layers one rate. `{image: 0.7, text: 0.9}` gives each tower its own; a tower that is
+            not named has 1, as does a decoder.
         unfreeze_every: Gradual unfreezing (Howard and Ruder 2018, arXiv:1801.06146): a parameter with b blocks behind
             it moves from step b times this number on; null moves all from the start. Until then its rate is zero, but
             gradients are computed and moments gather; no time is saved.
@@ -84,7 +87,8 @@ def build_optimizer(
     """
     check_range("learning_rate", learning_rate, holds=learning_rate >= 0)
     check_range("weight_decay", weight_decay, holds=weight_decay >= 0)
-    check_range("layer_decay", layer_decay, holds=0 < layer_decay <= 1)
+    for decay in layer_decay.values() if isinstance(layer_decay, dict) else (layer_decay,):
+        check_range("layer_decay", layer_decay, holds=0 < decay <= 1)
     named = {name: value for name, value in model.named_parameters() if value.requires_grad}
     if not named:
         raise RecipeError("model.freeze: nothing is left to train: lock fewer parameters, or learn the scale")
@@ -101,7 +105,7 @@ def build_optimizer(
         if group is not None and group.weight_decay is not None:
             decay = group.weight_decay
         factor = group.learning_rate_factor if group is not None else 1.0
-        factor *= layer_decay ** behind.get(name, 0)
+        factor *= _layer_decay_of(name, layer_decay) ** behind.get(name, 0)
         rate = learning_rate * factor
         said: Group = {"lr": rate, BASE_RATE: rate, "weight_decay": decay}
         if goal == "start" and decay > 0:
@@ -116,6 +120,12 @@ def build_optimizer(
     if not kind.skips:
         TakenBack(optimizer, counters=kind.counters, copies=kind.copies)
     return optimizer
+
+
+def _layer_decay_of(name: str, layer_decay: float | dict[TowerName, float]) -> float:
+    if not isinstance(layer_decay, dict):
+        return layer_decay
+    return next((decay for tower, decay in layer_decay.items() if name.startswith(BEGINNINGS[tower])), 1.0)
 
 
 def check_unfreezing(optimizer: torch.optim.Optimizer, num_steps: int) -> None:

@@ -22,6 +22,8 @@ class Strategy:
         can_shard: Whether it works on parameters that are split over processes (FSDP).
         reads_images: Whether it looks at the pixels, or changes them; without such a strategy they can be left out
             where the embeddings of a locked image tower are kept.
+        changes_captions: Whether it changes tokens, or adds captions; without such a strategy the embeddings of a
+            locked text tower can be kept.
     """
 
     provides: frozenset[str] = frozenset()
@@ -29,6 +31,7 @@ class Strategy:
     takes_text_views: bool = False
     can_shard: bool = True
     reads_images: bool = True
+    changes_captions: bool = True
 
     def load(self) -> str:
         """Read models or files that it works with, before anything else; return what all processes must have read."""

@@ -30,6 +30,7 @@ class Ema(Strategy):
     """
 
     reads_images = False
+    changes_captions = False
 
     def __init__(self, *, decay: float = 0.999, warmup: bool = True, base_batch: int | None = None):
         if not 0 <= decay <= 1:

@@ -27,6 +27,7 @@ class ImageViews(Strategy):
     """
 
     makes_views = True
+    changes_captions = False
 
     def __init__(self, *, num_views: int = 2):
         if num_views < 2:

@@ -49,6 +49,8 @@ class PixelAdversary(TakenSteps, ABC):
         ValueError: A number out of its range.
     """
 
+    changes_captions = False
+
     def __init__(
         self,
         *,

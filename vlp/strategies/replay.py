@@ -27,6 +27,7 @@ class Replay(Strategy):
 
     provides = frozenset({"replayed"})
     reads_images = False
+    changes_captions = False
 
     def __init__(self, *, sources: tuple[str, ...]):
         if not sources:

@@ -27,6 +27,7 @@ class SlowTemperature(Strategy):
     """
 
     reads_images = False
+    changes_captions = False
 
     def __init__(self, *, below: float = 0.03, factor: float = 1 / 3):
         if below <= 0 or not 0 < factor < 1:

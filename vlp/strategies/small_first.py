@@ -29,6 +29,8 @@ class SmallFirst(FirstSteps):
         steps: How many steps see them.
     """
 
+    changes_captions = False
+
     def __init__(self, *, image_size: int, steps: int):
         super().__init__(steps=steps)
         self.image_size = image_size

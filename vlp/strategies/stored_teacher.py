@@ -36,6 +36,7 @@ class StoredTeacher(Strategy):
 
     provides = frozenset({"teacher"})
     reads_images = False
+    changes_captions = False
 
     def __init__(self, *, folders: tuple[str, ...], cycle: bool = False):
         if not folders:

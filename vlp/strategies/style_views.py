@@ -39,6 +39,7 @@ class StyleViews(Strategy):
     """
 
     makes_views = True
+    changes_captions = False
 
     def __init__(self, *, card: str = "embedded-photos", count: int = 64, share: float = 0.05, strength: float = 1.0):
         if not 0 < strength <= 1:

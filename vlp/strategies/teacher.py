@@ -38,6 +38,7 @@ class OtherModels(Strategy):
     """
 
     provides = frozenset({"teacher"})
+    changes_captions = False
 
     def __init__(self, *, models: tuple[str, ...]):
         if not models:

@@ -20,6 +20,8 @@ class UnmaskedEnd(FirstSteps):
         steps: How many steps leave patches out.
     """
 
+    changes_captions = False
+
     def __init__(self, *, steps: int):
         super().__init__(steps=steps)
         self._masks: list[Mask] = []

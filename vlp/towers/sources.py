@@ -19,7 +19,7 @@ from vlp.ground.types import RecipeError
 from vlp.towers import transformers_folders
 from vlp.towers.base import Fragment
 from vlp.towers.meaning import Meaning, meaning_of_config, meaning_of_file, meaning_of_tag
-from vlp.towers.peft_folders import AdapterFolder, adapter_folder
+from vlp.towers.peft_folders import ADAPTER_CONFIG, AdapterFolder, adapter_folder
 
 CONFIG_FILE = "open_clip_config.json"
 WEIGHT_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
@@ -89,6 +89,7 @@ def read_config(name: str) -> dict[str, Any]:
     Raises:
         RecipeError: Nothing by that name, or not the configuration of a dual encoder.
     """
+    name = _adapters_here(name)
     if name.startswith(HUB):
         found = _read_json(_from_hub(name.removeprefix(HUB), CONFIG_FILE))
     elif folder := folder_of(name):
@@ -141,11 +142,12 @@ def find_weights(source: str, beside: str | None = None) -> WeightFile:
     for find in finders:
         if found := find(source):
             return found
-    if source.startswith(HUB):
+    here = _adapters_here(source)
+    if here.startswith(HUB):
         name = source.removeprefix(HUB)
         config = _read_json(_from_hub(name, CONFIG_FILE))
         return WeightFile(_from_hub(name, None), meaning_of_config(config), source)
-    if folder := folder_of(source):
+    if folder := folder_of(here):
         if (adapters := adapter_folder(folder)) is not None:
             return replace(find_weights(adapters.base, beside), name=source, adapters=adapters)
         return _weights_in(folder, source)
@@ -239,7 +241,7 @@ def _read_folder(folder: Path) -> dict[str, Any]:
 
 
 def hub_folder(name: str) -> Path | None:
-    """Return a copy of a page of the hub that transformers can read; None where the page is open_clip's.
+    """Return a copy of a page of the hub that transformers or peft can read; None where the page is open_clip's.
 
     Raises:
         RecipeError: It cannot be fetched, or is neither.
@@ -251,10 +253,30 @@ def hub_folder(name: str) -> Path | None:
             folder = Path(snapshot_download(name, allow_patterns=FETCHED))
         except Exception:  # whatever it is, the first error says more
             raise error from None
-        if not (folder / transformers_folders.CONFIG).is_file():
+        if not any((folder / name).is_file() for name in (transformers_folders.CONFIG, ADAPTER_CONFIG)):
             raise
         return folder
     return None
+
+
+def _adapters_here(name: str) -> str:
+    """Return a copy of a page of the hub that holds adapters and no model; any other name as it is.
+
+    Raises:
+        RecipeError: The page cannot be fetched, or is neither.
+    """
+    if not name.startswith(HUB):
+        return name
+    page = name.removeprefix(HUB)
+    try:
+        _from_hub(page, CONFIG_FILE)
+    except RecipeError as error:
+        try:
+            _from_hub(page, ADAPTER_CONFIG)
+            return snapshot_download(page, allow_patterns=FETCHED)
+        except Exception:  # whatever it is, the first error says more
+            raise error from None
+    return name
 
 
 def _from_hub(name: str, file: str | None) -> Path:

@@ -51,6 +51,7 @@ class TwoTowers(nn.Module):
         tokens: Int64[Tensor, "w n l"],
         lengths: Int64[NDArray[np.int64], "w n"],
         known: Float32[Tensor, "v n d"] | None = None,
+        known_texts: Float32[Tensor, "w n d"] | None = None,
     ) -> Embeddings:
         """Embed every view; the first of each modality leads.
 
@@ -59,9 +60,11 @@ class TwoTowers(nn.Module):
             lengths: On the CPU, so that cutting captions does not wait for the device, and no tensor: DDP and FSDP2
                 move every tensor to the device.
             known: Embeddings of the images, which nobody looks at then.
+            known_texts: The same of the captions.
         """
         image, seen, image_tokens = (known, (), None) if known is not None else self._image_views(images)
-        text, read, text_tokens = self._text_views(tokens, lengths)
+        read_texts = (known_texts, (), None) if known_texts is not None else self._text_views(tokens, lengths)
+        text, read, text_tokens = read_texts
         losses = None
         if self.decoder is not None and image_tokens is not None and text_tokens is not None:
             size = tokens.shape[1]

@@ -86,6 +86,10 @@ class Grouped:
         """Yield every shard once: any of them may be needed at once, and for ever."""
         yield from (Use(position, NEVER, shard) for shard in range(self.num_shards))
 
+    def epochs_begun(self, position: int) -> int:
+        """Return how many epochs have begun before a position."""
+        return -(-position // self.num_samples)
+
     def _samples_of(self, epoch: int, places: NDArray[np.int64]) -> NDArray[np.int64]:
         groups, numbers = self._batches_of(epoch, places)
         inside = numbers * self._batch_size + places % self._batch_size

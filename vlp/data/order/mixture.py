@@ -87,10 +87,19 @@ class Mixture:
 
     def shards_from(self, position: int) -> Iterator[Use]:
         """Yield when each shard is used, in the order of use from a position on."""
+        places = enumerate(self._given_before(position).tolist())
+        yield from heapq.merge(*(self._shards_of(source, place) for source, place in places))
+
+    def epochs_begun(self, position: int) -> int:
+        """Return how many epochs the source that comes again soonest has begun before a position."""
+        given = zip(self.ingredients, self._given_before(position).tolist(), strict=True)
+        return max(source.order.epochs_begun(place) for source, place in given)
+
+    def _given_before(self, position: int) -> NDArray[np.int64]:
+        """Return how many samples each source has given before a position."""
         runs = self._runs(position, position + 1)
         given = np.clip(position - runs.starts, 0, self._lengths[runs.sources])
-        places = runs.before + np.bincount(runs.sources, given, len(self.ingredients)).astype(np.int64)
-        yield from heapq.merge(*(self._shards_of(source, int(place)) for source, place in enumerate(places)))
+        return runs.before + np.bincount(runs.sources, given, len(self.ingredients)).astype(np.int64)
 
     def _shards_of(self, source: int, place: int) -> Iterator[Use]:
         ingredient = self.ingredients[source]

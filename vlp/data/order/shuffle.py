@@ -73,6 +73,10 @@ class Order(Protocol):
         """Yield when each shard is used, in the order of use from a position on."""
         ...
 
+    def epochs_begun(self, position: int) -> int:
+        """Return how many epochs have begun before a position; of several sources, those of the fastest."""
+        ...
+
 
 class Shuffle:
     """All samples shuffled together.
@@ -104,6 +108,10 @@ class Shuffle:
     def shards_from(self, position: int) -> Iterator[Use]:
         """Yield every shard once: any of them may be needed at once, and for ever."""
         yield from (Use(position, NEVER, shard) for shard in range(self.num_shards))
+
+    def epochs_begun(self, position: int) -> int:
+        """Return how many epochs have begun before a position."""
+        return -(-position // self.num_samples)
 
 
 @dataclass(frozen=True)

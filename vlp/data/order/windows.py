@@ -85,6 +85,10 @@ class Windows:
                     start, end = (later * self.num_samples + epoch.starts[window : window + 2]).tolist()
                     yield Use(max(position, start), end, int(epoch.shards[rank]))
 
+    def epochs_begun(self, position: int) -> int:
+        """Return how many epochs have begun before a position."""
+        return -(-position // self.num_samples)
+
     def _epoch(self, number: int) -> Epoch:
         """Return an epoch; the last two are remembered, as a batch may touch both."""
         for known, epoch in self._latest:

@@ -99,6 +99,11 @@ class Captions:
         self.lower = lower
         self.identity = identity
 
+    @property
+    def is_finite(self) -> bool:
+        """Whether a sample has few captions, which come again in other epochs."""
+        return not self.wording.get("some", 0)
+
     @net("bad_caption")
     def __call__(self, sample: Sample, draws: Draws) -> Caption:
         """Return a caption drawn for training.

@@ -132,7 +132,7 @@ class TwoTowers(nn.Module):
         tower = self.core.visual
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.locked_image):
             found: Any = image_and_features(tower, images) if features else tower(images)
-            rows, states = (found, None) if self.decoder is None else found
+            rows, states = found if isinstance(found, tuple) else (found, None)
             return rows, states
 
     def _token_rows(

@@ -49,6 +49,7 @@ class BatchRows:
     captions: tuple[str, ...]
     visits: Int64[NDArray[np.int64], "n 2"]
     blank: Bool[NDArray[np.bool_], " n"]
+    cuts: Float32[NDArray[np.float32], "views n 5"]
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ class DecodedSample:
     id: int
     captions: list[Caption]
     source: str
+    cuts: Float32[NDArray[np.float32], "views 5"]
     is_blank: bool = False
 
 
@@ -94,10 +96,11 @@ class Decoder:
         captions = self.views.texts(sample, self.seed, epoch, number)
         if self.kept is not None and self.kept.has(np.array([number]))[0]:
             into[:] = 0
-            return DecodedSample(number, captions, sample.source, is_blank=True)
+            nothing = np.zeros((len(into), 5), dtype=np.float32)
+            return DecodedSample(number, captions, sample.source, nothing, is_blank=True)
         picture = open_picture(sample.read_image(self.max_bytes), self.max_pixels)
-        self.views.images(picture, self.seed, epoch, number, into)
-        return DecodedSample(number, captions, sample.source)
+        cuts = self.views.images(picture, self.seed, epoch, number, into)
+        return DecodedSample(number, captions, sample.source, cuts)
 
 
 def _let_pass(_sample: int) -> None:
@@ -237,6 +240,7 @@ class LocalBatches:
             captions=tuple(sample.captions[0].text for sample in loaded),
             visits=np.stack([epochs, [sample.id for sample in loaded]], axis=1),
             blank=np.array([sample.is_blank for sample in loaded]),
+            cuts=np.stack([sample.cuts for sample in loaded], axis=1),
         )
 
 
@@ -257,6 +261,7 @@ def _join_rows(rows: Sequence[BatchRows], images: UInt8[Tensor, "views n h w 3"]
         captions=sum((part.captions for part in rows), ()),
         visits=torch.from_numpy(np.concatenate([part.visits for part in rows])),
         blank=blank,
+        cuts=torch.from_numpy(np.concatenate([part.cuts for part in rows], axis=1)),
     )
 
 

@@ -261,6 +261,7 @@ def _batch(towers: DualEncoder, size: int, recipe: Recipe, length: int) -> Batch
     with unset_fake_temporarily():
         lengths = torch.full((texts + wrong, size), length)  # towers read them on the CPU
         visits = torch.zeros(size, 2, dtype=torch.int64)
+        cuts = torch.zeros(images, size, 5)
     return Batch(
         images=torch.empty(images, size, height, width, 3, dtype=torch.uint8),
         tokens=torch.zeros(texts + wrong, size, length, dtype=torch.int64),
@@ -272,6 +273,7 @@ def _batch(towers: DualEncoder, size: int, recipe: Recipe, length: int) -> Batch
         num_negatives=wrong,
         captions=(" ".join("a" * (length - 2)),) * size,  # a word is a token, and two more stand around them
         visits=visits,
+        cuts=cuts,
     )
 
 

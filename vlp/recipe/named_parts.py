@@ -64,6 +64,15 @@ def features_of(towers: DualEncoder, objective: Objective) -> tuple[int, int] | 
     return feature_widths(towers) if "features" in objective.needs else None
 
 
+def map_channels_of(towers: DualEncoder, objective: Objective) -> int | None:
+    """Let the image tower hand out maps where a term asks; return their channels, or None where none asks.
+
+    Raises:
+        RecipeError: It has none.
+    """
+    return towers.hand_out_maps() if "maps" in objective.needs else None
+
+
 def build_term(recipe: Recipe, label: str) -> Term:
     """Build one of the terms of a recipe."""
     entry = recipe.objective[label]

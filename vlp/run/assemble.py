@@ -29,6 +29,7 @@ from vlp.recipe.named_parts import (
     build_strategies,
     features_of,
     load_strategies,
+    map_channels_of,
     teacher_dim_of,
 )
 from vlp.recipe.schema import Recipe, settings
@@ -192,7 +193,8 @@ def assemble(recipe: Recipe, *, resume: bool, allow_changes: bool) -> Run:
         read = load_strategies(used)
     check_same("what strategies read", json.dumps(read))
     towers.hands_out_features = "features" in objective.needs
-    objective.create(towers.embed_dim, teacher_dim_of(used), features_of(towers, objective))
+    widths = features_of(towers, objective), map_channels_of(towers, objective)
+    objective.create(towers.embed_dim, teacher_dim_of(used), *widths)
     sharded = is_sharded()
     kind, shared = build_kind(recipe)
     check_fit(recipe, towers, objective, used, sharded=sharded)

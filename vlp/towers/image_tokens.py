@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float32
 from open_clip.modified_resnet import ModifiedResNet
 from open_clip.timm_model import TimmModel
 from open_clip.transformer import VisionTransformer
@@ -54,6 +54,8 @@ def hand_out_tokens(visual: nn.Module) -> None:
     Raises:
         RecipeError: It is of a kind whose tokens are not known here.
     """
+    if isinstance(visual, TokenTimm | TokenResNet):
+        return
     if isinstance(visual, VisionTransformer):
         visual.output_tokens = True
     elif isinstance(visual, ModifiedResNet):
@@ -84,11 +86,25 @@ def map_shape(visual: nn.Module) -> tuple[int, int, int]:
         raise _refused("it reads the patches with learned queries, which have no place: leave pooler_queries out")
     count, channels = token_shape(visual)
     height, width = one_image(visual).shape[2:]
-    patch = (height * width / count) ** 0.5
-    rows, columns = round(height / patch), round(width / patch)
+    rows, columns = _grid(count, height, width)
     if rows * columns != count:
         raise _refused(f"its {count} tokens of {height} x {width} pixels are no grid")
     return rows, columns, channels
+
+
+def maps_of(
+    tokens: Float[Tensor, "m k w"], images: Float[Tensor, "v n 3 height width"]
+) -> tuple[Float32[Tensor, "n r c w"], ...]:
+    """Return the map of each view: the tokens that a tower with maps has returned for all of them, row by row."""
+    maps = tokens.float().unflatten(1, _grid(tokens.shape[1], *images.shape[3:]))
+    found: tuple[Tensor, ...] = maps.unflatten(0, images.shape[:2]).unbind()
+    return found
+
+
+def _grid(count: int, height: int, width: int) -> tuple[int, int]:
+    """Return how many rows and columns of square patches an image is covered by."""
+    patch = (height * width / count) ** 0.5
+    return round(height / patch), round(width / patch)
 
 
 def only_rows(found: Any) -> Tensor:

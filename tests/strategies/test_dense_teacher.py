@@ -18,6 +18,7 @@ SETTINGS = (
     "objective={clip: {}, uniformity: null, pixpro: {hidden_width: 8, width: 4, last_step: 6}}",
     "strategies.dense_teacher={decay: 0.9, last_step: 6}",
 )
+GOPRO = ("objective={pixpro: null, gopro: {}}", "strategies.dense_teacher=null")
 
 
 def test_maps_are_what_averaged_weights_say_of_both_views():
@@ -76,7 +77,8 @@ def test_a_run_resumes_bit_for_bit_and_micro_batches_change_no_loss(tmp_path):
         (("data.augment={affine: 0.5, rotation: 10}",), "data.augment.affine"),
         (("data.policy={type: randaugment}",), "moves pixels"),
         (("model.image.patch_dropout=0.5",), "leaves patches out"),
-        (("model.freeze=[visual]",), "it is locked"),
+        (("model.freeze=[visual]",), "model.freeze: .* it is locked"),
+        (("model.freeze=[visual]", *GOPRO), "objective.gopro compares views of images"),
         (("strategies.dense_teacher=null",), "add strategies.dense_teacher"),
     ],
 )

@@ -57,6 +57,9 @@ class Term(nn.Module, ABC):
     reads_views: bool = False
     """Whether it looks at further views of images and texts; without such a term they cost time for nothing."""
 
+    compares_views: bool = False
+    """Whether it compares two views of each image: refused without a second one, and with a locked image tower."""
+
     fixed_scale_advised: bool = False
     """Whether a learnable scale only ever grows under this term, up to its clamp."""
 

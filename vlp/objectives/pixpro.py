@@ -47,6 +47,7 @@ class PixProTerm(Term):
 
     needs = frozenset({"maps", "taught_maps"})
     discriminates = False
+    compares_views = True
 
     def __init__(
         self,

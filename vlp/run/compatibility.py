@@ -65,7 +65,8 @@ def check_fit(
     _check_providers(recipe, used)
     _check_views(recipe, objective, used)
     _check_features(recipe, objective)
-    _check_maps(recipe, objective, used)
+    _check_compared_views(recipe, towers, objective, used)
+    _check_maps(recipe, objective)
     _check_evaluated_heads(recipe, objective)
     _check_replay(recipe, used)
     _check_contrast(objective)
@@ -270,17 +271,31 @@ def _check_features(recipe: Recipe, objective: Objective) -> None:
             )
 
 
-def _check_maps(recipe: Recipe, objective: Objective, used: Mapping[str, Strategy]) -> None:
+def _check_compared_views(
+    recipe: Recipe, towers: DualEncoder, objective: Objective, used: Mapping[str, Strategy]
+) -> None:
+    """Refuse terms that compare views of an image where there are none, or where no image tower learns of it."""
+    label = next((label for label, term in objective.terms.items() if cast(Term, term).compares_views), None)
+    if label is None:
+        return
+    if towers.locked_image:
+        raise RecipeError(
+            f"model.freeze: objective.{label} compares views of images, which trains the image tower, and it is "
+            "locked: train some of it (model.tune=prompts: image above 0), or leave the term out"
+        )
+    if not recipe.data.views and not any(isinstance(strategy, ImageViews | StyleViews) for strategy in used.values()):
+        raise RecipeError(
+            f"objective.{label}: compares two views of an image, and there is one: set data.views={{second: {{scale: "
+            "[0.2, 1.0]}}"
+        )
+
+
+def _check_maps(recipe: Recipe, objective: Objective) -> None:
     """Refuse what leaves nobody knowing which place of one view is which of the other."""
     label = next((label for label, term in objective.terms.items() if "maps" in cast(Term, term).needs), None)
     if label is None:
         return
     data = recipe.data
-    if not data.views and not any(isinstance(strategy, ImageViews | StyleViews) for strategy in used.values()):
-        raise RecipeError(
-            f"objective.{label}: compares places of two views of an image, and there is one: set data.views={{second: "
-            "{scale: [0.2, 1.0]}}"
-        )
     if data.augment.affine:
         raise RecipeError(
             f"data.augment.affine: turns and moves images behind their crops, so that objective.{label} would compare "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -44,6 +46,8 @@ def test_maps_are_what_averaged_weights_say_of_both_views():
         assert not torch.allclose(seen.image_maps[view], seen.taught_maps[view])
         assert torch.equal(seen.image_cuts[view], cuts[view])
         assert not seen.taught_maps[view].requires_grad
+    alone = strategy.after_forward(images, replace(batch, cuts=cuts[:1]), model(images, tokens, lengths.numpy()))
+    assert all(torch.equal(each, cuts[0]) for each in alone.image_cuts)  # of views that a strategy made of the first
 
 
 def test_the_past_weighs_ever_more():

@@ -45,8 +45,9 @@ class Batch:
             numbers count each repetition of a sample apart.
         blank: Which samples have no pixels, because the embedding of their image is kept; stays on the CPU. Where all
             have none, images are empty.
-        cuts: What each image view shows of its picture: left, top, right and bottom in pixels of the picture, and 1
-            where it is mirrored, else 0; stays on the CPU. Zeros where there are no pixels.
+        cuts: What each image view of the data shows of its picture: left, top, right and bottom in pixels of the
+            picture, and 1 where it is mirrored, else 0; stays on the CPU. Zeros where there are no pixels. Views that
+            strategies add behind them show what the first one shows.
     """
 
     images: UInt8[Tensor, "views n h w 3"]
@@ -97,13 +98,7 @@ class Batch:
 
     def with_views(self, images: UInt8[Tensor, "w n h w 3"], draws: Float32[Tensor, "w n draws"]) -> Batch:
         """Return the same with further image views behind the others, each of the crop of the first."""
-        cuts = self.cuts
-        return replace(
-            self,
-            images=cat([self.images, images]),
-            draws=cat([self.draws, draws]),
-            cuts=None if cuts is None else cat([cuts, cuts[:1].expand(len(images), *cuts.shape[1:])]),
-        )
+        return replace(self, images=cat([self.images, images]), draws=cat([self.draws, draws]))
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from vlp.data.pixels.augment import NUM_DRAWS
 from vlp.ground.types import Batch
 from vlp.objectives.base import Objective, Term
 from vlp.recipe.model import build_model, without_weights
-from vlp.recipe.named_parts import build_objective, build_strategies, features_of, load_strategies, teacher_dim_of
+from vlp.recipe.named_parts import build_objective, build_strategies, load_strategies, teacher_dim_of, widths_of
 from vlp.recipe.schema import Recipe
 from vlp.step.kept_bytes import KeptBytes
 from vlp.step.optimizers.base import optimizers
@@ -119,7 +119,7 @@ def count(recipe: Recipe, *, tokens: float | None = None) -> Counts:
         used = build_strategies(recipe)
         with unset_fake_temporarily():
             load_strategies(used)
-        objective.create(towers.embed_dim, teacher_dim_of(used), features_of(towers, objective))
+        objective.create(towers.embed_dim, teacher_dim_of(used), *widths_of(towers, objective))
         for strategy in used.values():
             strategy.start(towers)
         length = towers.caption_length

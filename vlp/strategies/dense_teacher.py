@@ -67,5 +67,6 @@ class DenseTeacher(Averaged):
         views = images[:COMPARED]
         with self.at_rest() as model:
             _, tokens = functional_call(model.core.visual, averages, (views.flatten(0, 1),))
-        cuts = send(batch.cuts[:COMPARED], images.device)
+        places = [view if view < len(batch.cuts) else 0 for view in range(COMPARED)]  # a strategy's have the first crop
+        cuts = send(batch.cuts[places], images.device)
         return replace(embeddings, taught_maps=maps_of(tokens, views), image_cuts=tuple(cuts.unbind()))

@@ -187,6 +187,7 @@ class Embeddings:
             text_features=tuple(map(change, self.text_features)),
             image_maps=tuple(map(change, self.image_maps)),
             taught_maps=tuple(map(change, self.taught_maps)),
+            image_cuts=self.image_cuts,
             reference=None if self.reference is None else change(self.reference),
             negatives=None if self.negatives is None else change(self.negatives),
             caption_losses=None if self.caption_losses is None else change(self.caption_losses),

@@ -78,6 +78,7 @@ def batch_for(recipe: Recipe, size: int, seed: int = 0, words: int = WORDS) -> B
     lengths[:, 0] = LONGEST
     tokens = torch.randint(1, words, (texts, size, LONGEST), generator=generator)
     tokens.scatter_(2, lengths[:, :, None] - 1, words)  # the end token, which the towers pool at
+    boxes = torch.tensor([8.0, 8.0, 90.0, 60.0, 0.0]) + torch.arange(images)[:, None, None]
     ids = torch.randperm(NUM_SAMPLES, generator=generator)[:size]
     return Batch(
         images=torch.randint(0, 256, (images, size, side, side, 3), dtype=torch.uint8, generator=generator),
@@ -88,5 +89,6 @@ def batch_for(recipe: Recipe, size: int, seed: int = 0, words: int = WORDS) -> B
         caption_ids=ids,
         sources=("made",) * size,
         num_negatives=num_negatives,
+        cuts=boxes.expand(images, size, 5),
         captions=tuple(f"a photo of number {number}" for number in ids.tolist()),
     )

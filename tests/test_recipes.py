@@ -32,6 +32,7 @@ SMALL = (
 
 NARROWER = {
     "coca_embedded": ("model.embed_dim=32", "model.decoder={layers: 1, heads: 2}"),
+    "vitb16_coca_timm": ("model.embed_dim=32", "model.decoder={layers: 1, heads: 2}"),
     "vitb32_coca": ("model.embed_dim=32", "model.decoder={layers: 1, heads: 2}"),
     "vitb32_growing_batches": ("train.first_batches=[{batch_size: 4, steps: 1}]",),
     "vitb32_matryoshka": ("objective.clip.widths=[4, 8]",),

@@ -44,7 +44,7 @@ GRADIENT = Pixels(np.arange(16 * 16 * 3, dtype=np.uint8).reshape(16, 16, 3))
 
 
 def crop_one(picture, crop, number=0):
-    return crop_views(picture, [(crop, Draws(number))])[0]
+    return crop_views(picture, [(crop, Draws(number))])[0][0]
 
 
 def photograph(name, width, height):
@@ -151,7 +151,7 @@ def test_scaled_boxes_lie_on_the_grid_near_the_exact_ones_and_are_never_enlarged
 def test_views_share_one_decoding_as_large_as_the_most_demanding_one_needs():
     small, large = (Crop(size, **WHOLE, flip=0.0) for size in (8, 32))
     picture = Pixels(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
-    views = crop_views(picture, [(small, Draws(0)), (large, Draws(1)), (small, Draws(0))])
+    views, _ = crop_views(picture, [(small, Draws(0)), (large, Draws(1)), (small, Draws(0))])
     assert [view.shape for view in views] == [(8, 8, 3), (32, 32, 3), (8, 8, 3)]
     assert np.array_equal(views[0], views[2])
     crop_views(picture, [(small, Draws(0))])
@@ -159,12 +159,29 @@ def test_views_share_one_decoding_as_large_as_the_most_demanding_one_needs():
     assert picture.decoded[0] <= 2 and picture.decoded[1] > 1 and picture.decoded[2] == 1
 
 
+@pytest.mark.parametrize("number", range(6))
+def test_a_cut_says_where_in_the_picture_each_pixel_of_its_view_stood(number):
+    """A picture whose colours are places: 2 x across and 3 x down."""
+    down, across = np.mgrid[0:80, 0:120]
+    picture = Pixels(np.stack([2 * across, 3 * down, 0 * down], axis=2).astype(np.uint8), factors=(1,))
+    (view,), (cut,) = crop_views(picture, [(Crop(16, scale=(0.2, 0.6)), Draws(number))])
+    left, top, right, bottom, mirrored = cut.row
+    for row in range(2, 14):
+        for column in range(2, 14):
+            place = (15 - column if mirrored else column) + 0.5
+            expected = (
+                2 * (left + (right - left) * place / 16 - 0.5),
+                3 * (top + (bottom - top) * (row + 0.5) / 16 - 0.5),
+            )
+            assert view[row, column, :2].tolist() == pytest.approx(expected, abs=2)
+
+
 def test_a_view_does_not_move_when_another_needs_more_pixels():
     data, _ = photograph(1, 1027, 771)
     picture = open_picture(data, 10**6)
     alone, demanding = Crop(64, flip=0.0), Crop(700, scale=(1.0, 1.0))
-    first = crop_views(picture, [(alone, Draws(5))])[0]
-    assert decibels(first, crop_views(picture, [(alone, Draws(5)), (demanding, Draws(6))])[0]) > 36
+    first = crop_views(picture, [(alone, Draws(5))])[0][0]
+    assert decibels(first, crop_views(picture, [(alone, Draws(5)), (demanding, Draws(6))])[0][0]) > 36
 
 
 def test_crops_are_contiguous_and_leave_the_threads_and_the_seed_of_torch_alone():

@@ -9,6 +9,7 @@ from tests.evaluators.kinds import vector, write_set
 from tests.evaluators.sets import task_on, write_captions, write_classes
 from tests.evaluators.splits import write_splits
 from vlp.evaluators.base import Task
+from vlp.evaluators.layout import TEMPLATES
 
 
 def write_every_set(folder: Path) -> None:
@@ -24,6 +25,7 @@ def write_every_set(folder: Path) -> None:
     cues = {f"s{i // 5}_{i % 5}": {"txt": f"cue{i // 5}".encode(), "cls": str(i % 5 // 3).encode()} for i in range(40)}
     write_set(folder / "cues", "association", cues)
     write_splits(folder / "splits", train=[i % 3 for i in range(60)], test=[i % 3 for i in range(40)])
+    (folder / "splits" / TEMPLATES).write_text("a photo of a {c}\n")
     edits = {f"s{i}": {"txt": f"word{i % 4}\nword{(i + 1) % 4}".encode()} for i in range(40)}
     write_set(folder / "edits", "choice", edits)
 
@@ -49,6 +51,7 @@ def every_task(folder: Path) -> list[Task]:
         task_on(folder / "classes", "typographic", "followed"),
         task_on(folder / "classes", "zero_shot", "acc1", corruption={"kind": "glass_blur", "severity": 3}),
         task_on(folder / "captions", "retrieval", "mean_recall@1", typos={"rate": 0.2}),
+        probe_on(folder / "splits", "tip_adapter", "acc1_2shot", shots=[1, 2], draws=2),
     ]
     return [replace(task, name=f"{number} {task.evaluator}") for number, task in enumerate(tasks)]
 

@@ -39,7 +39,22 @@ def extras(size: int, dtype: torch.dtype = torch.float64) -> dict[str, Any]:
         "replayed": torch.arange(size) % 3 == 0,
         "caption_losses": (1.5 + torch.arange(size, dtype=dtype) % 5).requires_grad_(),
         "caption_words": 1 + torch.arange(size) % 3,
+        "image_maps": tuple(_maps(size, seed, dtype).requires_grad_() for seed in (21, 22)),
+        "taught_maps": tuple(_maps(size, seed, dtype) for seed in (23, 24)),
+        "image_cuts": tuple(_cuts(size, seed) for seed in (25, 26)),
     }
+
+
+def _maps(size: int, seed: int, dtype: torch.dtype) -> Tensor:
+    return unit(6 * size, DIM, seed, dtype).view(size, 2, 3, DIM)
+
+
+def _cuts(size: int, seed: int) -> Tensor:
+    """Draw crops of pictures of 100 pixels, some of them mirrored."""
+    generator = torch.Generator().manual_seed(seed)
+    numbers = torch.randint(0, 40, (size, 4), generator=generator)
+    flips = torch.randint(0, 2, (size, 1), generator=generator)
+    return torch.cat([numbers[:, :2], 100 - numbers[:, 2:], flips], dim=1).float()
 
 
 def state_of(module) -> dict[str, Tensor]:
@@ -57,7 +72,8 @@ def assert_same_state(module, state: dict[str, Tensor]) -> None:
 
 def rows_of(more: dict[str, Any], rows: Any) -> dict[str, Any]:
     """Return some rows of what `extras` returns."""
-    chosen = {key: value[rows] for key, value in more.items() if key != "teacher"}
+    chosen = {key: value[rows] for key, value in more.items() if isinstance(value, Tensor)}
+    chosen |= {key: tuple(each[rows] for each in value) for key, value in more.items() if isinstance(value, tuple)}
     return chosen | {"teacher": Teacher(more["teacher"].image[rows], more["teacher"].text[rows])}
 
 

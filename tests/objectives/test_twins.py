@@ -14,7 +14,7 @@ from vlp.objectives.base import Objective, terms
 
 pytestmark = pytest.mark.filterwarnings("ignore:isogclr")
 READ = [(name, settings) for name, settings in CASES if name in READINGS]
-MINING = ("ascl", "hard", "simple", "ranker_distillation", "groco", "mochi", "cwcl")
+MINING = ("ascl", "hard", "simple", "ranker_distillation", "groco", "mochi", "cwcl", "core_tuning")
 """Terms that pick some rows: of two that are equal in every number either will do."""
 BATCHES = {
     "some": IDS,
@@ -22,7 +22,7 @@ BATCHES = {
     "two_of_three": torch.tensor([5, 8, 5]),
     "none": 2 * torch.arange(5),
 }
-PROJECTING = ("amcl", "sepclr", "feature_transformation", "hallucinator")
+PROJECTING = ("amcl", "sepclr", "feature_transformation", "hallucinator", "core_tuning")
 """Terms that move embeddings before they compare them, so that a gradient is no sum of other embeddings."""
 
 

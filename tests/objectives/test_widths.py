@@ -28,6 +28,7 @@ SIZE, WIDTH = 12, 4
 def built(name, settings, width):
     term = terms.build(name, settings)
     torch.manual_seed(0)
+    term.fit_maps(DIM)
     term.create(width)
     return term.double()
 

@@ -510,7 +510,7 @@ READINGS: dict[str, Callable[..., Tensor]] = {
         *(hallucinator, amcl, feature_transformation),
     )
 }
-WITH_TERM = ("hallucinator", "amcl", "feature_transformation")
+WITH_TERM = ("hallucinator", "amcl", "feature_transformation", "core_tuning")
 """Terms whose readings need the term's own parameters or tables."""
 
 NO_NEGATIVES = {

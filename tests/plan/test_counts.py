@@ -151,7 +151,7 @@ def test_nothing_is_computed(monkeypatch):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400_000  # kB
 
 
-@pytest.mark.parametrize("name", ["vitb32_coca", "vitb32_fastclip", "lit_cwcl", "smoke"])
+@pytest.mark.parametrize("name", ["vitb32_coca", "vitb32_pixpro", "vitb32_fastclip", "lit_cwcl", "smoke"])
 def test_other_recipes_are_counted(name):
     found = count(small_recipe(name), tokens=TOKENS)
     assert found.image.operations > 0 and found.matrices >= 1

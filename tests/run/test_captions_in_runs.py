@@ -55,6 +55,12 @@ def test_a_run_resumes_bit_for_bit(tmp_path, shards, words):
     assert_resumes(tiny_recipe(tmp_path, shards, *words))
 
 
+def test_a_run_with_a_backbone_of_timm_writes(tmp_path, shards, words):
+    image = "model.image={type: timm, name: test_resnet, image_size: 32}"
+    run = train(tiny_recipe(tmp_path, shards, *words[:1], image, *words[2:], "train.steps=2"))
+    assert load(str(run)).caption_images([Image.new("RGB", (40, 30), "red")], Writing(max_words=2))[0]
+
+
 def test_micro_batches_change_no_loss(tmp_path, shards, words):
     runs = [train(tiny_recipe(tmp_path, shards, *words, f"name=in_{k}", f"train.micro_batches={k}")) for k in (1, 4)]
     whole, parts = map(losses_of, runs)

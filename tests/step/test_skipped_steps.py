@@ -25,6 +25,12 @@ USED = {
         "strategies.adversarial_words={}",
     ),
     "ema_teacher": ("strategies.ema_teacher={}", "objective={cwcl: {}, mann_whitney: {}, groco: {}}"),
+    "dense_teacher": (
+        "strategies.dense_teacher={}",
+        "objective.pixpro={hidden_width: 8, width: 4}",
+        "data.views={second: {}}",
+        "model.image.patch_dropout=0",
+    ),
     "hard_negatives": (
         "data.captions.negatives={count: 2}",
         "strategies.hard_negatives={}",

@@ -191,7 +191,6 @@ def test_the_two_towers_of_a_coca_are_a_dual_encoder(tmp_path):
         ({"image": VIT, "embed_dim": 16, "text": {**COCA["text"], "width": 16}}, "32 wide"),
         ({"embed_dim": 16}, "set model.embed_dim=32"),
         ({"decoder": {"layers": 1, "heads": 3}}, "does not divide"),
-        ({"image": {"type": "timm", "name": "resnet10t", "image_size": 32}}, "vision transformer"),
         ({"decoder": {"type": "open_clip", "name": "ViT-B-32"}}, "no decoder of captions"),
         ({"image": {**COCA["image"], "pool": "avg"}}, "pooler_queries"),
     ],

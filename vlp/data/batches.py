@@ -50,6 +50,7 @@ class BatchRows:
     visits: Int64[NDArray[np.int64], "n 2"]
     blank: Bool[NDArray[np.bool_], " n"]
     caption_keys: Int64[NDArray[np.int64], "views n"]
+    cuts: Float32[NDArray[np.float32], "views n 5"]
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ class DecodedSample:
     id: int
     captions: list[Caption]
     source: str
+    cuts: Float32[NDArray[np.float32], "views 5"]
     is_blank: bool = False
 
 
@@ -95,10 +97,11 @@ class Decoder:
         captions = self.views.texts(sample, self.seed, epoch, number)
         if self.kept is not None and self.kept.has(np.array([number]))[0]:
             into[:] = 0
-            return DecodedSample(number, captions, sample.source, is_blank=True)
+            nothing = np.zeros((len(into), 5), dtype=np.float32)
+            return DecodedSample(number, captions, sample.source, nothing, is_blank=True)
         picture = open_picture(sample.read_image(self.max_bytes), self.max_pixels)
-        self.views.images(picture, self.seed, epoch, number, into)
-        return DecodedSample(number, captions, sample.source)
+        cuts = self.views.images(picture, self.seed, epoch, number, into)
+        return DecodedSample(number, captions, sample.source, cuts)
 
 
 def _let_pass(_sample: int) -> None:
@@ -239,6 +242,7 @@ class LocalBatches:
             visits=np.stack([epochs, [sample.id for sample in loaded]], axis=1),
             blank=np.array([sample.is_blank for sample in loaded]),
             caption_keys=keys_of(tokens.numpy(), lengths.numpy()).reshape(num_texts, -1),
+            cuts=np.stack([sample.cuts for sample in loaded], axis=1),
         )
 
 
@@ -260,6 +264,7 @@ def _join_rows(rows: Sequence[BatchRows], images: UInt8[Tensor, "views n h w 3"]
         visits=torch.from_numpy(np.concatenate([part.visits for part in rows])),
         blank=blank,
         caption_keys=torch.from_numpy(np.concatenate([part.caption_keys for part in rows], axis=1)),
+        cuts=torch.from_numpy(np.concatenate([part.cuts for part in rows], axis=1)),
     )
 
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from jaxtyping import UInt8
+import numpy as np
+from jaxtyping import Float32, UInt8
 from numpy.typing import NDArray
 
 from vlp.data.faults import net
@@ -53,17 +54,21 @@ class Views:
         return self.negatives.count if self.negatives else 0
 
     @net("corrupt_image")
-    def images(self, picture: Picture, seed: int, epoch: int, number: int, into: UInt8[NDArray, "v s s 3"]) -> None:
-        """Write the pixels of every image view.
+    def images(
+        self, picture: Picture, seed: int, epoch: int, number: int, into: UInt8[NDArray, "v s s 3"]
+    ) -> Float32[NDArray[np.float32], "v 5"]:
+        """Write the pixels of every image view; return what each shows of the picture, as `Batch.cuts` has it.
 
         Raises:
             BadSampleError: `corrupt_image`.
         """
-        cuts = [(crop, Draws(seed, CROP, epoch, number, view)) for view, crop in enumerate(self.crops)]
-        for view, pixels in enumerate(crop_views(picture, cuts)):
+        drawn = [(crop, Draws(seed, CROP, epoch, number, view)) for view, crop in enumerate(self.crops)]
+        views, cuts = crop_views(picture, drawn)
+        for view, pixels in enumerate(views):
             if self.policy is not None and view >= int(self.spare_first):
                 pixels = self.policy(pixels, fold(seed, POLICY, epoch, number, view))
             into[view] = pixels
+        return np.array([cut.row for cut in cuts], dtype=np.float32)
 
     def texts(self, sample: Sample, seed: int, epoch: int, number: int) -> list[Caption]:
         """Return every text view, then the wrong captions.

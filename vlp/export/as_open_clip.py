@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from open_clip.hf_model import HFTextEncoder
+from open_clip.transformer import VisionTransformer
 from safetensors.torch import save_file
 
 from vlp.towers.class_token import ClassTokenText
@@ -22,6 +23,8 @@ def open_clip_obstacles(model: DualEncoder) -> list[str]:
     found = prompt_obstacles(model)
     if isinstance(model.core.text, OtherEncoder):
         found.append(f"its text tower cannot be a {model.core.text.config.model_type} encoder")
+    if model.decoder is not None and not isinstance(model.core.visual, VisionTransformer):
+        found.append("its decoder of captions reads no image tower but its own vision transformer")
     return found
 
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Bool, Float32, Int64, UInt8
 from PIL.Image import Image
-from torch import Tensor, device, stack
+from torch import Tensor, cat, device, stack
 
 ON_DEVICE = ("images", "tokens", "draws", "ids", "caption_ids")
 
@@ -46,6 +46,9 @@ class Batch:
         blank: Which samples have no pixels, because the embedding of their image is kept; stays on the CPU. Where all
             have none, images are empty.
         caption_keys: Stable hash of the tokens of each caption, as they came from the tokenizer; stays on the CPU.
+        cuts: What each image view of the data shows of its picture: left, top, right and bottom in pixels of the
+            picture, and 1 where it is mirrored, else 0; stays on the CPU. Zeros where there are no pixels. Views that
+            strategies add behind them show what the first one shows.
     """
 
     images: UInt8[Tensor, "views n h w 3"]
@@ -60,6 +63,7 @@ class Batch:
     visits: Int64[Tensor, "n 2"] | None = None
     blank: Bool[Tensor, " n"] | None = None
     caption_keys: Int64[Tensor, "views n"] | None = None
+    cuts: Float32[Tensor, "views n 5"] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -92,7 +96,12 @@ class Batch:
             visits=None if self.visits is None else self.visits[start : start + size],
             blank=None if self.blank is None else self.blank[start : start + size],
             caption_keys=None if self.caption_keys is None else self.caption_keys[:, start : start + size],
+            cuts=None if self.cuts is None else self.cuts[:, start : start + size],
         )
+
+    def with_views(self, images: UInt8[Tensor, "w n h w 3"], draws: Float32[Tensor, "w n draws"]) -> Batch:
+        """Return the same with further image views behind the others, each of the crop of the first."""
+        return replace(self, images=cat([self.images, images]), draws=cat([self.draws, draws]))
 
 
 @dataclass(frozen=True)
@@ -134,6 +143,10 @@ class Embeddings:
         image_features: What the image tower knows of every view before its projection, the first view first; empty
             where nobody asks.
         text_features: The same of the text tower, of the wrong captions too.
+        image_maps: What the image tower says of each place of every view, row by row from the top left of the view; the
+            first view first; empty where nobody asks.
+        taught_maps: The same of averaged weights, of the first views, without gradient. `image_cuts`: what these views
+            show of their pictures, as `Batch.cuts`.
         replayed: Which samples come from data that were learned before.
         caption_losses: What a decoder says of each caption of the first text view given the first view of its image:
             -log of its probability. `caption_words`: over how many tokens that is a sum; on the CPU.
@@ -150,6 +163,9 @@ class Embeddings:
     teacher: Teacher | None = None
     image_features: tuple[Float32[Tensor, "n w"], ...] = ()
     text_features: tuple[Float32[Tensor, "n v"], ...] = ()
+    image_maps: tuple[Float32[Tensor, "n h w c"], ...] = ()
+    taught_maps: tuple[Float32[Tensor, "n h w c"], ...] = ()
+    image_cuts: tuple[Float32[Tensor, "n 5"], ...] = ()
     replayed: Bool[Tensor, " n"] | None = None
     caption_losses: Float32[Tensor, " n"] | None = None
     caption_words: Int64[Tensor, " n"] | None = None
@@ -157,7 +173,7 @@ class Embeddings:
     def numbers(self) -> Iterator[Tensor]:
         """Yield all that holds real numbers."""
         yield from (self.image, self.text, self.scale, self.bias, *self.image_views, *self.text_views)
-        yield from (*self.image_features, *self.text_features)
+        yield from (*self.image_features, *self.text_features, *self.image_maps, *self.taught_maps)
         yield from (part for part in (self.reference, self.negatives, self.caption_losses) if part is not None)
         if self.teacher is not None:
             yield from self.teacher.numbers()
@@ -172,6 +188,9 @@ class Embeddings:
             text_views=tuple(map(change, self.text_views)),
             image_features=tuple(map(change, self.image_features)),
             text_features=tuple(map(change, self.text_features)),
+            image_maps=tuple(map(change, self.image_maps)),
+            taught_maps=tuple(map(change, self.taught_maps)),
+            image_cuts=self.image_cuts,
             reference=None if self.reference is None else change(self.reference),
             negatives=None if self.negatives is None else change(self.negatives),
             caption_losses=None if self.caption_losses is None else change(self.caption_losses),
@@ -179,7 +198,7 @@ class Embeddings:
         )
 
     def with_images(self, order: Sequence[int]) -> Embeddings:
-        """Return the same with its image views in another order, features with them; 0 is `image`, the first leads.
+        """Return the same with its image views in another order, and all of them; 0 is `image`, the first leads.
 
         Args:
             order: Numbers of views; those that are not named are left out.
@@ -187,7 +206,8 @@ class Embeddings:
         views = (self.image, *self.image_views)
         image, *further = (views[place] for place in order)
         features = tuple(self.image_features[place] for place in order) if self.image_features else ()
-        return replace(self, image=image, image_views=tuple(further), image_features=features)
+        maps = tuple(self.image_maps[place] for place in order) if self.image_maps else ()
+        return replace(self, image=image, image_views=tuple(further), image_features=features, image_maps=maps)
 
     def with_texts(self, order: Sequence[int]) -> Embeddings:
         """Return the same with its text views in another order; features of wrong captions stay behind them."""

@@ -27,6 +27,8 @@ NEEDS = {
     "replayed": "to know which samples are replayed",
     "features": "what the towers know before their projections",
     "caption_losses": "what a decoder says of captions",
+    "maps": "maps of the image tower",
+    "taught_maps": "maps of averaged weights",
 }
 
 
@@ -41,7 +43,7 @@ class Term(nn.Module, ABC):
 
     needs: frozenset[str] = frozenset()
     """What a batch must carry beyond two embeddings: ids, caption_ids, reference, teacher, negatives,
-    caption_losses."""
+    caption_losses, maps, taught_maps."""
 
     min_pairs: int = 1
     """Fewest pairs for which the formula is defined."""
@@ -55,6 +57,9 @@ class Term(nn.Module, ABC):
     reads_views: bool = False
     """Whether it looks at further views of images and texts; without such a term they cost time for nothing."""
 
+    compares_views: bool = False
+    """Whether it compares two views of each image: refused without a second one, and with a locked image tower."""
+
     fixed_scale_advised: bool = False
     """Whether a learnable scale only ever grows under this term, up to its clamp."""
 
@@ -63,6 +68,9 @@ class Term(nn.Module, ABC):
 
         Terms that compare similarities need not know; a ValueError refuses a width that the term cannot compare.
         """
+
+    def fit_maps(self, channels: int, /) -> None:
+        """Learn how many channels maps have, before `create`; not called where the term needs no maps."""
 
     def create(self, embed_dim: int, /) -> None:
         """Make the term's own parameters, where it has some; called once, before the first batch."""
@@ -131,12 +139,19 @@ class Objective(nn.Module):
         self._local_sizes: set[int] = set()
         self._undo: Undo | None = None
 
-    def create(self, embed_dim: int, teacher_dim: int | None = None, features: tuple[int, int] | None = None) -> None:
+    def create(
+        self,
+        embed_dim: int,
+        teacher_dim: int | None = None,
+        features: tuple[int, int] | None = None,
+        map_channels: int | None = None,
+    ) -> None:
         """Make the heads' and the terms' own parameters for embeddings of this width.
 
         Args:
             teacher_dim: Width of the teacher's embeddings; None where it is the same.
             features: Widths of what the towers know before their projections, of images and texts, where a head asks.
+            map_channels: Of the maps of the image tower, where a term asks.
 
         Raises:
             RecipeError: A term is to read as many coordinates as there are, or more, or none, or cannot compare them
@@ -158,6 +173,8 @@ class Objective(nn.Module):
                     term.fit_teacher(width, width if is_cut else teacher_dim or embed_dim)
                 except ValueError as error:
                     raise RecipeError(f"objective.{label}: {error}") from error
+            if map_channels is not None:
+                term.fit_maps(map_channels)
             term.create(width)
 
     def _width_of(self, label: str, embed_dim: int) -> int:
@@ -198,7 +215,7 @@ class Objective(nn.Module):
     @property
     def reads_views(self) -> bool:
         """Whether something looks at further views of images and texts."""
-        return any(term.reads_views for term in self._terms.values()) or any(
+        return any(term.reads_views or "maps" in term.needs for term in self._terms.values()) or any(
             head.views == "further" for head in self._heads.values()
         )
 

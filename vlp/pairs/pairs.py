@@ -170,8 +170,9 @@ class Pairs:
     def carries(self) -> frozenset[str]:
         """What this batch has beyond two embeddings."""
         optional = {name for name in OPTIONAL if getattr(self.embeddings, name) is not None}
-        features = {"features"} if self.embeddings.image_features else set()
-        return frozenset({"ids", "caption_ids"} | optional | features)
+        several = {"features": "image_features", "maps": "image_maps", "taught_maps": "taught_maps"}
+        further = {need for need, name in several.items() if getattr(self.embeddings, name)}
+        return frozenset({"ids", "caption_ids"} | optional | further)
 
     @property
     def num_image_views(self) -> int:

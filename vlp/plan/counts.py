@@ -29,7 +29,7 @@ from vlp.data.pixels.augment import NUM_DRAWS
 from vlp.ground.types import Batch
 from vlp.objectives.base import Objective, Term
 from vlp.recipe.model import build_model, without_weights
-from vlp.recipe.named_parts import build_objective, build_strategies, features_of, load_strategies, teacher_dim_of
+from vlp.recipe.named_parts import build_objective, build_strategies, load_strategies, teacher_dim_of, widths_of
 from vlp.recipe.schema import Recipe
 from vlp.step.kept_bytes import KeptBytes
 from vlp.step.optimizers.base import optimizers
@@ -121,7 +121,7 @@ def count(recipe: Recipe, *, tokens: float | None = None) -> Counts:
         used = build_strategies(recipe)
         with unset_fake_temporarily():
             load_strategies(used)
-        objective.create(towers.embed_dim, teacher_dim_of(used), features_of(towers, objective))
+        objective.create(towers.embed_dim, teacher_dim_of(used), *widths_of(towers, objective))
         for strategy in used.values():
             strategy.start(towers)
         length = towers.caption_length
@@ -265,6 +265,7 @@ def _batch(towers: DualEncoder, size: int, recipe: Recipe, length: int) -> Batch
     with unset_fake_temporarily():
         lengths = torch.full((texts + wrong, size), length)  # towers read them on the CPU
         visits = torch.zeros(size, 2, dtype=torch.int64)
+        cuts = torch.zeros(images, size, 5)
     return Batch(
         images=torch.empty(images, size, height, width, 3, dtype=torch.uint8),
         tokens=torch.zeros(texts + wrong, size, length, dtype=torch.int64),
@@ -276,6 +277,7 @@ def _batch(towers: DualEncoder, size: int, recipe: Recipe, length: int) -> Batch
         num_negatives=wrong,
         captions=(" ".join("a" * (length - 2)),) * size,  # a word is a token, and two more stand around them
         visits=visits,
+        cuts=cuts,
     )
 
 

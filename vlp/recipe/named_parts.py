@@ -55,13 +55,18 @@ def teacher_dim_of(used: Mapping[str, Strategy]) -> int | None:
     return next((strategy.teacher_dim for strategy in used.values() if strategy.teacher_dim is not None), None)
 
 
-def features_of(towers: DualEncoder, objective: Objective) -> tuple[int, int] | None:
-    """Return how wide the towers are before their projections, images first; None where no head asks.
+def widths_of(towers: DualEncoder, objective: Objective) -> tuple[tuple[int, int] | None, int | None]:
+    """Let the towers hand out what heads and terms ask for, and return how wide that is.
+
+    Returns:
+        Widths of what the towers know before their projections, images first, and the channels of maps of the image
+        tower; None where nothing asks.
 
     Raises:
-        RecipeError: A tower has no projection to look behind.
+        RecipeError: A tower has no projection to look behind, or no map.
     """
-    return feature_widths(towers) if "features" in objective.needs else None
+    features = feature_widths(towers) if "features" in objective.needs else None
+    return features, towers.hand_out_maps() if "maps" in objective.needs else None
 
 
 def build_term(recipe: Recipe, label: str) -> Term:

@@ -24,9 +24,9 @@ from vlp.recipe.named_parts import (
     build_kind,
     build_objective,
     build_strategies,
-    features_of,
     load_strategies,
     teacher_dim_of,
+    widths_of,
 )
 from vlp.recipe.schema import Recipe, settings
 from vlp.run.background_writer import BackgroundWriter
@@ -191,7 +191,7 @@ def assemble(recipe: Recipe, *, resume: bool, allow_changes: bool) -> Run:
         read = load_strategies(used)
     check_same("what strategies read", json.dumps(read))
     towers.hands_out_features = "features" in objective.needs
-    objective.create(towers.embed_dim, teacher_dim_of(used), features_of(towers, objective))
+    objective.create(towers.embed_dim, teacher_dim_of(used), *widths_of(towers, objective))
     sharded = is_sharded()
     kind, shared = build_kind(recipe)
     check_fit(recipe, towers, objective, used, sharded=sharded)

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import torch
 
+from vlp.data.pixels.policies import policies
 from vlp.evaluators.base import load_task
 from vlp.evaluators.comparison.task_scores import sign_of
 from vlp.evaluators.variants import name_in_records
@@ -19,7 +20,9 @@ from vlp.step.optimizers.base import optimizers
 from vlp.strategies.base import Strategy
 from vlp.strategies.dual_teacher import DualTeacher
 from vlp.strategies.hard_negatives import HardNegatives
+from vlp.strategies.image_views import ImageViews
 from vlp.strategies.replay import Replay
+from vlp.strategies.style_views import StyleViews
 from vlp.towers.dual import DualEncoder
 from vlp.towers.sources import holds_weights
 from vlp.towers.token_table import token_table
@@ -31,6 +34,7 @@ PROVIDERS = {
     "replayed": "say which (strategies.replay={sources: [LABEL]})",
     "caption_losses": "give the model a decoder (model.decoder={type: transformer} with model.image.pooler_queries=257 "
     "and model.text.pool=cls, or the name of a CoCa of open_clip in all three)",
+    "taught_maps": "add strategies.dense_teacher={}",
     "negatives": "add some (strategies.shuffled_captions={}, or strategies.hard_negatives={} with "
     "data.captions.negatives={})",
 }
@@ -61,6 +65,8 @@ def check_fit(
     _check_providers(recipe, used)
     _check_views(recipe, objective, used)
     _check_features(recipe, objective)
+    _check_compared_views(recipe, towers, objective, used)
+    _check_maps(recipe, objective)
     _check_evaluated_heads(recipe, objective)
     _check_replay(recipe, used)
     _check_contrast(objective)
@@ -263,6 +269,45 @@ def _check_features(recipe: Recipe, objective: Objective) -> None:
             raise RecipeError(
                 f"{key}: heads.{label} reads features that it would hide: set reads: embeddings, or {key}=false"
             )
+
+
+def _check_compared_views(
+    recipe: Recipe, towers: DualEncoder, objective: Objective, used: Mapping[str, Strategy]
+) -> None:
+    """Refuse terms that compare views of an image where there are none, or where no image tower learns of it."""
+    label = next((label for label, term in objective.terms.items() if cast(Term, term).compares_views), None)
+    if label is None:
+        return
+    if towers.locked_image:
+        raise RecipeError(
+            f"model.freeze: objective.{label} compares views of images, which trains the image tower, and it is "
+            "locked: train some of it (model.tune=prompts: image above 0), or leave the term out"
+        )
+    if not recipe.data.views and not any(isinstance(strategy, ImageViews | StyleViews) for strategy in used.values()):
+        raise RecipeError(
+            f"objective.{label}: compares two views of an image, and there is one: set data.views={{second: {{scale: "
+            "[0.2, 1.0]}}"
+        )
+
+
+def _check_maps(recipe: Recipe, objective: Objective) -> None:
+    """Refuse what leaves nobody knowing which place of one view is which of the other."""
+    label = next((label for label, term in objective.terms.items() if "maps" in cast(Term, term).needs), None)
+    if label is None:
+        return
+    data = recipe.data
+    if data.augment.affine:
+        raise RecipeError(
+            f"data.augment.affine: turns and moves images behind their crops, so that objective.{label} would compare "
+            "other places than it thinks: set it to 0; crops of data.views move them as well"
+        )
+    if data.policy is not None and policies[data.policy.type].moves_pixels:
+        raise RecipeError(
+            f"data.policy: {data.policy.type} moves pixels, so that objective.{label} would compare other places than "
+            "it thinks: leave it out; data.augment changes colours"
+        )
+    if "features" in objective.needs:
+        raise RecipeError(f"objective.{label}: no head can read features beside maps: set its reads to embeddings")
 
 
 def _check_contrast(objective: Objective) -> None:

@@ -130,6 +130,9 @@ def _join(parts: Sequence[Embeddings], *, with_graph: bool) -> Embeddings:
         reference=together(lambda part: part.reference),
         negatives=None if negatives is None else one(negatives),
         teacher=Teacher(*(torch.cat(rows) for rows in zip(*map(_said, teachers), strict=True))) if teachers else None,
+        image_maps=tuple(leaf(maps) for maps in zip(*(part.image_maps for part in parts), strict=True)),
+        taught_maps=tuple(torch.cat(maps) for maps in zip(*(part.taught_maps for part in parts), strict=True)),
+        image_cuts=tuple(torch.cat(cuts) for cuts in zip(*(part.image_cuts for part in parts), strict=True)),
         replayed=together(lambda part: part.replayed),
         caption_losses=None if losses is None else one(losses),
         caption_words=together(lambda part: part.caption_words),
@@ -158,7 +161,7 @@ def _inject(embeddings: Embeddings, leaves: Embeddings, index: int, size: int, *
 def _rows(embeddings: Embeddings) -> tuple[Tensor, ...]:
     further = (part for part in (embeddings.negatives, embeddings.caption_losses) if part is not None)
     views = (*embeddings.image_views, *embeddings.text_views)
-    features = (*embeddings.image_features, *embeddings.text_features)
+    features = (*embeddings.image_features, *embeddings.text_features, *embeddings.image_maps)
     return (embeddings.image, embeddings.text, *views, *features, *further)
 
 

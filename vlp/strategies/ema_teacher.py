@@ -11,6 +11,7 @@ from torch.nn import functional
 from vlp.ground.types import Batch, Embeddings
 from vlp.strategies.averaged import Averaged
 from vlp.strategies.base import strategies
+from vlp.towers.image_tokens import only_rows
 
 VISUAL = "core.visual."
 
@@ -35,6 +36,5 @@ class EmaTeacher(Averaged):
     def after_forward(self, images: Tensor, batch: Batch, embeddings: Embeddings) -> Embeddings:
         averages = {name.removeprefix(VISUAL): value for name, value in self.average.items() if name.startswith(VISUAL)}
         with self.at_rest() as model:
-            found = functional_call(model.core.visual, averages, (images[0],))
-        features = found[0] if isinstance(found, tuple) else found  # beside tokens, for a decoder
+            features = only_rows(functional_call(model.core.visual, averages, (images[0],)))
         return replace(embeddings, reference=functional.normalize(features.float(), dim=1))

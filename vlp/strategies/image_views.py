@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
@@ -36,11 +34,8 @@ class ImageViews(Strategy):
 
     def before_forward(self, batch: Batch) -> Batch:
         draws = [turned(batch.draws[0], view) for view in range(1, self.num_views)]
-        return replace(
-            batch,
-            images=torch.cat([batch.images, batch.images[:1].expand(self.num_views - 1, *batch.images.shape[1:])]),
-            draws=torch.cat([batch.draws, torch.stack(draws)]),
-        )
+        again = batch.images[:1].expand(self.num_views - 1, *batch.images.shape[1:])
+        return batch.with_views(again, torch.stack(draws))
 
 
 def turned(draws: Tensor, view: int) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -64,11 +63,7 @@ class StyleViews(Strategy):
         chosen = below_one(uniform(pick(batch.draws[0][:, 0], 2**24), 0, SALT, 2), torch.float32)
         pixels = batch.images[0].permute(0, 3, 1, 2)
         styled = self._styles.give(pixels, chosen[:, 0], chosen[:, 1] * self.strength)
-        return replace(
-            batch,
-            images=torch.cat([batch.images, styled.permute(0, 2, 3, 1)[None]]),
-            draws=torch.cat([batch.draws, turned(batch.draws[0], len(batch.images))[None]]),
-        )
+        return batch.with_views(styled.permute(0, 2, 3, 1)[None], turned(batch.draws[0], len(batch.images))[None])
 
     def state_dict(self) -> dict[str, Tensor]:
         return {"checksum": self._sum}

@@ -21,7 +21,7 @@ from vlp.ground.errors import said_by
 from vlp.ground.types import RecipeError
 from vlp.towers.attention import make_lean
 from vlp.towers.base import DecoderSource, Fragment
-from vlp.towers.caption_decoder import build_decoder, check_decoder, decoder_of
+from vlp.towers.caption_decoder import build_decoder, decoder_of, join_decoder
 from vlp.towers.class_token import make_class_token
 from vlp.towers.encoders import OtherEncoder, is_known_to_open_clip
 from vlp.towers.packed_text import make_packed
@@ -141,7 +141,7 @@ def build_core(
     make_packed(core.text)
     if "multimodal_cfg" in model_cfg:
         core.text_decoder = build_decoder(model_cfg["multimodal_cfg"], model_cfg)
-        check_decoder(core.text_decoder, core.visual, core.text)
+        join_decoder(core.text_decoder, core.visual, core.text)
     make_lean(core)
     _drop_patches_on_device(core.visual, model_cfg["vision_cfg"].get("patch_dropout", 0.0))
     is_whole = all(

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from vlp.ground.types import RecipeError, send
 from vlp.towers.class_token import ClassTokenText
+from vlp.towers.image_tokens import hand_out_tokens, token_shape
 from vlp.towers.linear_cross_entropy import linear_cross_entropy
 
 
@@ -23,11 +24,21 @@ class CaptionDecoder(MultimodalTransformer):
 
     Yu et al. 2022, section 3.2 (arXiv:2205.01917): blocks that attend to earlier tokens, each followed by one that
     attends to the tokens of the image.
+
+    Attributes:
+        image_map: From the width of the image's tokens to the decoder's; None where they have it.
     """
 
-    def states(self, image_tokens: Float[Tensor, "n k w"], text_tokens: Float[Tensor, "n l w"]) -> Tensor:
+    image_map: nn.Linear | None
+
+    def seen(self, image_tokens: Float[Tensor, "n k v"]) -> Float[Tensor, "n k w"]:
+        """Return tokens of images as the blocks look at them."""
+        return image_tokens if self.image_map is None else self.image_map(image_tokens)
+
+    def states(self, image_tokens: Float[Tensor, "n k v"], text_tokens: Float[Tensor, "n l w"]) -> Tensor:
         """Return the state `[n l w]` of each token, which depends on the image and on the caption up to that token."""
         length = text_tokens.shape[1]
+        image_tokens = self.seen(image_tokens)
         hidden, mask = text_tokens, self.attn_mask[:length, :length]
         for block, cross in zip(self.resblocks, self.cross_attn, strict=True):
             hidden = self._run(block, hidden, None, None, mask)
@@ -37,7 +48,7 @@ class CaptionDecoder(MultimodalTransformer):
 
     def losses(
         self,
-        image_tokens: Float[Tensor, "n k w"],
+        image_tokens: Float[Tensor, "n k v"],
         text_tokens: Float[Tensor, "n l w"],
         tokens: Int64[Tensor, "n l"],
         lengths: Int64[NDArray[np.int64], " n"],
@@ -55,7 +66,7 @@ class CaptionDecoder(MultimodalTransformer):
         losses = linear_cross_entropy(hidden, self.text_projection, labels, _number_format(hidden.device.type))
         return losses.new_zeros(size * (length - 1)).index_copy(0, at, losses).view(size, length - 1).sum(dim=1)
 
-    def forward(self, image_embs: Float[Tensor, "n k w"], text_embs: Float[Tensor, "n l w"]) -> Float[Tensor, "n l v"]:
+    def forward(self, image_embs: Float[Tensor, "n k v"], text_embs: Float[Tensor, "n l w"]) -> Float[Tensor, "n l m"]:
         """Return the logits of the word behind each token."""
         return self.states(image_embs, text_embs) @ self.text_projection
 
@@ -89,6 +100,7 @@ def build_decoder(config: Mapping[str, Any], model_cfg: Mapping[str, Any]) -> Ca
         norm_layer=LayerNorm,
         output_dim=config["vocab_size"],
     )
+    decoder.image_map = None
     width, layers = config["width"], config["layers"]
     nn.init.normal_(decoder.text_projection, std=width**-0.5)
     for block in (*decoder.resblocks, *decoder.cross_attn):
@@ -99,26 +111,32 @@ def build_decoder(config: Mapping[str, Any], model_cfg: Mapping[str, Any]) -> Ca
     return decoder
 
 
-def check_decoder(decoder: CaptionDecoder, visual: nn.Module, text: nn.Module) -> None:
-    """Refuse towers that cannot hand out what the decoder reads.
+def join_decoder(decoder: CaptionDecoder, visual: nn.Module, text: nn.Module) -> None:
+    """Let the image tower hand out tokens, and the decoder read them; refuse towers that cannot.
+
+    Tokens of the image that have another width pass a linear map, which is the decoder's. Those of open_clip's vision
+    transformers have to have the width: open_clip's CoCa has no place for a map.
 
     Raises:
         RecipeError: Names the key and a way out.
     """
-    if not isinstance(visual, VisionTransformer):
-        raise RecipeError(
-            "model.decoder: the image tower hands out no tokens of its image: use a vision transformer of open_clip "
-            "(model.image.type=vit, or open_clip with such a name)"
-        )
     if not isinstance(text, ClassTokenText):
         raise RecipeError(
             "model.decoder: the text tower sees whole captions, and would tell the decoder what it should predict: use "
             "a causal transformer with a class token (model.text={type: transformer, pool: cls})"
         )
     width = decoder.ln_final.normalized_shape[0]
-    of_image = visual.ln_post.normalized_shape[0]
     if text.width != width:
         raise RecipeError(f"model.decoder: is {width} wide, and reads the text tower, which is {text.width} wide")
+    hand_out_tokens(visual)
+    if isinstance(visual, VisionTransformer):
+        _check_width(visual, width)
+    elif (of_image := token_shape(visual)[1]) != width:
+        decoder.image_map = nn.Linear(of_image, width)
+
+
+def _check_width(visual: VisionTransformer, width: int) -> None:
+    of_image = visual.ln_post.normalized_shape[0]
     if of_image != width:
         pooled = visual.attn_pool is not None
         raise RecipeError(

@@ -23,9 +23,10 @@ def can_step(text: ClassTokenText, decoder: CaptionDecoder) -> bool:
     return all(isinstance(block, LeanBlock) and block.is_lean for block in blocks)
 
 
-def look(decoder: CaptionDecoder, image_tokens: Float[Tensor, "n k w"]) -> list[Seen]:
+def look(decoder: CaptionDecoder, image_tokens: Float[Tensor, "n k v"]) -> list[Seen]:
     """Return the keys and values of images, block by block, for any number of steps."""
     found = []
+    image_tokens = decoder.seen(image_tokens)
     for block in decoder.cross_attn:
         seen = block.project(block.ln_1_kv(image_tokens))
         _, keys, values = _by_head(seen, block)

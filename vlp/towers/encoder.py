@@ -15,6 +15,7 @@ from torch.nn import functional
 from vlp.towers.block_outputs import listening
 from vlp.towers.caption_writer import CaptionWriter
 from vlp.towers.dual import DualEncoder
+from vlp.towers.image_tokens import only_rows
 from vlp.towers.moved_tokens import moved_tokens, named
 from vlp.towers.plain_pixels import PLAIN, normalised, preparation
 from vlp.towers.text import can_cut
@@ -88,7 +89,8 @@ class TowerEncoder:
     def embed_pixels(self, pixels: Float32[Tensor, "n 3 h w"]) -> Float32[Tensor, "n d"]:
         """Embed what `plain_pixels` makes of images, in float32; gradients reach the pixels that ask for them."""
         with self.model.at_rest():
-            return functional.normalize(self.model.core.visual(normalised(pixels, self.model.preprocess_cfg)), dim=-1)
+            found = self.model.core.visual(normalised(pixels, self.model.preprocess_cfg))
+            return functional.normalize(only_rows(found), dim=-1)
 
     @torch.no_grad()
     def layers(self, pixels: Float32[Tensor, "n 3 h w"]) -> list[Float32[Tensor, "n w"]]:

@@ -12,10 +12,11 @@ from jaxtyping import Float, Float32, Int64
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vlp.ground.types import Embeddings
+from vlp.ground.types import Embeddings, RecipeError
 from vlp.towers.before_projection import image_and_features, text_and_features
 from vlp.towers.caption_decoder import CaptionDecoder, decoder_of
 from vlp.towers.freeze import is_locked
+from vlp.towers.image_tokens import hand_out_tokens, map_shape, maps_of
 from vlp.towers.learned_tokens import add_prompts, count_prompts
 from vlp.towers.text import can_cut, embed_cut, embed_full
 from vlp.towers.tokenizers import PaddingTokenizer, frame
@@ -31,6 +32,7 @@ class TwoTowers(nn.Module):
         context_length: Tokens that the text tower has positions for.
         text_buckets: Groups of similar length that captions are split into.
         hands_out_features: Whether `forward` returns what the towers know before their projections, too.
+        hands_out_maps: Whether it returns what the image tower says of each place, too.
     """
 
     core: Any
@@ -38,6 +40,7 @@ class TwoTowers(nn.Module):
     context_length: int
     text_buckets: int
     hands_out_features = False
+    hands_out_maps = False
     _view_dropout: ViewDropout | None = None
 
     @property
@@ -79,6 +82,7 @@ class TwoTowers(nn.Module):
             reference=image[0].detach() if self.locked_image else None,
             image_features=tuple(seen),
             text_features=tuple(read),
+            image_maps=() if image_tokens is None or not self.hands_out_maps else maps_of(image_tokens, images),
             caption_losses=losses,
             caption_words=None if losses is None else torch.as_tensor(lengths[0] - 1),
         )
@@ -123,6 +127,22 @@ class TwoTowers(nn.Module):
             rows = torch.cat([first, others])
         return (*self._parted(rows.unflatten(0, tokens.shape[:2])), states)
 
+    def hand_out_maps(self) -> int:
+        """Let `forward` return what the image tower says of each place; return how many channels that has.
+
+        Raises:
+            RecipeError: It has no places, or only some of them, or none of it trains.
+        """
+        if self.locked_image:
+            raise RecipeError(
+                "model.freeze: a term compares places of images, which trains the image tower, and it is locked: train "
+                "some of it, or leave the term out"
+            )
+        hand_out_tokens(self.core.visual)
+        *_, channels = map_shape(self.core.visual)
+        self.hands_out_maps = True
+        return channels
+
     def _parted(self, rows: Float[Tensor, "v n e"]) -> tuple[Tensor, Tensor | tuple[()]]:
         if not self.hands_out_features:
             return _unit(rows), ()
@@ -135,7 +155,7 @@ class TwoTowers(nn.Module):
         tower = self.core.visual
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.locked_image):
             found: Any = image_and_features(tower, images) if features else tower(images)
-            rows, states = (found, None) if self.decoder is None else found
+            rows, states = found if isinstance(found, tuple) else (found, None)
             return rows, states
 
     def _token_rows(

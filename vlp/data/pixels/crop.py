@@ -42,6 +42,11 @@ class Cut:
     factor: int
     flip: bool
 
+    @property
+    def row(self) -> tuple[int, int, int, int, int]:
+        """As `Batch.cuts` has it."""
+        return *self.box, int(self.flip)
+
 
 class Crop:
     """Cut a random box, resize it with antialiasing and flip it sometimes.
@@ -134,8 +139,11 @@ class Crop:
         return next(factor for factor in factors if factor == 1 or factor <= reserve)
 
 
-def crop_views(picture: Picture, views: Sequence[tuple[Crop, Draws]]) -> list[NDArray[np.uint8]]:
+def crop_views(picture: Picture, views: Sequence[tuple[Crop, Draws]]) -> tuple[list[NDArray[np.uint8]], list[Cut]]:
     """Cut every view out of one picture, decoded once, as small as the most demanding view allows.
+
+    Returns:
+        The pixels of each view, and what it shows of the picture.
 
     Raises:
         BadSampleError: `corrupt_image`.
@@ -143,7 +151,7 @@ def crop_views(picture: Picture, views: Sequence[tuple[Crop, Draws]]) -> list[ND
     cuts = [crop.draw(picture, draws) for crop, draws in views]
     factor = min(cut.factor for cut in cuts)
     pixels = picture.pixels(factor, fast=all(crop.decoding == "fast" for crop, _ in views))
-    return [crop.take(pixels, cut, factor) for (crop, _), cut in zip(views, cuts, strict=True)]
+    return [crop.take(pixels, cut, factor) for (crop, _), cut in zip(views, cuts, strict=True)], cuts
 
 
 def _snap(box: Box, factor: int, width: int, height: int) -> Box:

@@ -26,6 +26,8 @@ class FourierStyle(Policy):
         probability: How often an image is changed.
     """
 
+    moves_pixels = False
+
     def __init__(
         self,
         *,

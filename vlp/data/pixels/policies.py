@@ -20,7 +20,13 @@ TURN = threading.Lock()
 
 
 class Policy(ABC):
-    """A change of one image; torchvision's own code, with random numbers that depend on a key alone."""
+    """A change of one image; torchvision's own code, with random numbers that depend on a key alone.
+
+    Attributes:
+        moves_pixels: Whether what it changes may come to stand elsewhere in the image.
+    """
+
+    moves_pixels: bool = True
 
     @abstractmethod
     def transform(self) -> nn.Module:

@@ -65,10 +65,14 @@ def standardize(pairs: Pairs, rows: Float[Tensor, "n d"]) -> Float[Tensor, "n d"
 def moments(
     pairs: Pairs, rows: Float[Tensor, "n d"]
 ) -> tuple[Float[Tensor, "n d"], Float[Tensor, " d"], Float[Tensor, " d"]]:
-    """Return rows around the mean of each feature over the whole batch, the mean and the variance, with gradient."""
-    mean = pairs.total(rows.sum(dim=0)) / pairs.num_pairs
+    """Return rows around the mean of each feature over the whole batch, the mean and the variance, with gradient.
+
+    Each pair has one row, or several, as many as any other.
+    """
+    count = pairs.num_pairs * (len(rows) // pairs.num_local)
+    mean = pairs.total(rows.sum(dim=0)) / count
     centred = rows - mean
-    return centred, mean, pairs.total(centred.square().sum(dim=0)) / pairs.num_pairs
+    return centred, mean, pairs.total(centred.square().sum(dim=0)) / count
 
 
 class DirectMap(nn.Module):

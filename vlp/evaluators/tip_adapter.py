@@ -1,0 +1,114 @@
+"""A few images of each class as a memory beside the prompts; nothing is trained."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from vlp.evaluators.base import check_class_names, check_kind, evaluators
+from vlp.evaluators.dataset import EvaluationSet
+from vlp.evaluators.groups import ones
+from vlp.evaluators.intervals import proportion
+from vlp.evaluators.probes.dealing import deal
+from vlp.evaluators.probes.few import draw_few, mean_over_draws
+from vlp.evaluators.probes.train_split import SplitFeatures, open_split, read_features
+from vlp.evaluators.prompts import class_embeddings, prompts_of
+from vlp.evaluators.shared import SharedEncoder
+from vlp.ground.types import Evaluation, PerSample, RecipeError
+
+CHUNK = 4096  # images at a time
+
+
+@evaluators.register("tip_adapter")
+class TipAdapter:
+    """Classify by prompts and by a memory of a few images of each class, over several draws of them.
+
+    Tip-Adapter without its training (Zhang et al. 2022, arXiv:2207.09519, equation 5): logits 100 x.w_c + weight
+    sum over remembered images k of class c of exp(-sharpness (1 - x.k)). `acc1_0shot` is the prompts alone; the
+    difference is what the images add. Both constants are the paper's and stay as they are, for a search of them would
+    take held-out images. Intervals take both draws and test images as chance. A draw of more shots contains that of
+    fewer.
+
+    Args:
+        shots: Images of each class to remember.
+        draws: How often they are drawn, at least twice.
+        train_split: Folder of the shards that are drawn from.
+        weight: Of the memory beside the prompts (the alpha of the paper).
+        sharpness: How fast an image's say falls with its distance (the beta of the paper).
+        prompts: File of templates or of prompts for each class, relative to `eval/`; the set's own when absent.
+        seed: Which images are drawn.
+    """
+
+    def __init__(
+        self,
+        data: EvaluationSet,
+        *,
+        shots: tuple[int, ...] = (1, 2, 4, 8, 16),
+        draws: int = 5,
+        train_split: str = "train",
+        weight: float = 1.0,
+        sharpness: float = 5.5,
+        prompts: str | None = None,
+        seed: int = 0,
+    ):
+        check_kind(data, "classification")
+        check_class_names(data)
+        if not shots or min(shots) < 1 or len(set(shots)) < len(shots):
+            raise RecipeError(f"settings.shots is {list(shots)}; give different numbers, each at least 1")
+        if draws < 2:
+            raise RecipeError(f"settings.draws is {draws}; at least two say how much the choice of images matters")
+        if weight <= 0 or sharpness <= 0:
+            raise RecipeError(f"settings.weight is {weight}, settings.sharpness {sharpness}; give positive ones")
+        self.data, self.shots, self.draws, self.train_split = data, shots, draws, train_split
+        self.weight, self.sharpness, self.seed = weight, sharpness, seed
+        self.prompts = prompts_of(data, prompts)
+        self.texts = self.prompts.texts
+
+    def run(self, encoder: SharedEncoder) -> Evaluation:
+        """Embed both splits and the prompts, remember draws dealt to all processes, and score."""
+        classes = class_embeddings(encoder, self.prompts)
+        train = read_features(encoder, open_split(encoder, self.data, self.train_split, "train_split"), "projected")
+        test = read_features(encoder, self.data, "projected")
+        alone = (test.features @ classes.T).argmax(dim=1) == test.labels
+        jobs = [(number, draw) for number in self.shots for draw in range(self.draws)]
+        hits = dict(
+            zip(jobs, deal(len(jobs), lambda job: self._remember(*jobs[job], train, test, classes)), strict=True)
+        )
+        right = alone.cpu().numpy()
+        metrics = [proportion("acc1_0shot", int(right.sum()), len(right))]
+        samples, told = {"acc1_0shot": PerSample(ones(right))}, {}
+        for number in self.shots:
+            name, rows = f"acc1_{number}shot", np.stack([hits[number, draw] for draw in range(self.draws)])
+            metric, samples[name] = mean_over_draws(name, rows)
+            metrics.append(metric)
+            told[name] = rows.mean(axis=1).tolist()
+        return Evaluation(tuple(metrics), {"draws": told, "learned_from": [train.told()]}, samples)
+
+    def _remember(
+        self, number: int, draw: int, train: SplitFeatures, test: SplitFeatures, classes: Float[Tensor, "c d"]
+    ) -> NDArray[np.bool_]:
+        """Return whether each test image was right, with one draw of images remembered."""
+        chosen = torch.from_numpy(draw_few(np.array(train.data.labels), number, self.seed, draw).reshape(-1))
+        keys, labels = train.features[chosen], train.labels[chosen]
+        predictions = [
+            (100 * rows @ classes.T + self.weight * recall(rows, keys, labels, len(classes), self.sharpness)).argmax(1)
+            for rows in test.features.split(CHUNK)
+        ]
+        found: NDArray[np.bool_] = (torch.cat(predictions) == test.labels).cpu().numpy()
+        return found
+
+
+def recall(
+    rows: Float[Tensor, "n d"],
+    keys: Float[Tensor, "k d"],
+    labels: Int64[Tensor, " k"],
+    num_classes: int,
+    sharpness: float,
+) -> Float[Tensor, "n c"]:
+    """Return how much remembered images, of unit norm, speak for each class."""
+    votes = (-sharpness * (1 - rows @ keys.T)).exp()
+    return votes @ functional.one_hot(labels, num_classes).to(votes.dtype)

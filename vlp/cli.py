@@ -123,8 +123,7 @@ def _eval(parser: argparse.ArgumentParser) -> None:
 def _embed(parser: argparse.ArgumentParser) -> None:
     """embed: write the embeddings of a data set to files; started again, it goes on where it was stopped."""
     parser.add_argument("model", help="what vlp eval takes")
-    of_each = "data card: a YAML file, or a name under data/; with --views that of each source"
-    parser.add_argument("data", nargs="+", metavar="data", help=of_each)
+    parser.add_argument("data", nargs="+", help="data card: a YAML file, or a name under data/; several with --views")
     parser.add_argument("--to", type=Path, required=True, help="folder to write")
     parser.add_argument("--sides", nargs="+", choices=("images", "texts"), default=["images", "texts"])
     parser.add_argument("--format", choices=("parquet", "npy"), default="parquet")

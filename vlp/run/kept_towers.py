@@ -27,7 +27,7 @@ from vlp.strategies.stored_teacher import StoredTeacher
 from vlp.towers.dual import DualEncoder
 
 
-class Known(NamedTuple):
+class KnownEmbeddings(NamedTuple):
     """Embeddings of a batch that its pass need not compute: the first view of images, all views of captions."""
 
     images: Tensor | None
@@ -65,12 +65,12 @@ class KeptTowers:
             about = _of_texts(recipe, towers)
             self.texts.open(_place(recipe, "kept_texts", about), about, say)
 
-    def look_up(self, batch: Batch, device: torch.device) -> Known:
+    def look_up(self, batch: Batch, device: torch.device) -> KnownEmbeddings:
         """Return what is known of a batch; captions that are not are embedded here."""
         images = None if self.images is None else self.images.look_up(batch, device)
-        return Known(images, None if self.texts is None else self.texts(batch, device))
+        return KnownEmbeddings(images, None if self.texts is None else self.texts(batch, device))
 
-    def complete(self, batch: Batch, embeddings: Embeddings, known: Known) -> Embeddings:
+    def complete(self, batch: Batch, embeddings: Embeddings, known: KnownEmbeddings) -> Embeddings:
         """Keep what the image tower has said."""
         if self.images is None or known.images is not None:
             return embeddings

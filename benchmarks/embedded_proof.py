@@ -161,7 +161,7 @@ def name_of(way: str, seed: int) -> str:
 
 def comparisons(all_ways: Collection[str]) -> list[tuple[str, str]]:
     """Return what is compared with what: ways of the towers with the first, a taught model with one from scratch."""
-    ways = [way for way in all_ways if way not in (REFERENCE, "taught")]
+    ways = [way for way in all_ways if way not in (REFERENCE, "taught")] if REFERENCE in all_ways else []
     like = [("taught", "from scratch")] if "taught" in all_ways else []
     return [*((way, REFERENCE) for way in ways), *like]
 

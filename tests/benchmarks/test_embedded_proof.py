@@ -26,4 +26,5 @@ def test_all_ways_are_compared_and_the_taught_one_with_its_like():
     assert pairs[-1] == ("taught", "from scratch")
     assert {way for way, _ in pairs} == {*LOCKED, *SMALL} - {REFERENCE}
     assert comparisons(list(LOCKED)) == [(way, REFERENCE) for way in LOCKED if way != REFERENCE]
+    assert comparisons(SMALL) == [("taught", "from scratch")]
     assert {beside for _, beside in pairs} == {REFERENCE, "from scratch"}

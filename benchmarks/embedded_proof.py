@@ -142,7 +142,7 @@ def train_small(way: str, seed: int, teacher: Path, parsed: Any) -> Path:
         return train_recipe(load_recipe("quickstart", settings), resume=True)
     said = parsed.runs / f"said-{seed}"
     recipe = load_recipe("quickstart", (*settings, TAUGHT[0]))
-    embed_views(str(teacher), parsed.pairs, said, recipe, epochs=1)
+    embed_views(str(teacher), [parsed.pairs], said, recipe, epochs=1)
     stored = f"strategies.stored_teacher={{folders: [{said}], cycle: true}}"
     return train_recipe(load_recipe("quickstart", (*settings, *TAUGHT, stored)), resume=True)
 

@@ -69,7 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"`{parsed.pairs}` alone. What the teacher says of one epoch of views ({' '.join(TAUGHT)}) is stored and shown "
         f"again. Minutes of processor time each, that included: {minutes}."
     )
-    sections = [what, *([small_ones] if parsed.small else []), markdown(rows), *pages, markdown(told)]
+    sections = [what, *([small_ones] if parsed.small else []), markdown(rows), *pages]
+    sections += [markdown(told)] if parsed.towers else []
     title = "Two pretrained towers, and what a small model learns from them"
     page = write_page(
         parsed.to, "embedded" if parsed.towers else "embedded-small", title, words, sections, {"rows": rows}

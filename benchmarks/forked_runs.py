@@ -52,7 +52,7 @@ objective: {{clip: {{}}, sogclr: {{weight: 0.1}}}}
 strategies: {{ema: {{decay: 0.9}}}}
 train: {{steps: {steps}, batch_size: 8, threads: 1}}
 evaluation: {{weights: ema}}
-checkpoint: {{every: {every}, keep: {keep}}}
+checkpoint: {{every: {every}, keep: {keep}, background: {background}}}
 log: {{every: 1}}
 """
 
@@ -87,8 +87,14 @@ class Scene:
         return self.runs / "tiny"
 
 
-def set_up(folder: Path, *, ranks: int, steps: int, every: int, keep: int, workers: int = 0) -> Scene:
-    """Write shards with one spoiled sample, and a recipe that trains on them in a second."""
+def set_up(
+    folder: Path, *, ranks: int, steps: int, every: int, keep: int, workers: int = 0, background: bool = False
+) -> Scene:
+    """Write shards with one spoiled sample, and a recipe that trains on them in a second.
+
+    Args:
+        background: Write checkpoints while training goes on.
+    """
     source = paths.find_card("data", "embedded")
     first = Card.from_mapping(read_yaml(source), source).paths()[0]
     samples = read_samples(Path(str(first)))[:NUM_SAMPLES]
@@ -98,7 +104,13 @@ def set_up(folder: Path, *, ranks: int, steps: int, every: int, keep: int, worke
     (folder / "card.yaml").write_text(f"name: few\nshards: {folder / '*.tar'}\n", encoding="utf-8")
     scene = Scene(folder, ranks, steps)
     text = RECIPE.format(
-        runs=scene.runs, card=folder / "card.yaml", workers=workers, steps=steps, every=every, keep=keep
+        runs=scene.runs,
+        card=folder / "card.yaml",
+        workers=workers,
+        steps=steps,
+        every=every,
+        keep=keep,
+        background=str(background).lower(),
     )
     scene.recipe.write_text(text, encoding="utf-8")
     scene.runs.mkdir(exist_ok=True)

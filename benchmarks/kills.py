@@ -9,7 +9,8 @@ or to one that decodes. Instants: any, or a few milliseconds behind a file event
 each kill every whole checkpoint and every line of metrics must be that of the undisturbed run, bit for bit, none may be
 lost, and after the last resume all must be there.
 
-What was done is kept under --work; the same command goes on from there.
+Lives with decoding processes write checkpoints in the background. What was done is kept under --work; the same command
+goes on from there.
 """
 
 from __future__ import annotations
@@ -164,7 +165,9 @@ class Stage:
         if (ranks, workers) not in self.scenes:
             folder = self.folder / f"scene_{ranks}_{workers}"
             shutil.rmtree(folder, ignore_errors=True)
-            scene = set_up(folder, ranks=ranks, steps=STEPS, every=EVERY, keep=KEEP, workers=workers)
+            scene = set_up(
+                folder, ranks=ranks, steps=STEPS, every=EVERY, keep=KEEP, workers=workers, background=workers > 0
+            )
             warm_up(scene)
             started = time.monotonic()
             run_once(scene, folder / "whole.log")

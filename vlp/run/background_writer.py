@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any
@@ -53,8 +53,8 @@ def copied(state: Any) -> Any:
     """Return a state whose tensors are copies on the CPU, which no later step changes."""
     if isinstance(state, Tensor):
         return state.detach().to("cpu", copy=True)
-    if isinstance(state, Mapping):
-        return {key: copied(value) for key, value in state.items()}
+    if isinstance(state, dict):
+        return type(state)((key, copied(value)) for key, value in state.items())
     if isinstance(state, list | tuple):
         return type(state)(copied(value) for value in state)
     return state

@@ -156,3 +156,11 @@ def test_other_recipes_are_counted(name):
     found = count(small_recipe(name), tokens=TOKENS)
     assert found.image.operations > 0 and found.matrices >= 1
     assert np.isfinite(found.text.saved) and torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_convnext"])
+def test_towers_of_timm_are_counted(name):
+    recipe = small_recipe("vitb32_clip", image={"type": "timm", "name": name})
+    found = count(recipe, tokens=TOKENS)
+    assert found.parameters == sum(value.numel() for value in build_model(recipe.model).parameters())
+    assert found.image.operations > 2 * found.image.forward > 0

@@ -38,6 +38,7 @@ from vlp.towers.dual import DualEncoder
 from vlp.towers.text import can_cut
 
 NEEDS_CONTENT = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedFakeTensorException)
+EQUAL_STEPS = torch.ops.aten.linspace.default
 USUAL_LENGTH = 17.0  # tokens of a caption of the web
 FEW, MORE = 4, 8  # pairs; what does not grow between them does not depend on the batch
 
@@ -195,11 +196,14 @@ def decoder_cost(towers: DualEncoder, tokens: int, number_format: torch.dtype | 
 
 
 class KnownAside(TorchDispatchMode):
-    """Compute what has content, such as the lengths of captions, among tensors that have none."""
+    """Compute what has content, such as the lengths of captions, among tensors that have none.
+
+    Equal steps have content as well: timm reads from them how often each block is left out.
+    """
 
     def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         tensors = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
-        known = tensors and not any(isinstance(value, FakeTensor) for value in tensors)
+        known = not any(isinstance(value, FakeTensor) for value in tensors) if tensors else operation is EQUAL_STEPS
         with unset_fake_temporarily() if known else nullcontext():
             return operation(*args, **(kwargs or {}))
 

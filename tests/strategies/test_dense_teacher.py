@@ -10,6 +10,7 @@ import torch
 from tests.strategies.runs import STEADY, assert_resumes, losses_of, recipe_of
 from tests.towers.tiny import tiny_batch, tiny_model
 from vlp.ground.types import Batch, RecipeError
+from vlp.run.subject import find_subject
 from vlp.strategies.dense_teacher import DenseTeacher
 from vlp.train import train
 
@@ -73,6 +74,8 @@ def test_a_run_resumes_bit_for_bit_and_micro_batches_change_no_loss(tmp_path):
         assert one == pytest.approx(other, rel=1e-4, abs=1e-5)
     first, *_, last = losses_of(whole)
     assert last["loss/pixpro"] < first["loss/pixpro"] < 0
+    with pytest.raises(RecipeError, match="no head is called 'pixpro'"):
+        find_subject(f"{whole}@pixpro")
 
 
 @pytest.mark.parametrize(

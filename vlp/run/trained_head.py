@@ -11,6 +11,7 @@ from jaxtyping import Float32
 from PIL.Image import Image
 from torch import Tensor
 
+from vlp.objectives.base import Term
 from vlp.objectives.head import TrainedHead, find_head
 from vlp.objectives.shared.view_pairs import Modality
 from vlp.recipe.named_parts import build_head, build_term
@@ -43,10 +44,12 @@ def load_head(trained: TrainedModel, name: str) -> TrainedHead:
         head.create(model.embed_dim, feature_widths(model) if head.reads == "features" else None)
         head.load_state_dict(_within(state, f"heads.{name}."))
     elif label in recipe.objective:
-        offering[label] = term = build_term(recipe, label)
-        if saved := _within(state, f"terms.{label}."):
-            term.create(model.embed_dim)
-            term.load_state_dict(saved)
+        term = build_term(recipe, label)
+        if type(term).offered_heads is not Term.offered_heads:  # others may need more than a width to be made
+            offering[label] = term
+            if saved := _within(state, f"terms.{label}."):
+                term.create(model.embed_dim)
+                term.load_state_dict(saved)
     return find_head(name, heads, offering)
 
 

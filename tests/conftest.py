@@ -5,12 +5,14 @@ from __future__ import annotations
 import gc
 import importlib
 import os
+import sys
 
 import pytest
 
 from tests import slow
 
-os.environ.update(HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1")
+os.environ.update(HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1", PYTHONDONTWRITEBYTECODE="")
+sys.dont_write_bytecode = False  # whatever containers set: to compile and rewrite all tests anew takes each process 5 s
 gc.disable()  # until ten thousand tests are collected, which would be looked through over and over
 
 

@@ -51,6 +51,12 @@ def imported_by(tree: ast.AST) -> set[str]:
 
 
 @cache
+def trees() -> dict[Path, ast.Module]:
+    """Return the syntax of each file; parsed once, when somebody asks."""
+    return {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
+
+
+@cache
 def imports() -> dict[str, set[str]]:
-    """Return which modules each module imports; read once, when somebody asks."""
-    return {module: imported_by(ast.parse(path.read_text(encoding="utf-8"))) for module, path in MODULES.items()}
+    """Return which modules each module imports."""
+    return {module: imported_by(trees()[path]) for module, path in MODULES.items()}

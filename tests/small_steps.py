@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml") if path.stem != "base")
 NUM_SAMPLES, LONGEST, WORDS = 100_000, 12, 1_000
 IMAGE: Settings = {"type": "vit", "layers": 1, "width": 32, "head_width": 16, "patch_size": 16, "image_size": 32}
-TEXT: Settings = {"type": "transformer", "layers": 1, "width": 32, "heads": 2, "context_length": 16}
+TEXT: Settings = {"type": "transformer", "layers": 1, "width": 8, "heads": 1, "context_length": 16}
 PLAIN_STEPS = ("train.micro_batches=1", "train.keep_locked=false")  # no memory to measure, no stream to thin out
 PLAIN = {"embed_dim": 16, "weights": None, "text_buckets": 2}
 
@@ -34,8 +34,11 @@ def small_recipe(name: str, *overrides: str, image: Settings = IMAGE, text: Sett
     if any(entry.type == "unmasked_end" for entry in whole.strategies.values()):  # needs something to unmask
         image = {**image, "patch_dropout": 0.5}
     towers: Settings = {"image": image, "text": text}
-    if whole.model.decoder is not None:  # it reads the patches
-        towers |= {"text": {**text, "pool": "cls"}, "decoder": {"type": "transformer", "layers": 1, "heads": 2}}
+    if whole.model.decoder is not None:  # it reads the patches, and is as wide as they are
+        towers |= {
+            "text": {**text, "pool": "cls", "width": image["width"], "heads": image["width"] // image["head_width"]},
+            "decoder": {"type": "transformer", "layers": 1, "heads": 2},
+        }
     model = whole.model.model_validate(whole.model.model_dump() | PLAIN | towers)
     terms = {
         label: entry.model_copy(update={"widths": (4, 8, 12)[: len(entry.widths)]})

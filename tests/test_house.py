@@ -7,10 +7,11 @@ import re
 import warnings
 from collections.abc import Iterable, Mapping
 from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
 
 import pytest
 
-from tests.house import FILES, FLOOR, FLOORS, MODULES, PACKAGE, ROOT, imports, room_of
+from tests.house import FILES, FLOOR, FLOORS, MODULES, PACKAGE, ROOT, imports, room_of, trees
 from vlp.ground.types import VlpWarning
 
 
@@ -29,13 +30,12 @@ def test_there_are_files_to_check():
     assert {room_of(module) for module in MODULES if module != "vlp"} == set(FLOOR)
 
 
-@pytest.mark.parametrize("module", [module for module in MODULES if module != "vlp"])
-def test_imports_point_downwards(module):
-    room = room_of(module)
-    for other in imports()[module]:
-        assert other in MODULES, f"{module} imports {other}, which is no module"
-        if room_of(other) != room:
-            assert FLOOR[room_of(other)] < FLOOR[room], f"{module} imports {other}, which lies no floor below"
+def test_imports_point_downwards():
+    arrows = [(module, other) for module, others in imports().items() if module != "vlp" for other in others]
+    assert [f"{module} imports {other}, which is no module" for module, other in arrows if other not in MODULES] == []
+    between = [(module, other) for module, other in arrows if room_of(module) != room_of(other)]
+    wrong = [(module, other) for module, other in between if FLOOR[room_of(other)] >= FLOOR[room_of(module)]]
+    assert [f"{module} imports {other}, which lies no floor below" for module, other in wrong] == []
 
 
 def test_no_modules_import_each_other_in_a_circle():
@@ -65,7 +65,7 @@ def test_a_class_name_stands_once():
     found = more_than_once(
         (node.name, module)
         for module, path in MODULES.items()
-        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        for node in trees()[path].body
         if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
     )
     assert found == {}
@@ -78,27 +78,25 @@ def test_the_map_shows_the_floors():
     assert drawing in page, drawing
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_collectives_live_in_one_file(path):
-    text = path.read_text(encoding="utf-8")
-    collectives = re.findall(r"\b(all_reduce|all_gather(?:_object)?|broadcast(?:_object_list)?|reduce_scatter)\(", text)
-    if path.name != "dist.py":
-        assert not collectives, f"{path}: {collectives}"
+def test_collectives_live_in_one_file():
+    collective = re.compile(r"\b(all_reduce|all_gather(?:_object)?|broadcast(?:_object_list)?|reduce_scatter)\(")
+    found = {str(path): collective.findall(path.read_text(encoding="utf-8")) for path in FILES}
+    assert [path for path, calls in found.items() if calls and Path(path).name != "dist.py"] == []
+    assert any(found.values())
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_files_are_short_and_ascii(path):
-    text = path.read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= 350
-    assert text.isascii(), [line for line in text.splitlines() if not line.isascii()]
+def test_files_are_short_and_ascii():
+    lines = {path: path.read_text(encoding="utf-8").splitlines() for path in FILES}
+    assert [path for path in FILES if len(lines[path]) > 350] == []
+    assert [(path, line) for path in FILES for line in lines[path] if not line.isascii()] == []
 
 
 def test_warnings_have_the_class_that_tests_refuse():
     """Warnings of this package are errors in its tests: pass VlpWarning as the category."""
     calls = [
         (path, node)
-        for path in FILES
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for path, tree in trees().items()
+        for node in ast.walk(tree)
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "warnings.warn"
     ]
     assert calls
@@ -138,7 +136,7 @@ def test_an_index_made_of_a_product_has_a_limit():
     assert unclamped(ast.parse("(draws * count).long()")) == [1]
     assert unclamped(ast.parse("(draws * count).to(torch.int64)[0]")) == [1]
     assert unclamped(ast.parse("(draws * count).long().clamp(max=count - 1)")) == []
-    found = {str(path.relative_to(ROOT)): unclamped(ast.parse(path.read_text(encoding="utf-8"))) for path in FILES}
+    found = {str(path.relative_to(ROOT)): unclamped(tree) for path, tree in trees().items()}
     assert {path: lines for path, lines in found.items() if lines} == {}
 
 

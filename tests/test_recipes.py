@@ -22,7 +22,7 @@ SMALL = (
     "data.workers=0",
     "model.embed_dim=16",
     "model.image={type: vit, layers: 1, width: 32, head_width: 16, patch_size: 16, image_size: 32}",
-    "model.text={type: transformer, layers: 1, width: 32, heads: 2, context_length: 16}",
+    "model.text={type: transformer, layers: 1, width: 8, heads: 1, context_length: 16}",
     "train={steps: 2, samples: null, epochs: null, batch_size: 8, micro_batches: 1, threads: 1}",
     "schedule.warmup_steps=null",
     "evaluation={tasks: [], every: null}",
@@ -31,9 +31,9 @@ SMALL = (
 
 
 NARROWER = {
-    "coca_embedded": ("model.embed_dim=32", "model.decoder={layers: 1, heads: 2}"),
-    "vitb16_coca_timm": ("model.embed_dim=32", "model.decoder={layers: 1, heads: 2}"),
-    "vitb32_coca": ("model.embed_dim=32", "model.decoder={layers: 1, heads: 2}"),
+    "coca_embedded": ("model.embed_dim=32", "model.text.width=32", "model.decoder={layers: 1, heads: 2}"),
+    "vitb16_coca_timm": ("model.embed_dim=32", "model.text.width=32", "model.decoder={layers: 1, heads: 2}"),
+    "vitb32_coca": ("model.embed_dim=32", "model.text.width=32", "model.decoder={layers: 1, heads: 2}"),
     "vitb32_growing_batches": ("train.first_batches=[{batch_size: 4, steps: 1}]",),
     "vitb32_matryoshka": ("objective.clip.widths=[4, 8]",),
     "vitb32_advxl": ("strategies.small_first.image_size=16",),

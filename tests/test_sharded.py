@@ -120,7 +120,6 @@ def transformer(width: int) -> dict:
 SMALL = {"image": vit(64), "text": transformer(64)}
 SINGLE = "train.precision=float32"
 CASES = {
-    "768 wide": ({"image": vit(768), "text": transformer(512)}, "vitb32_clip", SINGLE),
     "1024 wide": ({"image": vit(1024), "text": transformer(768)}, "vitb32_clip", SINGLE),
     "bfloat16": (SMALL, "vitb32_clip", "train.precision=bfloat16"),
     "captions": (SMALL, "vitb32_coca", SINGLE),

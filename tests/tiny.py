@@ -1,4 +1,4 @@
-"""A recipe that trains in seconds, for tests of everything around the model."""
+"""A recipe that trains in half a second, for tests of everything around the model."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from pathlib import Path
 from vlp.recipe.compose import load_recipe
 from vlp.recipe.schema import Recipe
 
+# of the text tower, 49,408 words are nearly everything: a run takes half the time with rows of 8 instead of 32
 TOWERS = """
 model:
   embed_dim: 16
   image: {type: vit, layers: 1, width: 32, head_width: 16, patch_size: 16, image_size: 32, patch_dropout: 0.5}
-  text: {type: transformer, layers: 1, width: 32, heads: 2, context_length: 16}
+  text: {type: transformer, layers: 1, width: 8, heads: 1, context_length: 16}
 """
 
 

@@ -14,7 +14,6 @@ from vlp.ground.registry import Registry
 from vlp.objectives.base import terms
 
 DOCS = Path(__file__).resolve().parent.parent.parent / "docs"
-EVERY_SETTING = [(each, setting) for each in everything() for setting in fields_of(each)]
 
 
 def said(capsys, *words):
@@ -38,12 +37,13 @@ def test_every_registry_is_described():
     assert {each.kind for each in everything()} == {"section", "file", *(registry.noun for registry in registries)}
 
 
-@pytest.mark.parametrize(("each", "setting"), EVERY_SETTING, ids=lambda value: getattr(value, "name", value))
-def test_every_setting_has_a_sentence_a_kind_and_a_default(each, setting):
-    field = each.settings.model_fields[setting]
-    assert each.sentence(setting).endswith((".", ")")), f"say under Args what {setting} does"
-    assert "typing" not in kind_of(field.annotation) and "class" not in kind_of(field.annotation)
-    assert default_of(field)
+@pytest.mark.parametrize("each", everything(), ids=lambda each: each.name)
+def test_every_setting_has_a_sentence_a_kind_and_a_default(each):
+    for setting in fields_of(each):
+        field = each.settings.model_fields[setting]
+        assert each.sentence(setting).endswith((".", ")")), f"say under Args what {setting} does"
+        assert "typing" not in kind_of(field.annotation) and "class" not in kind_of(field.annotation), setting
+        assert default_of(field), setting
 
 
 def test_sentences_end_where_the_next_setting_begins():

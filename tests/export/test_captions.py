@@ -14,7 +14,7 @@ from transformers import TopKLogitsWarper
 from tests.towers.tiny import COCA, tiny_batch, tiny_model
 from vlp.export import export_model
 from vlp.ground.types import RecipeError
-from vlp.towers.caption_writer import CaptionWriter
+from vlp.towers.generation.caption_writer import CaptionWriter
 from vlp.towers.load import load_model
 from vlp.towers.writing import Writing
 

@@ -7,13 +7,14 @@ import torch
 from torch.nn import functional
 
 from tests.objectives.batches import DIM, draw_leaves, extras, one, pairs_of, rows_of, share_of
-from tests.objectives.cases import CASES, build, chosen_places, each_term, for_each
+from tests.objectives.cases import CASES, build, chosen_places, each_term
 from tests.objectives.twins import IDS, NO_NEGATIVES, READINGS, SIZE, WITH_TERM, Whole, draw_twins
 from tests.processes import run_processes
 from vlp.objectives.base import Objective, terms
 
 pytestmark = pytest.mark.filterwarnings("ignore:isogclr")
 READ = [(name, settings) for name, settings in CASES if name in READINGS]
+VIEWS = [(name, settings, views) for name, settings in READ for views in sorted({False, terms[name].reads_views})]
 MINING = ("ascl", "hard", "simple", "ranker_distillation", "groco", "mochi", "cwcl", "core_tuning")
 """Terms that pick some rows: of two that are equal in every number either will do."""
 BATCHES = {
@@ -24,9 +25,6 @@ BATCHES = {
 }
 PROJECTING = ("amcl", "sepclr", "feature_transformation", "hallucinator", "core_tuning")
 """Terms that move embeddings before they compare them, so that a gradient is no sum of other embeddings."""
-
-
-each_reading = for_each(READ)
 
 
 def share_of_batch(term, batch: Whole):
@@ -49,12 +47,9 @@ def test_every_term_is_read_slowly_or_has_no_negatives():
     assert not READINGS.keys() & NO_NEGATIVES.keys()
 
 
-@each_reading
 @pytest.mark.parametrize("ids", BATCHES)
-@pytest.mark.parametrize("views", [False, True])
+@pytest.mark.parametrize(("name", "settings", "views"), VIEWS, ids=["-".join(map(str, case)) for case in VIEWS])
 def test_equals_a_slow_reading_without_twins(name, settings, ids, views):
-    if views and not terms[name].reads_views:
-        pytest.skip("reads one view of each")
     term, batch = build(name, settings), draw_twins(BATCHES[ids], views=views)
     if len(batch.ids) < term.min_pairs:
         pytest.skip("too small a batch")
@@ -175,15 +170,15 @@ def train_on(rank, world_size, places):
     return {place: numbers_of(CASES[place], rows) for place in places}
 
 
-@pytest.fixture(scope="module", params=[2, 3])
+@pytest.fixture(scope="module")
 def parts(request):
-    return run_processes(train_on, request.param, chosen_places(request.session.items, __name__))
+    return run_processes(train_on, 2, chosen_places(request.session.items, __name__))
 
 
 @each_term
 @pytest.mark.processes
 def test_several_processes_equal_one(name, settings, parts):
-    """Copies of one sample lie on different processes."""
+    """Copies of one sample lie on different processes: two here, and three without copies in `test_processes.py`."""
     place = CASES.index((name, settings))
     values, shares, cut, whole, states = zip(*(part[place] for part in parts), strict=True)
     value, share, expected_cut, expected_whole, expected_state = numbers_of((name, settings), slice(None))

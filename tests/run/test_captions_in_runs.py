@@ -28,7 +28,7 @@ WRITES = (
     "model.embed_dim=32",
     "model.image={type: vit, layers: 1, width: 32, head_width: 16, patch_size: 16, image_size: 32, pooler_queries: 5,"
     " pooler_heads: 2, patch_dropout: 0}",
-    "model.text={pool: cls, vocab_size: 13}",
+    "model.text={pool: cls, width: 32, vocab_size: 13}",
     "model.decoder={type: transformer, layers: 1, heads: 2}",
     "objective={clip: {}, uniformity: null, captioning: {weight: 2.0}}",
 )

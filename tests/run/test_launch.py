@@ -17,8 +17,10 @@ import pytest
 from benchmarks.ports import free_port
 from tests.shards import write_shards
 from tests.tiny import tiny_recipe
+from vlp.cli import main
 from vlp.recipe.compose import lock_text
 from vlp.run.clock import PREEMPTED
+from vlp.train import train
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 LAUNCH = ROOT / "recipes" / "launch"
@@ -127,20 +129,19 @@ def alone(tmp_path_factory):
     return lines(folder, "tiny")
 
 
-EIGHT = "accelerate launch --config_file recipes/launch/8gpu.yaml --num_processes"
+ON_TWO = "--num_processes 2 -m vlp.train --config RECIPE"
 COMMANDS = {
     "accelerate, as in the README": "accelerate launch -m vlp.train --config RECIPE",
     "1gpu": "accelerate launch --config_file recipes/launch/1gpu.yaml -m vlp.train --config RECIPE",
-    "8gpu on 2": f"{EIGHT} 2 -m vlp.train --config RECIPE",
-    "8gpu on 1": f"{EIGHT} 1 -m vlp.train --config RECIPE",
-    "fsdp2 on 2": f"{EIGHT.replace('8gpu', 'fsdp2')} 2 -m vlp.train --config RECIPE",
-    "torchrun on 2": "recipes/launch/torchrun.sh RECIPE",
+    "8gpu on 2": f"accelerate launch --config_file recipes/launch/8gpu.yaml {ON_TWO}",
+    "fsdp2 on 2": f"accelerate launch --config_file recipes/launch/fsdp2.yaml {ON_TWO}",
 }
+TORCHRUN = "recipes/launch/torchrun.sh RECIPE"
 
 
 @pytest.mark.parametrize("label", COMMANDS)
 def test_a_launch_command_trains_one_model(label, recipe, tmp_path, alone):
-    finish(launch(COMMANDS[label], tmp_path, PROCESSES="2"))
+    finish(launch(COMMANDS[label], tmp_path))
     assert_same_run(lines(tmp_path, "tiny"), alone, sharded="fsdp2" in label)
 
 
@@ -162,8 +163,8 @@ SHIMS = {
 
 
 @contextmanager
-def slurm(folder: Path, *settings: str):
-    """Run the batch script as Slurm does on one machine with two devices; srun and scontrol are stand-ins."""
+def slurm(folder: Path, *settings: str, devices: int):
+    """Run the batch script as Slurm does on one machine; srun and scontrol are stand-ins."""
     shims = folder / "shims"
     shims.mkdir()
     for name, text in SHIMS.items():
@@ -172,22 +173,22 @@ def slurm(folder: Path, *settings: str):
     script = folder / "slurm.sbatch"
     text = (LAUNCH / "slurm.sbatch").read_text().replace(":29400", f":{free_port()}")
     script.write_text(text.replace("--max-restarts 3", "--max-restarts 0"))
-    more = {"SLURM_JOB_ID": "7", "SLURM_NNODES": "1", "SLURM_GPUS_ON_NODE": "2", "SLURM_JOB_NODELIST": "here"}
+    more = {"SLURM_JOB_ID": "7", "SLURM_NNODES": "1", "SLURM_GPUS_ON_NODE": str(devices), "SLURM_JOB_NODELIST": "here"}
     more |= {"SLURM_STEP_NUM_TASKS": "1", "QUEUE": str(folder / "queue")}
     path = f"{shims}:{environment()['PATH']}"
     yield launch(f"bash {script} RECIPE", folder, *settings, **{**more, "PATH": path})
 
 
 def test_a_slurm_job_that_ends_is_not_queued_again(recipe, tmp_path, alone):
-    with slurm(tmp_path) as job:
+    with slurm(tmp_path, devices=2) as job:
         finish(job)
     assert_same_run(lines(tmp_path, "tiny"), alone)
     assert not (tmp_path / "queue").exists()
 
 
 def test_a_slurm_job_with_a_mistake_is_not_queued_again(recipe, tmp_path):
-    with slurm(tmp_path, "train.batch_size=7") as job:
-        assert "train.batch_size: 7 pairs do not divide" in said_by(job)
+    with slurm(tmp_path, "train.micro_batches=3", devices=1) as job:
+        assert "train.batch_size: 8 pairs do not divide" in said_by(job)
     assert job.returncode != 0
     assert not (tmp_path / "queue").exists()
 
@@ -206,25 +207,30 @@ def wait_for_lines(folder: Path, count: int, process: subprocess.Popen) -> None:
 LONG = ("train.steps=60", "checkpoint.every=5", "checkpoint.keep=20")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def alone_for_long(tmp_path_factory):
     folder = tmp_path_factory.mktemp("long")
     write_shards(folder / "shards", num_shards=3, samples_per_shard=7)
-    made = tiny_recipe(folder, f"{folder}/shards/*.tar", "model.image.patch_dropout=0.0", *LONG)
-    (folder / "recipe.yaml").write_text(lock_text(made))
-    finish(launch("vlp train RECIPE", folder))
+    train(tiny_recipe(folder, f"{folder}/shards/*.tar", "model.image.patch_dropout=0.0", *LONG))
     return lines(folder, "tiny")
 
 
-def test_a_signal_to_torchrun_saves_and_the_same_command_goes_on(recipe, tmp_path, alone_for_long):
-    job = launch(COMMANDS["torchrun on 2"], tmp_path, *LONG, PROCESSES="2")
-    wait_for_lines(tmp_path, 7, job)
+def test_a_job_outlives_a_rank_that_is_killed_one_that_hangs_and_a_signal(recipe, tmp_path, alone_for_long):
+    """A rank that hangs is found by the others' time-out, which prints where they wait."""
+    settings = (*LONG, "train.timeout=15")  # a busy machine may need seconds for a step, and for a checkpoint
+    job = launch(TORCHRUN, tmp_path, *settings, PROCESSES="2", PATIENCE="10")
+    for number, count in ((signal.SIGKILL, 7), (signal.SIGSTOP, 14)):
+        wait_for_lines(tmp_path, count, job)
+        os.kill(ranks(job)[1], number)
+    wait_for_lines(tmp_path, 21, job)
     job.send_signal(signal.SIGTERM)
-    assert "saved; continue with --resume" in said_by(job)
+    said = said_by(job)
     assert job.returncode != 0
-    done = len(lines(tmp_path, "tiny"))
-    assert done < 60, "the signal came too late to test anything"
-    finish(launch(COMMANDS["torchrun on 2"], tmp_path, *LONG, PROCESSES="2"))
+    assert re.search(r"Timeout \(0:00:15\)!\nThread .*most recent call first", said), said
+    assert re.search(r"vlp/train.py\", line \d+ in train\b", said), said  # where the other rank waits
+    assert "saved; continue with --resume" in said
+    assert len(lines(tmp_path, "tiny")) < 60, "the signal came too late to test anything"
+    finish(launch(TORCHRUN, tmp_path, *settings, PROCESSES="2"))
     assert_same_run(lines(tmp_path, "tiny"), alone_for_long)
 
 
@@ -236,31 +242,17 @@ def test_a_signal_to_accelerate_with_one_process_saves_too(recipe, tmp_path):
 
 
 def test_a_signal_to_a_slurm_script_saves_and_queues_it_again(recipe, tmp_path):
-    with slurm(tmp_path, *LONG, "train.steps=4000") as job:
+    with slurm(tmp_path, *LONG, "train.steps=4000", devices=1) as job:
         wait_for_lines(tmp_path, 7, job)
         job.send_signal(signal.SIGUSR1)
         assert "saved; continue with --resume" in said_by(job)
     assert (tmp_path / "queue").read_text() == "requeue 7\n"
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "hung"])
-def test_the_job_is_started_again_when_a_rank_is(number, recipe, tmp_path, alone_for_long):
-    """A rank that hangs is found by the others' time-out, which prints where they wait."""
-    settings = (*LONG, "train.timeout=30")  # a busy machine may need seconds for a step
-    job = launch(COMMANDS["torchrun on 2"], tmp_path, *settings, PROCESSES="2", PATIENCE="3")
-    wait_for_lines(tmp_path, 7, job)
-    os.kill(ranks(job)[1], number)
-    said = finish(job)
-    assert_same_run(lines(tmp_path, "tiny"), alone_for_long)
-    if number == signal.SIGSTOP:
-        assert re.search(r"Timeout \(0:00:30\)!\nThread .*most recent call first", said), said
-        assert re.search(r"vlp/train.py\", line \d+ in train\b", said), said  # where the other rank waits
-
-
-def test_processes_that_do_not_know_of_each_other_are_refused(recipe, tmp_path):
-    job = launch("vlp train RECIPE", tmp_path, SLURM_STEP_NUM_TASKS="2")
-    assert "2 processes were launched, 1 of them work together" in said_by(job)
-    assert job.returncode == 1
+def test_processes_that_do_not_know_of_each_other_are_refused(recipe, tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+    with pytest.raises(SystemExit, match="2 processes were launched, 1 of them work together"):
+        main(["train", str(tmp_path / "recipe.yaml")])
 
 
 def test_the_exit_code_of_one_process_says_that_it_was_preempted(recipe, tmp_path):

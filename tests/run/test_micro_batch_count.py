@@ -131,14 +131,15 @@ def test_when_one_process_runs_out_all_take_more(tmp_path, shards):
 def test_a_run_begins_with_its_plan_and_keeps_to_its_memory(tmp_path, shards, monkeypatch, capsys):
     """The plan expects short captions, and these are not."""
     monkeypatch.setattr(micro_batch_count, "USUAL_LENGTH", 2)
-    recipe = tiny_recipe(tmp_path, shards, AUTO)
+    wide = "model.text.width=32"  # so that the length of captions says how much memory is needed
+    recipe = tiny_recipe(tmp_path, shards, AUTO, wide)
     holding = Holding(count(recipe, tokens=2), 8)
     two, one = (sum(holding.memory(number).values()) for number in (2, 1))
     memory = f"train.memory_gb={(two + 0.5 * (one - two)) / 1e9}"
-    run = train(tiny_recipe(tmp_path, shards, AUTO, memory))
+    run = train(tiny_recipe(tmp_path, shards, AUTO, wide, memory))
     numbers = [line["micro_batches"] for line in lines(run)]
     assert numbers[0] > 2 and "out of memory with 2 micro-batches" in capsys.readouterr().err
-    fixed = train(tiny_recipe(tmp_path, shards, "name=fixed", f"train.micro_batches={int(numbers[0])}"))
+    fixed = train(tiny_recipe(tmp_path, shards, "name=fixed", wide, f"train.micro_batches={int(numbers[0])}"))
     assert numbers == 6 * numbers[:1] and (losses(run), weights(run)) == (losses(fixed), weights(fixed))
 
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+import scipy  # whose parts are imported when they are used
 import torch
 from jaxtyping import Float, Int64
-from scipy.special import betaincinv
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -148,7 +148,7 @@ class BetaQuantiles(nn.Module):
 
     def __init__(self, parameter: float):
         super().__init__()
-        table = torch.as_tensor(betaincinv(parameter, parameter, np.linspace(0, 1, GRID + 1)))
+        table = torch.as_tensor(scipy.special.betaincinv(parameter, parameter, np.linspace(0, 1, GRID + 1)))
         self.register_buffer("table", table, persistent=False)
 
     def forward(self, uniform: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from jaxtyping import Float32
 from PIL.Image import Image
 from torch import Tensor
 from torch.nn import functional
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from vlp.ground.types import RecipeError
 from vlp.towers.before_projection import tapped
@@ -48,6 +48,8 @@ class BorrowedModel:
     """
 
     def __init__(self, folder: Path):
+        from transformers import AutoImageProcessor  # more than a second, which only such models are worth
+
         self.folder = folder
         try:
             self.config: Any = AutoConfig.from_pretrained(folder)

@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from vlp.towers.block_outputs import listening
-from vlp.towers.caption_writer import CaptionWriter
 from vlp.towers.dual import DualEncoder
 from vlp.towers.image_tokens import only_rows
 from vlp.towers.moved_tokens import moved_tokens, named
@@ -128,6 +127,8 @@ class TowerEncoder:
         Raises:
             RecipeError: The model has no decoder of captions, or its tokenizer no first token to start from.
         """
+        from vlp.towers.generation.caption_writer import CaptionWriter  # half a second, which few runs need
+
         writer = CaptionWriter(self.model, writing)
         pixels = (self.transform(image) for image in images)
         with self._evaluating():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -86,8 +87,8 @@ def test_a_skipped_step_leaves_no_trace_in_a_run(tmp_path, shards, name):
     assert run_beside(*recipes, spoil_gradient) == ([], [], 1.0)
 
 
-def _weights_of(name: str, *overrides: str) -> list[dict[str, torch.Tensor]]:
-    recipe = recipe_for(name, "optimizer.decay_towards=start", *overrides)
+def _weights_of(name: str) -> list[dict[str, torch.Tensor]]:
+    recipe = recipe_for(name, "optimizer.decay_towards=start")
     with pytest.MonkeyPatch.context() as patch:
         parts = small_parts(patch, recipe)
         before = {key: value.clone() for key, value in full(parts.towers.state_dict()).items()}
@@ -106,6 +107,9 @@ def _on_processes(rank, world_size, folder, environment):
     return {"copies": found, "shards": sharded, "resumed": resumed}
 
 
+one_process = cache(_weights_of)
+
+
 @pytest.fixture(scope="module")
 def processes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("processes")
@@ -121,7 +125,7 @@ APART = {"adafactor": 5e-3, "lion": 5e-3, "muon": 0.1}
 @pytest.mark.parametrize("how", ["copies", "shards"])
 @each_optimizer
 def test_two_processes_compute_what_one_does(processes, name, how):
-    before, one = _weights_of(name)
+    before, one = one_process(name)
     moved = mean((value - before[key]).abs() for key, value in one.items())
     for rank in processes:
         _, two = rank[how][name]

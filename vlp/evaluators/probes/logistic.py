@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import scipy  # whose parts are imported when they are used
 import torch
 from jaxtyping import Float, Float64, Int64
 from numpy.typing import NDArray
-from scipy.optimize import OptimizeResult, minimize
 from torch import Tensor
 
 CHUNK = 8192  # rows whose logits exist at a time
@@ -153,7 +153,7 @@ def fit(
         is_there = left <= gap * gain and walk.is_like(walk.curvature_at_end)
         if is_there or value >= before or evaluations >= MOST:
             break
-        found = minimize(
+        found = scipy.optimize.minimize(
             walk.look,
             place,
             jac=True,
@@ -217,10 +217,11 @@ class _Walk:
         """Return about how far a point lies above the optimum, per sample: half the squared gradient of the sum."""
         return float(np.square(gradient).sum()) * len(self.rows) / 2
 
-    def stopping_at(self, distance: float) -> Callable[[OptimizeResult], None]:
+    def stopping_at(self, distance: float) -> Callable[[scipy.optimize.OptimizeResult], None]:
         """Return what ends a walk that is so near to the optimum, per sample."""
 
-        def look_around(intermediate_result: OptimizeResult) -> None:  # the name by which SciPy knows what to pass
+        # the name by which SciPy knows what to pass
+        def look_around(intermediate_result: scipy.optimize.OptimizeResult) -> None:
             if self.distance(self.look(intermediate_result.x)[1]) <= distance:  # known
                 raise StopIteration
 

@@ -13,8 +13,8 @@ from tests.towers.test_caption_decoder import _their_folder
 from tests.towers.tiny import COCA, TEXT, VIT, tiny_bert, tiny_images, tiny_model
 from vlp.ground.types import RecipeError
 from vlp.towers.caption_steps import look, step
-from vlp.towers.caption_writer import CaptionWriter
 from vlp.towers.encoder import TowerEncoder
+from vlp.towers.generation.caption_writer import CaptionWriter
 from vlp.towers.load import load_model
 from vlp.towers.writing import Writing
 

@@ -142,7 +142,7 @@ def taught(strategy: str, folder: Path) -> str:
     if strategy == "teacher":
         return f"strategies.teacher={{models: [{place}]}}"
     views = synthetic_recipe("vitb32_clip", folder, STRATEGY_BATCH, (*STRATEGY_SETTINGS, LEARNING[0]), label="views")
-    embed_views(str(place), "embedded-photos", folder / "said", views, epochs=1, kind="float32")
+    embed_views(str(place), ["embedded-photos"], folder / "said", views, epochs=1, kind="float32")
     return f"strategies.stored_teacher={{folders: [{folder / 'said'}]}}"
 
 

@@ -9,7 +9,6 @@ import torch
 from torch.nn.functional import normalize
 
 from tests.objectives.batches import DIM, draw_leaves, pairs_of, share_of, unit
-from tests.objectives.twins import Whole
 from vlp.ground.draws import uniform
 from vlp.objectives import core_tuning
 from vlp.objectives.core_tuning import SALT, CoreTuningTerm
@@ -17,7 +16,7 @@ from vlp.objectives.core_tuning import SALT, CoreTuningTerm
 VARIANTS = [{"contrast_weight": 0.5, "width": 4}]
 
 
-def READING(b: Whole, term, contrast_weight=10.0, temperature=0.07, **_settings):
+def READING(b, term, contrast_weight=10.0, temperature=0.07, **_settings):
     """Section 4, one image at a time; rows of one sample are nothing to each other."""
     labels = b.more["caption_ids"].tolist()
     draws = uniform(b.ids, 0, SALT, 4).tolist()
@@ -76,6 +75,8 @@ def value(labels, image, **settings):
 
 @pytest.mark.parametrize("labels", [[0, 0, 1, 1, 2, 0], [0, 1, 2, 3, 4, 5]])
 def test_matches_paper(labels):
+    from tests.objectives.twins import Whole  # which imports the tests of all terms
+
     image, text, scale, bias = draw_leaves(6)
     term = CoreTuningTerm(**VARIANTS[0])
     term.create(DIM)

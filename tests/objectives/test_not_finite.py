@@ -21,6 +21,10 @@ PLACES = (
     "text",
     "image1",
     "text1",
+    "image_maps 0",
+    "image_maps 1",
+    "taught_maps 0",
+    "taught_maps 1",
     "negatives",
     "teacher image",
     "teacher text",
@@ -49,6 +53,9 @@ def poisoned(fields, place, number, rows):
     if place in ("image1", "text1"):
         name = f"{place[:-1]}_views"
         return fields | {name: (spoil(fields[name][0]),)}
+    if "maps" in place:
+        name, view = place.split(" ")
+        return fields | {name: tuple(spoil(maps) if at == int(view) else maps for at, maps in enumerate(fields[name]))}
     if place.startswith("teacher"):
         side = place.split(" ")[1]
         return fields | {"teacher": replace(fields["teacher"], **{side: spoil(getattr(fields["teacher"], side))})}

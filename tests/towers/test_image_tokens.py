@@ -9,8 +9,8 @@ from tests.towers.tiny import COCA, VIT, tiny_batch, tiny_model
 from vlp.export.as_onnx import onnx_obstacles
 from vlp.export.as_open_clip import open_clip_obstacles
 from vlp.ground.types import RecipeError
-from vlp.towers.caption_writer import CaptionWriter
 from vlp.towers.encoder import TowerEncoder
+from vlp.towers.generation.caption_writer import CaptionWriter
 from vlp.towers.image_tokens import TokenTimm, hand_out_tokens, map_shape, only_rows
 from vlp.towers.writing import Writing
 

@@ -196,10 +196,7 @@ def decoder_cost(towers: DualEncoder, tokens: int, number_format: torch.dtype | 
 
 
 class KnownAside(TorchDispatchMode):
-    """Compute what has content, such as the lengths of captions, among tensors that have none.
-
-    Equal steps have content as well: timm reads from them how often each block is left out.
-    """
+    """Compute what has content, such as the lengths of captions, or the equal steps that timm reads, aside."""
 
     def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         tensors = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]

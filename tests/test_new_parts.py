@@ -106,6 +106,7 @@ def test_the_parts_that_the_pages_show_do_what_their_tests_say(copy):
     assert outcome.returncode == 0, outcome.stdout[-3000:]
 
 
+@pytest.mark.long
 def test_nothing_that_lists_parts_minds_a_new_one(copy):
     words = ("-q", "-x", "-p", "no:cacheprovider", *LISTING, "-k", CHOICE)
     outcome = run(copy, sys.executable, "-m", "pytest", *words)

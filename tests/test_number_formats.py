@@ -149,6 +149,7 @@ def graphs(monkeypatch):
     return counts
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("pieces", "modes"), [(1, 1), (2, 2)])  # a second piece adds the pass without a graph
 def test_both_towers_are_compiled_and_no_length_of_captions_compiles_anew(monkeypatch, graphs, pieces, modes):
     options = (

@@ -7,6 +7,7 @@ import pytest
 from benchmarks.bench_adversarial import CASES, PLAIN, Attacked, beyond, measure, table
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:model.freeze")  # towers start at random here
 def test_no_case_takes_more_passes_than_allowed(tmp_path):
     found = measure("toy", 4, 1, tmp_path)

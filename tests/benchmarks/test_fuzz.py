@@ -27,6 +27,7 @@ EDITS = st.lists(
 )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", TARGETS)
 def test_sound_inputs_are_taken(name, tmp_path):
     for number, content in enumerate(TARGETS[name].seeds()):

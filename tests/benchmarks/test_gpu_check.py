@@ -55,6 +55,7 @@ def test_a_check_without_faults_ends_with_0(tmp_path, capsys):
     assert "skipped" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_what_crashes_or_hangs_costs_one_case(tmp_path, capfd):
     machine, losses = (phase for phase in PHASES if phase.letter in "AE")
     status, rows = check(tmp_path, machine, BAD, ENDLESS, ABSENT, losses)

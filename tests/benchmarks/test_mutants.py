@@ -59,6 +59,7 @@ def files(folder) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.long
 @pytest.mark.processes
 def test_the_noticed_the_unnoticed_and_the_endless_are_told_apart(tmp_path, toy):
     before = files(toy)
@@ -73,6 +74,7 @@ def test_the_noticed_the_unnoticed_and_the_endless_are_told_apart(tmp_path, toy)
     assert files(toy) == before, "the project is as it was"
 
 
+@pytest.mark.long
 @pytest.mark.processes
 def test_what_was_found_is_not_run_again_until_it_may_differ(tmp_path, toy):
     path = tmp_path / "results.jsonl"
@@ -88,6 +90,7 @@ def test_what_was_found_is_not_run_again_until_it_may_differ(tmp_path, toy):
     assert Kept(path, toy).find(survivor) is None
 
 
+@pytest.mark.long
 @pytest.mark.processes
 def test_a_test_that_fails_without_a_fault_has_noticed_nothing(tmp_path, toy):
     (toy / "tests/test_toy.py").write_text(TESTS + "    assert bounded(1) == 2\n")

@@ -11,6 +11,7 @@ from benchmarks import scale
 from vlp.data.order.shuffle import Shuffle
 
 
+@pytest.mark.long
 def test_a_small_job_is_reported(tmp_path):
     with pytest.raises(SystemExit):
         scale.main(["--shards", "12", "--ranks", "4", "--samples", "40", "--to", str(tmp_path)])

@@ -122,6 +122,7 @@ def test_needs_are_declared(name, settings):
         share_of(term, plain)
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", list(terms))
 def test_same_values_when_compiled(name):

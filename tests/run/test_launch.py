@@ -145,6 +145,7 @@ def test_a_launch_command_trains_one_model(label, recipe, tmp_path, alone):
     assert_same_run(lines(tmp_path, "tiny"), alone, sharded="fsdp2" in label)
 
 
+@pytest.mark.long
 def test_two_machines_train_one_model(recipe, tmp_path, alone):
     command = (
         "accelerate launch --config_file recipes/launch/multinode.yaml --num_machines 2 --num_processes 2 "
@@ -179,6 +180,7 @@ def slurm(folder: Path, *settings: str, devices: int):
     yield launch(f"bash {script} RECIPE", folder, *settings, **{**more, "PATH": path})
 
 
+@pytest.mark.long
 def test_a_slurm_job_that_ends_is_not_queued_again(recipe, tmp_path, alone):
     with slurm(tmp_path, devices=2) as job:
         finish(job)
@@ -186,6 +188,7 @@ def test_a_slurm_job_that_ends_is_not_queued_again(recipe, tmp_path, alone):
     assert not (tmp_path / "queue").exists()
 
 
+@pytest.mark.long
 def test_a_slurm_job_with_a_mistake_is_not_queued_again(recipe, tmp_path):
     with slurm(tmp_path, "train.micro_batches=3", devices=1) as job:
         assert "train.batch_size: 8 pairs do not divide" in said_by(job)
@@ -288,6 +291,7 @@ del value, work  # from here on a thread of the collective holds them
 """
 
 
+@pytest.mark.long
 def test_a_process_that_leaves_first_waits_for_its_collectives(tmp_path):
     # without that its threads meet an interpreter that ends: SIGABRT on some machines, a broken connection on others
     (tmp_path / "early.py").write_text(LEAVES_EARLY)

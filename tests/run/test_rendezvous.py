@@ -51,6 +51,7 @@ def start(store: TCPStore, rank: int, *, code: int, restarts: int) -> subprocess
     return subprocess.Popen([sys.executable, "-c", JOIN], env=environment, stdout=subprocess.PIPE, text=True)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("late", [0, 1])
 def test_processes_started_again_find_each_other_whoever_is_late(store, late):
     """The launchers of two machines count restarts for themselves, so the counts differ here."""

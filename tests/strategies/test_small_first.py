@@ -61,7 +61,10 @@ TRANSFORMERS = {
 }
 
 
-@pytest.mark.parametrize(("tower", "compiled"), [("open_clip", False), ("timm", False), ("open_clip", True)])
+COMPILED = pytest.param("open_clip", True, marks=pytest.mark.long)
+
+
+@pytest.mark.parametrize(("tower", "compiled"), [("open_clip", False), ("timm", False), COMPILED])
 def test_transformers_take_small_images_too_and_go_on_bit_for_bit(tmp_path, tower, compiled, monkeypatch):
     compile_ = torch.compile
     monkeypatch.setattr(

@@ -36,7 +36,7 @@ test: .venv/ready  ## all tests that are not slow: minutes
 	$(BIN)/pytest -n 2 --dist worksteal -m "not long and not slow" $(TESTS)
 
 test-slow: .venv/ready  ## those that tests/slow.txt lists: launchers, processes that are killed, whole runs
-	$(BIN)/pytest -n 2 --dist worksteal -m "slow and not long" $(TESTS)
+	$(BIN)/pytest -n 3 --dist worksteal -m "slow and not long" $(TESTS)
 
 test-all: .venv/ready  ## all tests, those of campaigns and of the tutorial too
 	$(BIN)/pytest -n 2 --dist worksteal $(TESTS)

@@ -8,11 +8,14 @@ import os
 import sys
 
 import pytest
+from hypothesis import settings
 
 from tests import slow
 
 os.environ.update(HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1", PYTHONDONTWRITEBYTECODE="")
 sys.dont_write_bytecode = False  # whatever containers set: to compile and rewrite all tests anew takes each process 5 s
+settings.register_profile("shared machine", deadline=None)  # a case may wait for its core
+settings.load_profile("shared machine")
 gc.disable()  # until ten thousand tests are collected, which would be looked through over and over
 
 

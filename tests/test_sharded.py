@@ -181,6 +181,7 @@ def sharded(bert):
     return run_processes(_steps_sharded, 2, bert, launched())
 
 
+@pytest.mark.long
 @pytest.mark.processes
 @pytest.mark.parametrize("case", CASES)
 def test_shards_of_any_tower_compute_what_whole_parameters_do(sharded, bert, case):

@@ -8,6 +8,7 @@ import zipfile
 from importlib import metadata
 from pathlib import Path
 
+import pytest
 import torch
 
 from benchmarks import gpu_check

@@ -121,6 +121,7 @@ def processes(tmp_path_factory):
 APART = {"adafactor": 5e-3, "lion": 5e-3, "muon": 0.1}
 
 
+@pytest.mark.long
 @pytest.mark.processes
 @pytest.mark.parametrize("how", ["copies", "shards"])
 @each_optimizer
@@ -134,6 +135,7 @@ def test_two_processes_compute_what_one_does(processes, name, how):
         assert moved > 0 and apart < APART.get(name, 1e-4) * moved
 
 
+@pytest.mark.long
 @pytest.mark.processes
 @each_optimizer
 def test_shards_go_on_bit_for_bit(processes, name):

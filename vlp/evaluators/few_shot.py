@@ -13,8 +13,7 @@ from torch.nn import functional
 
 from vlp.evaluators.base import check_class_names, check_kind, evaluators
 from vlp.evaluators.dataset import EvaluationSet
-from vlp.evaluators.probes.dealing import deal
-from vlp.evaluators.probes.few import draw_few, mean_over_draws
+from vlp.evaluators.probes.few import check_draws, deal_draws, draw_few, mean_over_draws
 from vlp.evaluators.probes.logistic import LabelledRows, fit
 from vlp.evaluators.probes.penalties import search_penalty
 from vlp.evaluators.probes.train_split import Features, SplitFeatures, open_split, read_features
@@ -58,10 +57,7 @@ class FewShot:
     ):
         check_kind(data, "classification")
         check_class_names(data)
-        if not shots or min(shots) < 1 or len(set(shots)) < len(shots):
-            raise RecipeError(f"settings.shots is {list(shots)}; give different numbers, each at least 1")
-        if draws < 2:
-            raise RecipeError(f"settings.draws is {draws}; at least two say how much the choice of images matters")
+        check_draws(shots, draws)
         if l2 is not None and not l2 > 0:
             raise RecipeError(f"settings.l2 is {l2}; give a positive one")
         self.data, self.shots, self.draws, self.train_split = data, shots, draws, train_split
@@ -72,11 +68,9 @@ class FewShot:
         opened = open_split(encoder, self.data, self.train_split, "train_split")
         train = read_features(encoder, opened, self.features)
         test = read_features(encoder, self.data, self.features)
-        jobs = [(number, draw) for number in self.shots for draw in range(self.draws)]
-        learned = dict(zip(jobs, deal(len(jobs), lambda job: self._learn(*jobs[job], train, test)), strict=True))
+        learned = deal_draws(self.shots, self.draws, lambda number, draw: self._learn(number, draw, train, test))
         metrics, samples, told = [], {}, {}
-        for number in self.shots:
-            found = [learned[number, draw] for draw in range(self.draws)]
+        for number, found in learned.items():
             hits = {
                 f"linear_acc1_{number}shot": np.stack([each.linear for each in found]),
                 f"nearest_mean_acc1_{number}shot": np.stack([each.nearest_mean for each in found]),

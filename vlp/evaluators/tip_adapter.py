@@ -13,8 +13,7 @@ from vlp.evaluators.base import check_class_names, check_kind, evaluators
 from vlp.evaluators.dataset import EvaluationSet
 from vlp.evaluators.groups import ones
 from vlp.evaluators.intervals import proportion
-from vlp.evaluators.probes.dealing import deal
-from vlp.evaluators.probes.few import draw_few, mean_over_draws
+from vlp.evaluators.probes.few import check_draws, deal_draws, draw_few, mean_over_draws
 from vlp.evaluators.probes.train_split import SplitFeatures, open_split, read_features
 from vlp.evaluators.prompts import class_embeddings, prompts_of
 from vlp.evaluators.shared import SharedEncoder
@@ -57,10 +56,7 @@ class TipAdapter:
     ):
         check_kind(data, "classification")
         check_class_names(data)
-        if not shots or min(shots) < 1 or len(set(shots)) < len(shots):
-            raise RecipeError(f"settings.shots is {list(shots)}; give different numbers, each at least 1")
-        if draws < 2:
-            raise RecipeError(f"settings.draws is {draws}; at least two say how much the choice of images matters")
+        check_draws(shots, draws)
         if weight <= 0 or sharpness <= 0:
             raise RecipeError(f"settings.weight is {weight}, settings.sharpness {sharpness}; give positive ones")
         self.data, self.shots, self.draws, self.train_split = data, shots, draws, train_split
@@ -74,15 +70,14 @@ class TipAdapter:
         train = read_features(encoder, open_split(encoder, self.data, self.train_split, "train_split"), "projected")
         test = read_features(encoder, self.data, "projected")
         alone = (test.features @ classes.T).argmax(dim=1) == test.labels
-        jobs = [(number, draw) for number in self.shots for draw in range(self.draws)]
-        hits = dict(
-            zip(jobs, deal(len(jobs), lambda job: self._remember(*jobs[job], train, test, classes)), strict=True)
+        hits = deal_draws(
+            self.shots, self.draws, lambda number, draw: self._remember(number, draw, train, test, classes)
         )
         right = alone.cpu().numpy()
         metrics = [proportion("acc1_0shot", int(right.sum()), len(right))]
         samples, told = {"acc1_0shot": PerSample(ones(right))}, {}
-        for number in self.shots:
-            name, rows = f"acc1_{number}shot", np.stack([hits[number, draw] for draw in range(self.draws)])
+        for number, found in hits.items():
+            name, rows = f"acc1_{number}shot", np.stack(found)
             metric, samples[name] = mean_over_draws(name, rows)
             metrics.append(metric)
             told[name] = rows.mean(axis=1).tolist()

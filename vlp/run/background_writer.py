@@ -21,8 +21,7 @@ class BackgroundWriter:
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        self._pending: Future[None] | None = None
-        self._otherwise = ""
+        self._pending: tuple[Future[None], str] | None = None
 
     def start(self, action: Callable[[], None], *, otherwise: str) -> None:
         """Begin, once what was started before is done.
@@ -31,14 +30,15 @@ class BackgroundWriter:
             otherwise: What it means that it could not be done.
         """
         self.settle()
-        self._pending, self._otherwise = self._thread.submit(action), otherwise
+        self._pending = self._thread.submit(action), otherwise
 
     def settle(self) -> None:
         """Wait for what was started, and say what went wrong with it."""
-        pending, self._pending = self._pending, None
-        error = None if pending is None else pending.exception()
-        if error is not None:
-            warnings.warn(f"{self._otherwise}: {type(error).__name__}: {error}", VlpWarning, stacklevel=2)
+        if self._pending is None:
+            return
+        (written, otherwise), self._pending = self._pending, None
+        if (error := written.exception()) is not None:
+            warnings.warn(f"{otherwise}: {type(error).__name__}: {error}", VlpWarning, stacklevel=2)
 
     def __enter__(self) -> BackgroundWriter:
         return self

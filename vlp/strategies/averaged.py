@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.func import functional_call
 
 from vlp.strategies.ema import Ema
 from vlp.towers.dual import DualEncoder
+
+VISUAL = "core.visual."
 
 
 class Averaged(Ema):
@@ -36,3 +42,9 @@ class Averaged(Ema):
         assert self._model is not None, "start() comes first"
         with self._model.at_rest(), torch.no_grad():
             yield self._model
+
+    def look(self, images: Float[Tensor, "n 3 h w"]) -> Any:
+        """Return what the image tower says of images with averaged weights, at rest and without gradients."""
+        averages = {name.removeprefix(VISUAL): value for name, value in self.average.items() if name.startswith(VISUAL)}
+        with self.at_rest() as model:
+            return functional_call(model.core.visual, averages, (images,))

@@ -111,7 +111,8 @@ def all_readings(used: Mapping[str, Strategy], embeddings: Embeddings) -> dict[s
         comes first. Strategies that made views last take them first.
 
     Raises:
-        RecipeError: There are several, and a decoder of captions has read the first.
+        RecipeError: There are several, and something has read the first alone: a decoder of captions, or what compares
+            places of views.
     """
     found = {"": Reading(embeddings)}
     for label, strategy in reversed([*used.items()]):
@@ -120,9 +121,18 @@ def all_readings(used: Mapping[str, Strategy], embeddings: Embeddings) -> dict[s
             for name, one in found.items()
             for number, part in enumerate(strategy.readings(one.embeddings))
         }
-    if len(found) > 1 and embeddings.caption_losses is not None:
-        raise RecipeError(
-            f"strategies.{[*found][1]}: the decoder of captions reads clean pairs alone, which would count twice: "
-            "leave model.decoder or the adversary out, or set its clean_weight to 0"
-        )
+    if len(found) > 1:
+        _check_read_once([*found][1], embeddings)
     return found
+
+
+def _check_read_once(label: str, embeddings: Embeddings) -> None:
+    for is_read, reader, part in (
+        (embeddings.caption_losses is not None, "the decoder of captions", "model.decoder"),
+        (bool(embeddings.taught_maps), "what compares places of views", "strategies.dense_teacher"),
+    ):
+        if is_read:
+            raise RecipeError(
+                f"strategies.{label}: {reader} reads clean pairs alone, which would count twice: leave {part} or the "
+                "adversary out, or set its clean_weight to 0"
+            )

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 from jaxtyping import Float64
 from torch import Tensor
-from torch.func import functional_call
 
 from vlp.ground.types import Batch, Embeddings, RecipeError, send
 from vlp.strategies.averaged import Averaged
@@ -15,7 +14,6 @@ from vlp.strategies.base import strategies
 from vlp.towers.dual import DualEncoder
 from vlp.towers.image_tokens import maps_of
 
-VISUAL = "core.visual."
 COMPARED = 2  # views
 
 
@@ -63,10 +61,8 @@ class DenseTeacher(Averaged):
 
     def after_forward(self, images: Tensor, batch: Batch, embeddings: Embeddings) -> Embeddings:
         assert batch.cuts is not None, "the stream knows them"
-        averages = {name.removeprefix(VISUAL): value for name, value in self.average.items() if name.startswith(VISUAL)}
         views = images[:COMPARED]
-        with self.at_rest() as model:
-            _, tokens = functional_call(model.core.visual, averages, (views.flatten(0, 1),))
+        _, tokens = self.look(views.flatten(0, 1))
         places = [view if view < len(batch.cuts) else 0 for view in range(COMPARED)]  # a strategy's have the first crop
         cuts = send(batch.cuts[places], images.device)
         return replace(embeddings, taught_maps=maps_of(tokens, views), image_cuts=tuple(cuts.unbind()))

@@ -5,15 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from torch import Tensor
-from torch.func import functional_call
 from torch.nn import functional
 
 from vlp.ground.types import Batch, Embeddings
 from vlp.strategies.averaged import Averaged
 from vlp.strategies.base import strategies
 from vlp.towers.image_tokens import only_rows
-
-VISUAL = "core.visual."
 
 
 @strategies.register("ema_teacher")
@@ -34,7 +31,5 @@ class EmaTeacher(Averaged):
         super().__init__(decay=decay, warmup=warmup, base_batch=base_batch)
 
     def after_forward(self, images: Tensor, batch: Batch, embeddings: Embeddings) -> Embeddings:
-        averages = {name.removeprefix(VISUAL): value for name, value in self.average.items() if name.startswith(VISUAL)}
-        with self.at_rest() as model:
-            features = only_rows(functional_call(model.core.visual, averages, (images[0],)))
+        features = only_rows(self.look(images[0]))
         return replace(embeddings, reference=functional.normalize(features.float(), dim=1))

@@ -2,11 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
 import numpy as np
 import scipy  # whose parts are imported when they are used
 from numpy.typing import NDArray
 
+from vlp.evaluators.probes.dealing import deal
 from vlp.ground.types import Metric, PerSample, RecipeError
+
+Learned = TypeVar("Learned")
+
+
+def check_draws(shots: Sequence[int], draws: int) -> None:
+    """Refuse numbers of samples or of draws that say nothing.
+
+    Raises:
+        RecipeError: Names the setting.
+    """
+    if not shots or min(shots) < 1 or len(set(shots)) < len(shots):
+        raise RecipeError(f"settings.shots is {list(shots)}; give different numbers, each at least 1")
+    if draws < 2:
+        raise RecipeError(f"settings.draws is {draws}; at least two say how much the choice of images matters")
+
+
+def deal_draws(shots: Sequence[int], draws: int, learn: Callable[[int, int], Learned]) -> dict[int, list[Learned]]:
+    """Return what is learned from each draw of so many samples, by their number; the work is dealt to all processes.
+
+    Args:
+        learn: Takes a number of samples of each class, and which draw of them.
+    """
+    jobs = [(number, draw) for number in shots for draw in range(draws)]
+    learned = dict(zip(jobs, deal(len(jobs), lambda job: learn(*jobs[job])), strict=True))
+    return {number: [learned[number, draw] for draw in range(draws)] for number in shots}
 
 
 def draw_few(labels: NDArray[np.int64], number: int, seed: int, draw: int) -> NDArray[np.int64]:

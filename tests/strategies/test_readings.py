@@ -95,7 +95,5 @@ def test_a_decoder_that_read_clean_pairs_alone_is_refused():
 
 def test_places_that_were_compared_of_clean_views_alone_are_refused():
     made = Embeddings(PAIR, PAIR, PAIR, PAIR, text_views=(PAIR,), taught_maps=(PAIR[:, None, None],))
-    with pytest.raises(
-        RecipeError, match=r"words: what compares places .* strategies\.dense_teacher or"
-    ):
+    with pytest.raises(RecipeError, match=r"words: what compares places .* strategies\.dense_teacher or"):
         all_readings({"words": AdversarialWords()}, made)

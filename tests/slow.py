@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 LIST = Path(__file__).with_name("slow.txt")
-ONE_CASE, ALL_CASES = 1.5, 15.0  # seconds: a function is slow if one of its cases takes so long, or all of them do
+ONE_CASE, ALL_CASES = 1.5, 5.0  # seconds: a function is slow if one of its cases takes so long, or all of them do
 PATIENCE = 2.0  # seconds a case may take, on average, where `pytest -k NAME` asks about one part
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import BaseModel
 
 from tests.teachers import with_tiny_teachers
 from vlp.data.pixels.augment import NUM_DRAWS
@@ -17,14 +18,24 @@ from vlp.recipe.compose import load_recipe
 from vlp.recipe.schema import Recipe
 from vlp.run import assemble
 from vlp.run.assemble import Run
+from vlp.towers import dual
 
 Settings = dict[str, Any]
 ROOT = Path(__file__).resolve().parent.parent
 RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml") if path.stem != "base")
 NUM_SAMPLES, LONGEST, WORDS = 100_000, 12, 1_000
 IMAGE: Settings = {"type": "vit", "layers": 1, "width": 32, "head_width": 16, "patch_size": 16, "image_size": 32}
-TEXT: Settings = {"type": "transformer", "layers": 1, "width": 8, "heads": 1, "context_length": 16}
+TEXT: Settings = {
+    "type": "transformer",
+    "layers": 1,
+    "width": 8,
+    "heads": 1,
+    "context_length": 16,
+    "vocab_size": WORDS + 1,
+}
 PLAIN_STEPS = ("train.micro_batches=1", "train.keep_locked=false")  # no memory to measure, no stream to thin out
+NARROW = {"hidden_width": 32, "num_prototypes": 48, "queue": 2048}
+"""Most of what parts have beside the towers: narrow ones launch as many kernels as wide ones."""
 PLAIN = {"embed_dim": 16, "weights": None, "text_buckets": 2}
 
 
@@ -39,12 +50,20 @@ def small_recipe(name: str, *overrides: str, image: Settings = IMAGE, text: Sett
             "text": {**text, "pool": "cls", "width": image["width"], "heads": image["width"] // image["head_width"]},
             "decoder": {"type": "transformer", "layers": 1, "heads": 2},
         }
+    if whole.model.tune is not None and whole.model.tune.type == "purifier":
+        towers |= {"tune": {"type": "purifier", "width": 4}}
     model = whole.model.model_validate(whole.model.model_dump() | PLAIN | towers)
     terms = {
-        label: entry.model_copy(update={"widths": (4, 8, 12)[: len(entry.widths)]})
+        label: entry.model_copy(update={"widths": (4, 8, 12)[: len(entry.widths)]} | narrow(entry))
         for label, entry in whole.objective.items()
     }
-    return with_tiny_teachers(whole.model_copy(update={"model": model, "objective": terms}))
+    heads = {label: entry.model_copy(update=narrow(entry)) for label, entry in whole.heads.items()}
+    return with_tiny_teachers(whole.model_copy(update={"model": model, "objective": terms, "heads": heads}))
+
+
+def narrow(entry: BaseModel) -> dict[str, int]:
+    """Return the settings of an entry that would make it as wide as a real one, and what they are here."""
+    return {name: most for name, most in NARROW.items() if (getattr(entry, name, None) or 0) > most}
 
 
 def small_parts(monkeypatch: pytest.MonkeyPatch, recipe: Recipe, accelerator: object | None = None) -> Run:
@@ -57,6 +76,7 @@ def small_parts(monkeypatch: pytest.MonkeyPatch, recipe: Recipe, accelerator: ob
     monkeypatch.setattr(assemble, "check_ready", lambda _: None)  # their evaluation sets are not here
     monkeypatch.setattr(assemble, "build_stream", lambda *_: stream)
     monkeypatch.setattr(assemble, "claim_folder", lambda *_, **__: None)
+    monkeypatch.setattr(dual, "check_tokenizer", lambda *_: None)  # batches have the few words of the towers
     if accelerator is not None:
         monkeypatch.setattr(assemble, "_start_processes", lambda _: accelerator)
     with warnings.catch_warnings():

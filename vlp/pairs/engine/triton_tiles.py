@@ -58,43 +58,47 @@ def scale_of(
     own: tl.constexpr,
 ) -> tl.tensor:
     """Return what multiplies cosines, to be broadcast over a tile."""
+    found = tl.load(scale)
     if own == OF_ROWS:
-        return tl.load(scale) * tl.load(row_scales + i, mask=i < height, other=0.0)[:, None]
-    if own == OF_COLUMNS:
-        return tl.load(scale) * tl.load(column_scales + j, mask=j < width, other=0.0)[None, :]
-    return tl.load(scale)
+        found = found * tl.load(row_scales + i, mask=i < height, other=0.0)[:, None]
+    elif own == OF_COLUMNS:
+        found = found * tl.load(column_scales + j, mask=j < width, other=0.0)[None, :]
+    return found
 
 
 @triton.jit
 def log_weights_of(products: tl.tensor, parameter: tl.tensor, function: tl.constexpr) -> tl.tensor:
     """Return the log-weights of entries from the products of their references, as `functions` has them; 0 of none."""
+    tl.static_assert(function <= GIVEN)
+    found = products
     if function == NO_FUNCTION:
-        return tl.zeros(products.shape, tl.float32)
-    if function == TILT:
-        return products * tl.load(parameter)
-    if function == NEARNESS:
-        return (products - 1.0) / tl.load(parameter)
-    if function == BELOW:
-        return tl.where(products < tl.load(parameter), 0.0, float("-inf"))
-    if function == FADE:
-        power = tl.exp(tl.load(parameter) * tl.log(tl.minimum(tl.maximum(products, 0.0), 1.0)))
-        return tl.log(1.0 - power)
-    if function == AFFINITY:
-        return tl.log(tl.maximum((products + 1.0) / 2.0, 0.0))
-    tl.static_assert(function == GIVEN)
-    return products
+        found = tl.zeros(products.shape, tl.float32)
+    elif function == TILT:
+        found = products * tl.load(parameter)
+    elif function == NEARNESS:
+        found = (products - 1.0) / tl.load(parameter)
+    elif function == BELOW:
+        found = tl.where(products < tl.load(parameter), 0.0, float("-inf"))
+    elif function == FADE:
+        found = tl.log(1.0 - tl.exp(tl.load(parameter) * tl.log(tl.minimum(tl.maximum(products, 0.0), 1.0))))
+    elif function == AFFINITY:
+        found = tl.log(tl.maximum((products + 1.0) / 2.0, 0.0))
+    return found
 
 
 @triton.jit
 def masked(logits: tl.tensor, log_weights: tl.tensor, seen: tl.tensor, bias: tl.tensor, kind: tl.constexpr) -> tuple:
     """Return the logits as a statistic sees them, and the weights of a sum that has any."""
+    weights = log_weights
     if kind == KERNEL_SUM:
-        return logits, tl.where(seen, tl.exp(log_weights), 0.0)
-    if kind == SOFTPLUS:
-        logits += tl.load(bias)
-    if kind == LOG_SUM_EXP:
-        logits += log_weights
-    return tl.where(seen, logits, float("-inf")), log_weights
+        weights = tl.where(seen, tl.exp(log_weights), 0.0)
+    else:
+        if kind == SOFTPLUS:
+            logits += tl.load(bias)
+        elif kind == LOG_SUM_EXP:
+            logits += log_weights
+        logits = tl.where(seen, logits, float("-inf"))
+    return logits, weights
 
 
 @triton.jit
@@ -142,19 +146,22 @@ def _differ(
 def sums_of(logits: tl.tensor, weights: tl.tensor, axis: tl.constexpr, kind: tl.constexpr) -> tuple:
     """Return what a tile adds along an axis: a sum, or a level and a mean, or a weighted sum and the sum of weights."""
     if kind == SOFTPLUS:
-        total = tl.sum(_softplus(logits), axis)
-        return total, total
-    if kind == KERNEL_SUM:
-        return tl.sum(logits * weights, axis), tl.sum(weights, axis)
-    largest = tl.max(logits, axis)
-    shift = tl.where(largest == float("-inf"), 0.0, largest)
-    shares = tl.exp(logits - tl.expand_dims(shift, axis))
-    total = tl.sum(shares, axis)
-    level = shift + tl.log(total)  # minus infinity where nothing is seen
-    if kind == LOG_SUM_EXP:
-        return level, level
-    weighted = tl.sum(tl.where(shares > 0, shares * logits, 0.0), axis)
-    return level, weighted / tl.where(total > 0, total, 1.0)
+        first = tl.sum(_softplus(logits), axis)
+        second = first
+    elif kind == KERNEL_SUM:
+        first = tl.sum(logits * weights, axis)
+        second = tl.sum(weights, axis)
+    else:
+        largest = tl.max(logits, axis)
+        shift = tl.where(largest == float("-inf"), 0.0, largest)
+        shares = tl.exp(logits - tl.expand_dims(shift, axis))
+        total = tl.sum(shares, axis)
+        first = shift + tl.log(total)  # minus infinity where nothing is seen
+        second = first
+        if kind == SOFTMAX_MEAN:
+            weighted = tl.sum(tl.where(shares > 0, shares * logits, 0.0), axis)
+            second = weighted / tl.where(total > 0, total, 1.0)
+    return first, second
 
 
 @triton.jit
@@ -184,16 +191,14 @@ def slope_of(
     kind: tl.constexpr,
 ) -> tl.tensor:
     """Return the derivative of a loss with respect to the logits, or what those of plain sums are multiplied by."""
-    weight = _along(vectors, place, at, size, axis)
-    if kind == SOFTPLUS:
-        return weight
-    if kind == KERNEL_SUM:
-        return weight
-    share = tl.exp(logits - _along(vectors, place + 1, at, size, axis)) * weight
+    found = _along(vectors, place, at, size, axis)
     if kind == LOG_SUM_EXP:
-        return share
-    gap = logits - _along(vectors, place + 2, at, size, axis) + 1.0
-    return tl.where(logits == float("-inf"), 0.0, share * gap)
+        found = found * tl.exp(logits - _along(vectors, place + 1, at, size, axis))
+    elif kind == SOFTMAX_MEAN:
+        share = found * tl.exp(logits - _along(vectors, place + 1, at, size, axis))
+        gap = logits - _along(vectors, place + 2, at, size, axis) + 1.0
+        found = tl.where(logits == float("-inf"), 0.0, share * gap)
+    return found
 
 
 @triton.jit

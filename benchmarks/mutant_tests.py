@@ -39,6 +39,8 @@ TERMS = "tests/objectives/test_contract.py tests/objectives/test_behaviour.py te
 # What a file is tested by beside the tests of its name; each text is one call of pytest, the quickest first.
 ROWS: dict[str, tuple[str, ...]] = {
     "vlp/pairs/engine/triton_kernels.py": FUSED,
+    "vlp/pairs/engine/triton_tiles.py": FUSED,
+    "vlp/pairs/engine/fused_plan.py": FUSED,
     "vlp/pairs/engine/fused.py": FUSED,
     "vlp/pairs/engine/*sums.py": FUSED,
     "vlp/pairs/*.py": PAIRS,

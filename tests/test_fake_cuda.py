@@ -23,6 +23,7 @@ from tests.step.optimizers.runs import MORE
 from tests.towers.tiny import tiny_model
 from vlp import train
 from vlp.pairs.engine import walk
+from vlp.pairs.engine.fused import share_out
 from vlp.step.optimizers.base import optimizers
 from vlp.towers import view_encoder
 
@@ -85,7 +86,7 @@ def cuda(monkeypatch):
     monkeypatch.setattr(torch.utils, "swap_tensors", _move)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_: True)
     monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
-    monkeypatch.setattr(walk, "is_chosen", lambda *_: False)  # Triton asks which GPU it is
+    monkeypatch.setattr(walk, "share_out", lambda _, *asked: share_out("tiles", *asked))  # Triton asks which GPU it is
     monkeypatch.setattr(view_encoder, "load_any_model", lambda _: tiny_model())  # weights of teachers have content
     with FakeTensorMode(allow_non_fake_inputs=True), Answers() as answers:
         yield answers

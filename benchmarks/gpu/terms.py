@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
@@ -19,7 +19,7 @@ from benchmarks.gpu.runs import has_recipe, losses_of, strategy_recipe, watched_
 from benchmarks.gpu.waits import Waits, in_words
 from benchmarks.objective_cases import BIAS, SCALE, build, embeddings_of, unit
 from vlp.objectives.base import terms
-from vlp.pairs import Pairs
+from vlp.pairs import Block, Pairs, Request
 from vlp.pairs.engine import walk
 from vlp.strategies.base import strategies
 
@@ -94,12 +94,13 @@ def answer(name: str, device: str, dtype: torch.dtype, *, tiles: bool) -> Answer
     ids = torch.arange(PAIRS, device=device)
     fused: list[bool] = []
 
-    def chosen(*args: Any) -> bool:
-        fused.append(not tiles and original(*args))
-        return fused[-1]
+    def shared_out(_: Any, block: Block, requests: Sequence[Request]) -> dict[bool, list[Request]]:
+        shares = original("tiles" if tiles else "auto", block, requests)
+        fused.append(True in shares)
+        return shares
 
-    original, waits = walk.is_chosen, Waits(device)
-    with patch.object(walk, "is_chosen", chosen):
+    original, waits = walk.share_out, Waits(device)
+    with patch.object(walk, "share_out", shared_out):
         for step in range(2):
             with waits.watched() if step else nullcontext():
                 loss, _ = objective(Pairs(embeddings, ids, ids, step=0), 0)

@@ -45,10 +45,10 @@ def tile(setting: Setting, shape: tuple[int, int, int, int]) -> Finding:
     if setting.device == "cpu":
         small = fused.Blocks(16, 16, 16, 1)
         replaced = patch.object(fused, "INTERPRETED", small)
-        chosen = patch.object(walk, "is_chosen", lambda _, block, requests: fused.is_chosen("triton", block, requests))
+        chosen = patch.object(walk, "share_out", lambda _, block, requests: fused.share_out("triton", block, requests))
     else:
         replaced = patch.object(fused, "SINGLE", fused.Blocks(*shape))
-        chosen = patch.object(walk, "is_chosen", fused.is_chosen)
+        chosen = patch.object(walk, "share_out", fused.share_out)
     step, _ = make_step(Loss("clip", TOY_PAIRS if setting.is_toy else PAIRS, device=setting.device), 0)
     try:
         with replaced, chosen:

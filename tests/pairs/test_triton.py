@@ -20,15 +20,41 @@ from tests.pairs.dense import COLUMNS, REQUESTS, ROWS, blocks_of, leaves, mix
 from tests.pairs.test_processes import SIZE, local_blocks, weighted
 from tests.pairs.test_walk import EXTREMES, NEGATIVES, dense_stats, gradients
 from tests.processes import run_processes
-from vlp.pairs import LSE, MAP, SOFTPLUS, WMEAN, Block, pair_stats
+from vlp.pairs import (
+    HIST,
+    KMEAN,
+    LSE,
+    MAP,
+    SOFTPLUS,
+    TOPK,
+    WMEAN,
+    WSUM,
+    Block,
+    affinity,
+    nearness,
+    pair_stats,
+    tilt,
+)
 from vlp.pairs.engine import fused
+from vlp.pairs.engine.fused_plan import has_kernel
 
-NAMES = ("rows", "columns", "both", "negatives", "duplicates", "factor", "fixed", "sigmoid", "within", "within_fixed")
-MIXED = [ROWS, NEGATIVES[1], LSE("row", factor=2.0, mask="label"), LSE("row", fixed_scale=4.0), MAP(SOFTPLUS, "pair")]
-FUSED = {name: REQUESTS[name] for name in NAMES} | {
-    "rectangular": {"image_extra": [ROWS, COLUMNS, LSE("row", mask="label"), MAP(SOFTPLUS)]},
-    "all": {"image_text": MIXED, "image_image": [MAP(SOFTPLUS), *NEGATIVES[:1]], "text_text": [LSE("row")]},
-}
+MIXED = [
+    ROWS,
+    NEGATIVES[1],
+    LSE("row", factor=2.0, mask="label"),
+    LSE("row", fixed_scale=4.0),
+    MAP(SOFTPLUS, "pair"),
+    WMEAN("column", factor=0.5, mask="pair"),
+    KMEAN("row", nearness(0.2)),
+    LSE("column", kernel=tilt(2.0)),
+    WSUM("column", affinity(), mask="label"),
+]
+FUSED = {
+    name: requests
+    for name, requests in REQUESTS.items()
+    if all(has_kernel(request) for each in requests.values() for request in each)
+} | {"all": {"image_text": MIXED, "image_image": [MAP(SOFTPLUS), *NEGATIVES[:1]], "text_text": [LSE("row")]}}
+SHARED_OUT = [name for name in REQUESTS if name not in FUSED]
 each_request = pytest.mark.parametrize("name", FUSED)
 each_half = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 
@@ -60,7 +86,9 @@ def on_device(blocks, device):
     """Return the blocks on a device; sides stay shared where they are."""
     moved = {}
     for side in (side for block in blocks.values() for side in (block.rows, block.columns)):
-        parts = {name: getattr(side, name).to(device) for name in ("local", "labels")}
+        found = {name: getattr(side, name) for name in ("local", "labels", "scales", "ids")}
+        parts = {name: values.to(device) for name, values in found.items() if values is not None}
+        parts["references"] = {name: features.to(device) for name, features in side.references.items()}
         parts["gather"] = partial(side.everyone.to, device)
         moved.setdefault(id(side), replace(side, **parts))
     return {
@@ -91,6 +119,21 @@ def compare(name, size, dim, panel_size, device="cpu"):
     for key, values in dense.items():
         torch.testing.assert_close(ours[key].double(), values, rtol=5e-6, atol=5e-6)
     for gradient, wanted in zip(found, gradients(mix(dense), exact), strict=True):
+        largest = max(1.0, wanted.abs().max().item())
+        torch.testing.assert_close(gradient.double(), wanted, rtol=5e-6, atol=5e-6 * largest)
+
+
+def compare_shared_out(name):
+    inputs = leaves(11, dtype=torch.float32)
+    exact = exact_copy(inputs)
+    with patch.object(fused, "_runs_on", lambda device: True):
+        found = pair_stats(blocks_of(*inputs), REQUESTS[name])
+    dense = dense_stats(blocks_of(*exact), REQUESTS[name])
+    ours = {key: found[key] for key in dense}
+    assert any(isinstance(values.grad_fn.path, fused.FusedWalk) for values in ours.values() if values.requires_grad)
+    for key, values in dense.items():
+        torch.testing.assert_close(ours[key].to(values.dtype), values, rtol=5e-6, atol=5e-6)
+    for gradient, wanted in zip(gradients(mix(ours), inputs), gradients(mix(dense), exact), strict=True):
         largest = max(1.0, wanted.abs().max().item())
         torch.testing.assert_close(gradient.double(), wanted, rtol=5e-6, atol=5e-6 * largest)
 
@@ -157,6 +200,11 @@ def repeat(device):
 @pytest.mark.parametrize(("size", "dim"), [(1, 5), (2, 1), (7, 16), (33, 40)])
 def test_equals_dense(interpreter, name, size, dim):
     interpreter(compare, name, size, dim, 4096)
+
+
+@pytest.mark.parametrize("name", SHARED_OUT)
+def test_kernels_and_tiles_share_what_is_asked(interpreter, name):
+    interpreter(compare_shared_out, name)
 
 
 @each_request
@@ -277,16 +325,17 @@ def test_auto_needs_a_device_that_triton_knows_and_triton(monkeypatch):
     assert not fused._runs_on(torch.device("cpu"))
 
 
-def test_one_request_without_a_kernel_sends_the_block_to_the_tiles(monkeypatch):
+def test_a_request_without_a_kernel_alone_goes_to_the_tiles(monkeypatch):
     monkeypatch.setattr(fused, "_runs_on", lambda device: True)
     block = blocks_of(*leaves(4, dtype=torch.float32))["image_text"]
-    assert fused.is_chosen("auto", block, [ROWS, COLUMNS])
-    assert not fused.is_chosen("auto", block, [ROWS, WMEAN("column")])
-    assert not fused.is_chosen("tiles", block, [ROWS])
-    assert not fused.is_chosen("auto", blocks_of(*leaves(4))["image_text"], [ROWS])
+    known, unknown = [ROWS, WMEAN("column"), LSE("row", kernel=nearness(0.1))], [TOPK("row", 2), HIST(5)]
+    assert fused.share_out("auto", block, known) == {True: known}
+    assert fused.share_out("auto", block, [*unknown, *known]) == {True: known, False: unknown}
+    assert fused.share_out("tiles", block, known) == {False: known}
+    assert fused.share_out("auto", blocks_of(*leaves(4))["image_text"], [ROWS]) == {False: [ROWS]}
 
 
-@pytest.mark.parametrize(("request_", "dtype"), [(WMEAN("row"), torch.float32), (ROWS, torch.float64)])
+@pytest.mark.parametrize(("request_", "dtype"), [(TOPK("row", 2), torch.float32), (ROWS, torch.float64)])
 def test_what_has_no_kernel_is_refused_where_triton_is_asked_for(request_, dtype):
     with pytest.raises(ValueError, match="backend 'triton' answers"):
         pair_stats(blocks_of(*leaves(4, dtype=dtype)), {"image_text": [request_]}, backend="triton")

@@ -11,51 +11,55 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from types import ModuleType
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from vlp.pairs.engine.fused_plan import (
+    KINDS,
+    NUM_SUMS,
+    NUM_VECTORS,
+    Plan,
+    has_kernel,
+    has_types,
+    num_vectors,
+    own_scale_of,
+    plan_walk,
+    references_of,
+    request_of,
+)
 from vlp.pairs.engine.gradients import Gradients, WantedGradients
 from vlp.pairs.engine.matrix import Matrix
-from vlp.pairs.engine.plain_sums import PointwiseSum
-from vlp.pairs.engine.softmax_sums import LogSumExp
+from vlp.pairs.engine.plain_sums import KernelSum, PointwiseSum
+from vlp.pairs.engine.softmax_sums import LogSumExp, SoftmaxMean
 from vlp.pairs.engine.split_products import Numerics, add_product_, parts_of, transposed
-from vlp.pairs.engine.statistic import AXES, Returned, Statistic, Vectors
+from vlp.pairs.engine.statistic import AXES, Returned, Vectors
 from vlp.pairs.engine.tiles import Rectangle
-from vlp.pairs.functions import SOFTPLUS
-from vlp.pairs.requests import LSE, MAP, Axis, Block, Mask, Request, mask_of
+from vlp.pairs.requests import Axis, Block, Request, Side, kernel_of
 
 Backend = Literal["auto", "tiles", "triton"]
 PANEL_SIZE: dict[Axis, int] = {"row": 2048, "column": 4096}  # 32 MB of derivatives, which a second-level cache holds
 OLDEST_CAPABILITY = (8, 0)  # of a CUDA device, for Triton
 
 
-def is_chosen(backend: Backend, block: Block, requests: Iterable[Request]) -> bool:
-    """Whether Triton answers all requests of a block.
+def share_out(backend: Backend, block: Block, requests: Sequence[Request]) -> dict[bool, list[Request]]:
+    """Return which requests about a block kernels answer (True), and which of them tiles; none where it is not asked.
 
     Raises:
-        ValueError: `backend` says so, but there is a request or a type without a kernel.
+        ValueError: `backend` says that all go to kernels, but there is a request or a type without one.
     """
-    has_kernels = _is_single_or_half(block) and all(_has_kernel(request) for request in requests)
-    if backend == "triton" and not has_kernels:
+    known = [request for request in requests if has_types(block) and has_kernel(request)]
+    if backend == "triton" and len(known) < len(requests):
         raise ValueError(
-            "backend 'triton' answers MAP(SOFTPLUS) and LSE without kernels and individual scales, in 32 bits or less; "
-            "'auto' takes it where it can"
+            "backend 'triton' answers LSE, WMEAN, KMEAN, WSUM and MAP(SOFTPLUS) in 32 bits or less, with the kernels "
+            "of vlp.pairs; 'auto' takes it where it can"
         )
-    return backend == "triton" or (backend == "auto" and has_kernels and _runs_on(block.rows.local.device))
-
-
-def _is_single_or_half(block: Block) -> bool:
-    types = (torch.float32, torch.bfloat16, torch.float16)
-    return all(side.local.dtype in types for side in (block.rows, block.columns))
-
-
-def _has_kernel(request: Request) -> bool:
-    if isinstance(request, MAP):
-        return request.function is SOFTPLUS
-    return isinstance(request, LSE) and request.kernel is None and not request.individual
+    is_on = backend == "triton" or (backend == "auto" and bool(known) and _runs_on(block.rows.local.device))
+    fused = known if is_on else []
+    shares = {True: fused, False: [request for request in requests if request not in fused]}
+    return {is_fused: share for is_fused, share in shares.items() if share}
 
 
 def _runs_on(device: torch.device) -> bool:
@@ -76,42 +80,6 @@ def _kernels() -> ModuleType:
     return triton_kernels
 
 
-MASKS: tuple[Mask, ...] = get_args(Mask)
-
-
-class PlanEntry(NamedTuple):
-    """What a kernel is compiled for, per statistic.
-
-    Args:
-        is_softplus: Whether it is a sum of softplus, not a log-sum-exp.
-        mask: Place of its mask among all.
-        row: Place of its vector among those of rows, -1 if it has none; `column` likewise.
-        learned: Whether the model's scale takes part.
-    """
-
-    is_softplus: bool
-    mask: int
-    row: int
-    column: int
-    learned: bool
-
-
-Plan = tuple[PlanEntry, ...]
-
-
-def _plan(statistics: Sequence[Statistic], axes: Iterable[Iterable[Axis]]) -> Plan:
-    """Give each statistic a place among the vectors of each of its axes."""
-    places = {axis: iter(range(len(statistics))) for axis in AXES}
-    entries = []
-    for statistic, own in zip(statistics, axes, strict=True):
-        request = next(iter(statistic.requests.values()))
-        row, column = (next(places[axis]) if axis in own else -1 for axis in AXES)
-        entries.append(
-            PlanEntry(isinstance(request, MAP), MASKS.index(mask_of(request)), row, column, statistic.learned)
-        )
-    return tuple(entries)
-
-
 class Blocks(NamedTuple):
     """How much of a panel is one program's: a tile, and how many features at a time."""
 
@@ -130,16 +98,45 @@ def precision_of(features: Tensor, numerics: Numerics) -> str:
     return PRECISIONS[numerics] if features.is_cuda and features.dtype == torch.float32 else "ieee"
 
 
+class Numbers(NamedTuple):
+    """What kernels read of a walk: the scale of each statistic and the parameter of its kernel, and the bias."""
+
+    scales: Float[Tensor, " k"]
+    parameters: Float[Tensor, " k"]
+    bias: Float[Tensor, ""]
+
+
+class Further(NamedTuple):
+    """What some entries of a plan read beside the features: of the whole batch, None where no entry does.
+
+    Args:
+        references: Features that kernels see the products of, those of all names side by side.
+        scales: Of single rows or columns.
+    """
+
+    references: Float[Tensor, "b r"] | None
+    scales: Float[Tensor, " b"] | None
+
+
 class Panel:
     """A piece of the matrix that is walked by one launch of a kernel.
 
     Args:
         rows: Of this process; `columns` of the whole batch.
         places: Where the panel lies in both.
+        further: Of both sides.
         numerics: How float32 is multiplied.
     """
 
-    def __init__(self, rows: Tensor, columns: Tensor, places: dict[Axis, slice], whole: Rectangle, numerics: Numerics):
+    def __init__(
+        self,
+        rows: Tensor,
+        columns: Tensor,
+        places: dict[Axis, slice],
+        whole: Rectangle,
+        further: dict[Axis, Further],
+        numerics: Numerics,
+    ):
         self.places = places
         self._rows, self._columns = rows[places["row"]], columns[places["column"]]
         first_row = whole.row_start + places["row"].start
@@ -148,7 +145,13 @@ class Panel:
         self._names = (
             *_parts(whole.row_side.labels, whole.column_side.labels, batch_rows, places["column"]),
             *_parts(whole.row_side.ids, whole.column_side.ids, batch_rows, places["column"]),
+            _part(further["row"].scales, batch_rows),
+            _part(further["column"].scales, places["column"]),
+            _part(further["row"].references, batch_rows),
+            _part(further["column"].references, places["column"]),
         )
+        references = further["row"].references
+        self._depths = self._rows.shape[1], 0 if references is None else references.shape[1]
         self._precision = precision_of(rows, numerics)
         self._blocks = INTERPRETED if not rows.is_cuda else SINGLE if rows.dtype == torch.float32 else HALF
         self._sizes: dict[Axis, int] = {"row": len(self._rows), "column": len(self._columns)}
@@ -157,35 +160,30 @@ class Panel:
             -(-len(self._columns) // self._blocks.block_columns),
         )
 
-    def forward(self, plan: Plan, scales: Tensor, bias: Tensor) -> Vectors:
-        """Return what every tile adds to each sum of rows and of columns."""
+    def forward(self, plan: Plan, numbers: Numbers) -> Vectors:
+        """Return what every tile adds to each sum of rows and of columns, of shape (numbers, tiles, size)."""
         num_tiles: dict[Axis, int] = {"row": self._grid[1], "column": self._grid[0]}
-        parts = {axis: scales.new_empty(_num_vectors(plan, axis), num_tiles[axis], self._sizes[axis]) for axis in AXES}
-        self._launch(_kernels().forward, plan, scales, bias, parts["row"], parts["column"])
+        parts = {
+            axis: numbers.bias.new_empty(num_vectors(plan, axis, NUM_SUMS), num_tiles[axis], self._sizes[axis])
+            for axis in AXES
+        }
+        self._launch(_kernels().forward, plan, *numbers, parts["row"], parts["column"])
         return parts
 
-    def backward(self, plan: Plan, scales: Tensor, bias: Tensor, vectors: Vectors) -> tuple[Tensor, Tensor]:
+    def backward(self, plan: Plan, numbers: Numbers, vectors: Vectors) -> tuple[Tensor, Tensor]:
         """Return the derivative with respect to the cosines, and its sums over tiles for log-scale and bias."""
-        derivative = scales.new_empty(self._sizes["row"], self._sizes["column"])
-        parts = scales.new_empty(2, self._grid[0] * self._grid[1])
+        derivative = numbers.bias.new_empty(self._sizes["row"], self._sizes["column"])
+        parts = numbers.bias.new_empty(2, self._grid[0] * self._grid[1])
         own = [vectors[axis][..., self.places[axis]].contiguous() for axis in AXES]
-        self._launch(_kernels().backward, plan, scales, bias, *own, derivative, parts)
+        self._launch(_kernels().backward, plan, *numbers, *own, derivative, parts)
         return derivative, parts
 
     def _launch(self, kernel: Any, plan: Plan, *tensors: Tensor) -> None:
         sides = (self._rows, self._columns, *self._names)
-        sizes = (*self._sizes.values(), self._rows.shape[1], self._offset)
+        sizes = (*self._sizes.values(), *self._depths, self._offset)
         with torch.cuda.device_of(self._rows):
             chosen = self._blocks._asdict() | {"precision": self._precision}
             kernel[self._grid](*sides, *tensors, *sizes, tuple(map(tuple, plan)), **chosen)
-
-
-def _place(entry: PlanEntry, axis: Axis) -> int:
-    return entry.row if axis == "row" else entry.column
-
-
-def _num_vectors(plan: Plan, axis: Axis) -> int:
-    return sum(_place(entry, axis) >= 0 for entry in plan)
 
 
 def _parts(
@@ -195,8 +193,8 @@ def _parts(
     return (None, None) if rows is None or columns is None else (rows[row_places], columns[column_places])
 
 
-def _finite(level: Tensor) -> Tensor:
-    return level.where(level != -torch.inf, 0)
+def _part(values: Tensor | None, places: slice) -> Tensor | None:
+    return None if values is None else values[places]
 
 
 class FusedWalk:
@@ -212,24 +210,26 @@ class FusedWalk:
     def forward(self) -> None:
         """Add every tile to the statistics, which have begun without a bound."""
         statistics = self._statistics()
-        plan = _plan(statistics, [statistic.requests for statistic in statistics])
-        scales = self._scales()
+        plan = self._plan([statistic.requests for statistic in statistics], NUM_SUMS)
+        numbers = self._numbers()
         for panel in self._panels():
-            parts = panel.forward(plan, scales, self._matrix.bias)
+            parts = panel.forward(plan, numbers)
             for entry, statistic in zip(plan, statistics, strict=True):
                 for axis in statistic.requests:
-                    statistic.add_parts(axis, panel.places[axis], parts[axis][_place(entry, axis)])
+                    start = entry.row if axis == "row" else entry.column
+                    found = parts[axis][start : start + NUM_SUMS[KINDS[entry.kind]]]
+                    statistic.add_parts(axis, panel.places[axis], found)
 
     def backward(self, returned: Sequence[Returned]) -> Gradients:
         """Turn one panel after the other into its derivative, and that into gradients."""
-        statistics, scales, whole = self._statistics(), self._scales(), self._whole
-        plan = _plan(statistics, [gradients for _, gradients in returned])
+        numbers, whole = self._numbers(), self._whole
+        plan = self._plan([gradients for _, gradients in returned], NUM_VECTORS)
         vectors = {axis: self._stack(axis, returned) for axis in AXES}
         rows = torch.zeros_like(whole.rows) if self._wanted.rows else None
         columns = torch.zeros_like(whole.columns) if self._wanted.columns else None
-        scale_and_bias = scales.new_zeros(2)
+        scale_and_bias = numbers.scales.new_zeros(2)
         for panel in self._panels():
-            derivative, parts = panel.backward(plan, scales, self._matrix.bias, vectors)
+            derivative, parts = panel.backward(plan, numbers, vectors)
             scale_and_bias += parts.sum(1)
             slopes = parts_of(derivative, self._matrix.numerics)
             if rows is not None:
@@ -243,23 +243,31 @@ class FusedWalk:
         log_scale, bias = scale_and_bias.unbind()
         return Gradients(rows, columns, log_scale / self._matrix.scale, bias)
 
-    def _statistics(self) -> list[LogSumExp | PointwiseSum]:
-        found = [s for s in self._matrix.statistics if isinstance(s, LogSumExp | PointwiseSum)]
-        assert len(found) == len(self._matrix.statistics), "`is_chosen` looks for kernels"
+    def _statistics(self) -> list[LogSumExp | SoftmaxMean | PointwiseSum | KernelSum]:
+        kinds = LogSumExp | SoftmaxMean | PointwiseSum | KernelSum
+        found = [statistic for statistic in self._matrix.statistics if isinstance(statistic, kinds)]
+        assert len(found) == len(self._matrix.statistics), "`share_out` looks for kernels"
         return found
 
-    def _scales(self) -> Float[Tensor, " k"]:
-        return torch.stack([self._matrix.scale_of(statistic) for statistic in self._matrix.statistics])
+    def _plan(self, axes: Sequence[Iterable[Axis]], numbers: dict[str, int]) -> Plan:
+        return plan_walk(self._matrix.statistics, axes, self._whole.row_side, numbers)
 
-    def _stack(self, axis: Axis, returned: Sequence[Returned]) -> Float[Tensor, "places 2 size"]:
-        """Return the log-sum-exps and their gradients, of those that have any along this axis."""
-        pairs = [
-            torch.stack([_finite(saved[axis][:, 0]), gradients[axis].where(saved[axis][:, 0] != -torch.inf, 0)])
-            for saved, gradients in returned
+    def _numbers(self) -> Numbers:
+        matrix = self._matrix
+        kernels = [kernel_of(request_of(statistic)) for statistic in matrix.statistics]
+        parameters = [matrix.scale.new_full((), 0.0 if kernel is None else kernel.parameter) for kernel in kernels]
+        scales = [matrix.scale_of(statistic) for statistic in matrix.statistics]
+        return Numbers(torch.stack(scales), torch.stack(parameters), matrix.bias)
+
+    def _stack(self, axis: Axis, returned: Sequence[Returned]) -> Float[Tensor, "numbers size"]:
+        """Return what going back reads along an axis, of the statistics that have anything there."""
+        vectors = [
+            statistic.vectors_back(saved[axis], gradients[axis])
+            for statistic, (saved, gradients) in zip(self._statistics(), returned, strict=True)
             if axis in gradients
         ]
         size = len(self._whole.rows if axis == "row" else self._whole.columns)
-        return torch.stack(pairs) if pairs else self._matrix.scale.new_empty(0, 2, size)
+        return torch.cat(vectors) if vectors else self._matrix.scale.new_empty(0, size)
 
     def _panels(self) -> Iterator[Panel]:
         # Triton's interpreter multiplies the bits of bfloat16 as integers
@@ -267,8 +275,19 @@ class FusedWalk:
         # as they came: the products of halves are formed from halves, and are exact
         dtype = torch.float32 if is_broken else self._matrix.feature_dtype
         rows, columns = (features.to(dtype).contiguous() for features in (self._whole.rows, self._whole.columns))
+        row, column = self._whole.row_side, self._whole.column_side
+        further: dict[Axis, Further] = {"row": self._further("row", row), "column": self._further("column", column)}
         high, wide = PANEL_SIZE["row"], PANEL_SIZE["column"]
         for i in range(0, len(rows), high):
             for j in range(0, len(columns), wide):
                 at: dict[Axis, slice] = {"row": slice(i, i + high), "column": slice(j, j + wide)}
-                yield Panel(rows, columns, at, self._whole, self._matrix.numerics)
+                yield Panel(rows, columns, at, self._whole, further, self._matrix.numerics)
+
+    def _further(self, axis: Axis, side: Side) -> Further:
+        statistics = self._matrix.statistics
+        references = [side.references[name].float() for name in references_of(statistics)]
+        is_scaled = any(own_scale_of(request_of(statistic)) == axis for statistic in statistics)
+        return Further(
+            torch.cat(references, dim=1).contiguous() if references else None,
+            side.scales.float() if is_scaled and side.scales is not None else None,
+        )

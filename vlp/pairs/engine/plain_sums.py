@@ -50,8 +50,12 @@ class PointwiseSum(Plain):
             self._sums["row"][where].add_(values.sum(dim))
 
     def add_parts(self, _axis: Axis, where: slice, parts: Tensor) -> None:
-        """Add what tiles found that were walked elsewhere: one row of numbers for each."""
-        self._sums["row"][where].add_(parts.sum(0))
+        """Add what tiles found that were walked elsewhere: a row of numbers for each."""
+        self._sums["row"][where].add_(parts[0].sum(0))
+
+    def vectors_back(self, _saved: Tensor, gradient: Tensor) -> Tensor:
+        """Return the gradients."""
+        return gradient[None]
 
     def add_and_differentiate(self, tile: Tile, logits: Tensor) -> None:
         """Add a tile to the sums, and turn its logits into the derivative of each entry with respect to them."""
@@ -97,6 +101,17 @@ class KernelSum(Plain):
             self._sums[axis][where].add_(logits.sum(dim))
             if self._is_mean:
                 self._totals[axis][where].add_(weights.sum(dim))
+
+    def add_parts(self, axis: Axis, where: slice, parts: Tensor) -> None:
+        """Add what tiles found that were walked elsewhere: a row of sums for each, and one of their weights."""
+        sums, totals = parts.sum(1)
+        self._sums[axis][where].add_(sums)
+        if self._is_mean:
+            self._totals[axis][where].add_(totals)
+
+    def vectors_back(self, saved: Tensor, gradient: Tensor) -> Tensor:
+        """Return the gradients of the sums."""
+        return (gradient / saved[:, 0])[None]
 
     def merge_processes(self, group: dist.Group) -> None:
         for axis in self._shared:

@@ -113,9 +113,14 @@ class LogSumExp:
                 sums.add_(logits.sum(dim))
 
     def add_parts(self, axis: Axis, where: slice, parts: Tensor) -> None:
-        """Add what tiles found that were walked elsewhere without a shift: one row of log-sum-exps for each."""
+        """Add what tiles found that were walked elsewhere without a shift: a row of log-sum-exps for each."""
         sums = self._sums[axis][where]
-        torch.logaddexp(sums, parts.logsumexp(0), out=sums)
+        torch.logaddexp(sums, parts[0].logsumexp(0), out=sums)
+
+    def vectors_back(self, saved: Tensor, gradient: Tensor) -> Tensor:
+        """Return the gradients and the log-sum-exps; what is empty does not move."""
+        level = saved[:, 0]
+        return torch.stack([gradient.where(level != -torch.inf, 0), _finite(level)])
 
     def _add_kernel_and_hide(self, tile: Tile, logits: Tensor) -> None:
         self._individual.multiply(tile, logits)
@@ -221,10 +226,24 @@ class SoftmaxMean:
             level = torch.logsumexp(logits, dim)
             torch.sub(logits, _finite(level).unsqueeze(dim), out=softmax).exp_()
             mean = softmax.mul_(logits).nan_to_num_(nan=0.0).sum(dim)  # a masked entry is 0 times minus infinity
-            before, sums = self._levels[axis][where], self._means[axis][where]
-            total = torch.logaddexp(before, level)
-            sums.mul_(_ratio(before, total)).add_(mean.mul_(_ratio(level, total)))
-            before.copy_(total)
+            self._join(axis, where, level, mean)
+
+    def _join(self, axis: Axis, where: slice, level: Tensor, mean: Tensor) -> None:
+        before, sums = self._levels[axis][where], self._means[axis][where]
+        total = torch.logaddexp(before, level)
+        sums.mul_(_ratio(before, total)).add_(mean.mul_(_ratio(level, total)))
+        before.copy_(total)
+
+    def add_parts(self, axis: Axis, where: slice, parts: Tensor) -> None:
+        """Add what tiles found that were walked elsewhere: a row of log-sum-exps for each, and one of means."""
+        levels, means = parts
+        level = levels.logsumexp(0)
+        self._join(axis, where, level, (means * _ratio(levels, level)).sum(0))
+
+    def vectors_back(self, saved: Tensor, gradient: Tensor) -> Tensor:
+        """Return the gradients, the log-sum-exps and the means; what is empty does not move."""
+        level, mean = saved.unbind(1)
+        return torch.stack([gradient.where(level != -torch.inf, 0), _finite(level), mean])
 
     def merge_processes(self, group: dist.Group) -> None:
         for axis in self._shared:

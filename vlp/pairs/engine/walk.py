@@ -21,7 +21,7 @@ from torch.autograd.function import once_differentiable
 
 from vlp.ground import dist
 from vlp.pairs.engine.answers import answers_of, own_gradients, return_gradients, saved_of
-from vlp.pairs.engine.fused import Backend, FusedWalk, is_chosen
+from vlp.pairs.engine.fused import Backend, FusedWalk, share_out
 from vlp.pairs.engine.gradients import WantedGradients
 from vlp.pairs.engine.matrix import Matrix, matrix_of
 from vlp.pairs.engine.plain_sums import PointwiseSum
@@ -59,7 +59,7 @@ def pair_stats(
         kept_bytes: So much of each matrix is kept, tile by tile, for the backward pass: three products, not four. By
             default what suits the device.
         memory: Of tiles, to be used again by the next call.
-        backend: `auto` takes Triton on CUDA for blocks whose requests all have kernels, and tiles elsewhere.
+        backend: `auto` takes Triton on CUDA for all requests that have kernels, and tiles for the others.
         numerics: Of Triton: `exact` keeps the digits of float32 (`split_products`), `fast` rounds features to TF32.
 
     Raises:
@@ -93,20 +93,21 @@ def _pair_stats(
             _check_symmetric(name, unique)
         device = block.rows.local.device.type
         suits = (TILE_SIZE, KEPT_BYTES) if device == "cpu" else (ACCELERATED_TILE_SIZE, ACCELERATED_KEPT_BYTES)
-        with torch.autocast(device, enabled=False):
-            matrix = matrix_of(
-                block,
-                unique,
-                group,
-                tile_size=suits[0] if tile_size is None else tile_size,
-                kept_bytes=suits[1] if kept_bytes is None else kept_bytes,
-                memory=memory,
-                is_fused=is_chosen(backend, block, unique),
-                numerics=numerics,
-            )
-            columns = None if block.symmetric else block.columns.local
-            answers = _PairStats.apply(matrix, block.rows.local, columns, block.scale, block.bias)
-        stats.update({(name, request): answer for request, answer in zip(unique, answers, strict=True)})
+        for is_fused, share in share_out(backend, block, unique).items():
+            with torch.autocast(device, enabled=False):
+                matrix = matrix_of(
+                    block,
+                    share,
+                    group,
+                    tile_size=suits[0] if tile_size is None else tile_size,
+                    kept_bytes=suits[1] if kept_bytes is None else kept_bytes,
+                    memory=memory,
+                    is_fused=is_fused,
+                    numerics=numerics,
+                )
+                columns = None if block.symmetric else block.columns.local
+                answers = _PairStats.apply(matrix, block.rows.local, columns, block.scale, block.bias)
+            stats.update({(name, request): answer for request, answer in zip(share, answers, strict=True)})
     return stats
 
 

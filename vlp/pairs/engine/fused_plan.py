@@ -1,0 +1,149 @@
+"""Which requests have kernels, and what a kernel is compiled for: the places of all numbers of a walk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
+from typing import NamedTuple, Protocol, get_args
+
+import torch
+from torch import Tensor
+
+from vlp.pairs.engine.statistic import AXES, Statistic
+from vlp.pairs.functions import SOFTPLUS
+from vlp.pairs.requests import KMEAN, LSE, MAP, WMEAN, WSUM, Axis, Block, Mask, Request, Side, kernel_of, mask_of
+
+KINDS = ("log_sum_exp", "softplus", "softmax_mean", "kernel_sum")  # kernels know them by their places, as all below
+FUNCTIONS = (None, "tilt", "nearness", "below", "fade", "affinity", "given")
+OWN_SCALES: tuple[Axis | None, ...] = (None, *AXES)
+MASKS: tuple[Mask, ...] = get_args(Mask)
+NUM_SUMS = {"log_sum_exp": 1, "softplus": 1, "softmax_mean": 2, "kernel_sum": 2}  # that a tile adds along an axis
+NUM_VECTORS = {"log_sum_exp": 2, "softplus": 1, "softmax_mean": 3, "kernel_sum": 1}  # that going back reads
+
+
+class FusedStatistic(Statistic, Protocol):
+    """A statistic whose tiles may be walked elsewhere, by a kernel."""
+
+    def add_parts(self, axis: Axis, where: slice, parts: Tensor, /) -> None:
+        """Add what tiles found, of shape (numbers, tiles, size): as many numbers for each as `NUM_SUMS` says."""
+
+    def vectors_back(self, saved: Tensor, gradient: Tensor, /) -> Tensor:
+        """Return what a kernel reads going back, of shape (numbers, size): as many as `NUM_VECTORS` says."""
+
+
+class PlanEntry(NamedTuple):
+    """What a kernel is compiled for, per statistic.
+
+    Args:
+        kind: Place of its kind among all.
+        mask: Place of its mask among all.
+        row: Place of its first vector among those of rows, -1 if it has none; `column` likewise.
+        learned: Whether the model's scale takes part.
+        own_scale: Place of the axis whose entries have scales of their own; 0 if none.
+        function: Place of the function that makes log-weights; 0 if there are none.
+        first: Place of the first feature of its references, among all that are read; `last` is behind its last.
+        is_new: Whether the entry before it reads other references, or none.
+    """
+
+    kind: int
+    mask: int
+    row: int
+    column: int
+    learned: bool
+    own_scale: int
+    function: int
+    first: int
+    last: int
+    is_new: bool
+
+
+Plan = tuple[PlanEntry, ...]
+
+
+def has_kernel(request: Request) -> bool:
+    """Whether a kernel answers a request."""
+    if isinstance(request, MAP):
+        return request.function is SOFTPLUS
+    kernel = kernel_of(request)
+    return isinstance(request, LSE | WMEAN | KMEAN | WSUM) and (kernel is None or kernel.name in FUNCTIONS)
+
+
+def has_types(block: Block) -> bool:
+    """Whether kernels multiply the features of a block."""
+    types = (torch.float32, torch.bfloat16, torch.float16)
+    return all(side.local.dtype in types for side in (block.rows, block.columns))
+
+
+def references_of(statistics: Iterable[Statistic]) -> tuple[str, ...]:
+    """Return the names of the reference features that kernels read, each once."""
+    kernels = (kernel_of(request_of(statistic)) for statistic in statistics)
+    return tuple(dict.fromkeys(kernel.of for kernel in kernels if kernel is not None))
+
+
+def request_of(statistic: Statistic) -> Request:
+    """Return one of the requests that a statistic answers, which differ in their axes."""
+    return next(iter(statistic.requests.values()))
+
+
+def plan_walk(
+    statistics: Sequence[Statistic], axes: Iterable[Iterable[Axis]], side: Side, numbers: dict[str, int]
+) -> Plan:
+    """Give each statistic its places among the vectors of each of its axes.
+
+    Args:
+        axes: Along which each statistic has vectors.
+        side: Has the references, whose widths it takes.
+        numbers: Vectors of a statistic along an axis, by its kind.
+    """
+    names = references_of(statistics)
+    ends = list(accumulate((side.references[name].shape[1] for name in names), initial=0))
+    taken = dict.fromkeys(AXES, 0)
+    entries: list[PlanEntry] = []
+    for statistic, own in zip(statistics, axes, strict=True):
+        request = request_of(statistic)
+        kind = _kind_of(request)
+        places = {axis: taken[axis] if axis in own else -1 for axis in AXES}
+        for axis in own:
+            taken[axis] += numbers[kind]
+        kernel = kernel_of(request)
+        at = names.index(kernel.of) if kernel is not None else -1
+        first, last = (ends[at], ends[at + 1]) if kernel is not None else (0, 0)
+        entries.append(
+            PlanEntry(
+                kind=KINDS.index(kind),
+                mask=MASKS.index(mask_of(request)),
+                row=places["row"],
+                column=places["column"],
+                learned=statistic.learned,
+                own_scale=OWN_SCALES.index(own_scale_of(request)),
+                function=FUNCTIONS.index(None if kernel is None else kernel.name),
+                first=first,
+                last=last,
+                is_new=kernel is not None and not _reads_last(entries, first, last),
+            )
+        )
+    return tuple(entries)
+
+
+def num_vectors(plan: Plan, axis: Axis, numbers: dict[str, int]) -> int:
+    """Return how many vectors of an axis a walk has."""
+    return sum(numbers[KINDS[entry.kind]] for entry in plan if getattr(entry, axis) >= 0)
+
+
+def own_scale_of(request: Request) -> Axis | None:
+    """Return the axis whose entries have scales of their own."""
+    return request.axis if isinstance(request, LSE | WMEAN) and request.individual else None
+
+
+def _kind_of(request: Request) -> str:
+    if isinstance(request, MAP):
+        return "softplus"
+    if isinstance(request, LSE):
+        return "log_sum_exp"
+    return "softmax_mean" if isinstance(request, WMEAN) else "kernel_sum"
+
+
+def _reads_last(entries: Sequence[PlanEntry], first: int, last: int) -> bool:
+    """Whether the products that are at hand are those of these references."""
+    read = [(entry.first, entry.last) for entry in entries if entry.function]
+    return bool(read) and read[-1] == (first, last)

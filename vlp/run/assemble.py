@@ -32,7 +32,7 @@ from vlp.recipe.schema import Recipe, settings
 from vlp.run.background_writer import BackgroundWriter
 from vlp.run.build_stream import build_augment, build_stream
 from vlp.run.compatibility import check_fit
-from vlp.run.distributing import distribute, is_sharded
+from vlp.run.distributing import distribute, is_sharded, norm_whole_batches
 from vlp.run.folder import Claim, claim_folder
 from vlp.run.kept_towers import KeptTowers, keep_towers
 from vlp.run.launch import check_same, check_wrapped, join
@@ -208,7 +208,7 @@ def assemble(recipe: Recipe, *, resume: bool, allow_changes: bool) -> Run:
     claim = claim_folder(recipe, stream.samples, towers.loaded, resume=resume, allow_changes=allow_changes)
     towers.train()
     if towers.has_batch_norm and dist.world_size() > 1 and accelerator.device.type == "cuda":
-        towers.core = nn.SyncBatchNorm.convert_sync_batchnorm(towers.core)
+        norm_whole_batches(towers)
     if recipe.train.compile:
         compile_towers(towers.core, by_block=sharded)
     model = distribute(accelerator, towers, recipe, sharded=sharded)

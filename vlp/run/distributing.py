@@ -7,6 +7,7 @@ import os
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, parse_flag_from_env
+from timm.layers import convert_sync_batchnorm
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
@@ -21,6 +22,14 @@ REFUSED_OF_FSDP = {
     "fsdp_cpu_ram_efficient_loading": "every process reads the weights that it starts from",
     "fsdp_activation_checkpointing": "model.grad_checkpointing recomputes activations",
 }
+
+
+def norm_whole_batches(towers: DualEncoder) -> None:
+    """Let batch norms see the batches of all processes.
+
+    timm converts its own, which hold their activation: torch's converter takes them for plain ones, without any.
+    """
+    towers.core = convert_sync_batchnorm(towers.core)
 
 
 def is_sharded() -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import NamedTuple, Protocol, get_args
 
 import torch
@@ -42,7 +42,7 @@ class PlanEntry(NamedTuple):
         own_scale: Place of the axis whose entries have scales of their own; 0 if none.
         function: Place of the function that makes log-weights; 0 if there are none.
         first: Place of the first feature of its references, among all that are read; `last` is behind its last.
-        is_new: Whether the entry before it reads other references, or none.
+        is_new: Whether the products of its references are not at hand from an entry before it.
     """
 
     kind: int
@@ -95,34 +95,37 @@ def plan_walk(
         side: Has the references, whose widths it takes.
         numbers: Vectors of a statistic along an axis, by its kind.
     """
-    names = references_of(statistics)
-    ends = list(accumulate((side.references[name].shape[1] for name in names), initial=0))
+    features = _places_of_features(references_of(statistics), side)
     taken = dict.fromkeys(AXES, 0)
-    entries: list[PlanEntry] = []
+    at_hand = None
+    entries = []
     for statistic, own in zip(statistics, axes, strict=True):
         request = request_of(statistic)
-        kind = _kind_of(request)
+        kernel, kind = kernel_of(request), _kind_of(request)
         places = {axis: taken[axis] if axis in own else -1 for axis in AXES}
-        for axis in own:
-            taken[axis] += numbers[kind]
-        kernel = kernel_of(request)
-        at = names.index(kernel.of) if kernel is not None else -1
-        first, last = (ends[at], ends[at + 1]) if kernel is not None else (0, 0)
-        entries.append(
-            PlanEntry(
-                kind=KINDS.index(kind),
-                mask=MASKS.index(mask_of(request)),
-                row=places["row"],
-                column=places["column"],
-                learned=statistic.learned,
-                own_scale=OWN_SCALES.index(own_scale_of(request)),
-                function=FUNCTIONS.index(None if kernel is None else kernel.name),
-                first=first,
-                last=last,
-                is_new=kernel is not None and not _reads_last(entries, first, last),
-            )
+        taken |= {axis: taken[axis] + numbers[kind] for axis in own}
+        first, last = features[kernel.of] if kernel is not None else (0, 0)
+        entry = PlanEntry(
+            kind=KINDS.index(kind),
+            mask=MASKS.index(mask_of(request)),
+            row=places["row"],
+            column=places["column"],
+            learned=statistic.learned,
+            own_scale=OWN_SCALES.index(own_scale_of(request)),
+            function=FUNCTIONS.index(None if kernel is None else kernel.name),
+            first=first,
+            last=last,
+            is_new=kernel is not None and kernel.of != at_hand,
         )
+        at_hand = at_hand if kernel is None else kernel.of
+        entries.append(entry)
     return tuple(entries)
+
+
+def _places_of_features(names: Sequence[str], side: Side) -> dict[str, tuple[int, int]]:
+    """Return where the features of each reference begin and end, side by side."""
+    ends = list(accumulate((side.references[name].shape[1] for name in names), initial=0))
+    return dict(zip(names, pairwise(ends), strict=True))
 
 
 def num_vectors(plan: Plan, axis: Axis, numbers: dict[str, int]) -> int:
@@ -141,9 +144,3 @@ def _kind_of(request: Request) -> str:
     if isinstance(request, LSE):
         return "log_sum_exp"
     return "softmax_mean" if isinstance(request, WMEAN) else "kernel_sum"
-
-
-def _reads_last(entries: Sequence[PlanEntry], first: int, last: int) -> bool:
-    """Whether the products that are at hand are those of these references."""
-    read = [(entry.first, entry.last) for entry in entries if entry.function]
-    return bool(read) and read[-1] == (first, last)

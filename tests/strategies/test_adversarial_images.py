@@ -75,6 +75,27 @@ def test_two_steps_are_those_of_a_slow_reading(monkeypatch):
     assert same.float().mean() > 0.999  # the sign of a slope that is next to nothing is rounding
 
 
+def test_a_step_against_sigmoid_contrast_is_that_of_a_slow_reading(monkeypatch):
+    parts = parts_of(monkeypatch, "{epsilon: 4, step_size: 3, start: 0.0, contrast: sigmoid}", "model.init_bias=-3")
+    batch = batch_of(parts)
+    batch = replace(batch, caption_ids=batch.caption_ids.index_fill(0, torch.tensor([1]), int(batch.caption_ids[0])))
+    clean, found = change(parts, batch)
+    towers, prepared = parts.towers, parts.towers.preprocess_cfg
+    mean, std = (torch.tensor(prepared[key])[:, None, None] for key in ("mean", "std"))
+    leaf = clean.clone().requires_grad_()
+    with towers.at_rest():
+        image = towers.embed_images((leaf - mean) / std)
+        text = towers.embed_tokens(batch.tokens[0], batch.lengths[0].numpy()).detach()
+    total = 0.0
+    for i in range(PAIRS):
+        for j in range(PAIRS):
+            sign = 1 if batch.caption_ids[i] == batch.caption_ids[j] else -1
+            total = total - (1 / (1 + (-sign * (towers.scale.detach() * image[i] @ text[j] - 3)).exp())).log()
+    (gradient,) = torch.autograd.grad(total, leaf)
+    expected = (clean + 3 / 255 * gradient.sign()).clamp(0, 1)
+    assert ((found - expected).abs() < 1e-5).float().mean() > 0.999
+
+
 @pytest.mark.parametrize("steps", [1, 5])
 def test_changed_images_lie_in_the_ball_and_hurt_more_than_noise(monkeypatch, steps):
     parts = parts_of(monkeypatch, f"{{epsilon: 8, steps: {steps}}}")

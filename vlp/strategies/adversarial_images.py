@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from jaxtyping import Float32
 from torch import Tensor
 
@@ -16,8 +18,8 @@ from vlp.strategies.pixel_adversary import PixelAdversary
 class AdversarialImages(PixelAdversary):
     """Train on images that were changed so that they look like other captions of the batch, beside the clean ones.
 
-    The attack raises the softmax contrast of each image with the captions of all processes, at the model's scale:
-    what the objective lowers, or nearly so, seen from the image. Captions are embedded once for it, without gradient.
+    The attack raises the contrast of each image with the captions of all processes, at the model's scale: what the
+    objective lowers, or nearly so, seen from the image. Captions are embedded once for it, without gradient.
     The objective is the sum of that of clean and of changed images, as in CLAE (Ho and Vasconcelos 2020,
     arXiv:2010.12050, one step); with more steps, the inner loop of Ghofrani et al. 2023 (arXiv:2302.02502: 5 of them,
     0.01 each, epsilon 8/255); with `clean_weight: 0` and a locked text tower, TeCoA (Mao et al. 2023, arXiv:2212.07016:
@@ -35,6 +37,8 @@ class AdversarialImages(PixelAdversary):
         warmup_steps: Steps of the training in which epsilon grows to its value.
         clean_weight: Weight of the objective on clean images; 0 leaves them out, and saves a pass of the image tower.
         adversarial_weight: Weight of the objective on changed images; 0 leaves them to terms that read further views.
+        contrast: What the attack raises: `softmax` contrast, or with the model's bias the `sigmoid` contrast of
+            objectives such as `siglip`.
 
     Raises:
         ValueError: A number out of its range.
@@ -53,6 +57,7 @@ class AdversarialImages(PixelAdversary):
         warmup_steps: int = 0,
         clean_weight: float = 1.0,
         adversarial_weight: float = 1.0,
+        contrast: Literal["softmax", "sigmoid"] = "softmax",
     ):
         super().__init__(
             epsilon=epsilon,
@@ -66,6 +71,7 @@ class AdversarialImages(PixelAdversary):
             clean_weight=clean_weight,
             adversarial_weight=adversarial_weight,
         )
+        self._is_sigmoid = contrast == "sigmoid"
         self._anchors: Anchors | None = None
 
     def before_forward(self, batch: Batch) -> Batch:
@@ -77,4 +83,5 @@ class AdversarialImages(PixelAdversary):
         anchors = self._anchors
         assert anchors is not None, "before_forward() comes first"
         right = anchors.right(batch)
-        return lambda embeddings: anchors.miss(embeddings, right)
+        raised = anchors.sigmoid_loss if self._is_sigmoid else anchors.miss
+        return lambda embeddings: raised(embeddings, right)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
+from torch.nn import functional
 
 from vlp.ground import dist
 from vlp.ground.types import Batch
@@ -23,6 +24,7 @@ class Anchors:
     ids: Int64[Tensor, " b"]
     caption_ids: Int64[Tensor, " b"]
     scale: Float32[Tensor, ""]
+    bias: Float32[Tensor, ""]
 
     def right(self, batch: Batch) -> Bool[Tensor, "n b"]:
         """Say which texts belong to which sample: those of its image, and those with the same words."""
@@ -36,10 +38,18 @@ class Anchors:
         where the model is sure. A row of numbers per sample: 0.5 MB at 32,768 texts, beside 9 MB and more that the
         activations of an image take.
         """
-        with torch.autocast(embeddings.device.type, enabled=False):
-            logits = self.scale * (embeddings.float() @ self.texts.T)
+        logits = self._logits(embeddings)
         wrong_sum = logits.masked_fill(right, MASKED).logsumexp(dim=1)
         return wrong_sum - logits.masked_fill(~right, MASKED).logsumexp(dim=1)
+
+    def sigmoid_loss(self, embeddings: Float32[Tensor, "n d"], right: Bool[Tensor, "n b"]) -> Float32[Tensor, " n"]:
+        """Return each row of the sigmoid contrast (Zhai et al. 2023, arXiv:2303.15343)."""
+        logits = self._logits(embeddings) + self.bias
+        return functional.softplus(logits.where(~right, -logits)).sum(dim=1)
+
+    def _logits(self, embeddings: Float32[Tensor, "n d"]) -> Float32[Tensor, "n b"]:
+        with torch.autocast(embeddings.device.type, enabled=False):
+            return self.scale * (embeddings.float() @ self.texts.T)
 
 
 @torch.no_grad()
@@ -48,4 +58,4 @@ def embed_anchors(model: DualEncoder, batch: Batch) -> Anchors:
     with model.at_rest():
         texts = model.embed_tokens(batch.tokens[0], batch.lengths[0].numpy())
     texts, ids, caption_ids = (dist.all_gather_rows(rows) for rows in (texts, batch.ids, batch.caption_ids))
-    return Anchors(texts, ids, caption_ids, model.scale.detach())
+    return Anchors(texts, ids, caption_ids, model.scale.detach(), model.bias.detach())

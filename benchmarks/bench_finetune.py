@@ -20,7 +20,6 @@ from itertools import count
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from tqdm import tqdm
 
@@ -123,6 +122,8 @@ def ready(way: str, towers: str, pairs: int, scratch: Path) -> tuple[Run, Batch]
 
 def peer_of(towers: str, pairs: int, batch: Batch) -> PeerEpoch:
     """Return open_clip's loop on a model with adapters of peft."""
+    from peft import LoraConfig, get_peft_model  # which imports every model of transformers that it knows
+
     peer = PeerEpoch(None if towers == "toy" else towers, pairs, "cpu")
     peer.model = get_peft_model(peer.model, LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=LAYERS))
     trained = [value for value in peer.model.parameters() if value.requires_grad]

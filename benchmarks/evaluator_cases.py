@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from jaxtyping import Float32, Int64
 from PIL import Image
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from vlp.curate.pack_set import SetOptions, pack_set
@@ -119,6 +118,8 @@ class PeerModel:
 
 def probe(samples: int, classes: int) -> Numbers:
     """Search the penalty of a linear probe and fit it on everything; fit once with scikit-learn at that penalty."""
+    from sklearn.linear_model import LogisticRegression  # and half of SciPy
+
     features, labels = draw_classes(samples, classes)
     rows = LabelledRows(features, labels, classes)
     start = time.perf_counter()

@@ -8,7 +8,6 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from peft import PeftModel
 from torch.nn.functional import normalize
 
 from tests.towers.tiny import tiny_batch, tiny_export
@@ -46,6 +45,8 @@ def test_peft_and_vlp_read_the_adapters_of_a_run(tmp_path):
 
 
 def _check_against_peft(place, run, folder):
+    from peft import PeftModel  # which imports all models of transformers
+
     ours = find_subject(str(run)).model
     pixels, tokens, lengths = tiny_batch(ours)
     images, texts = ours.embed_images(pixels[0]), ours.embed_tokens(tokens[0], np.asarray(lengths[0]))

@@ -8,7 +8,7 @@ import shutil
 import open_clip
 import pytest
 import torch
-from transformers import AutoImageProcessor, AutoModel, AutoProcessor, AutoTokenizer
+import transformers
 
 from tests.towers.tiny import CAPTIONS, SIGLIP_TEXT, TEXT, VIT, tiny_bert, tiny_images, tiny_model
 from vlp.export import export_model
@@ -70,8 +70,8 @@ def test_other_libraries_load_it_by_their_own_words(plain):
     place = f"local-dir:{report.folder}"
     core, transform = open_clip.create_model_from_pretrained(place)
     core.eval()
-    twin = AutoModel.from_pretrained(report.folder, dtype=torch.float32)
-    processor = AutoProcessor.from_pretrained(report.folder, backend="pil")
+    twin = transformers.AutoModel.from_pretrained(report.folder, dtype=torch.float32)
+    processor = transformers.AutoProcessor.from_pretrained(report.folder, backend="pil")
     picture = tiny_images()[0]
     with torch.no_grad():
         image = core.encode_image(transform(picture)[None], normalize=True)
@@ -87,8 +87,8 @@ def test_other_libraries_load_it_by_their_own_words(plain):
 
 def test_parts_load_alone(plain):
     folder = plain[1].folder
-    assert AutoTokenizer.from_pretrained(folder)("a cat").input_ids == [49406, 320, 2368, 49407]
-    assert AutoImageProcessor.from_pretrained(folder, backend="pil").size.shortest_edge == 32
+    assert transformers.AutoTokenizer.from_pretrained(folder)("a cat").input_ids == [49406, 320, 2368, 49407]
+    assert transformers.AutoImageProcessor.from_pretrained(folder, backend="pil").size.shortest_edge == 32
 
 
 def test_nothing_is_left_to_a_default(plain):

@@ -22,7 +22,7 @@ PUSH_AND_LOAD = """
 import json, sys
 from pathlib import Path
 import open_clip, torch
-from transformers import AutoModel, AutoProcessor
+import transformers
 from tests.towers.tiny import CAPTIONS, tiny_images
 from vlp.export.checksums import changed_files
 from vlp.export.hub import push
@@ -49,8 +49,8 @@ for folder, name in zip(sys.argv[1:], ("me/tiny", "me/bert")):
         far(there.embed_texts(CAPTIONS), ours.embed_texts(CAPTIONS)),
     ]
     if name == "me/tiny":
-        twin = AutoModel.from_pretrained(name, dtype=torch.float32)
-        processor = AutoProcessor.from_pretrained(name, backend="pil")
+        twin = transformers.AutoModel.from_pretrained(name, dtype=torch.float32)
+        processor = transformers.AutoProcessor.from_pretrained(name, backend="pil")
         with torch.no_grad():
             words = processor(text=CAPTIONS, images=picture, padding=True, truncation=True, return_tensors="pt")
             output = twin(**words)

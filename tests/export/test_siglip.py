@@ -5,8 +5,8 @@ import json
 import pytest
 import timm
 import torch
+import transformers
 from timm.models import generate_default_cfgs, register_model
-from transformers import AutoModel, AutoProcessor
 
 from tests.towers.tiny import CAPTIONS, SIGLIP_TEXT, tiny_bert, tiny_images, tiny_model
 from vlp.export import export_model
@@ -57,8 +57,8 @@ def test_every_library_agrees(tmp_path, words, resize_mode):
 def test_the_bias_is_in_the_logits(tmp_path, words):
     model = siglip(words)
     folder = export_model(model, tmp_path / "export", **WORDS).folder
-    twin = AutoModel.from_pretrained(folder, dtype=torch.float32)
-    processor = AutoProcessor.from_pretrained(folder, backend="pil")
+    twin = transformers.AutoModel.from_pretrained(folder, dtype=torch.float32)
+    processor = transformers.AutoProcessor.from_pretrained(folder, backend="pil")
     picture = tiny_images()[0]
     inputs = processor(text=CAPTIONS, images=picture, padding="max_length", truncation=True, return_tensors="pt")
     assert "attention_mask" not in inputs

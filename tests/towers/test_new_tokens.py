@@ -6,8 +6,8 @@ import shutil
 
 import pytest
 import torch
+import transformers
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerFast
 
 from tests.towers.tiny import CAPTIONS, TEXT, tiny_bert, tiny_export, tiny_model
 from vlp.export.as_peft import export_adapters
@@ -49,7 +49,9 @@ def trained(kind: str) -> TransformersTokenizer:
         trainer = trainers.UnigramTrainer(vocab_size=120, special_tokens=special, unk_token="<unk>")
     words.train_from_iterator(SENTENCES, trainer)
     words.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)])
-    fast = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
+    fast = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=words, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+    )
     return TransformersTokenizer(fast, name=kind, context_length=24)
 
 

@@ -7,9 +7,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+import transformers
 from torch.nn.functional import normalize
-from transformers import CLIPConfig, CLIPModel
 
 from tests.towers.tiny import tiny_batch, tiny_export, tiny_model
 from vlp.ground.types import RecipeError
@@ -26,6 +25,8 @@ TEXT = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "in
 
 def adapted(base, folder, place, **settings):
     """Save a model of peft with adapters that do something, and return it."""
+    from peft import LoraConfig, get_peft_model  # which imports all models of transformers
+
     torch.manual_seed(7)
     model = get_peft_model(base, LoraConfig(**settings)).eval()
     with torch.no_grad():
@@ -68,7 +69,9 @@ def test_adapters_of_open_clip(tmp_path, settings):
 @torch.no_grad()
 def test_adapters_of_transformers(tmp_path):
     torch.manual_seed(8)
-    base = CLIPModel(CLIPConfig(text_config=TEXT, vision_config=VISION, projection_dim=16)).eval()
+    base = transformers.CLIPModel(
+        transformers.CLIPConfig(text_config=TEXT, vision_config=VISION, projection_dim=16)
+    ).eval()
     base.save_pretrained(tmp_path / "base")
     targets = ["q_proj", "v_proj", "out_proj", "fc1", "visual_projection"]
     theirs = adapted(base, tmp_path / "adapters", tmp_path / "base", target_modules=targets, r=2).base_model.model

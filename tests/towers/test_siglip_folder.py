@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch.nn import functional
-from transformers import PreTrainedTokenizerFast, SiglipConfig, SiglipImageProcessor, SiglipModel
 
 from tests.towers.tiny import tiny_images
 from vlp.ground.types import RecipeError
@@ -38,11 +38,11 @@ TEXT = {
 }
 
 
-def words() -> PreTrainedTokenizerFast:
+def words() -> transformers.PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="unk"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    return PreTrainedTokenizerFast(
+    return transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="</s>", eos_token="</s>", unk_token="unk", model_max_length=LENGTH
     )
 
@@ -51,13 +51,13 @@ def words() -> PreTrainedTokenizerFast:
 def theirs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("siglip")
     torch.manual_seed(0)
-    model = SiglipModel(SiglipConfig(text_config=TEXT, vision_config=VISION)).eval()
+    model = transformers.SiglipModel(transformers.SiglipConfig(text_config=TEXT, vision_config=VISION)).eval()
     with torch.no_grad():
         for parameter in model.parameters():  # what begins as zeros and ones too
             parameter.add_(0.02 * torch.randn_like(parameter))
     model.save_pretrained(folder)
     words().save_pretrained(folder)
-    SiglipImageProcessor(size={"height": 224, "width": 224}).save_pretrained(folder)
+    transformers.SiglipImageProcessor(size={"height": 224, "width": 224}).save_pretrained(folder)
     return folder, model
 
 
@@ -66,7 +66,9 @@ def test_a_siglip_of_transformers_is_the_same_model(theirs):
     folder, model = theirs
     found = load_model(str(folder))
     images = [image.resize((224, 224)) for image in tiny_images()]
-    pixels = SiglipImageProcessor.from_pretrained(folder)(images=images, return_tensors="pt")["pixel_values"]
+    pixels = transformers.SiglipImageProcessor.from_pretrained(folder)(images=images, return_tensors="pt")[
+        "pixel_values"
+    ]
     ids = words()(TEXTS, padding="max_length", max_length=LENGTH, return_tensors="pt")["input_ids"]
     seen, read = model.vision_model(pixel_values=pixels), model.text_model(input_ids=ids)
     ours = TowerEncoder(found)
@@ -88,9 +90,9 @@ def test_a_siglip_of_transformers_is_the_same_model(theirs):
     ],
 )
 def test_what_timm_has_not_is_refused(tmp_path, change, words_of_refusal):
-    SiglipConfig(text_config=TEXT, vision_config=VISION | change).save_pretrained(tmp_path)
+    transformers.SiglipConfig(text_config=TEXT, vision_config=VISION | change).save_pretrained(tmp_path)
     words().save_pretrained(tmp_path)
-    SiglipImageProcessor(size={"height": 224, "width": 224}).save_pretrained(tmp_path)
+    transformers.SiglipImageProcessor(size={"height": 224, "width": 224}).save_pretrained(tmp_path)
     (tmp_path / "model.safetensors").touch()
     with pytest.raises(RecipeError, match=words_of_refusal):
         load_model(str(tmp_path))

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast, RobertaConfig, RobertaModel, XLMRobertaConfig, XLMRobertaModel
 
 from tests.towers.tiny import TEXT, tiny_model
 from vlp.ground.types import RecipeError
@@ -20,7 +20,7 @@ def unigram(folder, *, ends=True, starts=True, size=60):
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     single = " ".join([*["<s>"] * starts, "$A", *["</s>"] * ends])
     words.post_processor = processors.TemplateProcessing(single=single, special_tokens=[("<s>", 0), ("</s>", 2)])
-    PreTrainedTokenizerFast(
+    transformers.PreTrainedTokenizerFast(
         tokenizer_object=words, pad_token="<pad>", unk_token="<unk>", bos_token="<s>", eos_token="</s>"
     ).save_pretrained(folder)
     return str(folder)
@@ -63,9 +63,10 @@ def test_a_vocabulary_larger_than_the_table_is_refused(tmp_path):
         _ = tiny_model(text={**TEXT, "vocab_size": 1000}).tokenizer
 
 
-@pytest.mark.parametrize(("config", "model"), [(RobertaConfig, RobertaModel), (XLMRobertaConfig, XLMRobertaModel)])
-def test_positions_behind_the_padding_are_fewer(tmp_path, config, model):
+@pytest.mark.parametrize("family", ["Roberta", "XLMRoberta"])
+def test_positions_behind_the_padding_are_fewer(tmp_path, family):
     settings = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    config, model = (getattr(transformers, family + kind) for kind in ("Config", "Model"))
     model(config(vocab_size=60, max_position_embeddings=20, pad_token_id=1, **settings)).save_pretrained(tmp_path)
     folder = unigram(tmp_path)
     encoder = {"type": "transformers", "name": folder, "proj": "linear"}
@@ -79,7 +80,9 @@ def test_positions_behind_the_padding_are_fewer(tmp_path, config, model):
 
 def test_a_padding_that_the_encoder_does_not_mask_is_refused(tmp_path):
     settings = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    RobertaModel(RobertaConfig(vocab_size=60, pad_token_id=0, **settings)).save_pretrained(tmp_path)
+    transformers.RobertaModel(transformers.RobertaConfig(vocab_size=60, pad_token_id=0, **settings)).save_pretrained(
+        tmp_path
+    )
     found = tiny_model(text={"type": "transformers", "name": unigram(tmp_path), "context_length": 10})
     with pytest.raises(RecipeError, match="fills captions with the id 1, the encoder masks 0"):
         _ = found.tokenizer

@@ -5,8 +5,8 @@ import shutil
 import pytest
 import torch
 import torch.nn.functional as F
+import transformers
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, BertModel, DistilBertConfig, ElectraConfig, MPNetConfig
 
 from tests.towers.tiny import tiny_batch, tiny_bert, tiny_model
 from vlp.ground.types import RecipeError
@@ -44,7 +44,7 @@ def test_lengths_count_the_end_token(bert):
 
 
 def test_pretrained_weights_are_those_of_the_folder(bert):
-    expected = BertModel.from_pretrained(bert).embeddings.word_embeddings.weight
+    expected = transformers.BertModel.from_pretrained(bert).embeddings.word_embeddings.weight
     for pretrained in (True, False):
         model = tiny_model(text=hf(bert, pretrained=pretrained), moved=False)
         assert torch.equal(model.core.text.transformer.embeddings.word_embeddings.weight, expected) is pretrained
@@ -63,16 +63,20 @@ def test_what_cannot_be_is_refused(bert, settings, complaint):
 
 
 OTHER_FAMILIES = [
-    DistilBertConfig(vocab_size=32, dim=24, n_layers=1, n_heads=2, hidden_dim=32, max_position_embeddings=40),
-    ElectraConfig(vocab_size=32, hidden_size=24, embedding_size=24, num_hidden_layers=1, num_attention_heads=2),
-    MPNetConfig(vocab_size=32, hidden_size=24, num_hidden_layers=1, num_attention_heads=2, pad_token_id=0),
+    transformers.DistilBertConfig(
+        vocab_size=32, dim=24, n_layers=1, n_heads=2, hidden_dim=32, max_position_embeddings=40
+    ),
+    transformers.ElectraConfig(
+        vocab_size=32, hidden_size=24, embedding_size=24, num_hidden_layers=1, num_attention_heads=2
+    ),
+    transformers.MPNetConfig(vocab_size=32, hidden_size=24, num_hidden_layers=1, num_attention_heads=2, pad_token_id=0),
 ]
 
 
 @pytest.mark.parametrize("config", OTHER_FAMILIES, ids=lambda config: config.model_type)
 @pytest.mark.parametrize("pretrained", [True, False])
 def test_families_beyond_open_clip_train_and_ignore_padding(config, pretrained, bert, tmp_path):
-    AutoModel.from_config(config).save_pretrained(tmp_path)
+    transformers.AutoModel.from_config(config).save_pretrained(tmp_path)
     model = tiny_model(text=hf(str(tmp_path), tokenizer=bert, pretrained=pretrained))
     _, tokens, lengths = tiny_batch(model)
     model(*tiny_batch(model)).text[:, 0].sum().backward()

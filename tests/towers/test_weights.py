@@ -3,8 +3,8 @@
 import pytest
 import timm
 import torch
+import transformers
 from safetensors.torch import save_file
-from transformers import BertModel
 
 from tests.towers.tiny import TEXT, VIT, tiny_bert, tiny_model
 from vlp.ground.types import RecipeError
@@ -151,7 +151,7 @@ def test_a_backbone_of_timm_has_a_file_of_its_own(tmp_path):
 
 def test_an_encoder_of_transformers_has_a_file_of_its_own(tmp_path):
     folder = tiny_bert(tmp_path / "bert")
-    state = BertModel.from_pretrained(folder).state_dict()
+    state = transformers.BertModel.from_pretrained(folder).state_dict()
     torch.save(
         {f"bert.{name}": value for name, value in state.items() if "pooler" not in name} | {"cls.bias": torch.ones(2)},
         tmp_path / "masked.bin",

@@ -6,8 +6,8 @@ import math
 
 import pytest
 import torch
+import transformers
 from open_clip import coca_model
-from transformers import TopKLogitsWarper
 
 from tests.towers.test_caption_decoder import _their_folder
 from tests.towers.tiny import COCA, TEXT, VIT, tiny_bert, tiny_images, tiny_model
@@ -107,7 +107,7 @@ def test_draws_follow_from_the_seed():
 def test_open_clip_generates_the_same_tokens(tmp_path, monkeypatch):
     """By its own loop, which it only withholds because a search that is not used here left transformers 5."""
     monkeypatch.setattr(coca_model, "_has_transformers", True)
-    monkeypatch.setitem(coca_model.GENERATION_TYPES, "top_k", TopKLogitsWarper)
+    monkeypatch.setitem(coca_model.GENERATION_TYPES, "top_k", transformers.TopKLogitsWarper)
     their = _their_folder(tmp_path / "coca")
     theirs = their.generate(pixels(), generation_type="top_k", top_k=1, seq_len=12, min_seq_len=5)
     ours = CaptionWriter(load_model(str(tmp_path / "coca")), Writing(min_words=3, max_words=10)).ids(pixels())

@@ -12,7 +12,6 @@ from vlp.towers.dual import DualEncoder
 from vlp.towers.tokenizers import frame
 
 FEWEST_TOKENS = 4  # of each text: start, two words, end
-MOMENTS = ("before_forward", "before_towers", "after_forward")
 
 
 def check_documents(data: DataSection, samples: SampleSet, towers: DualEncoder) -> None:
@@ -60,8 +59,7 @@ def check_documents_are_read(data: DataSection, towers: DualEncoder, used: Mappi
             "with model.image.pooler_queries=65 and model.text.pool=cls"
         )
     for label, strategy in used.items():
-        acts = [moment for moment in MOMENTS if getattr(type(strategy), moment) is not getattr(Strategy, moment)]
-        if acts or strategy.makes_views:
+        if strategy.reads_images or strategy.changes_captions or "teacher" in strategy.provides:
             raise RecipeError(
                 f"strategies.{label}: would take the images of a document for views of one picture: leave it out, or "
                 "data.documents"

@@ -9,6 +9,7 @@ from typing import Any
 from vlp.data.faults import BadSampleError, net
 
 TEXTS, SENTENCES = "texts", "text_list"  # what tells the layouts apart
+IMAGES, IMAGE_INFO = "images", "image_info"
 MOST_PIECES = 100_000
 
 
@@ -27,7 +28,8 @@ class Passage:
 
 def is_document(record: Any) -> bool:
     """Whether a record is of a layout that is known here."""
-    return isinstance(record, dict) and (TEXTS in record or SENTENCES in record)
+    pairs = ((TEXTS, IMAGES), (SENTENCES, IMAGE_INFO))
+    return isinstance(record, dict) and any(texts in record and images in record for texts, images in pairs)
 
 
 def image_names(record: Mapping[str, Any]) -> dict[int, str]:
@@ -106,7 +108,7 @@ def _sentence_by_sentence(
 
 
 def _lists(record: Mapping[str, Any]) -> tuple[list[Any], list[Any]]:
-    texts, images = _bounded(record[TEXTS]), _bounded(record["images"])
+    texts, images = _bounded(record[TEXTS]), _bounded(record[IMAGES])
     if len(texts) != len(images):
         raise BadSampleError(
             "bad_caption", f"{len(texts)} texts beside {len(images)} images: one of both at each place"
@@ -115,7 +117,7 @@ def _lists(record: Mapping[str, Any]) -> tuple[list[Any], list[Any]]:
 
 
 def _images(record: Mapping[str, Any]) -> list[Any]:
-    return _bounded(record["image_info"])
+    return _bounded(record[IMAGE_INFO])
 
 
 def _bounded(pieces: Any) -> list[Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vlp.data.faults import BadSampleError
@@ -55,7 +55,7 @@ class Documents:
         Raises:
             BadSampleError: It is no document, it has no image, or none of those drawn has a text behind it.
         """
-        found = read_document(sample, captions, self.least_similarity)
+        found = _read(sample, captions, self.least_similarity)
         before = [number for number, passage in enumerate(found) if passage.image is not None]
         start = before[draws.integer(max(0, len(before) - self.images) + 1)]
         shown = found[start : start + self.images]
@@ -64,23 +64,29 @@ class Documents:
         texts = (" ".join(lead[max(0, len(lead) - words) :]), *(passage.text for passage in shown))
         if not any(texts[1:]):
             raise BadSampleError("empty_caption", f"no text behind any of {len(shown)} images")
-        images = tuple(_member(sample, passage) for passage in shown)
-        return Excerpt(images, texts, "\n".join(texts[1:]).lower())
+        return Excerpt(_members(sample, shown), texts, "\n".join(texts[1:]).lower())
 
 
-def read_document(sample: Sample, captions: Captions, least_similarity: float = 0.0) -> list[Passage]:
-    """Return all of a sample of a card of documents.
+def document_images(sample: Sample) -> tuple[str, ...]:
+    """Return the members that are the images of a document, whose texts are read too.
 
     Raises:
-        BadSampleError: It is no document, or has no image.
+        BadSampleError: It cannot be trained on: as `Documents`, for all of its images together.
     """
+    found = [passage for passage in _read(sample, Captions()) if passage.image is not None]
+    if not any(passage.text for passage in found):
+        raise BadSampleError("empty_caption", f"no text behind any of {len(found)} images")
+    return _members(sample, found)
+
+
+def _read(sample: Sample, captions: Captions, least_similarity: float = 0.0) -> list[Passage]:
     key = sample.card.documents
     assert key is not None, "only samples of such cards are read as documents"
     if key not in sample.members:
         raise BadSampleError("missing_caption", f"no {key} among {', '.join(sample.members)}")
     found = passages(
         read_record(sample, key),
-        lambda number: image_member(sample.members, number) is not None,
+        lambda number: _image_member(sample, number) is not None,
         lambda text: captions.tidy(text, key),
         least_similarity,
     )
@@ -89,12 +95,10 @@ def read_document(sample: Sample, captions: Captions, least_similarity: float = 
     return found
 
 
-def image_member(members: Container[str], number: int) -> str | None:
-    """Return the member that is the image of a number, where it is there."""
-    return next((name for name in (f"{number}.{kind}" for kind in EXTENSIONS) if name in members), None)
+def _image_member(sample: Sample, number: int) -> str | None:
+    return next((name for name in (f"{number}.{kind}" for kind in EXTENSIONS) if name in sample.members), None)
 
 
-def _member(sample: Sample, passage: Passage) -> str:
-    found = image_member(sample.members, passage.image or 0)
-    assert found is not None, "passages have images that are there"
-    return found
+def _members(sample: Sample, shown: Sequence[Passage]) -> tuple[str, ...]:
+    members = (_image_member(sample, passage.image) for passage in shown if passage.image is not None)
+    return tuple(member for member in members if member is not None)

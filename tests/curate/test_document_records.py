@@ -13,8 +13,10 @@ from vlp.curate.bench import measure
 from vlp.curate.filter import filter_card
 from vlp.curate.pack import pack
 from vlp.curate.pack_set import SetOptions, pack_set
+from vlp.curate.sources.document_records import DocumentRow
 from vlp.curate.verify import verify_card
 from vlp.data import SampleSet
+from vlp.data.faults import BadSampleError
 from vlp.data.shards.cards import load_card
 from vlp.ground.types import RecipeError
 
@@ -67,6 +69,16 @@ def test_lines_are_packed_in_the_layout_of_mmc4(folder, tmp_path):
     packed = pack(source, tmp_path / "mine", limits="bad=0.1", workers=1)
     assert members_of(load_card(str(packed.card))) == [["0.jpg", "1.png", "json"]]
     assert packed.faults.total == 2
+
+
+@pytest.mark.parametrize(
+    "name", ["../secret.jpg", "/etc/secret.jpg", "a/../../secret.jpg", "https://example.org/1.jpg"]
+)
+def test_a_document_of_the_web_names_no_file_elsewhere(folder, name):
+    (folder.parent / "secret.jpg").write_bytes(image_bytes(0))
+    text = json.dumps({"texts": [None, "a"], "images": [name, None]}).encode()
+    with pytest.raises(BadSampleError, match="none of the images"):
+        DocumentRow(0, "d", captions={"json": text}, folder=folder).members({})
 
 
 def test_verify_finds_an_image_and_a_text_that_are_gone(folder, tmp_path):

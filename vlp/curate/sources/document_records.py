@@ -6,11 +6,11 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
 from vlp.curate.sources.columns import Columns
-from vlp.curate.sources.rows import ListedRows, Rows, image_kind, read_file, sources, status_of
+from vlp.curate.sources.rows import ListedRows, Row, Rows, image_kind, read_file, sources, status_of
 from vlp.curate.sources.tables import LINES
 from vlp.data import Captions
 from vlp.data.faults import BadSampleError
@@ -22,32 +22,23 @@ MEMBER = "json"
 
 
 @dataclass(frozen=True)
-class DocumentRow:
-    """A document before anything of it is read.
+class DocumentRow(Row):
+    """A document before anything of it is read: its one text is a JSON record.
 
     Args:
-        number: Place in the source; the key of the sample.
-        name: What the quarantine file calls it.
         folder: What the names of its images are relative to.
-        file: The document, where it is a file.
-        content: The document, where it is a line of one.
     """
 
-    number: int
-    name: str
-    folder: Path
-    file: Path | None = None
-    content: bytes = b""
-    num_rows: int = 1
+    folder: Path = Path()
 
-    def members(self, caption_keys: Mapping[str, float]) -> dict[str, bytes]:  # noqa: ARG002
+    def members(self, caption_keys: Mapping[str, float]) -> dict[str, bytes]:
         """Return the document and those of its images that are there, named by their numbers in its list.
 
         Raises:
             BadSampleError: Training could not use it: it is no document, one of its images cannot be decoded, or it has
                 no image with a text behind it.
         """
-        content = self.content if self.file is None else read_file(self.file, "missing_caption")
+        content = self.texts(caption_keys).read(MEMBER)
         record = _parsed(content)
         images = {}
         for number, path in self._images(record).items():
@@ -65,16 +56,16 @@ class DocumentRow:
     def fingerprint(self) -> str:
         """Return a text that changes when the document, or the size or time of one of its files, does."""
         try:
-            content = self.content if self.file is None else read_file(self.file, "missing_caption")
+            content = self.texts({}).read(MEMBER)
             files = list(self._images(_parsed(content)).values())
         except BadSampleError as bad:
             content, files = bad.detail.encode(), []
         return repr((self.number, self.name, content, [status_of(path) for path in files]))
 
     def _images(self, record: Mapping[str, Any]) -> dict[int, Path]:
-        """Return the files of the images that are there; an address is none."""
-        paths = {number: self.folder / name for number, name in image_names(record).items() if "://" not in name}
-        return {number: path for number, path in paths.items() if _is_file(path)}
+        """Return the files of the images that are there; an address is none, nor a path that leads out of the folder."""
+        names = {number: name for number, name in image_names(record).items() if _leads_inside(name)}
+        return {number: self.folder / name for number, name in names.items() if _is_file(self.folder / name)}
 
 
 @sources.register("documents")
@@ -109,11 +100,13 @@ class DocumentRecords:
     def _rows(self) -> Iterator[DocumentRow]:
         if self.path.is_dir():
             for number, file in enumerate(_files(self.path)):
-                yield DocumentRow(number, str(file.relative_to(self.path)), file.parent, file)
+                name = str(file.relative_to(self.path))
+                yield DocumentRow(number, name, files={MEMBER: file}, folder=file.parent)
             return
-        with self.path.open("rb") as file:
-            for number, line in enumerate(filter(bytes.strip, file)):
-                yield DocumentRow(number, f"document {number + 1}", self.path.parent, content=line.strip())
+        with self.path.open("rb") as lines:
+            for number, line in enumerate(line for line in lines if line.strip()):
+                name = f"document {number + 1}"
+                yield DocumentRow(number, name, captions={MEMBER: line.strip()}, folder=self.path.parent)
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -138,6 +131,12 @@ def _parsed(content: bytes) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise BadSampleError("bad_caption", "not a mapping")
     return record
+
+
+def _leads_inside(name: str) -> bool:
+    """Whether a name, which comes from the web, is none of a file elsewhere."""
+    path = PurePosixPath(name)
+    return "://" not in name and not path.is_absolute() and ".." not in path.parts
 
 
 def _is_file(path: Path) -> bool:

@@ -63,7 +63,7 @@ class DocumentRow(Row):
         return repr((self.number, self.name, content, [status_of(path) for path in files]))
 
     def _images(self, record: Mapping[str, Any]) -> dict[int, Path]:
-        """Return the files of the images that are there; an address is none, nor a path that leads out of the folder."""
+        """Return the files of the images that are there; an address is none, nor is a path out of the folder."""
         names = {number: name for number, name in image_names(record).items() if _leads_inside(name)}
         return {number: self.folder / name for number, name in names.items() if _is_file(self.folder / name)}
 

@@ -7,12 +7,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from pydantic import BaseModel
 
 from tests.teachers import with_tiny_teachers
 from vlp.data.pixels.augment import NUM_DRAWS
+from vlp.ground.interleaved import Interleaved
 from vlp.ground.types import Batch
 from vlp.recipe.compose import load_recipe
 from vlp.recipe.schema import Recipe
@@ -33,6 +35,7 @@ TEXT: Settings = {
     "context_length": 16,
     "vocab_size": WORDS + 1,
 }
+GATED: Settings = {"type": "gated", "every": 1}
 PLAIN_STEPS = ("train.micro_batches=1", "train.keep_locked=false")  # no memory to measure, no stream to thin out
 NARROW = {"hidden_width": 32, "num_prototypes": 48, "queue": 2048}
 """Most of what parts have beside the towers: narrow ones launch as many kernels as wide ones."""
@@ -44,11 +47,12 @@ def small_recipe(name: str, *overrides: str, image: Settings = IMAGE, text: Sett
     whole = load_recipe(name, overrides)
     if any(entry.type == "unmasked_end" for entry in whole.strategies.values()):  # needs something to unmask
         image = {**image, "patch_dropout": 0.5}
+    documents = whole.data.documents
     towers: Settings = {"image": image, "text": text}
     if whole.model.decoder is not None:  # it reads the patches, and is as wide as they are
         towers |= {
             "text": {**text, "pool": "cls", "width": image["width"], "heads": image["width"] // image["head_width"]},
-            "decoder": {"type": "transformer", "layers": 1, "heads": 2},
+            "decoder": {"layers": 1, "heads": 2} | ({"type": "transformer"} if documents is None else GATED),
         }
     if whole.model.tune is not None and whole.model.tune.type == "purifier":
         towers |= {"tune": {"type": "purifier", "width": 4}}
@@ -86,7 +90,7 @@ def small_parts(monkeypatch: pytest.MonkeyPatch, recipe: Recipe, accelerator: ob
 
 
 def batch_for(recipe: Recipe, size: int, seed: int = 0, words: int = WORDS) -> Batch:
-    """Return random pairs with as many views as the recipe's data would have.
+    """Return random pairs with as many views as the recipe's data would have, or documents of as many images.
 
     Args:
         words: Tokens of the vocabulary but the first, which fills; the last ends a caption.
@@ -94,7 +98,8 @@ def batch_for(recipe: Recipe, size: int, seed: int = 0, words: int = WORDS) -> B
     generator = torch.Generator().manual_seed(seed)
     made = recipe.data.captions.negatives
     num_negatives = 0 if made is None else made.count
-    images = 1 + sum(view.count for view in recipe.data.views.values())
+    documents = recipe.data.documents
+    images = 1 + sum(view.count for view in recipe.data.views.values()) if documents is None else documents.images
     texts = 1 + sum(view.count for view in recipe.data.text_views.values()) + num_negatives
     side = recipe.model.image.image_size or 160  # what timm's test models take
     lengths = torch.randint(5, LONGEST + 1, (texts, size), generator=generator)
@@ -114,4 +119,12 @@ def batch_for(recipe: Recipe, size: int, seed: int = 0, words: int = WORDS) -> B
         num_negatives=num_negatives,
         cuts=boxes.expand(images, size, 5),
         captions=tuple(f"a photo of number {number}" for number in ids.tolist()),
+        interleaved=None if documents is None else interleaved_for(lengths[0].numpy(), images),
     )
+
+
+def interleaved_for(lengths: Any, images: int) -> Interleaved:
+    """Return which image each token of documents of one to all images looks at: an equal share at each."""
+    counts, places = 1 + np.arange(len(lengths)) % images, np.arange(LONGEST)
+    seen = 1 + places * counts[:, None] // lengths[:, None]
+    return Interleaved(counts, np.where(places < lengths[:, None], seen, 0), images)

@@ -32,6 +32,18 @@ SMALL = (
 
 NARROWER = {
     "coca_embedded": ("model.embed_dim=32", "model.text.width=32", "model.decoder={layers: 1, heads: 2}"),
+    "cosmo_embedded": (
+        "model.embed_dim=32",
+        "model.text={width: 32, context_length: 16}",
+        "model.decoder={layers: 1, heads: 2}",
+        "data.documents.images=1",
+    ),
+    "vitb16_cosmo": (
+        "model.embed_dim=32",
+        "model.text={width: 32, context_length: 16}",
+        "model.decoder={layers: 2, heads: 2}",
+        "data.documents.images=1",
+    ),
     "vitb16_coca_timm": ("model.embed_dim=32", "model.text.width=32", "model.decoder={layers: 1, heads: 2}"),
     "vitb32_coca": ("model.embed_dim=32", "model.text.width=32", "model.decoder={layers: 1, heads: 2}"),
     "vitb32_growing_batches": ("train.first_batches=[{batch_size: 4, steps: 1}]",),

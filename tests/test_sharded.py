@@ -123,6 +123,7 @@ CASES = {
     "1024 wide": ({"image": vit(1024), "text": transformer(768)}, "vitb32_clip", SINGLE),
     "bfloat16": (SMALL, "vitb32_clip", "train.precision=bfloat16"),
     "captions": (SMALL, "vitb32_coca", SINGLE),
+    "documents": (SMALL, "cosmo_embedded", SINGLE, "train.compile=true"),
     "locked": (SMALL, "lit_cwcl", SINGLE),
     "small images first": ({**SMALL, "image": {**vit(64), "image_size": 64}}, "vitb32_clip", SINGLE,
                            "strategies.small_first={image_size: 32, steps: 1}"),

@@ -169,7 +169,8 @@ def embed(run: Run, batch: Batch) -> Embeddings:
         shown = images
         for strategy in run.strategies.values():
             shown = strategy.before_towers(shown, batch)
-        embeddings = run.model(shown, batch.tokens, batch.lengths.numpy(), known.images, known.texts)
+        lengths, kept = batch.lengths.numpy(), (known.images, known.texts)
+        embeddings = run.model(shown, batch.tokens, lengths, *kept, batch.interleaved)
         embeddings = run.kept.complete(batch, embeddings, known)
         for strategy in run.strategies.values():
             embeddings = strategy.after_forward(images, batch, embeddings)

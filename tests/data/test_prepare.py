@@ -292,3 +292,16 @@ def test_distances_are_those_of_a_slow_loop(renderer):
     left, right = (rng.integers(0, 256, (count, 256), dtype=np.uint8) for count in (5, 7))
     slow = [min(np.sqrt(np.mean((a.astype(float) - b) ** 2)) for b in right.astype(float)) for a in left]
     assert distances([row.tobytes() for row in left], right) == pytest.approx(slow, abs=1e-9)
+
+
+def test_documents_are_made_of_pairs_that_share_a_tag(tmp_path):
+    run = runpy.run_path(str(PREPARE / "embedded_documents.py"))
+    groups = run["groups_of"](["embedded-photos"])
+    documents = [(tag, samples) for tag, found in groups.items() for samples in run["documents_of"](tag, found)]
+    assert len(documents) > 30 and all(2 <= len(samples) <= 5 for _, samples in documents)
+    assert all(run["tags_of"](sample)[1] == tag for tag, samples in documents for sample in samples)
+    run["write"](tmp_path, 7, *documents[0])
+    record = json.loads((tmp_path / "00007.json").read_text())
+    assert len(record["texts"]) == len(record["images"]) and record["texts"][0].startswith("Pictures of ")
+    names = [name for name in record["images"] if name]
+    assert [(tmp_path / name).read_bytes() for name in names] == [sample.read_image() for sample in documents[0][1]]

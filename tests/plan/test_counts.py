@@ -164,3 +164,8 @@ def test_towers_of_timm_are_counted(name):
     found = count(recipe, tokens=TOKENS)
     assert found.parameters == sum(value.numel() for value in build_model(recipe.model).parameters())
     assert found.image.operations > 2 * found.image.forward > 0
+
+
+def test_the_images_of_a_document_are_counted():
+    found = count(small_recipe("cosmo_embedded"), tokens=TOKENS)
+    assert found.image_views == 3 and found.decoder.operations > 2 * found.decoder.forward > 0

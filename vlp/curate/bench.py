@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from vlp.curate.parallel import progress
 from vlp.data import Captions, Card, Crop, SampleSet, Stream, Views
+from vlp.data.texts.documents import Documents
 from vlp.ground.cores import usable_cores
 from vlp.ground.types import RecipeError
 from vlp.towers.tokenizers import ClipTokenizer
@@ -105,7 +106,7 @@ def measure(card: Card, image_size: int, seconds: float, workers: int) -> float:
     batch_size = min(LARGEST_BATCH, len(samples))
     stream = Stream(
         samples,
-        Views((Crop(image_size),), Captions()),
+        Views((Crop(image_size),), Captions(), documents=None if card.documents is None else Documents()),
         ClipTokenizer(context_length=CONTEXT_LENGTH),
         batch_size=batch_size,
         seed=0,

@@ -13,6 +13,7 @@ from vlp.curate.packing import Limits, Tally, claimed, pack_units
 from vlp.curate.sources.columns import Columns
 from vlp.curate.sources.open_source import open_source
 from vlp.curate.sources.unit import Unit, UnitRecord
+from vlp.data.shards.cards import is_record
 from vlp.ground.cores import usable_cores
 from vlp.ground.files import write_whole
 
@@ -40,7 +41,7 @@ def pack(
     """Write a source as shards with a card; what an earlier, interrupted pack finished is kept.
 
     Args:
-        source: A folder of images, a table, or a saved Hugging Face dataset.
+        source: A folder of images or of documents, a table, or a saved Hugging Face dataset.
         to: Folder for shards and card; its name becomes the name of the data set.
         columns: Names of the columns, as `Columns.parse` reads them.
         limits: Sizes and budget, as `Limits.changed` reads them.
@@ -84,11 +85,12 @@ def _write_card(to: Path, records: list[UnitRecord]) -> Path:
     captions: Counter[str] = Counter()
     for record in records:
         captions.update(record.captions)
+    documents = next(filter(is_record, captions), None)  # whole records are no captions
     card |= {
         "name": to.name,
         "shards": "*.tar",
         "samples": sum(record.samples for record in records),
-        "captions": dict.fromkeys(sorted(captions), 1.0),
+        **({"documents": documents} if documents else {"captions": dict.fromkeys(sorted(captions), 1.0)}),
         "sha256": {shard.name: shard.sha256 for record in records for shard in record.shards},
     }
     with write_whole(path) as file:

@@ -18,6 +18,7 @@ from vlp.curate.sources.set_rows import OF_CLASSES, Labels, SetKind, SetRows
 from vlp.curate.sources.unit import Unit, UnitRecord
 from vlp.data import Captions
 from vlp.data.faults import BadSampleError
+from vlp.data.shards.cards import is_record
 from vlp.evaluators.dataset import DataSource, EvaluationSet, open_set
 from vlp.evaluators.layout import CLASS_NAMES, KIND_FILE, TEMPLATES, read_lines
 from vlp.evaluators.prompts import PLACEHOLDER, templates_of
@@ -115,6 +116,10 @@ def pack_set(
     """
     given, bounds = Columns.parse(columns, _usual(options.kind)), _limits(limits)
     opened = open_source(source, given, split=split, encoding=encoding)
+    if any(map(is_record, opened.caption_keys)):
+        raise RecipeError(
+            f"{source}: interleaved documents, which no evaluator reads: vlp data pack makes shards of them"
+        )
     kind = options.kind or ("retrieval" if _classes_of(opened) is None else "classification")
     to = to.expanduser().resolve()
     if Path(options.name).name != options.name:

@@ -15,6 +15,7 @@ from vlp.data.samples import Sample
 from vlp.data.shards.remote import is_remote
 from vlp.data.shards.shard import Shard, open_shards
 from vlp.data.shards.tar import scan_tar
+from vlp.data.texts.documents import document_images
 from vlp.ground.cores import usable_cores
 from vlp.ground.files import sha256_of
 from vlp.ground.types import RecipeError
@@ -133,12 +134,16 @@ def _check_members(shard: Shard, place: int) -> None:
 
 
 def _check_sample(card: Card, shard: Shard, place: int, captions: list[Captions]) -> None:
-    """Decode every image and every caption of a sample.
+    """Decode every image and every caption of a sample, or every image and text of a document.
 
     Raises:
         BadSampleError: The first thing that is wrong with it.
     """
     sample = Sample.of_card(card, shard, place)
+    if card.documents is not None:
+        for member in document_images(sample):
+            decode_image(sample.read_bounded(member))
+        return
     sample.image_member()
     for extension in card.images:
         if extension in sample.members:

@@ -18,9 +18,12 @@ from vlp.data.order.batch_sizes import BatchSizes
 from vlp.data.order.shuffle import Order, Substitutes
 from vlp.data.pixels.augment import NUM_DRAWS
 from vlp.data.pixels.decode import open_picture
-from vlp.data.samples import SampleSet
+from vlp.data.samples import Sample, SampleSet
 from vlp.data.texts.captions import Caption
+from vlp.data.texts.document_tokens import document_rows
+from vlp.data.texts.documents import Excerpt
 from vlp.data.views import Views
+from vlp.ground.interleaved import Interleaved
 from vlp.ground.randomness import DEVICE, fold, uniform_rows
 from vlp.ground.types import Batch, Tokenizer
 
@@ -51,6 +54,7 @@ class BatchRows:
     blank: Bool[NDArray[np.bool_], " n"]
     caption_keys: Int64[NDArray[np.int64], "views n"]
     cuts: Float32[NDArray[np.float32], "views n 5"]
+    interleaved: Interleaved | None = None
 
 
 @dataclass(frozen=True)
@@ -63,13 +67,18 @@ class Piece:
 
 @dataclass(frozen=True)
 class DecodedSample:
-    """One sample, ready to be stacked."""
+    """One sample, ready to be stacked.
+
+    Args:
+        excerpt: What is shown of it, where samples are documents.
+    """
 
     id: int
     captions: list[Caption]
     source: str
     cuts: Float32[NDArray[np.float32], "views 5"]
     is_blank: bool = False
+    excerpt: Excerpt | None = None
 
 
 @dataclass(frozen=True)
@@ -94,6 +103,8 @@ class Decoder:
             BadSampleError: It cannot be used.
         """
         sample = self.samples[number]
+        if self.views.documents is not None:
+            return self._document(sample, epoch, into)
         captions = self.views.texts(sample, self.seed, epoch, number)
         if self.kept is not None and self.kept.has(np.array([number]))[0]:
             into[:] = 0
@@ -102,6 +113,16 @@ class Decoder:
         picture = open_picture(sample.read_image(self.max_bytes), self.max_pixels)
         cuts = self.views.images(picture, self.seed, epoch, number, into)
         return DecodedSample(number, captions, sample.source, cuts)
+
+    def _document(self, sample: Sample, epoch: int, into: UInt8[NDArray, "views s s 3"]) -> DecodedSample:
+        excerpt = self.views.excerpt(sample, self.seed, epoch, sample.id)
+        cuts = np.zeros((len(into), 5), dtype=np.float32)
+        into[len(excerpt.images) :] = 0
+        for view, member in enumerate(excerpt.images):
+            picture = open_picture(sample.read_bounded(member, self.max_bytes), self.max_pixels)
+            cuts[view] = self.views.image_of_document(picture, view, self.seed, epoch, sample.id, into)
+        caption = Caption("\n".join(filter(None, excerpt.texts)), excerpt.identity)
+        return DecodedSample(sample.id, [caption], sample.source, cuts, excerpt=excerpt)
 
 
 def _let_pass(_sample: int) -> None:
@@ -142,7 +163,7 @@ class LocalBatches:
     def shape(self, num_samples: int) -> tuple[int, int, int, int, int]:
         """Return the shape of the pixels of so many samples."""
         views = self.decoder.views
-        return len(views.crops), num_samples, views.size, views.size, 3
+        return views.num_images, num_samples, views.size, views.size, 3
 
     def __getitem__(self, number: int) -> Packet:
         """Return the slice of global batch `number`."""
@@ -224,8 +245,13 @@ class LocalBatches:
         return None
 
     def _collate(self, epochs: NDArray[np.int64], loaded: list[DecodedSample]) -> BatchRows:
-        num_views, num_texts = len(self.decoder.views.crops), len(loaded[0].captions)
-        tokens, lengths = self.tokenizer([sample.captions[view].text for view in range(num_texts) for sample in loaded])
+        num_views, num_texts = self.decoder.views.num_images, len(loaded[0].captions)
+        excerpts, interleaved = [sample.excerpt for sample in loaded if sample.excerpt is not None], None
+        if excerpts:
+            tokens, lengths, interleaved = document_rows(excerpts, num_views, self.tokenizer)
+        else:
+            texts = [sample.captions[view].text for view in range(num_texts) for sample in loaded]
+            tokens, lengths = self.tokenizer(texts)
         keys = [
             fold(self.order.seed, DEVICE, int(epoch), sample.id, view)
             for view in range(num_views)
@@ -243,6 +269,7 @@ class LocalBatches:
             blank=np.array([sample.is_blank for sample in loaded]),
             caption_keys=keys_of(tokens.numpy(), lengths.numpy()).reshape(num_texts, -1),
             cuts=np.stack([sample.cuts for sample in loaded], axis=1),
+            interleaved=interleaved,
         )
 
 
@@ -251,6 +278,7 @@ def _join_rows(rows: Sequence[BatchRows], images: UInt8[Tensor, "views n h w 3"]
     if bool(blank.all()):
         images = images.new_empty(*images.shape[:2], 0, 0, 3)
     width = max(part.tokens.shape[2] for part in rows)
+    interleaved = [part.interleaved for part in rows if part.interleaved is not None]
     padded = [np.pad(r.tokens, ((0, 0), (0, 0), (0, width - r.tokens.shape[2])), constant_values=pad_id) for r in rows]
     return Batch(
         images=images,
@@ -265,6 +293,7 @@ def _join_rows(rows: Sequence[BatchRows], images: UInt8[Tensor, "views n h w 3"]
         blank=blank,
         caption_keys=torch.from_numpy(np.concatenate([part.caption_keys for part in rows], axis=1)),
         cuts=torch.from_numpy(np.concatenate([part.cuts for part in rows], axis=1)),
+        interleaved=Interleaved.join(interleaved) if interleaved else None,
     )
 
 

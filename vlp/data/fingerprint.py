@@ -99,7 +99,8 @@ def _fingerprint(card: Card, samples: SampleSet, label: str, before: Mapping[str
     with ThreadPoolExecutor(THREADS) as pool:
         marks = tuple(pool.map(_mark, shards, names, map(before.get, names)))
     keep = "" if card.keep is None else hashlib.sha256((card.folder / card.keep).read_bytes()).hexdigest()
-    return Fingerprint(card.captions, keep, marks)
+    texts = card.captions if card.documents is None else {card.documents: 1.0}
+    return Fingerprint(texts, keep, marks)
 
 
 def _mark(shard: Shard, name: str, before: ShardMark | None) -> ShardMark:

@@ -53,6 +53,7 @@ class Sample:
     @property
     def caption_keys(self) -> Mapping[str, float]:
         """Where the data set keeps its captions, with weights."""
+        self._check_pair()
         return self.card.captions
 
     def image_member(self) -> str:
@@ -60,7 +61,9 @@ class Sample:
 
         Raises:
             BadSampleError: There is none; says why that may be.
+            RecipeError: Samples of the data set are no pairs.
         """
+        self._check_pair()
         found = next((name for name in self.card.images if name in self.members), None)
         if found is None:
             raise BadSampleError("missing_image", _no_image(self.card.images, tuple(self.members)))
@@ -72,7 +75,14 @@ class Sample:
         Raises:
             BadSampleError: There is none, it is larger than this, or as `Shard.read`.
         """
-        extension = self.image_member()
+        return self.read_bounded(self.image_member(), max_bytes)
+
+    def read_bounded(self, extension: str, max_bytes: int = MOST_BYTES) -> bytes:
+        """Return the content of a member that is an encoded image.
+
+        Raises:
+            BadSampleError: It is larger than this, or as `Shard.read`.
+        """
         check_bytes(self.size(extension), max_bytes)
         return self.read(extension)
 
@@ -87,6 +97,13 @@ class Sample:
             BadSampleError: As `Shard.read`.
         """
         return self.shard.read(self.members[extension])
+
+    def _check_pair(self) -> None:
+        if self.card.documents is not None:
+            raise RecipeError(
+                f"card '{self.card.name}': documents: its samples are texts among images, and this reads pairs; train "
+                "on them with data.documents={}, check them with vlp data verify"
+            )
 
 
 @dataclass(frozen=True, eq=False)

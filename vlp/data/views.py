@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,9 +15,10 @@ from vlp.data.pixels.crop import Crop, crop_views
 from vlp.data.pixels.decode import Picture
 from vlp.data.samples import Sample
 from vlp.data.texts.captions import Caption, Captions
+from vlp.data.texts.documents import Documents, Excerpt
 from vlp.data.texts.text_augment import TextAugment
 from vlp.data.texts.wrong_captions import WrongCaptions
-from vlp.ground.randomness import CAPTION, CROP, NEGATIVE, POLICY, REWORD, Draws, fold
+from vlp.ground.randomness import CAPTION, CROP, DOCUMENT, NEGATIVE, POLICY, REWORD, Draws, fold
 
 if TYPE_CHECKING:  # torchvision takes a second to import, and most runs have no policy
     from vlp.data.pixels.policies import Policy
@@ -34,6 +35,8 @@ class Views:
         negatives: Makes wrong captions of the first text view; they follow the text views.
         policy: Changes the pixels of every image view.
         spare_first: Leave the first image view to itself.
+        documents: Where samples are documents, what is shown of them; their images are then the image views, all cut by
+            the one crop.
     """
 
     crops: tuple[Crop, ...]
@@ -42,6 +45,12 @@ class Views:
     negatives: WrongCaptions | None = None
     policy: Policy | None = None
     spare_first: bool = False
+    documents: Documents | None = None
+
+    @property
+    def num_images(self) -> int:
+        """Image views of each sample."""
+        return len(self.crops) if self.documents is None else self.documents.images
 
     @property
     def size(self) -> int:
@@ -62,13 +71,49 @@ class Views:
         Raises:
             BadSampleError: `corrupt_image`.
         """
-        drawn = [(crop, Draws(seed, CROP, epoch, number, view)) for view, crop in enumerate(self.crops)]
+        crops = dict(enumerate(self.crops))
+        return self._write(picture, crops, seed, epoch, number, into)
+
+    @net("corrupt_image")
+    def image_of_document(
+        self, picture: Picture, view: int, seed: int, epoch: int, number: int, into: UInt8[NDArray, "v s s 3"]
+    ) -> Float32[NDArray[np.float32], " 5"]:
+        """Write the pixels of one image of a document; return what they show of it, as `Batch.cuts` has it.
+
+        Raises:
+            BadSampleError: `corrupt_image`.
+        """
+        rows = self._write(picture, {view: self.crops[0]}, seed, epoch, number, into)
+        return rows[0]
+
+    def _write(
+        self,
+        picture: Picture,
+        crops: Mapping[int, Crop],
+        seed: int,
+        epoch: int,
+        number: int,
+        into: UInt8[NDArray, "v s s 3"],
+    ) -> Float32[NDArray[np.float32], "c 5"]:
+        drawn = [(crop, Draws(seed, CROP, epoch, number, view)) for view, crop in crops.items()]
         views, cuts = crop_views(picture, drawn)
-        for view, pixels in enumerate(views):
+        for view, pixels in zip(crops, views, strict=True):
             if self.policy is not None and view >= int(self.spare_first):
                 pixels = self.policy(pixels, fold(seed, POLICY, epoch, number, view))
             into[view] = pixels
         return np.array([cut.row for cut in cuts], dtype=np.float32)
+
+    def excerpt(self, sample: Sample, seed: int, epoch: int, number: int) -> Excerpt:
+        """Return what is shown of a document, or of a pair, which is a document of one image.
+
+        Raises:
+            BadSampleError: It cannot be read, or has no image or no text.
+        """
+        assert self.documents is not None, "asked for documents alone"
+        if sample.card.documents is not None:
+            return self.documents(sample, self.captions, Draws(seed, DOCUMENT, epoch, number))
+        caption = self.captions(sample, Draws(seed, CAPTION, epoch, number, 0))
+        return Excerpt((sample.image_member(),), ("", caption.text), caption.identity)
 
     def texts(self, sample: Sample, seed: int, epoch: int, number: int) -> list[Caption]:
         """Return every text view, then the wrong captions.

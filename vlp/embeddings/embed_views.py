@@ -60,6 +60,8 @@ def embed_views(
     with dist.together():
         if epochs < 1:
             raise RecipeError(f"--views: {epochs} must be at least 1")
+        if recipe.data.documents is not None:
+            raise RecipeError("data.documents: views are stored of pairs: leave it out, and the cards of documents")
         _check_sources(recipe, data)
         towers = build_model(recipe.model)
         recipe = settled(recipe, towers)

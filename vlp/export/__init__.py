@@ -15,6 +15,7 @@ from vlp.export.as_program import LOADING, compare_program, write_program
 from vlp.export.as_transformers import obstacles, write_transformers
 from vlp.export.card import write_card
 from vlp.export.compare import compare
+from vlp.export.towers_alone import towers_alone
 from vlp.export.whole_folder import check_free, whole_folder
 from vlp.ground.types import RecipeError
 from vlp.towers.dual import DualEncoder
@@ -31,7 +32,7 @@ class ExportReport:
     Args:
         folder: Where it lies.
         formats: The libraries that load it.
-        left_out: Why another library cannot.
+        left_out: Why another library cannot, or what of the model none can.
         parity: Differences between the libraries, as in `parity.json`.
     """
 
@@ -77,7 +78,9 @@ def export_model(
         RecipeError: The folder exists, no format can express the model, a package is missing, or embeddings differ.
     """
     check_free(to)
+    model, lost = towers_alone(model)
     chosen, left_out = _choose(model, formats)
+    left_out |= lost
     if purifier_of(model.core.visual) is not None:
         further = {**further, "Purifier": LOADING}
     was_training = model.training

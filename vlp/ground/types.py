@@ -10,7 +10,11 @@ from jaxtyping import Bool, Float32, Int64, UInt8
 from PIL.Image import Image
 from torch import Tensor, cat, device, stack
 
+from vlp.ground.interleaved import Interleaved
+
 ON_DEVICE = ("images", "tokens", "draws", "ids", "caption_ids")
+BY_VIEW = ("images", "tokens", "lengths", "draws", "caption_keys", "cuts")
+BY_SAMPLE = ("ids", "caption_ids", "sources", "captions", "visits", "blank")
 
 
 class RecipeError(ValueError):
@@ -49,6 +53,8 @@ class Batch:
         cuts: What each image view of the data shows of its picture: left, top, right and bottom in pixels of the
             picture, and 1 where it is mirrored, else 0; stays on the CPU. Zeros where there are no pixels. Views that
             strategies add behind them show what the first one shows.
+        interleaved: Where samples are documents, which image each token looks at; image views are then their images,
+            and text views one. Stays on the CPU.
     """
 
     images: UInt8[Tensor, "views n h w 3"]
@@ -64,6 +70,7 @@ class Batch:
     blank: Bool[Tensor, " n"] | None = None
     caption_keys: Int64[Tensor, "views n"] | None = None
     cuts: Float32[Tensor, "views n 5"] | None = None
+    interleaved: Interleaved | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -83,21 +90,11 @@ class Batch:
 
     def narrow(self, start: int, size: int) -> Batch:
         """Return the samples `start` to `start + size`."""
-        return Batch(
-            images=self.images[:, start : start + size],
-            tokens=self.tokens[:, start : start + size],
-            lengths=self.lengths[:, start : start + size],
-            draws=self.draws[:, start : start + size],
-            ids=self.ids[start : start + size],
-            caption_ids=self.caption_ids[start : start + size],
-            sources=self.sources[start : start + size],
-            num_negatives=self.num_negatives,
-            captions=self.captions[start : start + size],
-            visits=None if self.visits is None else self.visits[start : start + size],
-            blank=None if self.blank is None else self.blank[start : start + size],
-            caption_keys=None if self.caption_keys is None else self.caption_keys[:, start : start + size],
-            cuts=None if self.cuts is None else self.cuts[:, start : start + size],
-        )
+        rows, views = slice(start, start + size), (slice(None), slice(start, start + size))
+        known = {name: value for name in (*BY_VIEW, *BY_SAMPLE) if (value := getattr(self, name)) is not None}
+        cut = {name: value[views if name in BY_VIEW else rows] for name, value in known.items()}
+        interleaved = None if self.interleaved is None else self.interleaved.narrow(start, size)
+        return replace(self, **cut, interleaved=interleaved)
 
     def with_views(self, images: UInt8[Tensor, "w n h w 3"], draws: Float32[Tensor, "w n draws"]) -> Batch:
         """Return the same with further image views behind the others, each of the crop of the first."""

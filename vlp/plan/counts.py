@@ -25,9 +25,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from vlp.data.pixels.augment import NUM_DRAWS
 from vlp.ground.types import Batch
 from vlp.objectives.base import Objective, Term
+from vlp.plan.pretend_batch import images_of, pixel_shape, pretend_batch, pretend_documents
 from vlp.recipe.model import build_model, without_weights
 from vlp.recipe.named_parts import build_objective, build_strategies, load_strategies, teacher_dim_of, widths_of
 from vlp.recipe.schema import Recipe
@@ -129,7 +129,7 @@ def count(recipe: Recipe, *, tokens: float | None = None) -> Counts:
         if tokens is not None and can_cut(towers.core.text):
             length = max(2, min(length, round(tokens)))
         image, text, cast = tower_costs(towers, length, recipe.train.number_format)
-        decoder, cast_beside = decoder_cost(towers, length, recipe.train.number_format)
+        decoder, cast_beside = decoder_cost(towers, length, recipe.train.number_format, images_of(recipe))
         modules: tuple[nn.Module, ...] = (towers, objective)
         seen = _see(towers, used, recipe, length)
         networks = [label for label, term in objective.terms.items() if any(True for _ in term.parameters())]
@@ -148,7 +148,7 @@ def count(recipe: Recipe, *, tokens: float | None = None) -> Counts:
             image_views=seen.image_views,
             text_views=seen.text_views,
             matrices=max(1.0, _matrices(objective, towers.embed_dim)),
-            pixels=math.prod(_shape(towers)),
+            pixels=math.prod(pixel_shape(towers)),
             moments=kind.moments + (recipe.optimizer.decay_towards == "start"),
             guarded=0.0 if kind.skips else 1.0 + kind.moments,
             strategies=seen.operations,
@@ -173,22 +173,30 @@ def tower_costs(
     return image, text, image_cast + text_cast
 
 
-def decoder_cost(towers: DualEncoder, tokens: int, number_format: torch.dtype | None) -> tuple[TowerCounts, int]:
+def decoder_cost(
+    towers: DualEncoder, tokens: int, number_format: torch.dtype | None, images: int = 0
+) -> tuple[TowerCounts, int]:
     """Return what a decoder costs for one pair, and the bytes of its weights that are cast once; nothing without one.
 
     Logits are computed a second time in the backward pass, where others keep them: that is left out.
+
+    Args:
+        images: Of a document; 0 for pairs.
     """
     decoder = towers.decoder
     if decoder is None:
         return NO_COST, 0
     with torch.no_grad():
-        _, shown = towers.core.visual(torch.empty(1, *_shape(towers)))
+        _, shown = towers.core.visual(torch.empty(1, *pixel_shape(towers)))
     width, words = decoder.text_projection.shape
 
     def losses(size: int) -> Tensor:
-        of_image = torch.empty(size, *shown.shape[1:], requires_grad=not towers.locked_image)
+        of_image = torch.empty(
+            size, max(1, images) * shown.shape[1], shown.shape[2], requires_grad=not towers.locked_image
+        )
         of_text = torch.empty(size, tokens, width, requires_grad=not towers.locked_text)
-        return decoder.losses(of_image, of_text, torch.zeros(size, tokens, dtype=torch.int64), np.full(size, tokens))
+        words, lengths = torch.zeros(size, tokens, dtype=torch.int64), np.full(size, tokens)
+        return decoder.losses(of_image, of_text, words, lengths, pretend_documents(images, lengths))
 
     cost, cast = _tower(towers, losses, number_format)
     again = 2.0 * width * words * (tokens - 1)
@@ -221,7 +229,7 @@ class Seen:
 
 
 def _see(towers: DualEncoder, used: Mapping[str, Strategy], recipe: Recipe, length: int) -> Seen:
-    few, more = (_step(towers, used, _batch(towers, size, recipe, length)) for size in (FEW, MORE))
+    few, more = (_step(towers, used, pretend_batch(towers, size, recipe, length)) for size in (FEW, MORE))
     return replace(more, operations=(more.operations - few.operations) / (MORE - FEW))
 
 
@@ -235,11 +243,11 @@ def _step(towers: DualEncoder, used: Mapping[str, Strategy], batch: Batch) -> Se
             for label, strategy in used.items():
                 with _noting(label, uncounted):
                     batch = strategy.before_forward(batch)
-            images = shown = torch.empty(len(batch.images), len(batch), *_shape(towers))
+            images = shown = torch.empty(len(batch.images), len(batch), *pixel_shape(towers))
             for label, strategy in used.items():
                 with _noting(label, uncounted):
                     shown = strategy.before_towers(shown, batch)
-        embeddings = towers(shown, batch.tokens, batch.lengths.numpy())
+        embeddings = towers(shown, batch.tokens, batch.lengths.numpy(), interleaved=batch.interleaved)
         with after:
             for label, strategy in used.items():
                 with _noting(label, uncounted):
@@ -255,37 +263,6 @@ def _noting(label: str, uncounted: dict[str, None]) -> Iterator[None]:
         yield
     except NEEDS_CONTENT:
         uncounted[label] = None
-
-
-def _batch(towers: DualEncoder, size: int, recipe: Recipe, length: int) -> Batch:
-    """Return a batch as the stream hands it on."""
-    data = recipe.data
-    wrong = data.captions.negatives.count if data.captions.negatives else 0
-    images, texts = (1 + sum(view.count for view in views.values()) for views in (data.views, data.text_views))
-    _, height, width = _shape(towers)
-    with unset_fake_temporarily():
-        lengths = torch.full((texts + wrong, size), length)  # towers read them on the CPU
-        visits = torch.zeros(size, 2, dtype=torch.int64)
-        cuts = torch.zeros(images, size, 5)
-    return Batch(
-        images=torch.empty(images, size, height, width, 3, dtype=torch.uint8),
-        tokens=torch.zeros(texts + wrong, size, length, dtype=torch.int64),
-        lengths=lengths,
-        draws=torch.empty(images, size, NUM_DRAWS),
-        ids=torch.arange(size),
-        caption_ids=torch.arange(size),
-        sources=("none",) * size,
-        num_negatives=wrong,
-        captions=(" ".join("a" * (length - 2)),) * size,  # a word is a token, and two more stand around them
-        visits=visits,
-        cuts=cuts,
-    )
-
-
-def _shape(towers: DualEncoder) -> tuple[int, int, int]:
-    side = towers.image_size
-    height, width = (side, side) if isinstance(side, int) else side
-    return 3, height, width
 
 
 def _tower(
@@ -321,7 +298,7 @@ def _autocast(number_format: torch.dtype | None) -> AbstractContextManager[Any]:
 
 
 def _embed_images(towers: DualEncoder, count: int) -> Tensor:
-    return towers.embed_images(torch.empty(count, *_shape(towers)))
+    return towers.embed_images(torch.empty(count, *pixel_shape(towers)))
 
 
 def _embed_tokens(towers: DualEncoder, count: int, length: int) -> Tensor:

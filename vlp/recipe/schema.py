@@ -14,6 +14,7 @@ from vlp.data.pixels.augment import Augment
 from vlp.data.pixels.crop import Crop
 from vlp.data.pixels.policies import policies
 from vlp.data.texts.captions import Captions
+from vlp.data.texts.documents import Documents
 from vlp.data.texts.text_augment import TextAugment
 from vlp.data.texts.wrong_captions import WrongCaptions
 from vlp.ground.registry import settings_of
@@ -37,6 +38,7 @@ if TYPE_CHECKING:  # made from signatures at run time, which no type checker fol
     RampSection: TypeAlias = Any
     CropSection: TypeAlias = Any
     CaptionSection: TypeAlias = Any
+    DocumentSection: TypeAlias = Any
     ViewSection: TypeAlias = Any
     TextViewSection: TypeAlias = Any
     PolicySection: TypeAlias = Any
@@ -59,6 +61,7 @@ else:
         augment=(settings_of(TextAugment), settings_of(TextAugment)()),
         negatives=(settings_of(WrongCaptions) | None, None),
     )
+    DocumentSection = settings_of(Documents)
     ViewSection = create_model("view", __base__=settings_of(Crop), count=(int, Field(1, ge=1)))
     TextViewSection = create_model("text view", __base__=settings_of(TextAugment), count=(int, Field(1, ge=1)))
     PolicySection = one_of(policies)
@@ -151,6 +154,8 @@ class DataSection(Section):
             to the model's size. For terms that read them (`vlp describe`).
         text_views: Further text views by label: `count` of them, each drawn and worded anew, with the settings of
             `captions.augment`.
+        documents: What is shown of interleaved documents, for cards that hold some (`documents` there) and a model that
+            reads them (`model.decoder={type: gated}`); pairs beside them are documents of one image. Null is none.
         policy: A published augmentation policy for the pixels of every image view; null is none.
         spare_first_view: Keep `augment` and `policy` away from the first image view, which is then only cropped.
         mixing: What comes from one source in a row, where sources have shares: a sample, a batch of the whole job, or
@@ -173,6 +178,7 @@ class DataSection(Section):
     captions: CaptionSection = CaptionSection()
     views: dict[str, ViewSection] = {}
     text_views: dict[str, TextViewSection] = {}
+    documents: DocumentSection | None = None
     policy: PolicySection | None = None
     spare_first_view: bool = False
     augment: AugmentSection = AugmentSection()

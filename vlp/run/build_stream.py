@@ -18,11 +18,13 @@ from vlp.data.order.timetable import Ramp
 from vlp.data.pixels.policies import policies
 from vlp.data.sample_groups import read_groups
 from vlp.data.shards.cards import load_card
+from vlp.data.texts.documents import Documents
 from vlp.ground import dist
 from vlp.ground.cores import usable_cores
 from vlp.ground.types import RecipeError, VlpWarning
 from vlp.recipe.inflation import inflated
 from vlp.recipe.schema import DataSection, Recipe, settings
+from vlp.run.document_fit import check_documents
 from vlp.towers.dual import DualEncoder
 
 COUNTED_BATCHES = 16
@@ -43,6 +45,7 @@ def build_stream(recipe: Recipe, towers: DualEncoder, device: torch.device) -> S
         {label: load_card(source.card) for label, source in data.train.items()},
         {label: source.repeat for label, source in data.train.items()},
     )
+    check_documents(data, samples, towers)
     order = _build_order(recipe, samples)
     _check_twins(recipe.train.batch_size, samples, order)
     return Stream(
@@ -144,6 +147,7 @@ def _build_views(data: DataSection, size: int) -> Views:
         negatives=None if wrong is None else WrongCaptions(**settings(wrong)),
         policy=None if data.policy is None else policies.build(data.policy.type, settings(data.policy, "type")),
         spare_first=data.spare_first_view,
+        documents=None if data.documents is None else Documents(**settings(data.documents)),
     )
 
 

@@ -16,6 +16,7 @@ from vlp.ground import dist
 from vlp.ground.types import RecipeError, VlpWarning
 from vlp.objectives.base import NEEDS, Objective, Term, terms
 from vlp.recipe.schema import Recipe
+from vlp.run.document_fit import check_documents_are_read
 from vlp.step.optimizers.base import optimizers
 from vlp.strategies.base import Strategy
 from vlp.strategies.dual_teacher import DualTeacher
@@ -58,6 +59,7 @@ def check_fit(
     provided = {"reference"} if towers.locked_image else set()
     provided |= {"caption_losses"} if towers.decoder is not None else set()
     _check_decoder(towers, objective)
+    check_documents_are_read(recipe.data, towers, used)
     for label, strategy in used.items():
         provided |= strategy.provides
         if sharded and not strategy.can_shard:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import chain
 
-from open_clip.transformer import MultimodalTransformer
 from torch import nn
+
+from vlp.towers.caption_decoder import CaptionDecoder
 
 CONTAINERS = (nn.ModuleList, nn.Sequential)
 
@@ -16,8 +16,8 @@ def blocks_of(tower: nn.Module) -> Iterator[nn.Module]:
 
     Residual blocks of open_clip's and transformers' towers, blocks or stages of timm's; the outermost ones.
     """
-    if isinstance(tower, MultimodalTransformer):  # its two rows take turns
-        yield from chain.from_iterable(zip(tower.resblocks, tower.cross_attn, strict=True))
+    if isinstance(tower, CaptionDecoder):  # its two rows take turns
+        yield from (block for block, _ in tower.in_order())
         return
     for child in tower.children():
         row = [module for module in child.children() if _has_parameters(module)]

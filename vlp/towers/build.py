@@ -24,6 +24,7 @@ from vlp.towers.base import DecoderSource, Fragment
 from vlp.towers.caption_decoder import build_decoder, decoder_of, join_decoder
 from vlp.towers.class_token import make_class_token
 from vlp.towers.encoders import OtherEncoder, is_known_to_open_clip
+from vlp.towers.gated_decoder import GATED, build_gated
 from vlp.towers.packed_text import make_packed
 from vlp.towers.pretrained import Gaps, count_trunk, load_encoder, watching_gaps
 from vlp.towers.trial_inputs import one_image, one_text
@@ -140,7 +141,8 @@ def build_core(
     make_class_token(core.text, sees_padding=text.class_token_sees_padding)
     make_packed(core.text)
     if "multimodal_cfg" in model_cfg:
-        core.text_decoder = build_decoder(model_cfg["multimodal_cfg"], model_cfg)
+        build = build_gated if GATED in model_cfg["multimodal_cfg"] else build_decoder
+        core.text_decoder = build(model_cfg["multimodal_cfg"], model_cfg)
         join_decoder(core.text_decoder, core.visual, core.text)
     make_lean(core)
     _drop_patches_on_device(core.visual, model_cfg["vision_cfg"].get("patch_dropout", 0.0))

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Bool, Float, Float32, Int64
 from numpy.typing import NDArray
 from open_clip.transformer import LayerNorm, MultimodalTransformer, QuickGELU, VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from vlp.ground.interleaved import Interleaved
 from vlp.ground.types import RecipeError, send
 from vlp.towers.class_token import ClassTokenText
 from vlp.towers.image_tokens import hand_out_tokens, token_shape
 from vlp.towers.linear_cross_entropy import linear_cross_entropy
+
+Decoder = TypeVar("Decoder", bound="CaptionDecoder")
 
 
 class CaptionDecoder(MultimodalTransformer):
@@ -30,19 +33,38 @@ class CaptionDecoder(MultimodalTransformer):
     """
 
     image_map: nn.Linear | None
+    reads_documents = False
+    """Whether each token may look at another image, or at several."""
+
+    def in_order(self) -> Iterator[tuple[nn.Module, bool]]:
+        """Yield the blocks as they follow each other, and whether each looks at the image."""
+        for block, looking in zip(self.resblocks, self.cross_attn, strict=True):
+            yield block, False
+            yield looking, True
 
     def seen(self, image_tokens: Float[Tensor, "n k v"]) -> Float[Tensor, "n k w"]:
         """Return tokens of images as the blocks look at them."""
         return image_tokens if self.image_map is None else self.image_map(image_tokens)
 
-    def states(self, image_tokens: Float[Tensor, "n k v"], text_tokens: Float[Tensor, "n l w"]) -> Tensor:
+    def look_mask(self, interleaved: Interleaved, num_tokens: int, device: torch.device) -> Bool[Tensor, "n 1 l k"]:
+        """Return which tokens of a document's images each token of its text but the last looks at."""
+        raise NotImplementedError("reads pairs")
+
+    def states(
+        self,
+        image_tokens: Float[Tensor, "n k v"],
+        text_tokens: Float[Tensor, "n l w"],
+        look_mask: Bool[Tensor, "n 1 l k"] | None = None,
+    ) -> Tensor:
         """Return the state `[n l w]` of each token, which depends on the image and on the caption up to that token."""
         length = text_tokens.shape[1]
         image_tokens = self.seen(image_tokens)
         hidden, mask = text_tokens, self.attn_mask[:length, :length]
-        for block, cross in zip(self.resblocks, self.cross_attn, strict=True):
-            hidden = self._run(block, hidden, None, None, mask)
-            hidden = self._run(cross, hidden, image_tokens, image_tokens, None)
+        for block, looks in self.in_order():
+            if looks:
+                hidden = self._run(block, hidden, image_tokens, image_tokens, look_mask)
+            else:
+                hidden = self._run(block, hidden, None, None, mask)
         found: Tensor = self.ln_final(hidden)
         return found
 
@@ -52,16 +74,22 @@ class CaptionDecoder(MultimodalTransformer):
         text_tokens: Float[Tensor, "n l w"],
         tokens: Int64[Tensor, "n l"],
         lengths: Int64[NDArray[np.int64], " n"],
+        interleaved: Interleaved | None = None,
     ) -> Float32[Tensor, " n"]:
         """Return -log of the probability of each caption behind its first token, given its image.
 
         Args:
             text_tokens: States of the caption's tokens in the unimodal half.
             lengths: Of captions, start and end included; on the CPU, so that nothing waits for the device.
+            interleaved: Of documents, whose words alone count; image tokens are then those of all their images.
         """
         size, length = tokens.shape
-        at, after = _predicted(lengths, length, tokens.device)
-        hidden = self.states(image_tokens, text_tokens[:, :-1]).flatten(0, 1).index_select(0, at)
+        is_word = words_of(lengths, length) if interleaved is None else interleaved.is_word
+        at, after = _predicted(is_word, tokens.device)
+        look_mask = None
+        if interleaved is not None:
+            look_mask = self.look_mask(interleaved, image_tokens.shape[1], tokens.device)
+        hidden = self.states(image_tokens, text_tokens[:, :-1], look_mask).flatten(0, 1).index_select(0, at)
         labels = tokens.flatten().index_select(0, after)
         losses = linear_cross_entropy(hidden, self.text_projection, labels, _number_format(hidden.device.type))
         return losses.new_zeros(size * (length - 1)).index_copy(0, at, losses).view(size, length - 1).sum(dim=1)
@@ -85,30 +113,46 @@ def decoder_of(core: nn.Module) -> CaptionDecoder | None:
 
 
 def build_decoder(config: Mapping[str, Any], model_cfg: Mapping[str, Any]) -> CaptionDecoder:
-    """Build the decoder of open_clip's `multimodal_cfg`, with random weights.
+    """Build the decoder of open_clip's `multimodal_cfg`, with random weights."""
+    decoder = bare_decoder(CaptionDecoder, config, model_cfg)
+    begin(decoder)
+    return decoder
 
-    open_clip leaves the weights of the vocabulary as they come out of memory, and the blocks as torch has them; here
-    they start like those of its text transformer.
-    """
-    decoder = CaptionDecoder(
+
+def bare_decoder(kind: type[Decoder], config: Mapping[str, Any], model_cfg: Mapping[str, Any]) -> Decoder:
+    """Build a decoder whose weights are what lies in memory."""
+    decoder = kind(
         width=config["width"],
         layers=config["layers"],
         heads=config["heads"],
         context_length=config["context_length"],
         ls_init_value=config.get("ls_init_value"),
-        act_layer=QuickGELU if model_cfg["quick_gelu"] else nn.GELU,
+        act_layer=activation(model_cfg),
         norm_layer=LayerNorm,
         output_dim=config["vocab_size"],
     )
     decoder.image_map = None
-    width, layers = config["width"], config["layers"]
+    return decoder
+
+
+def activation(model_cfg: Mapping[str, Any]) -> type[nn.Module]:
+    """Return what the blocks of a model compute with."""
+    return QuickGELU if model_cfg["quick_gelu"] else nn.GELU
+
+
+def begin(decoder: CaptionDecoder) -> None:
+    """Give a decoder its first weights.
+
+    open_clip leaves those of the vocabulary as they come out of memory, and the blocks as torch has them; here they
+    start like those of its text transformer.
+    """
+    width, layers = decoder.ln_final.normalized_shape[0], len(decoder.resblocks)
     nn.init.normal_(decoder.text_projection, std=width**-0.5)
     for block in (*decoder.resblocks, *decoder.cross_attn):
         nn.init.normal_(block.attn.in_proj_weight, std=width**-0.5)
         nn.init.normal_(block.attn.out_proj.weight, std=(2 * width * layers) ** -0.5)
         nn.init.normal_(block.mlp.c_fc.weight, std=(2 * width) ** -0.5)
         nn.init.normal_(block.mlp.c_proj.weight, std=(2 * width * layers) ** -0.5)
-    return decoder
 
 
 def join_decoder(decoder: CaptionDecoder, visual: nn.Module, text: nn.Module) -> None:
@@ -145,12 +189,17 @@ def _check_width(visual: VisionTransformer, width: int) -> None:
         )
 
 
-def _predicted(lengths: Int64[NDArray[np.int64], " n"], width: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return the places of the states that predict a word, among `width - 1` of each caption, and of those words."""
-    words = lengths - 1
-    rows = np.repeat(np.arange(len(lengths)), words)
-    within = np.arange(len(rows)) - np.repeat(words.cumsum() - words, words)
-    both = np.concatenate([rows * (width - 1) + within, rows * width + within + 1])
+def words_of(lengths: Int64[NDArray[np.int64], " n"], width: int) -> Bool[NDArray[np.bool_], "n l"]:
+    """Return which tokens of captions of a width, but the first, stand for a word or the end."""
+    found: NDArray[np.bool_] = np.arange(1, width) < lengths[:, None]
+    return found
+
+
+def _predicted(is_word: Bool[NDArray[np.bool_], "n l"], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return the places of the states that predict a word, among those of all tokens but the last, and of the words."""
+    rows, columns = np.nonzero(is_word)
+    width = is_word.shape[1]
+    both = np.concatenate([rows * width + columns, rows * (width + 1) + columns + 1])
     at, after = send(torch.from_numpy(both), device).chunk(2)
     return at, after
 

@@ -56,10 +56,13 @@ def step(
     for block in text.transformer.resblocks:
         hidden = _through(block, hidden, _among(block, keep, number))
         number += 1
-    for block, cross, seen in zip(decoder.resblocks, decoder.cross_attn, images, strict=True):
-        hidden = _through(block, hidden, _among(block, keep, number))
-        hidden = _through(cross, hidden, _at(cross, seen))
-        number += 1
+    shown = iter(images)
+    for block, looks in decoder.in_order():
+        if looks:
+            hidden = _through(block, hidden, _at(block, next(shown)))
+        else:
+            hidden = _through(block, hidden, _among(block, keep, number))
+            number += 1
     logits: Tensor = decoder.ln_final(hidden[:, -1]) @ decoder.text_projection
     return logits
 

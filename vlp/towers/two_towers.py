@@ -12,9 +12,11 @@ from jaxtyping import Float, Float32, Int64
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from vlp.ground.interleaved import Interleaved
 from vlp.ground.types import Embeddings, RecipeError
 from vlp.towers.before_projection import image_and_features, text_and_features
 from vlp.towers.caption_decoder import CaptionDecoder, decoder_of
+from vlp.towers.document_images import by_document, views_that_are_there
 from vlp.towers.freeze import is_locked
 from vlp.towers.image_tokens import hand_out_tokens, map_shape, maps_of
 from vlp.towers.learned_tokens import add_prompts, count_prompts
@@ -55,6 +57,7 @@ class TwoTowers(nn.Module):
         lengths: Int64[NDArray[np.int64], "w n"],
         known: Float32[Tensor, "v n d"] | None = None,
         known_texts: Float32[Tensor, "w n d"] | None = None,
+        interleaved: Interleaved | None = None,
     ) -> Embeddings:
         """Embed every view; the first of each modality leads.
 
@@ -64,7 +67,10 @@ class TwoTowers(nn.Module):
                 move every tensor to the device.
             known: Embeddings of the images, which nobody looks at then.
             known_texts: The same of the captions.
+            interleaved: Where samples are documents, whose images the views are.
         """
+        if interleaved is not None:
+            return self._embed_documents(images, tokens[0], lengths[0], interleaved)
         image, seen, image_tokens = (known, (), None) if known is not None else self._image_views(images)
         read_texts = (known_texts, (), None) if known_texts is not None else self._text_views(tokens, lengths)
         text, read, text_tokens = read_texts
@@ -85,6 +91,31 @@ class TwoTowers(nn.Module):
             image_maps=() if image_tokens is None or not self.hands_out_maps else maps_of(image_tokens, images),
             caption_losses=losses,
             caption_words=None if losses is None else torch.as_tensor(lengths[0] - 1),
+        )
+
+    def _embed_documents(
+        self,
+        images: Float[Tensor, "v n 3 h w"],
+        tokens: Int64[Tensor, "n l"],
+        lengths: Int64[NDArray[np.int64], " n"],
+        interleaved: Interleaved,
+    ) -> Embeddings:
+        """Embed each document: the mean of its images, and its whole text, as COSMO does (arXiv:2401.00849)."""
+        assert self.decoder is not None, "documents are for a decoder, as `run` checks"
+        places = views_that_are_there(interleaved, images.device)
+        rows, states = self._image_rows(images.flatten(0, 1).index_select(0, places))
+        text, text_tokens = self._token_rows(tokens, lengths)
+        assert states is not None and text_tokens is not None, "towers beside a decoder hand out tokens"
+        image, image_tokens = by_document(rows, states, places, interleaved)
+        image = _unit(image)
+        return Embeddings(
+            image=image,
+            text=_unit(text),
+            scale=self.scale,
+            bias=self.bias,
+            reference=image.detach() if self.locked_image else None,
+            caption_losses=self.decoder.losses(image_tokens, text_tokens, tokens, lengths, interleaved),
+            caption_words=torch.from_numpy(interleaved.is_word.sum(axis=1)),
         )
 
     def embed_images(self, images: Float[Tensor, "n 3 h w"]) -> Float32[Tensor, "n d"]:

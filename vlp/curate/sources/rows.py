@@ -89,7 +89,7 @@ class Row:
         """Return a text that changes when the row, or the size or time of one of its files, does."""
         files = [path for path in (self.image, *self.files.values()) if path is not None]
         known = (self.number, self.name, sorted(self.captions.items()), self.fault, self.num_rows)
-        return repr((*known, [_status(path) for path in files]))
+        return repr((*known, [status_of(path) for path in files]))
 
 
 class Rows(Protocol):
@@ -216,7 +216,8 @@ def read_file(path: Path, reason: Reason) -> bytes:
         raise BadSampleError(reason, f"{path}: {getattr(error, 'strerror', None) or error}") from error
 
 
-def _status(path: Path) -> tuple[str, int, int]:
+def status_of(path: Path) -> tuple[str, int, int]:
+    """Return what tells a file from another one of its name: its size and time."""
     try:
         status = path.stat()
     except (OSError, ValueError):

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, TypeVar
 
 from braceexpand import braceexpand
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from vlp.data.pixels.decode import EXTENSIONS
 from vlp.data.shards.download import RemoteStats, ask
@@ -45,6 +45,9 @@ class Card(Strict):
             is `0001.jpg` and `0001.txt`, `image.png` where it is `0001.image.png` and `0001.caption.txt`.
         captions: Where captions are, with weights: `txt` is a member of each sample, `json.NAME` a key of its
             JSON member, `json.NAME.NAME` a key within, `meta.json.NAME` one of the member `meta.json`.
+        documents: The member that is an interleaved document, such as `json`, where samples are not pairs: texts and
+            images in order, in the layout of OBELICS or of MMC4. Image number 0 of its list is the member `0.jpg` (or
+            `0.png`, ...), and so on; those that are not there are left out.
         sha256: Checksum per shard, named relative to the card or by the end of its address; checked by `verify`, and
             whenever a remote shard is fetched.
         counts: Samples per remote shard, named in the same way; spares the first start from fetching all shards.
@@ -65,6 +68,7 @@ class Card(Strict):
     samples: int | None = Field(None, ge=1)
     images: tuple[str, ...] = Field(EXTENSIONS, min_length=1)
     captions: dict[str, Annotated[float, Field(gt=0)]] = Field({"txt": 1.0}, min_length=1)
+    documents: str | None = None
     keep: str | None = None
     sha256: dict[str, str] = {}
     counts: dict[str, Annotated[int, Field(ge=0)]] = {}
@@ -85,6 +89,15 @@ class Card(Strict):
         for key in filter(is_record, captions):
             raise ValueError(f"'{key}' is a whole document: name a key in it, such as {key}.caption")
         return captions
+
+    @model_validator(mode="after")
+    def _check_kind(self) -> Card:
+        unused = {"images", "captions"} & self.model_fields_set
+        if self.documents is not None and unused:
+            raise ValueError(
+                f"documents say which texts and images there are: leave out {' and '.join(sorted(unused))}"
+            )
+        return self
 
     @field_validator("images")
     @classmethod

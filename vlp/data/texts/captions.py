@@ -150,6 +150,20 @@ class Captions:
         values = [value for value in _values(sample, key, {}) if value not in ([], None)]
         return [self._clean(text, key) for value in values for text in self._candidates(key, value)]
 
+    @net("bad_caption")
+    def tidy(self, text: str, key: str) -> str:
+        """Return a text of a document, without what `clean` and `lower` take away; perhaps nothing is left.
+
+        Args:
+            key: Where it stands.
+
+        Raises:
+            BadSampleError: It is too long, or not text.
+        """
+        text = " ".join(remove(text, self.clean).split())
+        _check_text(text, key)
+        return text.lower() if self.lower else text
+
     def _listed(self, sample: Sample) -> tuple[str, list[str]]:
         found = _find(sample, self.keys or sample.caption_keys)
         key = next(iter(found))
@@ -180,11 +194,10 @@ class Captions:
         return self.class_names[int(number)]
 
     def _clean(self, text: str, key: str) -> str:
-        text = " ".join(remove(text, self.clean).split())
+        text = self.tidy(text, key)
         if not text:
             raise BadSampleError("empty_caption", f"'{key}' is empty")
-        _check_text(text, key)
-        return text.lower() if self.lower else text
+        return text
 
     def _split(self, text: str) -> list[str]:
         if self.separator is None:
@@ -229,7 +242,7 @@ def _values(sample: Sample, key: str, records: dict[str, dict[str, Any]]) -> lis
         return [_read_text(sample, key, LARGEST_CAPTION)]
     for member in sorted(filter(is_record, sample.members), key=len, reverse=True):
         if key.startswith(f"{member}."):
-            records[member] = records[member] if member in records else _read_json(sample, member)
+            records[member] = records[member] if member in records else read_record(sample, member)
             return _within(records[member], key.removeprefix(f"{member}."))
     return []
 
@@ -250,7 +263,12 @@ def _within(record: Any, path: str) -> list[Any]:
     return []
 
 
-def _read_json(sample: Sample, member: str) -> dict[str, Any]:
+def read_record(sample: Sample, member: str) -> dict[str, Any]:
+    """Return the content of a JSON member.
+
+    Raises:
+        BadSampleError: It is no mapping, or too large.
+    """
     try:
         record = json.loads(_read_text(sample, member, LARGEST_JSON))
     except (ValueError, RecursionError) as error:  # among them integers of 5,000 digits

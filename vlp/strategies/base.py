@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from jaxtyping import Bool, Float32
-from torch import Tensor
+from torch import Tensor, nn
 
 from vlp.ground.registry import Registry
 from vlp.ground.types import Batch, Embeddings, Reading, RecipeError
@@ -48,6 +48,13 @@ class Strategy:
 
     def start(self, model: DualEncoder) -> None:
         """See the model once, before the first step."""
+
+    def borrow(self, lent: Mapping[str, nn.Parameter]) -> None:
+        """Take parameters that terms train and this strategy puts to work, by name, before `start`."""
+
+    def before_step(self, wanted: frozenset[str]) -> None:
+        """Learn what terms that take part in the step about to begin need of embeddings, by the names of their needs,
+        and `views` where one looks at further views; others may be left out."""
 
     def before_forward(self, batch: Batch) -> Batch:
         """Change the batch on the device."""

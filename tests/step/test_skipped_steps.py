@@ -31,6 +31,11 @@ USED = {
         "data.views={second: {}}",
         "model.image.patch_dropout=0",
     ),
+    "local_to_global": (
+        "strategies.local_to_global={count: 2, size: 16}",
+        "objective={self_distillation: {num_prototypes: 8}, masked_prediction: {num_prototypes: 8}}",
+        "model.image.patch_dropout=0",
+    ),
     "hard_negatives": (
         "data.captions.negatives={count: 2}",
         "strategies.hard_negatives={}",

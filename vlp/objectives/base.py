@@ -29,6 +29,7 @@ NEEDS = {
     "caption_losses": "what a decoder says of captions",
     "maps": "maps of the image tower",
     "taught_maps": "maps of averaged weights",
+    "hidden_patches": "patches that are hidden from the image tower",
 }
 
 
@@ -43,7 +44,7 @@ class Term(nn.Module, ABC):
 
     needs: frozenset[str] = frozenset()
     """What a batch must carry beyond two embeddings: ids, caption_ids, reference, teacher, negatives,
-    caption_losses, maps, taught_maps."""
+    caption_losses, maps, taught_maps, hidden_patches."""
 
     min_pairs: int = 1
     """Fewest pairs for which the formula is defined."""

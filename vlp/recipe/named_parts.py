@@ -66,7 +66,9 @@ def widths_of(towers: DualEncoder, objective: Objective) -> tuple[tuple[int, int
         RecipeError: A tower has no projection to look behind, or no map.
     """
     features = feature_widths(towers) if "features" in objective.needs else None
-    return features, towers.hand_out_maps() if "maps" in objective.needs else None
+    if "maps" in objective.needs:
+        return features, towers.hand_out_maps()
+    return features, towers.hand_out_places() if "hidden_patches" in objective.needs else None
 
 
 def build_term(recipe: Recipe, label: str) -> Term:

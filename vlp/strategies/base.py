@@ -137,6 +137,7 @@ def _check_read_once(label: str, embeddings: Embeddings) -> None:
     for is_read, reader, part in (
         (embeddings.caption_losses is not None, "the decoder of captions", "model.decoder"),
         (bool(embeddings.taught_maps), "what compares places of views", "strategies.dense_teacher"),
+        (embeddings.hidden_patches is not None, "what predicts hidden patches", "objective.masked_prediction"),
     ):
         if is_read:
             raise RecipeError(

@@ -46,6 +46,7 @@ STRATEGY_FURTHER = {
         "strategies={replay: {sources: [embedded-photos]}, dual_teacher: {decay: 1.0, warmup: false}}",
         "objective.teacher_contrast={replayed: true}",
     ),
+    "sequence_lengths": ("strategies.sequence_lengths={lengths: [1, 4]}",),
     "small_first": (
         "model.image={type: timm, name: resnet10t, image_size: 64}",
         "strategies.small_first={image_size: 32, steps: 2}",

@@ -55,6 +55,7 @@ USED = {
     ),
     "short_first": ("strategies.short_first={tokens: 4, steps: 3}",),
     "unmasked_end": ("strategies.unmasked_end={steps: 3}",),
+    "sequence_lengths": ("strategies.sequence_lengths={lengths: [1, 4]}",),
     "small_first": ("strategies.small_first={image_size: 32, steps: 3}", CONVOLUTIONAL),
 }
 

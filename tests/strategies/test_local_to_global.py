@@ -80,7 +80,7 @@ def test_what_is_handed_to_terms():
     assert not torch.allclose(seen.teacher.image, plain.image) and before.shape == plain.image.shape
     parts = [strategy.after_forward(images[:, k : k + 1], batch.narrow(k, 1), plain) for k in range(size)]
     torch.testing.assert_close(torch.cat([part.hidden_patches for part in parts]), seen.hidden_patches)
-    strategy.before_step(frozenset({"ids"}))
+    strategy.before_step(0, frozenset({"ids"}))
     assert strategy.after_forward(images, batch, plain) is plain
 
 
@@ -90,7 +90,7 @@ def test_before_it_begins_the_teacher_is_a_copy():
     strategy.start(model)
     values = []
     for wanted in (frozenset(), frozenset({"teacher"})):
-        strategy.before_step(wanted)
+        strategy.before_step(0, wanted)
         with torch.no_grad():
             model.core.visual.proj.add_(1.0)
         strategy.after_step(model)

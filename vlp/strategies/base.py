@@ -52,9 +52,12 @@ class Strategy:
     def borrow(self, lent: Mapping[str, nn.Parameter]) -> None:
         """Take parameters that terms train and this strategy puts to work, by name, before `start`."""
 
-    def before_step(self, wanted: frozenset[str]) -> None:
-        """Learn what terms that take part in the step about to begin need of embeddings, by the names of their needs,
-        and `views` where one looks at further views; others may be left out."""
+    def before_step(self, step: int, wanted: frozenset[str]) -> None:
+        """Learn which step, counted from 0, is about to begin, and what terms that have begun need of embeddings.
+
+        Args:
+            wanted: Names of their needs, and `views` where one looks at further views; others may be left out.
+        """
 
     def before_forward(self, batch: Batch) -> Batch:
         """Change the batch on the device."""

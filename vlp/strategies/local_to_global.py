@@ -111,7 +111,7 @@ class LocalToGlobal(Averaged):
                 f"transformer of open_clip or timm choose a multiple of its patch size ({error})"
             ) from error
 
-    def before_step(self, wanted: frozenset[str]) -> None:
+    def before_step(self, step: int, wanted: frozenset[str]) -> None:
         self._wanted = wanted
 
     def _newest_share(self) -> Float64[Tensor, ""]:

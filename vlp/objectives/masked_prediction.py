@@ -15,12 +15,12 @@ from vlp.pairs import Pairs, Stats
 class MaskedPredictionTerm(Term):
     """Predict, at each hidden patch, which prototypes averaged weights find in it.
 
-    The masked prediction of SigLIP 2 (Tschannen et al. 2025, section 2.3, arXiv:2502.14786), after TIPS (Maninis et al.
-    2024, arXiv:2410.16512) and iBOT (Zhou et al. 2021, arXiv:2111.07832): the loss of `self_distillation` on the
-    features of patches, with a head and a center of its own, where a learned token stands in for half of them. The
-    teacher is an average of the image tower (`strategies.local_to_global`), and so is its head; head and token are
-    thrown away. A companion of a contrastive term: SigLIP 2 adds it for the last fifth, with a quarter of the weight
-    of `self_distillation`. Three matrices of hidden patches times prototypes are held.
+    The masked prediction of SigLIP 2 (Tschannen et al. 2025, arXiv:2502.14786), after TIPS (Maninis et al. 2024,
+    arXiv:2410.16512) and iBOT (Zhou et al. 2021, arXiv:2111.07832): the loss of `self_distillation` on the features of
+    patches, with a head and a center of its own, where a learned token stands in for half of them. The teacher is an
+    average of the image tower (`strategies.local_to_global`), and so is its head; head and token are thrown away. A
+    companion of a contrastive term: SigLIP 2 adds it for the last fifth, with a quarter of the weight of
+    `self_distillation`. Three matrices of hidden patches times prototypes are held.
 
     Formula: mean over hidden patches p of - sum_k softmax_k((t_pk - c_k) / teacher_temperature) log softmax_k(s_pk /
     temperature), cosines s = prototypes . head(x), t = those of the averages, without gradient; c = center_memory c +

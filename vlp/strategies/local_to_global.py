@@ -29,7 +29,7 @@ SALT = 88
 class LocalToGlobal(Averaged):
     """Show small crops and images with hidden patches to the image tower, and a large crop to averaged weights.
 
-    The views of SigLIP 2's last fifth (Tschannen et al. 2025, section 2.3, arXiv:2502.14786), for `self_distillation`
+    The views of SigLIP 2's last fifth (Tschannen et al. 2025, arXiv:2502.14786), for `self_distillation`
     (SILC, arXiv:2310.13355) and `masked_prediction` (TIPS, arXiv:2410.16512), either of them or both. All is cut out
     of the first view on the device; that view itself goes to the other terms, as it is. While the weights of these
     terms are 0, before their `weight.first_step`, nothing is shown or averaged and the teacher is a copy of the model,

@@ -21,11 +21,11 @@ SALT = 101
 class SequenceLengths(Strategy):
     """Draw for each batch how many patches its images have, so that one model takes images of all these sizes.
 
-    The sampling of sequence lengths of SigLIP 2's NaFlex variant (Tschannen et al. 2025, section 2.4.2,
-    arXiv:2502.14786: 128, 256, 576, 784 and 1024, with equal chances), on square images: what it does about their
-    aspect is not done here. `model.image.image_size` is the largest size; images are shrunk on the device, and position
-    embeddings of vision transformers interpolated on the way in, as for `small_first`. Which length a step has follows
-    from `seed` and the step alone; evaluations and exports have the model's own size.
+    The sampling of sequence lengths of SigLIP 2's NaFlex variant (Tschannen et al. 2025, arXiv:2502.14786: 128, 256,
+    576, 784 and 1024, with equal chances), on square images: what it does about their aspect is not done here.
+    `model.image.image_size` is the largest size; images are shrunk on the device, and position embeddings of vision
+    transformers interpolated on the way in, as for `small_first`. Which length a step has follows from `seed` and the
+    step alone; evaluations and exports have the model's own size.
 
     Args:
         lengths: Numbers of patches, each the square of a whole number.

@@ -45,9 +45,12 @@ PLAIN = {"embed_dim": 16, "weights": None, "text_buckets": 2}
 def small_recipe(name: str, *overrides: str, image: Settings = IMAGE, text: Settings = TEXT) -> Recipe:
     """Return a shipped recipe with other, small towers."""
     whole = load_recipe(name, overrides)
-    if any(entry.type == "unmasked_end" for entry in whole.strategies.values()):  # needs something to unmask
+    used = {entry.type for entry in whole.strategies.values()}
+    if "unmasked_end" in used:  # needs something to unmask
         image = {**image, "patch_dropout": 0.5}
     documents = whole.data.documents
+    if "sequence_lengths" in used:  # names more patches than two by two
+        image = {**image, "image_size": 224}
     towers: Settings = {"image": image, "text": text}
     if whole.model.decoder is not None:  # it reads the patches, and is as wide as they are
         towers |= {

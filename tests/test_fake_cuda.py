@@ -137,6 +137,12 @@ def test_every_recipe_takes_a_step_on_a_gpu(cuda, monkeypatch, name):
     assert cuda.waits == {}
 
 
+def test_what_begins_late_takes_a_step_on_a_gpu_too(cuda, monkeypatch):
+    at_once = [f"objective.{term}.weight=0.5" for term in ("self_distillation", "masked_prediction")]
+    _step_to_the_loss(monkeypatch, small_recipe("vitb16_siglip2", *PLAIN_STEPS, *at_once), Moving)
+    assert cuda.waits == {}
+
+
 @pytest.mark.parametrize("name", list(optimizers))
 def test_every_optimizer_takes_a_step_on_a_gpu(cuda, monkeypatch, name):
     own = (f"optimizer.type={name}", "optimizer.decay_towards=start", *MORE.get(name, ()))

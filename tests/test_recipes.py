@@ -52,6 +52,7 @@ NARROWER = {
     "vitb32_adainf": ("data.train={embedded: {}, cc12m: null, generated: {card: embedded-photos}}",),
     "finetune_replay": ("data.train={new: {card: embedded-photos}, earlier: {card: embedded}}",),
     "vitb32_clipa": ("strategies.small_first.image_size=16",),
+    "vitb16_sequence_lengths": ("strategies.sequence_lengths.lengths=[1, 4]",),
     "vitb32_flip": ("model.image.patch_dropout=0.5",),
     "vitb32_near_start": ("model.weights=null", "optimizer.unfreeze_every=null"),  # two steps are too few
 }

@@ -105,6 +105,8 @@ def one_step(
     """
     recipe = run.recipe
     run.utilisation.operations.add(batch)
+    for strategy in run.strategies.values():
+        strategy.before_step(step, run.objective.wanted(step))
     with autocast(run):
         for strategy in run.strategies.values():
             batch = strategy.before_forward(batch)

@@ -37,11 +37,16 @@ STRATEGY_SETTINGS = (
 STRATEGY_FURTHER = {
     "fare": ("strategies={fare: {steps: 1}}",),
     "image_views": ("strategies.image_views={}", "objective.mv_infonce={}"),
+    "local_to_global": (  # which begins late in its recipe
+        "strategies.local_to_global={count: 2, size: 32}",
+        "objective={self_distillation: {num_prototypes: 64}, masked_prediction: {num_prototypes: 64}}",
+    ),
     "replay": (
         "data.train=embedded-photos",
         "strategies={replay: {sources: [embedded-photos]}, dual_teacher: {decay: 1.0, warmup: false}}",
         "objective.teacher_contrast={replayed: true}",
     ),
+    "sequence_lengths": ("strategies.sequence_lengths={lengths: [1, 4]}",),
     "small_first": (
         "model.image={type: timm, name: resnet10t, image_size: 64}",
         "strategies.small_first={image_size: 32, steps: 2}",

@@ -41,6 +41,8 @@ def extras(size: int, dtype: torch.dtype = torch.float64) -> dict[str, Any]:
         "caption_words": 1 + torch.arange(size) % 3,
         "image_maps": tuple(_maps(size, seed, dtype).requires_grad_() for seed in (21, 22)),
         "taught_maps": tuple(_maps(size, seed, dtype) for seed in (23, 24)),
+        "hidden_patches": unit(3 * size, DIM, 27, dtype).view(size, 3, DIM).requires_grad_(),
+        "taught_patches": unit(3 * size, DIM, 28, dtype).view(size, 3, DIM),
         "image_cuts": tuple(_cuts(size, seed) for seed in (25, 26)),
     }
 

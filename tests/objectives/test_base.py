@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.objectives.batches import draw_leaves, one, pairs_of, value_of
+from tests.objectives.batches import DIM, draw_leaves, one, pairs_of, share_of, unit, value_of
 from vlp.ground.types import RecipeError
 from vlp.objectives.base import Objective, terms
 from vlp.objectives.clip import ClipTerm
@@ -39,6 +39,19 @@ def test_a_term_of_weight_zero_is_reported_and_moves_nothing():
     Objective({"a": (ClipTerm(), one)})(pairs_of(*alone), 0)[0].backward()
     torch.testing.assert_close(leaves[0].grad, alone[0].grad)
     assert report["gauge"].item() > 0
+
+
+def test_a_term_that_has_not_begun_needs_nothing():
+    terms = {"clip": (ClipTerm(), one), "cwcl": (CwclTerm(), one)}
+    objective = Objective(terms, begins={"cwcl": 3})
+    pairs = pairs_of(unit(5, DIM, 1), unit(5, DIM, 2))
+    loss, report = objective(pairs, 2)
+    assert report.keys() == {"clip"} and loss.item() == share_of(ClipTerm(), pairs).item()
+    assert (objective.wanted(2), objective.wanted(3)) == (frozenset(), frozenset({"reference"}))
+    with pytest.raises(ValueError, match="'cwcl' needs reference"):
+        objective(pairs, 3)
+    whole = pairs_of(unit(5, DIM, 1), unit(5, DIM, 2), reference=unit(5, 4, 3))
+    assert objective(whole, 2)[1].keys() == {"clip", "cwcl"}  # a gauge, where there is what it needs
 
 
 def test_terms_on_one_matrix_share_their_products(monkeypatch):

@@ -30,6 +30,8 @@ PLACES = (
     "teacher text",
     "reference",
     "caption_losses",
+    "hidden_patches",
+    "taught_patches",
     "scale",
     "bias",
 )

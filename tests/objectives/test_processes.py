@@ -38,11 +38,12 @@ def spoilt_by_the_last(case, rows, is_last):
     before = state_of(objective)
     spoilt = image[rows].clone()
     spoilt[0, 0] = torch.nan if is_last else spoilt[0, 0]
-    more["caption_losses"] = more["caption_losses"].detach().requires_grad_()
+    alone = ("caption_losses", "hidden_patches")
+    more |= {name: more[name].detach().requires_grad_() for name in alone}
     more["image_maps"] = tuple(maps.detach().requires_grad_() for maps in more["image_maps"])
     leaves = [leaf.clone().requires_grad_() for leaf in (spoilt, text[rows], scale)]
     loss, _ = objective(pairs_of(*leaves, bias, **more), 0)
-    wanted = [*leaves, more["caption_losses"], *more["image_maps"]]
+    wanted = [*leaves, *(more[name] for name in alone), *more["image_maps"]]
     reached = [g for g in torch.autograd.grad(loss, wanted, allow_unused=True) if g is not None]
     assert_same_state(objective, before)
     return bool(loss.isfinite()), any(not bool(gradient.isfinite().all()) for gradient in reached)

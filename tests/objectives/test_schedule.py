@@ -22,6 +22,11 @@ def test_cosine_is_slow_at_both_ends():
     assert weight(10) < 0.1 < 0.9 < weight(90) < 1
 
 
+def test_what_starts_at_zero_begins_with_its_first_step():
+    assert Schedule(start=0.0, end=1.0, first_step=5, last_step=6).begin == 5
+    assert Schedule(start=0.1, end=1.0, first_step=5, last_step=6).begin == Schedule(start=0.0).begin == 0
+
+
 @pytest.mark.parametrize("settings", [{"end": 1.0}, {"end": 1.0, "first_step": 5, "last_step": 5}, {"last_step": 5}])
 def test_half_a_schedule_is_refused(settings):
     with pytest.raises(ValueError, match="last_step"):

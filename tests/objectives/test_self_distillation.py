@@ -42,15 +42,15 @@ def cosines_by_hand(parameters, rows):
 def test_matches_paper_over_steps():
     """Three batches, between which the head moves: averages, center and loss by loops over numbers."""
     term = built(center_memory=0.7, decay=0.6)
-    averages = {name: value.clone() for name, value in term.head.named_parameters()}
+    averages = {name: value.clone() for name, value in term.prototypes.head.named_parameters()}
     center = [0.0] * 5
     for size in (6, 4, 5):
         pairs = batch(size)
-        for name, value in term.head.named_parameters():
+        for name, value in term.prototypes.head.named_parameters():
             value += 0.1 * torch.randn_like(value)
             averages[name] = 0.6 * averages[name] + 0.4 * value
         teacher = cosines_by_hand(averages, pairs.teacher("image")).tolist()
-        head = dict(term.head.named_parameters())
+        head = dict(term.prototypes.head.named_parameters())
         wanted = 0.0
         for crop in pairs.embeddings.image_views:
             for row, target in zip(cosines_by_hand(head, crop).tolist(), teacher, strict=True):
@@ -82,7 +82,9 @@ def test_a_prototype_that_all_samples_prefer_is_centred_away():
     term = built(center_memory=0.0)
     pairs = batch()
     share_of(term, pairs)
-    found = cosines_by_hand(dict(term.head.named_parameters()), pairs.teacher("image")) - term.center
+    found = (
+        cosines_by_hand(dict(term.prototypes.head.named_parameters()), pairs.teacher("image")) - term.prototypes.center
+    )
     torch.testing.assert_close(found.mean(dim=0), torch.zeros(5).double())
 
 

@@ -31,6 +31,11 @@ USED = {
         "data.views={second: {}}",
         "model.image.patch_dropout=0",
     ),
+    "local_to_global": (
+        "strategies.local_to_global={count: 2, size: 16}",
+        "objective={self_distillation: {num_prototypes: 8}, masked_prediction: {num_prototypes: 8}}",
+        "model.image.patch_dropout=0",
+    ),
     "hard_negatives": (
         "data.captions.negatives={count: 2}",
         "strategies.hard_negatives={}",
@@ -50,6 +55,7 @@ USED = {
     ),
     "short_first": ("strategies.short_first={tokens: 4, steps: 3}",),
     "unmasked_end": ("strategies.unmasked_end={steps: 3}",),
+    "sequence_lengths": ("strategies.sequence_lengths={lengths: [1, 4]}",),
     "small_first": ("strategies.small_first={image_size: 32, steps: 3}", CONVOLUTIONAL),
 }
 

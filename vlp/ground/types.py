@@ -12,6 +12,8 @@ from torch import Tensor, cat, device, stack
 
 from vlp.ground.interleaved import Interleaved
 
+
+OPTIONAL_NUMBERS = ("reference", "negatives", "caption_losses", "hidden_patches", "taught_patches")
 ON_DEVICE = ("images", "tokens", "draws", "ids", "caption_ids")
 BY_VIEW = ("images", "tokens", "lengths", "draws", "caption_keys", "cuts")
 BY_SAMPLE = ("ids", "caption_ids", "sources", "captions", "visits", "blank")
@@ -140,10 +142,11 @@ class Embeddings:
         image_features: What the image tower knows of every view before its projection, the first view first; empty
             where nobody asks.
         text_features: The same of the text tower, of the wrong captions too.
-        image_maps: What the image tower says of each place of every view, row by row from the top left of the view; the
-            first view first; empty where nobody asks.
-        taught_maps: The same of averaged weights, of the first views, without gradient. `image_cuts`: what these views
-            show of their pictures, as `Batch.cuts`.
+        image_maps: What the image tower says of each place of every view, row by row from its top left; the first view
+            first; empty where nobody asks.
+        taught_maps: The same of averaged weights, of the first views. `image_cuts`: what these show, as `Batch.cuts`.
+        hidden_patches: What the image tower says of patches that it does not see, as many of each image.
+            `taught_patches`: what averaged weights say of them, which see them; without gradient.
         replayed: Which samples come from data that were learned before.
         caption_losses: What a decoder says of each caption of the first text view given the first view of its image:
             -log of its probability. `caption_words`: over how many tokens that is a sum; on the CPU.
@@ -163,6 +166,8 @@ class Embeddings:
     image_maps: tuple[Float32[Tensor, "n h w c"], ...] = ()
     taught_maps: tuple[Float32[Tensor, "n h w c"], ...] = ()
     image_cuts: tuple[Float32[Tensor, "n 5"], ...] = ()
+    hidden_patches: Float32[Tensor, "n p c"] | None = None
+    taught_patches: Float32[Tensor, "n p c"] | None = None
     replayed: Bool[Tensor, " n"] | None = None
     caption_losses: Float32[Tensor, " n"] | None = None
     caption_words: Int64[Tensor, " n"] | None = None
@@ -171,27 +176,24 @@ class Embeddings:
         """Yield all that holds real numbers."""
         yield from (self.image, self.text, self.scale, self.bias, *self.image_views, *self.text_views)
         yield from (*self.image_features, *self.text_features, *self.image_maps, *self.taught_maps)
-        yield from (part for part in (self.reference, self.negatives, self.caption_losses) if part is not None)
+        yield from (part for name in OPTIONAL_NUMBERS if (part := getattr(self, name)) is not None)
         if self.teacher is not None:
             yield from self.teacher.numbers()
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Embeddings:
         """Return the same with all real numbers changed."""
-        teacher = self.teacher
+        names = ("image", "text", "scale", "bias", *OPTIONAL_NUMBERS)
+        changed: dict[str, Any] = {n: change(part) for n in names if (part := getattr(self, n)) is not None}
         return replace(
             self,
-            **{name: change(getattr(self, name)) for name in ("image", "text", "scale", "bias")},
+            **changed,
             image_views=tuple(map(change, self.image_views)),
             text_views=tuple(map(change, self.text_views)),
             image_features=tuple(map(change, self.image_features)),
             text_features=tuple(map(change, self.text_features)),
             image_maps=tuple(map(change, self.image_maps)),
             taught_maps=tuple(map(change, self.taught_maps)),
-            image_cuts=self.image_cuts,
-            reference=None if self.reference is None else change(self.reference),
-            negatives=None if self.negatives is None else change(self.negatives),
-            caption_losses=None if self.caption_losses is None else change(self.caption_losses),
-            teacher=None if teacher is None else teacher.each(change),
+            teacher=None if self.teacher is None else self.teacher.each(change),
         )
 
     def with_images(self, order: Sequence[int]) -> Embeddings:

@@ -29,6 +29,7 @@ NEEDS = {
     "caption_losses": "what a decoder says of captions",
     "maps": "maps of the image tower",
     "taught_maps": "maps of averaged weights",
+    "hidden_patches": "patches that are hidden from the image tower",
 }
 
 
@@ -43,7 +44,7 @@ class Term(nn.Module, ABC):
 
     needs: frozenset[str] = frozenset()
     """What a batch must carry beyond two embeddings: ids, caption_ids, reference, teacher, negatives,
-    caption_losses, maps, taught_maps."""
+    caption_losses, maps, taught_maps, hidden_patches."""
 
     min_pairs: int = 1
     """Fewest pairs for which the formula is defined."""
@@ -78,6 +79,10 @@ class Term(nn.Module, ABC):
     def expect(self, num_samples: int, /) -> None:
         """Make room for so many training samples; refuse, with a ValueError, settings that they cannot satisfy."""
 
+    def lent(self) -> Mapping[str, nn.Parameter]:
+        """Return parameters that strategies put to work and that train with the term, by name; after `create`."""
+        return {}
+
     def offered_heads(self) -> Mapping[str, TrainedHead]:
         """Return heads of its own that can be evaluated, by name."""
         return {}
@@ -110,6 +115,7 @@ class Objective(nn.Module):
         numerics: As of `pair_stats`.
         heads: By name: what terms may stand behind.
         behind: By label: the name of the head that the term stands behind; the towers themselves where nothing is said.
+        begins: By label: before this step the term is left out where a batch lacks what it needs.
 
     Raises:
         ValueError: There is no term.
@@ -123,12 +129,14 @@ class Objective(nn.Module):
         numerics: Numerics = "exact",
         heads: Mapping[str, Head] = MappingProxyType({}),
         behind: Mapping[str, str] = MappingProxyType({}),
+        begins: Mapping[str, int] = MappingProxyType({}),
     ):
         super().__init__()
         if not terms:
             raise ValueError("an objective needs at least one term")
         self.widths = dict(widths)
         self.behind = dict(behind)
+        self._begins = dict(begins)
         self._heads = dict(heads)
         self.heads = nn.ModuleDict(self._heads)
         self.numerics = numerics
@@ -212,6 +220,15 @@ class Objective(nn.Module):
         of_heads = {"features"} if any(head.reads == "features" for head in self._heads.values()) else set()
         return frozenset(of_heads).union(*(term.needs for term in self._terms.values()))
 
+    def wanted(self, step: int) -> frozenset[str]:
+        """Return what terms that have begun need of a batch, and `views` where one looks at further ones."""
+        begun = [term for label, term in self._terms.items() if self._has_begun(label, step)]
+        return frozenset({"views"} if any(term.reads_views for term in begun) else ()).union(*(t.needs for t in begun))
+
+    def lent(self) -> dict[str, nn.Parameter]:
+        """Return parameters of terms that work where strategies let the towers look, by name."""
+        return {name: value for term in self._terms.values() for name, value in term.lent().items()}
+
     @property
     def reads_views(self) -> bool:
         """Whether something looks at further views of images and texts."""
@@ -228,11 +245,11 @@ class Objective(nn.Module):
         Raises:
             ValueError: Too few pairs for a term, no reference where one is needed, or processes with unequal batches.
         """
-        self._check(pairs)
+        self._check(pairs, step)
         self._undo = Undo(self)
         # times NaN, so that gradients are NaN too
         spoilt = torch.where(pairs.finite, 1.0, torch.nan).to(pairs.image.dtype)
-        shares = {label: share * spoilt for label, share in self._shares(pairs).items()}
+        shares = {label: share * spoilt for label, share in self._shares(pairs, step).items()}
         self._undo.unless(pairs.finite)
         loss = torch.stack([self._weights[label](step) * share for label, share in shares.items()]).sum()
         values = dist.all_reduce_sum(torch.stack([share.detach() for share in shares.values()]), pairs.group)
@@ -271,17 +288,21 @@ class Objective(nn.Module):
             self._undo.unless(taken)
             self._undo = None  # what is settled stays
 
-    def _shares(self, pairs: Pairs) -> dict[str, Float[Tensor, ""]]:
+    def _shares(self, pairs: Pairs, step: int) -> dict[str, Float[Tensor, ""]]:
         """Let the terms of each head and width read one walk; return what they say, in their own order."""
-        found = {}
-        for place in dict.fromkeys(map(self._place_of, self._terms)):
+        found: dict[str, Tensor] = {}
+        read = {k: each for k, each in self._terms.items() if self._has_begun(k, step) or each.needs <= pairs.carries}
+        for place in dict.fromkeys(map(self._place_of, read)):
             name, width = place
             seen = pairs if name is None else HeadPairs(pairs, self._heads[name])
             seen = seen if width is None else PrefixPairs(seen, width)
-            alike = {label: term for label, term in self._terms.items() if self._place_of(label) == place}
+            alike = {label: term for label, term in read.items() if self._place_of(label) == place}
             stats = self._stats(seen, alike.values())
             found.update({label: term(seen, stats) for label, term in alike.items()})
-        return {label: found[label] for label in self._terms}
+        return {label: found[label] for label in read}
+
+    def _has_begun(self, label: str, step: int) -> bool:
+        return step >= self._begins.get(label, 0)
 
     def _place_of(self, label: str) -> tuple[str | None, int | None]:
         return self.behind.get(label), self.widths.get(label)
@@ -301,12 +322,12 @@ class Objective(nn.Module):
         }
         return pair_stats(blocks, wanted, pairs.group, memory=self._memory, numerics=self.numerics)
 
-    def _check(self, pairs: Pairs) -> None:
+    def _check(self, pairs: Pairs, step: int) -> None:
         self._check_sizes(pairs)
         for label, term in self._terms.items():
             if pairs.num_pairs < term.min_pairs:
                 raise ValueError(f"term '{label}' needs {term.min_pairs} pairs, the batch has {pairs.num_pairs}")
-            for need in sorted(term.needs - pairs.carries):
+            for need in sorted(term.needs - pairs.carries) if self._has_begun(label, step) else ():
                 raise ValueError(f"term '{label}' needs {NEEDS[need]}, the batch has none")
         for name, head in self._heads.items():
             if head.reads == "features" and "features" not in pairs.carries:

@@ -39,6 +39,11 @@ class Schedule:
         self.last_step = last_step
         self.shape = shape
 
+    @property
+    def begin(self) -> int:
+        """The first step at which there is something: `first_step` where the value is 0 before, else 0."""
+        return self.first_step if self.start == 0 else 0
+
     def __call__(self, step: int) -> float:
         """Return the value at a step, counted from 0."""
         if step <= self.first_step:

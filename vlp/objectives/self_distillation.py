@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
-from torch.func import functional_call
-from torch.nn import functional
+from torch import Tensor
 
 from vlp.objectives.base import Term, terms
-from vlp.objectives.shared.heads import mapped
+from vlp.objectives.shared.prototypes import Prototypes
 from vlp.objectives.shared.teacher_space import TeacherSpace
 from vlp.pairs import Pairs, Stats
 
@@ -46,7 +44,6 @@ class SelfDistillationTerm(Term):
     gradient_is_slope = False
     discriminates = False
     reads_views = True
-    center: Tensor
 
     def __init__(
         self,
@@ -60,15 +57,15 @@ class SelfDistillationTerm(Term):
         decay: float = 0.996,
     ):
         super().__init__()
-        if min(num_prototypes, hidden_width, bottleneck, temperature, teacher_temperature) <= 0:
-            raise ValueError("num_prototypes, hidden_width, bottleneck and temperatures must be positive")
-        if not (0 <= center_memory <= 1 and 0 <= decay <= 1):
-            raise ValueError(f"center_memory {center_memory} and decay {decay} must lie in [0, 1]")
-        self.sizes = (hidden_width, bottleneck, num_prototypes)
-        self.temperature = temperature
-        self.teacher_temperature = teacher_temperature
-        self.center_memory = center_memory
-        self.decay = decay
+        self.prototypes = Prototypes(
+            num_prototypes=num_prototypes,
+            hidden_width=hidden_width,
+            bottleneck=bottleneck,
+            temperature=temperature,
+            teacher_temperature=teacher_temperature,
+            center_memory=center_memory,
+            decay=decay,
+        )
         self.space = TeacherSpace()
         self.teacher_dim: int | None = None
 
@@ -77,58 +74,13 @@ class SelfDistillationTerm(Term):
         self.teacher_dim = teacher_dim
 
     def create(self, embed_dim: int, /) -> None:
-        self.head = PrototypeHead(self.teacher_dim or embed_dim, *self.sizes)
-        self.register_buffer("center", torch.zeros(self.sizes[-1]))
-        for name, value in self.head.named_parameters():
-            self.register_buffer(_averaged(name), value.detach().clone())
+        self.prototypes.create(self.teacher_dim or embed_dim)
 
     def forward(self, pairs: Pairs, stats: Stats) -> Float[Tensor, ""]:  # noqa: ARG002
         teacher = pairs.teacher("image")
         assert teacher is not None, "the objective checks what terms need"
-        targets = self._targets(pairs, teacher)
+        targets = self.prototypes.targets(pairs, teacher)
         names = pairs.image_names[1:] or pairs.image_names
         views = [self.space(pairs, pairs.view(name)) for name in names]
-        guesses = [self.head(pairs, view) / self.temperature for view in views]
-        missed = [-(targets * guess.log_softmax(dim=1)).sum(dim=1) for guess in guesses]
+        missed = [self.prototypes.missed(pairs, view, targets) for view in views]
         return pairs.mean(torch.stack(missed).mean(dim=0))
-
-    @torch.no_grad()
-    def _targets(self, pairs: Pairs, teacher: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
-        """Return what the averages say, and take this batch into them, on every process alike."""
-        averages = {name: self.get_buffer(_averaged(name)) for name, _ in self.head.named_parameters()}
-        for name, value in self.head.named_parameters():
-            averages[name].lerp_(value, 1 - self.decay)
-        found: Tensor = functional_call(self.head, averages, (pairs, teacher))
-        targets = ((found - self.center) / self.teacher_temperature).softmax(dim=1)
-        mean = pairs.total(found.sum(dim=0)) / pairs.num_pairs
-        self.center.lerp_(mean.to(self.center.dtype), 1 - self.center_memory)
-        return targets
-
-
-class PrototypeHead(nn.Module):
-    """Three linear layers and prototypes; gives cosines.
-
-    Args:
-        embed_dim: Width of its inputs.
-        hidden_width: Of its two hidden layers.
-        bottleneck: Of what is compared with the prototypes.
-        num_prototypes: How many numbers it gives.
-    """
-
-    def __init__(self, embed_dim: int, hidden_width: int, bottleneck: int, num_prototypes: int):
-        super().__init__()
-        widths = (embed_dim, hidden_width, hidden_width, bottleneck)
-        self.layers = nn.ModuleList(nn.Linear(widths[place], widths[place + 1]) for place in range(3))
-        self.prototypes = nn.Parameter(torch.randn(num_prototypes, bottleneck))
-
-    def forward(self, pairs: Pairs, rows: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
-        """Return the cosines of this process's rows with all prototypes."""
-        first, second, last = self.layers
-        rows = functional.gelu(mapped(pairs, first, rows))
-        rows = functional.gelu(mapped(pairs, second, rows))
-        rows = functional.normalize(mapped(pairs, last, rows), dim=1)
-        return rows @ functional.normalize(self.prototypes, dim=1).to(rows.dtype).T
-
-
-def _averaged(name: str) -> str:
-    return f"averaged_{name.replace('.', '_')}"

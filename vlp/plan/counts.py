@@ -124,6 +124,7 @@ def count(recipe: Recipe, *, tokens: float | None = None) -> Counts:
             load_strategies(used)
         objective.create(towers.embed_dim, teacher_dim_of(used), *widths_of(towers, objective))
         for strategy in used.values():
+            strategy.borrow(objective.lent())
             strategy.start(towers)
         length = towers.caption_length
         if tokens is not None and can_cut(towers.core.text):

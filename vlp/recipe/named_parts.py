@@ -66,7 +66,9 @@ def widths_of(towers: DualEncoder, objective: Objective) -> tuple[tuple[int, int
         RecipeError: A tower has no projection to look behind, or no map.
     """
     features = feature_widths(towers) if "features" in objective.needs else None
-    return features, towers.hand_out_maps() if "maps" in objective.needs else None
+    if "maps" in objective.needs:
+        return features, towers.hand_out_maps()
+    return features, towers.hand_out_places() if "hidden_patches" in objective.needs else None
 
 
 def build_term(recipe: Recipe, label: str) -> Term:
@@ -96,7 +98,10 @@ def build_objective(recipe: Recipe) -> Objective:
         except ValueError as error:
             raise RecipeError(f"objective.{label}: {error}") from error
     heads = {label: build_head(recipe, label) for label in recipe.heads}
-    return Objective(parts, widths, numerics=recipe.train.numerics, heads=heads, behind=behind)
+    begins = {label: schedule.begin for label, (_, schedule) in parts.items()}
+    if all(begins[label] and term.needs for label, (term, _) in parts.items()):
+        raise RecipeError("objective: all terms wait for their weight.first_step: let one, such as clip, begin at once")
+    return Objective(parts, widths, numerics=recipe.train.numerics, heads=heads, behind=behind, begins=begins)
 
 
 def build_head(recipe: Recipe, label: str) -> Head:

@@ -76,7 +76,8 @@ else:
         """What an entry of `objective` may say beside the settings of its term.
 
         Args:
-            weight: Multiplies the term; a number, or a schedule over the steps.
+            weight: Multiplies the term; a number, or a schedule over the steps. With one that starts at 0, the term is
+                left out before `first_step` where a batch lacks what it needs, so that strategies may wait for it.
             widths: Numbers of first coordinates of the embeddings, made unit again, at which the term is added as well,
                 with the same weight (Matryoshka representations, Kusupati et al. 2022).
             head: The label of an entry of `heads`, which stands between the towers and this term; null is none.

@@ -218,6 +218,7 @@ def assemble(recipe: Recipe, *, resume: bool, allow_changes: bool) -> Run:
     pull = build_pull(kind, optimizer)
     term_optimizer = build_term_optimizer(objective.to(accelerator.device), recipe)
     for strategy in used.values():
+        strategy.borrow(objective.lent())
         strategy.start(towers)
     dist.on_main(lambda: check_room(recipe, towers, objective, used.values()))
     return Run(

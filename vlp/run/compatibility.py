@@ -36,6 +36,7 @@ PROVIDERS = {
     "caption_losses": "give the model a decoder (model.decoder={type: transformer} with model.image.pooler_queries=257 "
     "and model.text.pool=cls, or the name of a CoCa of open_clip in all three)",
     "taught_maps": "add strategies.dense_teacher={}",
+    "hidden_patches": "add strategies.local_to_global={}",
     "negatives": "add some (strategies.shuffled_captions={}, or strategies.hard_negatives={} with "
     "data.captions.negatives={})",
 }
@@ -64,7 +65,7 @@ def check_fit(
         provided |= strategy.provides
         if sharded and not strategy.can_shard:
             raise RecipeError(f"strategies.{label}: cannot work on sharded parameters: train with DDP")
-    _check_providers(recipe, used)
+    _check_providers(recipe, objective, used)
     _check_views(recipe, objective, used)
     _check_features(recipe, objective)
     _check_compared_views(recipe, towers, objective, used)
@@ -196,14 +197,20 @@ def _check_optimizer(recipe: Recipe, towers: DualEncoder) -> None:
         )
 
 
-def _check_providers(recipe: Recipe, used: Mapping[str, Strategy]) -> None:
+def _check_providers(recipe: Recipe, objective: Objective, used: Mapping[str, Strategy]) -> None:
+    for label, strategy in used.items():
+        if "hidden_patches" in strategy.provides and not strategy.provides & objective.needs:
+            raise RecipeError(
+                f"strategies.{label}: no term learns from it: add objective.self_distillation={{}} or "
+                "objective.masked_prediction={}, or leave it out"
+            )
     made = recipe.data.captions.negatives is not None
     if made and not any(isinstance(strategy, HardNegatives) for strategy in used.values()):
         raise RecipeError(
             "data.captions.negatives: nothing takes the wrong captions, which would count as right ones: add "
             "strategies.hard_negatives={}"
         )
-    for need in ("negatives", "teacher"):
+    for need in ("negatives", "teacher", "hidden_patches"):
         providers = [label for label, strategy in used.items() if need in strategy.provides]
         if len(providers) > 1:
             raise RecipeError(f"strategies: {' and '.join(providers)} both provide {NEEDS[need]}: leave one out")

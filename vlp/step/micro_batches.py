@@ -117,7 +117,12 @@ def _join(parts: Sequence[Embeddings], *, with_graph: bool) -> Embeddings:
 
     first = parts[0]
     teachers = [part.teacher for part in parts if part.teacher is not None]
-    negatives, losses = (together(pick) for pick in (lambda part: part.negatives, lambda part: part.caption_losses))
+    picks: tuple[Callable[[Embeddings], Tensor | None], ...] = (
+        lambda part: part.negatives,
+        lambda part: part.caption_losses,
+        lambda part: part.hidden_patches,
+    )
+    negatives, losses, hidden = (None if (found := together(pick)) is None else one(found) for pick in picks)
     return Embeddings(
         image=leaf([part.image for part in parts]),
         text=leaf([part.text for part in parts]),
@@ -128,13 +133,15 @@ def _join(parts: Sequence[Embeddings], *, with_graph: bool) -> Embeddings:
         image_features=tuple(leaf(views) for views in zip(*(part.image_features for part in parts), strict=True)),
         text_features=tuple(leaf(views) for views in zip(*(part.text_features for part in parts), strict=True)),
         reference=together(lambda part: part.reference),
-        negatives=None if negatives is None else one(negatives),
+        negatives=negatives,
         teacher=Teacher(*(torch.cat(rows) for rows in zip(*map(_said, teachers), strict=True))) if teachers else None,
         image_maps=tuple(leaf(maps) for maps in zip(*(part.image_maps for part in parts), strict=True)),
         taught_maps=tuple(torch.cat(maps) for maps in zip(*(part.taught_maps for part in parts), strict=True)),
         image_cuts=tuple(torch.cat(cuts) for cuts in zip(*(part.image_cuts for part in parts), strict=True)),
+        hidden_patches=hidden,
+        taught_patches=together(lambda part: part.taught_patches),
         replayed=together(lambda part: part.replayed),
-        caption_losses=None if losses is None else one(losses),
+        caption_losses=losses,
         caption_words=together(lambda part: part.caption_words),
     )
 
@@ -159,7 +166,8 @@ def _inject(embeddings: Embeddings, leaves: Embeddings, index: int, size: int, *
 
 
 def _rows(embeddings: Embeddings) -> tuple[Tensor, ...]:
-    further = (part for part in (embeddings.negatives, embeddings.caption_losses) if part is not None)
+    optional = (embeddings.negatives, embeddings.caption_losses, embeddings.hidden_patches)
+    further = (part for part in optional if part is not None)
     views = (*embeddings.image_views, *embeddings.text_views)
     features = (*embeddings.image_features, *embeddings.text_features, *embeddings.image_maps)
     return (embeddings.image, embeddings.text, *views, *features, *further)

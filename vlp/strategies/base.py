@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from jaxtyping import Bool, Float32
-from torch import Tensor
+from torch import Tensor, nn
 
 from vlp.ground.registry import Registry
 from vlp.ground.types import Batch, Embeddings, Reading, RecipeError
@@ -48,6 +48,16 @@ class Strategy:
 
     def start(self, model: DualEncoder) -> None:
         """See the model once, before the first step."""
+
+    def borrow(self, lent: Mapping[str, nn.Parameter]) -> None:
+        """Take parameters that terms train and this strategy puts to work, by name, before `start`."""
+
+    def before_step(self, step: int, wanted: frozenset[str]) -> None:
+        """Learn which step, counted from 0, is about to begin, and what terms that have begun need of embeddings.
+
+        Args:
+            wanted: Names of their needs, and `views` where one looks at further views; others may be left out.
+        """
 
     def before_forward(self, batch: Batch) -> Batch:
         """Change the batch on the device."""
@@ -130,6 +140,7 @@ def _check_read_once(label: str, embeddings: Embeddings) -> None:
     for is_read, reader, part in (
         (embeddings.caption_losses is not None, "the decoder of captions", "model.decoder"),
         (bool(embeddings.taught_maps), "what compares places of views", "strategies.dense_teacher"),
+        (embeddings.hidden_patches is not None, "what predicts hidden patches", "objective.masked_prediction"),
     ):
         if is_read:
             raise RecipeError(

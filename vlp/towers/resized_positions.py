@@ -12,6 +12,8 @@ from timm.models.vision_transformer import VisionTransformer as TimmVisionTransf
 from torch import Tensor, nn
 from torch.nn import functional
 
+MARK = "takes_any_size"
+
 
 @dataclass
 class Positions:
@@ -80,10 +82,14 @@ def positions_of(visual: nn.Module) -> Positions | None:
 
 
 def take_any_size(visual: nn.Module) -> None:
-    """Let an image tower take images of other sizes, where it is a vision transformer whose positions are known."""
-    positions = positions_of(visual)
+    """Let an image tower take images of other sizes, where it is a vision transformer whose positions are known.
+
+    Asked for a second time, it does nothing.
+    """
+    positions = None if MARK in visual.__dict__ else positions_of(visual)
     if positions is None:
         return
+    visual.__dict__[MARK] = True
     owner, name = positions.owner, positions.name
     own: list[Any] = []
 

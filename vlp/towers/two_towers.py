@@ -159,7 +159,13 @@ class TwoTowers(nn.Module):
         return (*self._parted(rows.unflatten(0, tokens.shape[:2])), states)
 
     def hand_out_maps(self) -> int:
-        """Let `forward` return what the image tower says of each place; return how many channels that has.
+        """Let `forward` return what the image tower says of each place; return how many channels that has."""
+        channels = self.hand_out_places()
+        self.hands_out_maps = True
+        return channels
+
+    def hand_out_places(self) -> int:
+        """Let the image tower return a token for each place beside its embeddings; return how many channels that has.
 
         Raises:
             RecipeError: It has no places, or only some of them, or none of it trains.
@@ -171,7 +177,6 @@ class TwoTowers(nn.Module):
             )
         hand_out_tokens(self.core.visual)
         *_, channels = map_shape(self.core.visual)
-        self.hands_out_maps = True
         return channels
 
     def _parted(self, rows: Float[Tensor, "v n e"]) -> tuple[Tensor, Tensor | tuple[()]]:

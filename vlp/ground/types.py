@@ -12,7 +12,6 @@ from torch import Tensor, cat, device, stack
 
 from vlp.ground.interleaved import Interleaved
 
-
 OPTIONAL_NUMBERS = ("reference", "negatives", "caption_losses", "hidden_patches", "taught_patches")
 ON_DEVICE = ("images", "tokens", "draws", "ids", "caption_ids")
 BY_VIEW = ("images", "tokens", "lengths", "draws", "caption_keys", "cuts")

@@ -136,6 +136,8 @@ def _join(parts: Sequence[Embeddings], *, with_graph: bool) -> Embeddings:
         replayed=together(lambda part: part.replayed),
         caption_losses=None if losses is None else one(losses),
         caption_words=together(lambda part: part.caption_words),
+        tokens=together(lambda part: part.tokens),
+        token_counts=together(lambda part: part.token_counts),
     )
 
 

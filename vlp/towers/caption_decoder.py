@@ -39,7 +39,8 @@ class CaptionDecoder(MultimodalTransformer):
         """Return the state `[n l w]` of each token, which depends on the image and on the caption up to that token."""
         length = text_tokens.shape[1]
         image_tokens = self.seen(image_tokens)
-        hidden, mask = text_tokens, self.attn_mask[:length, :length]
+        # a copy: buffers of a term's network are put back in place between forward and backward
+        hidden, mask = text_tokens, self.attn_mask[:length, :length].clone()
         for block, cross in zip(self.resblocks, self.cross_attn, strict=True):
             hidden = self._run(block, hidden, None, None, mask)
             hidden = self._run(cross, hidden, image_tokens, image_tokens, None)

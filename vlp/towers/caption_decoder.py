@@ -35,12 +35,21 @@ class CaptionDecoder(MultimodalTransformer):
         """Return tokens of images as the blocks look at them."""
         return image_tokens if self.image_map is None else self.image_map(image_tokens)
 
-    def states(self, image_tokens: Float[Tensor, "n k v"], text_tokens: Float[Tensor, "n l w"]) -> Tensor:
-        """Return the state `[n l w]` of each token, which depends on the image and on the caption up to that token."""
+    def states(
+        self,
+        image_tokens: Float[Tensor, "n k v"],
+        text_tokens: Float[Tensor, "n l w"],
+        mask: Float[Tensor, "l l"] | None = None,
+    ) -> Float[Tensor, "n l w"]:
+        """Return the state of each token, which depends on the image and on the caption up to that token.
+
+        Args:
+            mask: Added to the logits of attention among tokens; None is that of the decoder, which hides later ones.
+        """
         length = text_tokens.shape[1]
         image_tokens = self.seen(image_tokens)
-        # a copy: buffers of a term's network are put back in place between forward and backward
-        hidden, mask = text_tokens, self.attn_mask[:length, :length].clone()
+        hidden = text_tokens
+        mask = self.attn_mask[:length, :length] if mask is None else mask
         for block, cross in zip(self.resblocks, self.cross_attn, strict=True):
             hidden = self._run(block, hidden, None, None, mask)
             hidden = self._run(cross, hidden, image_tokens, image_tokens, None)

@@ -44,7 +44,10 @@ class CrossRanker(nn.Module):
         Args:
             tokens: At most as many as the context is long; `counts` of them belong to a caption, or all.
         """
-        states = self.decoder.states(image, self.words(tokens) + self.places[: tokens.shape[1]])
-        last = (counts.clamp(max=tokens.shape[1]) - 1)[:, None, None].expand(-1, 1, states.shape[2])
+        width = tokens.shape[1]
+        # not the decoder's: an objective puts buffers of its networks back in place between forward and backward
+        later = self.places.new_full((width, width), -torch.inf).triu(1)
+        states = self.decoder.states(image, self.words(tokens) + self.places[:width], later)
+        last = (counts.clamp(max=width) - 1)[:, None, None].expand(-1, 1, states.shape[2])
         scores: Tensor = (states.gather(1, last) @ self.decoder.text_projection).flatten()
         return scores

@@ -54,6 +54,7 @@ NARROWER = {
     "vitb32_clipa": ("strategies.small_first.image_size=16",),
     "vitb16_sequence_lengths": ("strategies.sequence_lengths.lengths=[1, 4]",),
     "vitb32_flip": ("model.image.patch_dropout=0.5",),
+    "vitb32_adversarial_ranker": ("objective.adversarial_ranker={width: 16, num_negatives: 2}",),
     "vitb32_near_start": ("model.weights=null", "optimizer.unfreeze_every=null"),  # two steps are too few
 }
 

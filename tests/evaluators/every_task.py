@@ -11,6 +11,8 @@ from tests.evaluators.splits import write_splits
 from vlp.evaluators.base import Task
 from vlp.evaluators.layout import TEMPLATES
 
+NUMBERS = ["number1", "number2"]
+
 
 def write_every_set(folder: Path) -> None:
     """Write the sets of all tasks."""
@@ -52,6 +54,9 @@ def every_task(folder: Path) -> list[Task]:
         task_on(folder / "classes", "zero_shot", "acc1", corruption={"kind": "glass_blur", "severity": 3}),
         task_on(folder / "captions", "retrieval", "mean_recall@1", typos={"rate": 0.2}),
         probe_on(folder / "splits", "tip_adapter", "acc1_2shot", shots=[1, 2], draws=2),
+        probe_on(
+            folder / "captions", "aspect_retrieval", "map_at_r", aspects={"which": "which"}, words={"which": NUMBERS}
+        ),
     ]
     return [replace(task, name=f"{number} {task.evaluator}") for number, task in enumerate(tasks)]
 

@@ -42,6 +42,14 @@ class HashEncoder:
         rows = torch.stack([sum(_row(word, self.width) for word in text.split()) for text in texts])
         return unit(rows + 1e-6 * len(rows))
 
+    @property
+    def encoder(self) -> HashEncoder:
+        """Itself, whose filters are of its own embeddings."""
+        return self
+
+    def text_gates(self, texts: Sequence[str]) -> Tensor:
+        return torch.stack([_row(text, self.width) for text in texts]).sigmoid()
+
 
 def unit(rows: Tensor) -> Tensor:
     return torch.nn.functional.normalize(rows, dim=1)

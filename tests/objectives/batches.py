@@ -14,6 +14,7 @@ from vlp.objectives.base import Objective, Term
 from vlp.pairs import Pairs
 
 DIM = 6
+VOCABULARY = 20
 
 
 def unit(size: int, dim: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -39,6 +40,8 @@ def extras(size: int, dtype: torch.dtype = torch.float64) -> dict[str, Any]:
         "replayed": torch.arange(size) % 3 == 0,
         "caption_losses": (1.5 + torch.arange(size, dtype=dtype) % 5).requires_grad_(),
         "caption_words": 1 + torch.arange(size) % 3,
+        "tokens": torch.randint(VOCABULARY, (size, 4), generator=torch.Generator().manual_seed(31)),
+        "token_counts": 2 + torch.arange(size) % 3,
         "image_maps": tuple(_maps(size, seed, dtype).requires_grad_() for seed in (21, 22)),
         "taught_maps": tuple(_maps(size, seed, dtype) for seed in (23, 24)),
         "hidden_patches": unit(3 * size, DIM, 27, dtype).view(size, 3, DIM).requires_grad_(),

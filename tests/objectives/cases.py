@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.objectives.batches import DIM
+from tests.objectives.batches import DIM, VOCABULARY
 from vlp.objectives.base import Term, terms
 
 Settings = dict[str, Any]
@@ -41,6 +41,7 @@ def build(name: str, settings: Settings) -> Term:
     """Build a term with parameters of its own, if it has some, in float64."""
     term = terms.build(name, settings)
     torch.manual_seed(0)
+    term.fit_vocabulary(VOCABULARY)
     term.create(DIM)
     return term.double() if any(True for _ in term.parameters()) else term
 

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 from tests.objectives.batches import one, pairs_of, unit
+from tests.objectives.gates import opened_gate
 from tests.processes import run_processes
 from vlp.ground.types import RecipeError
 from vlp.objectives.base import Objective
@@ -135,7 +136,11 @@ def test_an_unknown_head_is_named_with_those_there_are():
 def parts_on(rank, world_size):
     rows = slice(rank * SIZE // world_size, (rank + 1) * SIZE // world_size)
     head = head_of(reads="features", views="further", init_scale=10.0)
-    objective = Objective({"local": (ClipViewsTerm(), one)}, heads={"h": head}, behind={"local": "h"})
+    objective = Objective(
+        {"local": (ClipViewsTerm(), one), "gated": (ClipTerm(), one)},
+        heads={"h": head, "gate": opened_gate()},
+        behind={"local": "h", "gated": "gate"},
+    )
     loss, _ = objective(whole_batch(rows), 0)
     gradients = torch.autograd.grad(loss, list(objective.parameters()))
     return loss.item(), [g.numpy() for g in gradients], [buffer.numpy() for buffer in objective.buffers()]

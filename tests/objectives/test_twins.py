@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from tests.objectives.batches import DIM, draw_leaves, extras, one, pairs_of, rows_of, share_of
+from tests.objectives.batches import DIM, VOCABULARY, draw_leaves, extras, one, pairs_of, rows_of, share_of
 from tests.objectives.cases import CASES, build, chosen_places, each_term
 from tests.objectives.twins import IDS, NO_NEGATIVES, READINGS, SIZE, WITH_TERM, Whole, draw_twins
 from tests.processes import run_processes
@@ -15,7 +15,17 @@ from vlp.objectives.base import Objective, terms
 pytestmark = pytest.mark.filterwarnings("ignore:isogclr")
 READ = [(name, settings) for name, settings in CASES if name in READINGS]
 VIEWS = [(name, settings, views) for name, settings in READ for views in sorted({False, terms[name].reads_views})]
-MINING = ("ascl", "hard", "simple", "ranker_distillation", "groco", "mochi", "cwcl", "core_tuning")
+MINING = (
+    "ascl",
+    "hard",
+    "simple",
+    "ranker_distillation",
+    "adversarial_ranker",
+    "groco",
+    "mochi",
+    "cwcl",
+    "core_tuning",
+)
 """Terms that pick some rows: of two that are equal in every number either will do."""
 BATCHES = {
     "some": IDS,
@@ -140,6 +150,8 @@ def test_no_gradient_runs_along_a_twin(name, settings):
 def along(name, settings, batch):
     """Return how much of each row's gradient runs along each image and each text."""
     term = terms.build(name, settings)
+    term.fit_maps(DIM)
+    term.fit_vocabulary(VOCABULARY)
     term.create(3 * SIZE)
     loss = share_of_batch(term.double(), batch)
     parts = [coefficients(gradient, batch) for gradient in gradients(loss, [batch.image, batch.text])]

@@ -82,7 +82,9 @@ def draw_twins(ids: Tensor = IDS, *, views: bool = False, scale: float = 10.0) -
     if torch.equal(ids, IDS):
         for rows in (*leaves[:2], more["teacher"].image, more["teacher"].text, more["reference"]):
             rows[7] = rows[0]
-        more["caption_ids"][7] = more["caption_ids"][0]  # which of two captions is nearest must not matter
+        for name in ("caption_ids", "tokens", "token_counts"):  # which of two captions is nearest must not matter
+            more[name][7] = more[name][0]
+        more["image_maps"][0].data[7] = more["image_maps"][0].data[0]
     leaves, further = ([leaf.requires_grad_() for leaf in some] for some in (leaves, further))
     return Whole(*leaves, ids, tuple(further[:2]), tuple(further[2:]), more)
 
@@ -510,7 +512,7 @@ READINGS: dict[str, Callable[..., Tensor]] = {
         *(hallucinator, amcl, feature_transformation),
     )
 }
-WITH_TERM = ("hallucinator", "amcl", "feature_transformation", "core_tuning")
+WITH_TERM = ("hallucinator", "amcl", "feature_transformation", "core_tuning", "adversarial_ranker")
 """Terms whose readings need the term's own parameters or tables."""
 
 NO_NEGATIVES = {

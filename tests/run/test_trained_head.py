@@ -14,6 +14,7 @@ from tests.processes import run_processes
 from tests.strategies.runs import STEADY, assert_resumes, losses_of, recipe_of
 from tests.towers.tiny import CAPTIONS, tiny_images
 from vlp.evaluate import load
+from vlp.evaluators.aspect_retrieval import GateEncoder
 from vlp.export.run import export_any
 from vlp.ground.types import PixelEncoder, RecipeError, WordEncoder
 from vlp.run.subject import find_subject
@@ -21,7 +22,8 @@ from vlp.train import train
 
 LOCAL = "heads={local: {type: perceptron, width: 8, hidden_width: 12, reads: features, views: further, init_scale: 10}}"
 VIEWS = ("data.views={local: {count: 2}}", "data.text_views={local: {count: 2, swap: 0.5}}")
-IMPROVED = (*VIEWS, LOCAL, "objective.local={type: clip_views, label_smoothing: 0.1, head: local, weight: 2}")
+GATE = ("heads.gate={type: text_gate, hidden_width: 8}", "objective.gated={type: clip, head: gate}")
+IMPROVED = (*VIEWS, LOCAL, "objective.local={type: clip_views, label_smoothing: 0.1, head: local, weight: 2}", *GATE)
 COMPANIONS = {
     "siamlip": ("objective.siamlip={hidden_width: 8}",),
     "byolip": ("objective.byolip={hidden_width: 8}", "strategies.dual_teacher={decay: 0.99, warmup: false}"),
@@ -48,7 +50,7 @@ def run(tmp_path_factory):
             "heads.flat={type: linear, width: 8, init_scale: 5}",
             "objective.flat={type: clip, head: flat}",
             "objective.amcl={width: 8}",
-            f"evaluation={{tasks: [{folder / 'classes.yaml'}], heads: [local, flat, amcl, amcl.1]}}",
+            f"evaluation={{tasks: [{folder / 'classes.yaml'}], heads: [local, flat, amcl, amcl.1, gate]}}",
             "train.steps=3",
         )
     )
@@ -116,7 +118,9 @@ def test_a_head_that_reads_features_is_a_part_of_the_objective_as_saved(run):
 
 @pytest.mark.parametrize("name", ["flat", "amcl.0"])
 def test_a_matrix_becomes_a_part_of_the_exported_towers(run, tmp_path, name):
-    export_any(f"{run}@{name}", tmp_path / "export")
+    report = export_any(f"{run}@{name}", tmp_path / "export")
+    assert "left behind: the run's heads local (perceptron), gate (text_gate)" in str(report)
+    assert report.left_behind in (tmp_path / "export" / "README.md").read_text()
     expected = embeddings_of(find_subject(f"{run}@{name}").encoder("cpu"))
     for ours, theirs in zip(embeddings_of(load(str(tmp_path / "export"))), expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
@@ -126,7 +130,21 @@ def test_a_matrix_becomes_a_part_of_the_exported_towers(run, tmp_path, name):
         torch.testing.assert_close(model.eval().encode_text(tokens, normalize=True), expected[1], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["local", "amcl"])
+def test_a_text_opens_a_filter_behind_a_gate_alone(run):
+    encoder = find_subject(f"{run}@gate").encoder("cpu")
+    (images, texts), (plain_images, plain_texts) = embeddings_of(encoder), embeddings_of(encoder.encoder)
+    gates = encoder.text_gates(CAPTIONS)
+    torch.testing.assert_close(images, plain_images)
+    torch.testing.assert_close(texts, torch.nn.functional.normalize(plain_texts * gates**2, dim=1))
+    assert (gates > 0).all() and (gates < 1).all() and gates.std() > 0
+    assert isinstance(encoder, GateEncoder) and not isinstance(
+        find_subject(f"{run}@gate@4").encoder("cpu"), GateEncoder
+    )
+    with pytest.raises(RecipeError, match="behind this head texts open no filter"):
+        find_subject(f"{run}@flat").encoder("cpu").text_gates(CAPTIONS)
+
+
+@pytest.mark.parametrize("name", ["local", "amcl", "gate"])
 def test_no_other_library_has_a_head_that_is_more(run, tmp_path, name):
     with pytest.raises(RecipeError, match=f"@{name}: no tower of other libraries has such a head"):
         export_any(f"{run}@{name}", tmp_path / "export")

@@ -25,7 +25,8 @@ from vlp.data.texts.documents import Excerpt
 from vlp.data.views import Views
 from vlp.ground.interleaved import Interleaved
 from vlp.ground.randomness import DEVICE, fold, uniform_rows
-from vlp.ground.types import Batch, Tokenizer
+from vlp.ground.tokenizing import Tokenizer
+from vlp.ground.types import Batch
 
 # With half of all samples bad, one place in 10^30 stays empty.
 MOST_SUBSTITUTES = 100

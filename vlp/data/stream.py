@@ -20,7 +20,8 @@ from vlp.data.processes.pool import Health, Pool
 from vlp.data.samples import SampleSet
 from vlp.data.shards.prefetch import Needed, Prefetcher
 from vlp.data.views import Views
-from vlp.ground.types import Batch, RecipeError, Tokenizer
+from vlp.ground.tokenizing import Tokenizer
+from vlp.ground.types import Batch, RecipeError
 
 
 class Stream:

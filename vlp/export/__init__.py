@@ -34,15 +34,18 @@ class ExportReport:
         formats: The libraries that load it.
         left_out: Why another library cannot, or what of the model none can.
         parity: Differences between the libraries, as in `parity.json`.
+        left_behind: What of the run is in none of them.
     """
 
     folder: Path
     formats: tuple[str, ...]
     left_out: Mapping[str, str]
     parity: Mapping[str, Any]
+    left_behind: str = ""
 
     def __str__(self) -> str:
         reasons = [f"not for {library}: {reason}" for library, reason in self.left_out.items()]
+        reasons += [f"left behind: {self.left_behind}"] if self.left_behind else []
         return "\n".join([f"{self.folder}: loads and agrees in {' and '.join(self.formats)}", *reasons])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,8 @@ def export_run(
     trained = load_model_of_run(path, weights, width=width)
     run = trained.checkpoint.path.parent.parent
     part = head if width is None else str(width)
-    return export_model(
+    lost = describe_heads(trained.recipe, head)
+    report = export_model(
         trained.model if head is None else take_in(trained, load_head(trained, head), head),
         to,
         name=trained.recipe.name if part is None else f"{trained.recipe.name}-{part}",
@@ -71,7 +73,19 @@ def export_run(
         results=find_results(run, trained.checkpoint.step, trained.weights, width, head),
         data_note=describe_data(trained.recipe),
         origins=find_origins(run),
+        further={"Left behind": lost} if lost else {},
     )
+    return replace(report, left_behind=lost)
+
+
+def describe_heads(recipe: Recipe, taken_in: str | None) -> str:
+    """Return what heads of a run an export lacks; empty where it lacks none.
+
+    Args:
+        taken_in: The one that it has.
+    """
+    others = [f"{label} ({head.type})" for label, head in recipe.heads.items() if label != taken_in]
+    return f"the run's heads {', '.join(others)}; `vlp eval RUN@HEAD` looks behind them" if others else ""
 
 
 def find_results(

@@ -123,6 +123,11 @@ def any_process(flag: bool) -> bool:
     return bool(all_reduce_max(torch.tensor(float(flag)), _host_group()).item()) if is_on() else flag
 
 
+def largest(number: int, group: Group = None) -> int:
+    """Return the largest of all processes' numbers; the same answer everywhere, without waiting for a device."""
+    return int(all_reduce_max(torch.tensor(number), group or _host_group()).item()) if is_on() else number
+
+
 def any_equal(numbers: Tensor, group: Group = None) -> bool:
     """Whether two of all processes' numbers, equally many on each, are equal; the same answer everywhere.
 

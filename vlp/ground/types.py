@@ -149,6 +149,7 @@ class Embeddings:
         replayed: Which samples come from data that were learned before.
         caption_losses: What a decoder says of each caption of the first text view given the first view of its image:
             -log of its probability. `caption_words`: over how many tokens that is a sum; on the CPU.
+        tokens: Of the captions, first text view. `token_counts`: how many each has, end token included; on the CPU.
     """
 
     image: Float32[Tensor, "n d"]
@@ -170,6 +171,8 @@ class Embeddings:
     replayed: Bool[Tensor, " n"] | None = None
     caption_losses: Float32[Tensor, " n"] | None = None
     caption_words: Int64[Tensor, " n"] | None = None
+    tokens: Int64[Tensor, "n l"] | None = None
+    token_counts: Int64[Tensor, " n"] | None = None
 
     def numbers(self) -> Iterator[Tensor]:
         """Yield all that holds real numbers."""
@@ -333,15 +336,3 @@ class Captioner(Protocol):
     """A model that also writes a caption for each image."""
 
     def caption_images(self, images: Iterable[Image], writing: Any) -> list[str]: ...
-
-
-class Tokenizer(Protocol):
-    """Texts to token ids, cut to the longest of the batch, and the length of each including its end token.
-
-    `pad_id` fills the texts that are shorter than the longest.
-    """
-
-    context_length: int
-    pad_id: int
-
-    def __call__(self, texts: Sequence[str]) -> tuple[Int64[Tensor, "n l"], Int64[Tensor, " n"]]: ...

@@ -30,6 +30,7 @@ NEEDS = {
     "maps": "maps of the image tower",
     "taught_maps": "maps of averaged weights",
     "hidden_patches": "patches that are hidden from the image tower",
+    "tokens": "the tokens of captions",
 }
 
 
@@ -44,7 +45,7 @@ class Term(nn.Module, ABC):
 
     needs: frozenset[str] = frozenset()
     """What a batch must carry beyond two embeddings: ids, caption_ids, reference, teacher, negatives,
-    caption_losses, maps, taught_maps, hidden_patches."""
+    caption_losses, maps, taught_maps, hidden_patches, tokens."""
 
     min_pairs: int = 1
     """Fewest pairs for which the formula is defined."""
@@ -72,6 +73,9 @@ class Term(nn.Module, ABC):
 
     def fit_maps(self, channels: int, /) -> None:
         """Learn how many channels maps have, before `create`; not called where the term needs no maps."""
+
+    def fit_vocabulary(self, num_tokens: int, /) -> None:
+        """Learn how many tokens there are, before `create`; not called where the term needs no tokens."""
 
     def create(self, embed_dim: int, /) -> None:
         """Make the term's own parameters, where it has some; called once, before the first batch."""
@@ -153,6 +157,7 @@ class Objective(nn.Module):
         teacher_dim: int | None = None,
         features: tuple[int, int] | None = None,
         map_channels: int | None = None,
+        vocabulary: int | None = None,
     ) -> None:
         """Make the heads' and the terms' own parameters for embeddings of this width.
 
@@ -160,6 +165,7 @@ class Objective(nn.Module):
             teacher_dim: Width of the teacher's embeddings; None where it is the same.
             features: Widths of what the towers know before their projections, of images and texts, where a head asks.
             map_channels: Of the maps of the image tower, where a term asks.
+            vocabulary: How many tokens there are, where a term asks.
 
         Raises:
             RecipeError: A term is to read as many coordinates as there are, or more, or none, or cannot compare them
@@ -183,6 +189,8 @@ class Objective(nn.Module):
                     raise RecipeError(f"objective.{label}: {error}") from error
             if map_channels is not None:
                 term.fit_maps(map_channels)
+            if vocabulary is not None:
+                term.fit_vocabulary(vocabulary)
             term.create(width)
 
     def _width_of(self, label: str, embed_dim: int) -> int:
@@ -232,7 +240,7 @@ class Objective(nn.Module):
     @property
     def reads_views(self) -> bool:
         """Whether something looks at further views of images and texts."""
-        return any(term.reads_views or "maps" in term.needs for term in self._terms.values()) or any(
+        return any(term.reads_views or term.compares_views for term in self._terms.values()) or any(
             head.views == "further" for head in self._heads.values()
         )
 

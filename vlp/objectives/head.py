@@ -39,6 +39,9 @@ class TrainedHead(Protocol):
     def matrix(self, modality: Modality) -> Float[Tensor, "e d"] | None:
         """Return the map before normalisation as a matrix, where it is one."""
 
+    def gates(self, texts: Float[Tensor, "n d"]) -> Float[Tensor, "n e"] | None:
+        """Return the filter of coordinates that each text opens, where texts open one."""
+
     def tensors(self) -> Sequence[Tensor]:
         """Return all that tells one such head from another."""
 
@@ -72,6 +75,10 @@ class MatrixHead:
         """Return the matrix, where it is one."""
         matrices = self.matrices[modality]
         return matrices[0] if len(matrices) == 1 else None
+
+    def gates(self, texts: Float[Tensor, "n d"]) -> Float[Tensor, "n e"] | None:  # noqa: ARG002
+        """Return None: a matrix looks at texts as at images."""
+        return None
 
     def tensors(self) -> Sequence[Tensor]:
         """Return all that tells one such head from another."""
@@ -131,6 +138,10 @@ class Head(nn.Module):
     def matrix(self, modality: Modality) -> Float[Tensor, "e d"] | None:
         """Return the map before normalisation as a matrix, where it is one."""
         return self.projection.matrix(modality)
+
+    def gates(self, texts: Float[Tensor, "n d"]) -> Float[Tensor, "n e"] | None:
+        """Return the filter of coordinates that each text opens, where texts open one."""
+        return self.projection.gates(texts)
 
     def tensors(self) -> Sequence[Tensor]:
         """Return all that tells one such head from another."""

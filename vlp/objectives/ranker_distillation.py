@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional
 
 from vlp.objectives.base import Term, terms
+from vlp.objectives.shared.ranking import candidates, logits_of, rank_as
 from vlp.pairs import TOPK, Axis, Pairs, Stats, products_at
 
 AXES: tuple[Axis, Axis] = ("row", "column")
@@ -59,22 +59,8 @@ class RankerDistillationTerm(Term):
         assert own is not None, "the objective checks what terms need"
         assert others is not None, "the objective checks what terms need"
         absent = functional.pad(chosen < 0, (1, 0))
-        taught = _candidates((own * others).sum(dim=1), products_at(own, pairs.gather(others), chosen.clamp(min=0)))
-        learnt = _candidates(pairs.positive_cosines, pairs.cosines_at(anchor, other, chosen))
-        log_shares = _logits(learnt, pairs.scale, absent).log_softmax(dim=1).masked_fill(absent, 0)
+        taught = candidates((own * others).sum(dim=1), products_at(own, pairs.gather(others), chosen.clamp(min=0)))
+        learnt = candidates(pairs.positive_cosines, pairs.cosines_at(anchor, other, chosen))
         teacher_scale = pairs.scale.detach() if self.teacher_scale is None else self.teacher_scale
-        ranking = _logits(taught, teacher_scale, absent)
-        loss = -(ranking.softmax(dim=1) * log_shares).sum(dim=1)
-        if self.adversarial == 0:
-            return loss
-        fooled = functional.logsigmoid(ranking[:, :1] - ranking[:, 1:])
-        return loss + self.adversarial * (fooled * log_shares[:, 1:]).sum(dim=1)
-
-
-def _candidates(right: Float[Tensor, " n"], wrong: Float[Tensor, "n k"]) -> Float[Tensor, "n c"]:
-    return torch.cat([right[:, None], wrong], dim=1)
-
-
-def _logits(cosines: Float[Tensor, "n c"], scale: Tensor | float, absent: Bool[Tensor, "n c"]) -> Float[Tensor, "n c"]:
-    """Scale; absent candidates get minus infinity, and a finite number before it, whose gradient is zero."""
-    return (scale * cosines.masked_fill(absent, 0)).masked_fill(absent, -torch.inf)
+        ranking = logits_of(taught, teacher_scale, absent)
+        return rank_as(ranking, logits_of(learnt, pairs.scale, absent), absent, self.adversarial)

@@ -16,6 +16,7 @@ from vlp.step.optimizers.base import OptimizerKind, optimizers
 from vlp.strategies.base import Strategy, strategies
 from vlp.towers.dual import DualEncoder
 from vlp.towers.feature_widths import feature_widths
+from vlp.towers.token_table import token_table
 
 COMMON = ("weight", "widths", "head")  # of every term
 
@@ -55,20 +56,21 @@ def teacher_dim_of(used: Mapping[str, Strategy]) -> int | None:
     return next((strategy.teacher_dim for strategy in used.values() if strategy.teacher_dim is not None), None)
 
 
-def widths_of(towers: DualEncoder, objective: Objective) -> tuple[tuple[int, int] | None, int | None]:
+def widths_of(towers: DualEncoder, objective: Objective) -> tuple[tuple[int, int] | None, int | None, int | None]:
     """Let the towers hand out what heads and terms ask for, and return how wide that is.
 
     Returns:
-        Widths of what the towers know before their projections, images first, and the channels of maps of the image
-        tower; None where nothing asks.
+        Widths of what the towers know before their projections, images first, the channels of maps of the image tower,
+        and the number of tokens; None where nothing asks.
 
     Raises:
         RecipeError: A tower has no projection to look behind, or no map.
     """
     features = feature_widths(towers) if "features" in objective.needs else None
+    vocabulary = token_table(towers.core.text).num_embeddings if "tokens" in objective.needs else None
     if "maps" in objective.needs:
-        return features, towers.hand_out_maps()
-    return features, towers.hand_out_places() if "hidden_patches" in objective.needs else None
+        return features, towers.hand_out_maps(), vocabulary
+    return features, towers.hand_out_places() if "hidden_patches" in objective.needs else None, vocabulary
 
 
 def build_term(recipe: Recipe, label: str) -> Term:

@@ -304,6 +304,11 @@ def _check_maps(recipe: Recipe, objective: Objective) -> None:
     label = next((label for label, term in objective.terms.items() if "maps" in cast(Term, term).needs), None)
     if label is None:
         return
+    if "features" in objective.needs:
+        raise RecipeError(f"objective.{label}: no head can read features beside maps: set its reads to embeddings")
+    label = next((label for label, term in objective.terms.items() if "taught_maps" in cast(Term, term).needs), None)
+    if label is None:
+        return
     data = recipe.data
     if data.augment.affine:
         raise RecipeError(
@@ -315,8 +320,6 @@ def _check_maps(recipe: Recipe, objective: Objective) -> None:
             f"data.policy: {data.policy.type} moves pixels, so that objective.{label} would compare other places than "
             "it thinks: leave it out; data.augment changes colours"
         )
-    if "features" in objective.needs:
-        raise RecipeError(f"objective.{label}: no head can read features beside maps: set its reads to embeddings")
 
 
 def _check_contrast(objective: Objective) -> None:

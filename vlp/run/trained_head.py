@@ -11,6 +11,7 @@ from jaxtyping import Float32
 from PIL.Image import Image
 from torch import Tensor
 
+from vlp.ground.types import RecipeError
 from vlp.objectives.base import Term
 from vlp.objectives.head import TrainedHead, find_head
 from vlp.objectives.shared.view_pairs import Modality
@@ -85,6 +86,18 @@ class HeadEncoder(AroundEncoder):
         """Embed texts; long ones are cut to the context."""
         read = self.encoder.text_features if self.head.reads == "features" else self.encoder.embed_texts
         return self._behind("text", read(texts))
+
+    @torch.inference_mode()
+    def text_gates(self, texts: Sequence[str]) -> Float32[Tensor, "n e"]:
+        """Return the filter of coordinates that each text opens.
+
+        Raises:
+            RecipeError: Texts open none here.
+        """
+        gates = self.head.gates(self.encoder.embed_texts(texts).to(self.head.tensors()[0].device))
+        if gates is None:
+            raise RecipeError("behind this head texts open no filter: name one of type text_gate (RUN@HEAD)")
+        return gates.cpu()
 
     @torch.inference_mode()
     def _behind(self, modality: Modality, rows: Float32[Tensor, "n d"]) -> Float32[Tensor, "n e"]:

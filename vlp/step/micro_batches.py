@@ -143,6 +143,9 @@ def _join(parts: Sequence[Embeddings], *, with_graph: bool) -> Embeddings:
         replayed=together(lambda part: part.replayed),
         caption_losses=losses,
         caption_words=together(lambda part: part.caption_words),
+        # of one part no copy: nearly no term reads them
+        tokens=first.tokens if len(parts) == 1 else together(lambda part: part.tokens),
+        token_counts=first.token_counts if len(parts) == 1 else together(lambda part: part.token_counts),
     )
 
 

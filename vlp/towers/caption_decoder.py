@@ -55,11 +55,18 @@ class CaptionDecoder(MultimodalTransformer):
         image_tokens: Float[Tensor, "n k v"],
         text_tokens: Float[Tensor, "n l w"],
         look_mask: Bool[Tensor, "n 1 l k"] | None = None,
-    ) -> Tensor:
-        """Return the state `[n l w]` of each token, which depends on the image and on the caption up to that token."""
+        mask: Float[Tensor, "l l"] | None = None,
+    ) -> Float[Tensor, "n l w"]:
+        """Return the state of each token, which depends on the image and on the caption up to that token.
+
+        Args:
+            look_mask: Which tokens of images each token looks at; None is all.
+            mask: Added to the logits of attention among tokens; None is that of the decoder, which hides later ones.
+        """
         length = text_tokens.shape[1]
         image_tokens = self.seen(image_tokens)
-        hidden, mask = text_tokens, self.attn_mask[:length, :length]
+        hidden = text_tokens
+        mask = self.attn_mask[:length, :length] if mask is None else mask
         for block, looks in self.in_order():
             if looks:
                 hidden = self._run(block, hidden, image_tokens, image_tokens, look_mask)

@@ -20,6 +20,8 @@ class PrefixEncoder(AroundEncoder):
         width: How many coordinates.
     """
 
+    not_asked = frozenset({"text_gates"})  # as wide as the other one's embeddings
+
     def __init__(self, encoder: Encoder, width: int):
         super().__init__(encoder)
         self.width = width

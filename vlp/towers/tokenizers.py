@@ -14,7 +14,8 @@ from jaxtyping import Int64
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from vlp.ground.types import RecipeError, Tokenizer
+from vlp.ground.tokenizing import Tokenizer
+from vlp.ground.types import RecipeError
 from vlp.towers.byte_pairs import merge
 
 # What is left of open_clip's cleaning where nothing needs repair, apart from white space.

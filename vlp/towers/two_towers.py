@@ -91,6 +91,8 @@ class TwoTowers(nn.Module):
             image_maps=() if image_tokens is None or not self.hands_out_maps else maps_of(image_tokens, images),
             caption_losses=losses,
             caption_words=None if losses is None else torch.as_tensor(lengths[0] - 1),
+            tokens=tokens[0],
+            token_counts=torch.as_tensor(lengths[0]),
         )
 
     def _embed_documents(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vlp.data.texts.documents import Excerpt
 from vlp.ground.interleaved import Interleaved
-from vlp.ground.types import Tokenizer
+from vlp.ground.tokenizing import Tokenizer
 
 Row = Int64[NDArray[np.int64], " l"]
 

@@ -35,5 +35,9 @@ class Projection(nn.Module, ABC):
         """Return the map as a matrix where it is one, so that a tower's own projection can take it in."""
         return None
 
+    def gates(self, texts: Float[Tensor, "n d"]) -> Float[Tensor, "n e"] | None:  # noqa: ARG002
+        """Return the filter of coordinates, each in (0, 1), that each text opens, where texts open one."""
+        return None
+
 
 projections: Registry[Projection] = Registry("head", "vlp.objectives.projections")

@@ -13,7 +13,8 @@ from tests.objectives.batches import DIM, draw_leaves, extras, gradients_of, one
 from tests.objectives.cases import NO_TOWER, ONE_TOWER, SIZE, build, each_term
 from vlp.commands.reference import describe
 from vlp.ground.registry import settings_of
-from vlp.objectives.base import NEEDS, Objective, terms
+from vlp.objectives.base import Objective, terms
+from vlp.objectives.needs import NEEDS
 
 pytestmark = pytest.mark.filterwarnings("ignore:isogclr")  # small batches are meant here
 

@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from vlp.objectives.base import Objective
+from vlp.objectives.self_distillation import SelfDistillationTerm
 from vlp.recipe.compose import load_recipe
+from vlp.run.state import named_as_now
 from vlp.train import train
 
 # Four steps of a small recipe at commit 5211ba8638a5, from which the last checkpoint was taken away.
@@ -37,3 +40,14 @@ def test_a_run_from_before_the_move_goes_on(tmp_path, monkeypatch, capfd):
     assert "already" not in capfd.readouterr().err
     train(load_recipe(str(run / "recipe.lock.yaml")), resume=True)
     assert "trained to its last step, 4, already; a larger train.steps" in capfd.readouterr().err
+
+
+def test_states_of_terms_whose_parts_moved_since_are_found():
+    term = SelfDistillationTerm(num_prototypes=4, hidden_width=6, bottleneck=3)
+    term.create(5)
+    objective = Objective({"views": (term, lambda step: 1.0)})
+    now = objective.state_dict()
+    older = {name.replace("views.prototypes.", "views."): value for name, value in now.items()}
+    assert older.keys() != now.keys() and "terms.views.head.prototypes" in older
+    found = named_as_now(now, older)
+    assert all(found[name] is older[name.replace("views.prototypes.", "views.")] for name in now)

@@ -15,23 +15,10 @@ from vlp.ground.registry import Registry
 from vlp.ground.types import RecipeError
 from vlp.ground.undo import Undo
 from vlp.objectives.head import Head, HeadPairs, TrainedHead, find_head
+from vlp.objectives.needs import NEEDS
 from vlp.pairs import Numerics, Pairs, PrefixPairs, Request, Stats, TileMemory, kernel_of, mask_of, pair_stats
 
 Report = dict[str, Tensor]
-NEEDS = {
-    "ids": "sample ids",
-    "caption_ids": "caption ids",
-    "reference": "reference features",
-    "teacher": "a teacher's embeddings",
-    "negatives": "wrong captions",
-    "replayed": "to know which samples are replayed",
-    "features": "what the towers know before their projections",
-    "caption_losses": "what a decoder says of captions",
-    "maps": "maps of the image tower",
-    "taught_maps": "maps of averaged weights",
-    "hidden_patches": "patches that are hidden from the image tower",
-    "tokens": "the tokens of captions",
-}
 
 
 class Term(nn.Module, ABC):

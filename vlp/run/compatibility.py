@@ -14,7 +14,8 @@ from vlp.evaluators.comparison.task_scores import sign_of
 from vlp.evaluators.variants import name_in_records
 from vlp.ground import dist
 from vlp.ground.types import RecipeError, VlpWarning
-from vlp.objectives.base import NEEDS, Objective, Term, terms
+from vlp.objectives.base import Objective, Term, terms
+from vlp.objectives.needs import NEEDS, PROVIDERS
 from vlp.recipe.schema import Recipe
 from vlp.run.document_fit import check_documents_are_read
 from vlp.step.optimizers.base import optimizers
@@ -27,19 +28,6 @@ from vlp.strategies.style_views import StyleViews
 from vlp.towers.dual import DualEncoder
 from vlp.towers.sources import holds_weights
 from vlp.towers.token_table import token_table
-
-PROVIDERS = {
-    "reference": "lock the image tower (model.freeze=[visual]) or add a teacher (strategies.ema_teacher={})",
-    "teacher": "add one (strategies.dual_teacher={} for averaged weights, strategies.teacher={models: [NAME]} for "
-    "other models)",
-    "replayed": "say which (strategies.replay={sources: [LABEL]})",
-    "caption_losses": "give the model a decoder (model.decoder={type: transformer} with model.image.pooler_queries=257 "
-    "and model.text.pool=cls, or the name of a CoCa of open_clip in all three)",
-    "taught_maps": "add strategies.dense_teacher={}",
-    "hidden_patches": "add strategies.local_to_global={}",
-    "negatives": "add some (strategies.shuffled_captions={}, or strategies.hard_negatives={} with "
-    "data.captions.negatives={})",
-}
 
 
 def check_fit(

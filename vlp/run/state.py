@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
@@ -214,7 +214,8 @@ def _load_strategy(run: Run, label: str, saved: Mapping[str, Tensor] | None, fou
 
 
 def _load_objective(run: Run, training: Mapping[str, Any], found: Checkpoint) -> None:
-    known, saved = run.objective.state_dict(), training["objective"]
+    known = run.objective.state_dict()
+    saved = named_as_now(known, training["objective"])
     for name in known:
         if name not in saved:
             kind, label, *_ = name.split(".")
@@ -226,6 +227,12 @@ def _load_objective(run: Run, training: Mapping[str, Any], found: Checkpoint) ->
             load = partial(optimizer.load_state_dict, training["term_optimizer"])
             _keeping_settings(optimizer, load, counters=run.kind.counters)
     run.objective.expect(run.stream.num_samples)  # there may be more of them than when the state was saved
+
+
+def named_as_now(known: Iterable[str], saved: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return what terms saved, by its names of now: the prototypes of `self_distillation` had no room of their own."""
+    before = {name: name.replace(".prototypes.", ".", 1) for name in known if name not in saved}
+    return {**saved, **{name: saved[older] for name, older in before.items() if older in saved}}
 
 
 def _load_guard(run: Run, saved: Mapping[str, Tensor]) -> None:

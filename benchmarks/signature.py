@@ -31,24 +31,26 @@ GEOMETRY = ("modality_gap", "uniformity_image", "uniformity_text", "alignment")
 PLAIN, CHOSEN = "plain contrast", "signature"
 
 
-def full(gap: str, cwcl: str, clip: float = 1.0) -> str:
-    """Return the objective with a weight for the three terms of the gap, and the settings of CWCL."""
-    gaps = ", ".join(f"{name}: {{weight: {gap}}}" for name in ("alignment", "uniformity", "cross_uniformity"))
+def full(alignment: str, uniformity: str, cross: str, cwcl: str, clip: float = 0.5) -> str:
+    """Return the objective with the weights of the three terms of the gap, and the settings of CWCL."""
+    weights = {"alignment": alignment, "uniformity": uniformity, "cross_uniformity": cross}
+    gaps = ", ".join(f"{name}: {{weight: {weight}}}" for name, weight in weights.items())
     return f"objective={{clip: {{mask_duplicates: true, weight: {clip}}}, {gaps}, cwcl: {{{cwcl}}}}}"
 
 
-SHARP = "kernel: exp, kernel_temperature: 0.07, reduction: mean"
-LATE = "weight: {start: 0.0, end: 1.0, first_step: 300, last_step: 900}"
+def sharp(mix: float, weight: str = "1.0") -> str:
+    """Return the settings of CWCL with a kernel that keeps near-duplicates only."""
+    return f"kernel: exp, kernel_temperature: 0.07, reduction: mean, mix: {mix}, weight: {weight}"
+
+
 TEACHER = "strategies.ema_teacher={decay: 0.99}"
+LATE = "{start: 0.0, end: 1.0, first_step: 150, last_step: 300}"
 CANDIDATES: dict[str, tuple[str, ...]] = {
-    "all weights 1, linear kernel": (full("1.0", "reduction: sum"), TEACHER),
-    "gap 0.1, exp kernel": (full("0.1", f"{SHARP}, weight: 1.0", 0.5), TEACHER),
-    "gap 0.3, exp kernel, a third": (full("0.3", f"{SHARP}, mix: 0.3, weight: 1.0", 0.5), TEACHER),
-    "gap 0.1, exp kernel, a third, late": (full("0.1", f"{SHARP}, mix: 0.3, {LATE}", 0.5), TEACHER),
-    "gap fading, exp kernel, a third": (
-        full("{start: 0.5, end: 0.0, last_step: 600}", f"{SHARP}, mix: 0.3, weight: 1.0", 0.5),
-        TEACHER,
-    ),
+    "gap 0.1, exp kernel, a third": (full("0.1", "0.1", "0.1", sharp(0.3)), TEACHER),
+    "gap 0.02, exp kernel, a tenth": (full("0.02", "0.02", "0.02", sharp(0.1)), TEACHER),
+    "alignment first, exp kernel, a tenth": (full("0.5", "0.1", "0.02", sharp(0.1)), TEACHER),
+    "alignment twice uniformity, a tenth": (full("0.1", "0.05", "0.005", sharp(0.1, "0.25"), 1.0), TEACHER),
+    "alignment first, exp kernel, a third, late": (full("0.25", "0.05", "0.01", sharp(0.3, LATE), 1.0), TEACHER),
 }
 
 

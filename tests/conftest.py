@@ -8,6 +8,7 @@ import os
 import sys
 
 import pytest
+import torch
 from hypothesis import settings
 
 from tests import slow
@@ -32,6 +33,17 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(slow.Stopwatch())
     if config.getoption("keyword") and not config.getoption("markexpr"):
         config.pluginmanager.register(slow.QuickAnswer())
+
+
+def pytest_sessionstart() -> None:
+    """Keep to one thread, whatever a run asks for.
+
+    Tests run beside each other, one process for each core: a second thread waits at every operation, a thousand times
+    as long as the operation takes, and what one run sets stays for all tests that follow in its process.
+    """
+    set_num_threads = torch.set_num_threads
+    torch.set_num_threads = lambda _: set_num_threads(1)
+    torch.set_num_threads(1)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -36,7 +36,7 @@ TEXT: Settings = {
     "vocab_size": WORDS + 1,
 }
 GATED: Settings = {"type": "gated", "every": 1}
-PLAIN_STEPS = ("train.micro_batches=1", "train.keep_locked=false")  # no memory to measure, no stream to thin out
+PLAIN_STEPS = ("train.micro_batches=1", "train.keep_locked=false", "train.threads=1")  # nothing to measure or thin out
 NARROW = {"hidden_width": 32, "num_prototypes": 48, "queue": 2048}
 """Most of what parts have beside the towers: narrow ones launch as many kernels as wide ones."""
 PLAIN = {"embed_dim": 16, "weights": None, "text_buckets": 2}

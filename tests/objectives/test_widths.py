@@ -8,7 +8,7 @@ from unittest.mock import patch
 import pytest
 import torch
 
-from tests.objectives.batches import DIM, draw_leaves, extras, one, pairs_of, rows_of
+from tests.objectives.batches import DIM, VOCABULARY, draw_leaves, extras, one, pairs_of, rows_of
 from tests.objectives.cases import CASES, each_term
 from tests.processes import run_processes
 from tests.small_steps import batch_for, small_parts, small_recipe
@@ -29,6 +29,7 @@ def built(name, settings, width):
     term = terms.build(name, settings)
     torch.manual_seed(0)
     term.fit_maps(DIM)
+    term.fit_vocabulary(VOCABULARY)
     term.create(width)
     return term.double()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 
 from vlp.towers.dual import DualEncoder
+from vlp.towers.gated_decoder import GatedDecoder
 
 REASON = (
     "no library has a place for a decoder with gates: the two towers alone are exported, and vlp caption reads the run"
@@ -16,7 +17,7 @@ def towers_alone(model: DualEncoder) -> tuple[DualEncoder, dict[str, str]]:
 
     The embeddings stay as they are: a decoder takes no part in them.
     """
-    if model.decoder is None or not model.decoder.reads_documents:
+    if not isinstance(model.decoder, GatedDecoder):
         return model, {}
     alone = copy.deepcopy(model)
     del alone.core.text_decoder, alone.model_cfg["multimodal_cfg"]

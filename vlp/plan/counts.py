@@ -35,6 +35,7 @@ from vlp.step.kept_bytes import KeptBytes
 from vlp.step.optimizers.base import optimizers
 from vlp.strategies.base import Strategy
 from vlp.towers.dual import DualEncoder
+from vlp.towers.gated_decoder import GatedDecoder
 from vlp.towers.text import can_cut
 
 NEEDS_CONTENT = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedFakeTensorException)
@@ -197,7 +198,10 @@ def decoder_cost(
         )
         of_text = torch.empty(size, tokens, width, requires_grad=not towers.locked_text)
         words, lengths = torch.zeros(size, tokens, dtype=torch.int64), np.full(size, tokens)
-        return decoder.losses(of_image, of_text, words, lengths, pretend_documents(images, lengths))
+        documents = pretend_documents(images, lengths)
+        if documents is not None and isinstance(decoder, GatedDecoder):
+            return decoder.document_losses(of_image, of_text, words, documents)
+        return decoder.losses(of_image, of_text, words, lengths)
 
     cost, cast = _tower(towers, losses, number_format)
     again = 2.0 * width * words * (tokens - 1)

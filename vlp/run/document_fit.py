@@ -9,6 +9,7 @@ from vlp.ground.types import RecipeError
 from vlp.recipe.schema import DataSection
 from vlp.strategies.base import Strategy
 from vlp.towers.dual import DualEncoder
+from vlp.towers.gated_decoder import GatedDecoder
 from vlp.towers.tokenizers import frame
 
 FEWEST_TOKENS = 4  # of each text: start, two words, end
@@ -53,7 +54,7 @@ def check_documents_are_read(data: DataSection, towers: DualEncoder, used: Mappi
     """
     if data.documents is None:
         return
-    if towers.decoder is None or not towers.decoder.reads_documents:
+    if not isinstance(towers.decoder, GatedDecoder):
         raise RecipeError(
             "data.documents: the model reads pairs: set model.decoder={type: gated}, which looks at the latest image, "
             "with model.image.pooler_queries=65 and model.text.pool=cls"

@@ -13,7 +13,6 @@ from open_clip.transformer import LayerNorm, MultimodalTransformer, QuickGELU, V
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from vlp.ground.interleaved import Interleaved
 from vlp.ground.types import RecipeError, send
 from vlp.towers.class_token import ClassTokenText
 from vlp.towers.image_tokens import hand_out_tokens, token_shape
@@ -33,8 +32,6 @@ class CaptionDecoder(MultimodalTransformer):
     """
 
     image_map: nn.Linear | None
-    reads_documents = False
-    """Whether each token may look at another image, or at several."""
 
     def in_order(self) -> Iterator[tuple[nn.Module, bool]]:
         """Yield the blocks as they follow each other, and whether each looks at the image."""
@@ -45,10 +42,6 @@ class CaptionDecoder(MultimodalTransformer):
     def seen(self, image_tokens: Float[Tensor, "n k v"]) -> Float[Tensor, "n k w"]:
         """Return tokens of images as the blocks look at them."""
         return image_tokens if self.image_map is None else self.image_map(image_tokens)
-
-    def look_mask(self, interleaved: Interleaved, num_tokens: int, device: torch.device) -> Bool[Tensor, "n 1 l k"]:
-        """Return which tokens of a document's images each token of its text but the last looks at."""
-        raise NotImplementedError("reads pairs")
 
     def states(
         self,
@@ -81,21 +74,31 @@ class CaptionDecoder(MultimodalTransformer):
         text_tokens: Float[Tensor, "n l w"],
         tokens: Int64[Tensor, "n l"],
         lengths: Int64[NDArray[np.int64], " n"],
-        interleaved: Interleaved | None = None,
     ) -> Float32[Tensor, " n"]:
         """Return -log of the probability of each caption behind its first token, given its image.
 
         Args:
             text_tokens: States of the caption's tokens in the unimodal half.
             lengths: Of captions, start and end included; on the CPU, so that nothing waits for the device.
-            interleaved: Of documents, whose words alone count; image tokens are then those of all their images.
+        """
+        return self.losses_of(words_of(lengths, tokens.shape[1]), image_tokens, text_tokens, tokens)
+
+    def losses_of(
+        self,
+        is_word: Bool[NDArray[np.bool_], "n m"],
+        image_tokens: Float[Tensor, "n k v"],
+        text_tokens: Float[Tensor, "n l w"],
+        tokens: Int64[Tensor, "n l"],
+        look_mask: Bool[Tensor, "n 1 l k"] | None = None,
+    ) -> Float32[Tensor, " n"]:
+        """Return the same of some of the tokens.
+
+        Args:
+            is_word: Which tokens, but the first, are predicted.
+            look_mask: As in `states`.
         """
         size, length = tokens.shape
-        is_word = words_of(lengths, length) if interleaved is None else interleaved.is_word
         at, after = _predicted(is_word, tokens.device)
-        look_mask = None
-        if interleaved is not None:
-            look_mask = self.look_mask(interleaved, image_tokens.shape[1], tokens.device)
         hidden = self.states(image_tokens, text_tokens[:, :-1], look_mask).flatten(0, 1).index_select(0, at)
         labels = tokens.flatten().index_select(0, after)
         losses = linear_cross_entropy(hidden, self.text_projection, labels, _number_format(hidden.device.type))

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Float32, Int64
 from open_clip.transformer import LayerNorm
 from torch import Tensor, nn
 
@@ -103,7 +103,6 @@ class GatedDecoder(CaptionDecoder):
         looks: At the latest image alone, or at earlier ones too.
     """
 
-    reads_documents = True
     every: int
     looks: Looks
 
@@ -114,6 +113,17 @@ class GatedDecoder(CaptionDecoder):
             if number % self.every == 0:
                 yield next(looking), True
             yield block, False
+
+    def document_losses(
+        self,
+        image_tokens: Float[Tensor, "n k v"],
+        text_tokens: Float[Tensor, "n l w"],
+        tokens: Int64[Tensor, "n l"],
+        interleaved: Interleaved,
+    ) -> Float32[Tensor, " n"]:
+        """Return -log of the probability of the words of each document, whose images have all their tokens in a row."""
+        look_mask = self.look_mask(interleaved, image_tokens.shape[1], tokens.device)
+        return self.losses_of(interleaved.is_word, image_tokens, text_tokens, tokens, look_mask)
 
     def look_mask(self, interleaved: Interleaved, num_tokens: int, device: torch.device) -> Bool[Tensor, "n 1 l k"]:
         """Return which tokens of a document's images each token of its text but the last looks at.

@@ -18,6 +18,7 @@ from vlp.towers.before_projection import image_and_features, text_and_features
 from vlp.towers.caption_decoder import CaptionDecoder, decoder_of
 from vlp.towers.document_images import by_document, views_that_are_there
 from vlp.towers.freeze import is_locked
+from vlp.towers.gated_decoder import GatedDecoder
 from vlp.towers.image_tokens import hand_out_tokens, map_shape, maps_of
 from vlp.towers.learned_tokens import add_prompts, count_prompts
 from vlp.towers.text import can_cut, embed_cut, embed_full
@@ -103,7 +104,7 @@ class TwoTowers(nn.Module):
         interleaved: Interleaved,
     ) -> Embeddings:
         """Embed each document: the mean of its images, and its whole text, as COSMO does (arXiv:2401.00849)."""
-        assert self.decoder is not None, "documents are for a decoder, as `run` checks"
+        assert isinstance(self.decoder, GatedDecoder), "documents are for such a decoder, as `run` checks"
         places = views_that_are_there(interleaved, images.device)
         rows, states = self._image_rows(images.flatten(0, 1).index_select(0, places))
         text, text_tokens = self._token_rows(tokens, lengths)
@@ -116,7 +117,7 @@ class TwoTowers(nn.Module):
             scale=self.scale,
             bias=self.bias,
             reference=image.detach() if self.locked_image else None,
-            caption_losses=self.decoder.losses(image_tokens, text_tokens, tokens, lengths, interleaved),
+            caption_losses=self.decoder.document_losses(image_tokens, text_tokens, tokens, interleaved),
             caption_words=torch.from_numpy(interleaved.is_word.sum(axis=1)),
         )
 

@@ -197,6 +197,10 @@ def _part(values: Tensor | None, places: slice) -> Tensor | None:
     return None if values is None else values[places]
 
 
+def _side_by_side(references: Sequence[Float[Tensor, "b r"]]) -> Float[Tensor, "b s"]:
+    return torch.cat(list(references), dim=1) if len(references) > 1 else references[0].contiguous()
+
+
 class FusedWalk:
     """The path on CUDA: panels, whose tiles only kernels see.
 
@@ -255,9 +259,11 @@ class FusedWalk:
     def _numbers(self) -> Numbers:
         matrix = self._matrix
         kernels = [kernel_of(request_of(statistic)) for statistic in matrix.statistics]
+        scales = torch.stack([matrix.scale_of(statistic) for statistic in matrix.statistics])
+        if not any(kernels):
+            return Numbers(scales, scales, matrix.bias)  # nothing reads parameters
         parameters = [matrix.scale.new_full((), 0.0 if kernel is None else kernel.parameter) for kernel in kernels]
-        scales = [matrix.scale_of(statistic) for statistic in matrix.statistics]
-        return Numbers(torch.stack(scales), torch.stack(parameters), matrix.bias)
+        return Numbers(scales, torch.stack(parameters), matrix.bias)
 
     def _stack(self, axis: Axis, returned: Sequence[Returned]) -> Float[Tensor, "numbers size"]:
         """Return what going back reads along an axis, of the statistics that have anything there."""
@@ -288,6 +294,6 @@ class FusedWalk:
         references = [side.references[name].float() for name in references_of(statistics)]
         is_scaled = any(own_scale_of(request_of(statistic)) == axis for statistic in statistics)
         return Further(
-            torch.cat(references, dim=1).contiguous() if references else None,
+            _side_by_side(references) if references else None,
             side.scales.float() if is_scaled and side.scales is not None else None,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 import os
 import resource
 import time
@@ -25,6 +26,8 @@ from vlp.pairs.engine.tiles import TILE_SIZE
 DIM = 512
 SCALE, BIAS = 1 / 0.07, -10.0
 WORDS = 16  # of a caption
+VOCABULARY = 50
+GRID = (2, 3)  # places of a map
 SMALL_PAIRS = 64  # of the step that loads kernels before anything is measured
 ENOUGH_SECONDS = 5.0  # a process stops after the step that reaches them
 MAX_MEMORY_SHARE = 0.9  # of what is free: a case that needs more fails by itself, and takes nothing else with it
@@ -192,7 +195,7 @@ def build(name: str, dim: int = DIM, numerics: Numerics = "exact") -> Objective:
     built = {label: (terms.build(term, own), lambda _: 1.0) for label, (term, own) in parts.items()}
     widths = {label: int(label.partition("@")[2]) for label in parts if "@" in label}
     objective = Objective(built, widths, numerics=numerics)
-    objective.create(dim)
+    objective.create(dim, map_channels=dim, vocabulary=VOCABULARY)
     return objective
 
 
@@ -215,6 +218,10 @@ def embeddings_of(leaves: list[Tensor], needs: frozenset[str], seed: int) -> tup
     def drawn(k: int) -> Tensor:
         return unit(size, seed + k, dim=dim).to(leaves[0].device, torch.promote_types(leaves[0].dtype, torch.float32))
 
+    def places(k: int) -> Tensor:
+        rows = unit(size * math.prod(GRID), seed + k, dim=dim).view(size, -1, dim)
+        return rows.to(leaves[0].device, torch.promote_types(leaves[0].dtype, torch.float32))
+
     for need in sorted(needs - {"ids", "caption_ids"}):
         if need == "reference":
             more["reference"] = drawn(2)
@@ -229,6 +236,19 @@ def embeddings_of(leaves: list[Tensor], needs: frozenset[str], seed: int) -> tup
             more["caption_losses"] = losses
             more["caption_words"] = torch.full((size,), WORDS)
             gradients.append(losses)
+        elif need == "maps":
+            more["image_maps"] = tuple(places(7 + view).unflatten(1, GRID).requires_grad_() for view in range(2))
+            gradients.extend(more["image_maps"])
+        elif need == "taught_maps":
+            more["taught_maps"] = tuple(places(9 + view).unflatten(1, GRID) for view in range(2))
+            whole = torch.tensor([0.0, 0.0, 100.0, 100.0, 0.0], device=leaves[0].device)
+            more["image_cuts"] = (whole.expand(size, 5), (0.9 * whole).expand(size, 5))
+        elif need == "hidden_patches":
+            more["hidden_patches"], more["taught_patches"] = places(11).requires_grad_(), places(12)
+            gradients.append(more["hidden_patches"])
+        elif need == "tokens":
+            more["tokens"] = (torch.arange(size * WORDS, device=leaves[0].device) % VOCABULARY).view(size, WORDS)
+            more["token_counts"] = torch.full((size,), WORDS)
         else:
             raise ValueError(f"this benchmark draws no '{need}'")
     image, text, scale, bias = leaves

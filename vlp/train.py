@@ -29,7 +29,8 @@ from vlp.run.device_memory import peak_memory
 from vlp.run.folder import behind_head, evaluations_of
 from vlp.run.launch import agreed_checksum, was_launched
 from vlp.run.log import Log
-from vlp.run.state import restore, save, weights_to_evaluate
+from vlp.run.saving import save
+from vlp.run.state import restore, weights_to_evaluate
 from vlp.run.trained_head import HeadEncoder
 from vlp.run.watchdog import Watchdog, WatchedEncoder
 from vlp.step.learning_rate import set_learning_rate

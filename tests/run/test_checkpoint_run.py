@@ -18,7 +18,7 @@ from tests.run.test_checkpoint import content, damage
 from tests.shards import write_shards
 from tests.tiny import tiny_recipe
 from vlp.ground.types import RecipeError, VlpWarning
-from vlp.run import checkpoint, state
+from vlp.run import checkpoint, saving
 from vlp.run.checkpoint import LOCK, latest
 from vlp.train import train
 
@@ -86,7 +86,7 @@ def _fail_on_the_first(rank, world_size, folder, shards):
 
 def _fail_on_the_second(rank, world_size, folder, shards):
     if rank == 1:
-        real, calls = state.get_optimizer_state_dict, []
+        real, calls = saving.get_optimizer_state_dict, []
 
         def gather(*args, **options):
             calls.append(1)
@@ -94,7 +94,7 @@ def _fail_on_the_second(rank, world_size, folder, shards):
                 raise MemoryError("no room for a copy")
             return real(*args, **options)
 
-        state.get_optimizer_state_dict = gather
+        saving.get_optimizer_state_dict = gather
     return losses(train(tiny_recipe(Path(folder) / str(rank), shards, f"runs={folder}/runs")))
 
 

@@ -50,7 +50,8 @@ def is_main() -> bool:
 def set_timeout(seconds: float) -> None:
     """Let collectives raise that wait longer than this for another process."""
     if is_on():
-        for group in {torch_dist.group.WORLD, _host_group() or torch_dist.group.WORLD}:
+        aside = group_aside() if group_aside.cache_info().currsize else None
+        for group in {torch_dist.group.WORLD, *(each for each in (_host_group(), aside) if each is not None)}:
             _set_timeout(timedelta(seconds=seconds), group)
 
 
@@ -148,17 +149,20 @@ def gather_objects(thing: Thing) -> list[Thing]:
     return things
 
 
-def broadcast_object(thing: Thing) -> Thing:
+def broadcast_object(thing: Thing, group: Group = None) -> Thing:
     """Return the main process's object on every process."""
     if not is_on():
         return thing
     box = [thing]
-    torch_dist.broadcast_object_list(box, src=0, group=_host_group())
+    torch_dist.broadcast_object_list(box, src=0, group=group or _host_group())
     return box[0]
 
 
-def on_main(action: Callable[[], Thing]) -> Thing:
+def on_main(action: Callable[[], Thing], group: Group = None) -> Thing:
     """Do something that holds no collective on the main process alone; every process gets what came of it.
+
+    Args:
+        group: Of all processes, to talk in; threads that talk at the same time need one each.
 
     Raises:
         Exception: What `action` raised; the other processes raise its words, as a RecipeError where it is one and
@@ -170,7 +174,7 @@ def on_main(action: Callable[[], Thing]) -> Thing:
             result = action()
         except Exception as error:
             failure = error
-    result, said = broadcast_object((result, _said(failure)))
+    result, said = broadcast_object((result, _said(failure)), group)
     if failure is not None:
         raise failure
     if said is not None:
@@ -221,6 +225,16 @@ def leave() -> None:
     if torch_dist.is_available() and torch_dist.is_initialized():
         torch_dist.destroy_process_group()
         _host_group.cache_clear()
+        group_aside.cache_clear()
+
+
+@cache
+def group_aside() -> Group:
+    """Return a group of all processes, through the CPU, in which a thread talks beside the main one.
+
+    All processes must ask for it at the same time when they first do.
+    """
+    return cast(Group, torch_dist.new_group(backend="gloo")) if is_on() else None
 
 
 @cache

@@ -64,11 +64,15 @@ class CheckpointSection(Section):
         keep: Newest checkpoints that stay; with `evaluation.stop_when` the best one stays as well.
         background: Train on while a checkpoint is written, from a copy of the state in the main process's memory. Steps
             wait for the copy alone; the last checkpoint of a run is waited for.
+        sharded: Each process writes, and with `background` copies, its own part of what the launch splits (FSDP2); the
+            main one gathers it all otherwise. It reads the same, with any number of processes. Where every process
+            holds the whole (one process, DDP) there is nothing to split, and the main one writes as ever.
     """
 
     every: int = Field(1000, ge=1)
     keep: int = Field(2, ge=1)
     background: bool = False
+    sharded: bool = False
 
 
 class LogSection(Section):

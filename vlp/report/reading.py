@@ -11,10 +11,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from vlp.data.order.batch_sizes import BatchSizes
 from vlp.ground.files import read_records
+from vlp.ground.pieces import shapes
 from vlp.ground.types import RecipeError
 from vlp.ground.yaml import read_yaml
 from vlp.html.axes import Point
@@ -145,10 +146,9 @@ def _num_parameters(folder: Path) -> dict[str, int]:
 
 def _count(file: Path) -> dict[str, int]:
     counts: Counter[str] = Counter()
-    with safe_open(file, framework="np") as weights:
-        for name in weights.keys():  # noqa: SIM118  (not a mapping)
-            side = next((side for side, part in (("image", ".visual."), ("text", ".text.")) if part in f".{name}"), "")
-            counts[side] += math.prod(weights.get_slice(name).get_shape())
+    for name, shape in shapes(file).items():
+        side = next((side for side, part in (("image", ".visual."), ("text", ".text.")) if part in f".{name}"), "")
+        counts[side] += math.prod(shape)
     return {"all": sum(counts.values()), "image": counts["image"], "text": counts["text"]}
 
 

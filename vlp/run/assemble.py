@@ -213,6 +213,8 @@ def assemble(recipe: Recipe, *, resume: bool, allow_changes: bool) -> Run:
         compile_towers(towers.core, by_block=sharded)
     model = distribute(accelerator, towers, recipe, sharded=sharded)
     check_wrapped(model, towers)
+    if sharded and recipe.checkpoint.sharded:
+        dist.group_aside()  # before the watchdog tells groups how long to wait
     optimizer = build_optimizer(towers, towers.blocks_behind(), kind, towers.names_in_blocks(), **shared)
     check_unfreezing(optimizer, num_steps)
     pull = build_pull(kind, optimizer)

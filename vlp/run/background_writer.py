@@ -8,13 +8,18 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
+from vlp.ground import dist
 from vlp.ground.types import VlpWarning
 
 
 class BackgroundWriter:
     """Does one thing after the other on a thread of its own; a failure is a warning once somebody asks.
+
+    Where all processes have a part in it, all fail, and the main one says so.
 
     Leaving its block waits for what is still to do, whatever ended the block.
     """
@@ -37,7 +42,7 @@ class BackgroundWriter:
         if self._pending is None:
             return
         (written, otherwise), self._pending = self._pending, None
-        if (error := written.exception()) is not None:
+        if (error := written.exception()) is not None and dist.is_main():
             warnings.warn(f"{otherwise}: {type(error).__name__}: {error}", VlpWarning, stacklevel=2)
 
     def __enter__(self) -> BackgroundWriter:
@@ -50,11 +55,25 @@ class BackgroundWriter:
 
 
 def copied(state: Any) -> Any:
-    """Return a state whose tensors are copies on the CPU, which no later step changes."""
+    """Return a state whose tensors are copies on the CPU, which no later step changes.
+
+    From a GPU all of them travel at once, through memory that is pinned for it and that torch keeps for the next copy;
+    the wait is for the last one.
+    """
+    found = _copied(state)
+    for device in {value.device for value in tree_leaves(state) if isinstance(value, Tensor) and value.is_cuda}:
+        torch.cuda.synchronize(device)
+    return found
+
+
+def _copied(state: Any) -> Any:
     if isinstance(state, Tensor):
-        return state.detach().to("cpu", copy=True)
+        if state.device.type != "cuda":
+            return state.detach().to("cpu", copy=True)
+        pinned = torch.empty_like(state, device="cpu", pin_memory=True, requires_grad=False)
+        return pinned.copy_(state.detach(), non_blocking=True)
     if isinstance(state, dict):
-        return type(state)((key, copied(value)) for key, value in state.items())
+        return type(state)((key, _copied(value)) for key, value in state.items())
     if isinstance(state, list | tuple):
-        return type(state)(copied(value) for value in state)
+        return type(state)(_copied(value) for value in state)
     return state

@@ -21,6 +21,7 @@ from vlp.ground import files
 from vlp.ground.errors import first_line
 from vlp.ground.files import sha256_of
 from vlp.ground.manifest import MANIFEST, lay_out_manifest, read_manifest
+from vlp.ground.pieces import joined, pieces_of, read_whole, whole_name
 from vlp.ground.provenance import versions
 from vlp.ground.types import RecipeError, VlpWarning
 from vlp.recipe.compose import check_recipe
@@ -31,7 +32,7 @@ from vlp.recipe.start import CHECKPOINTS, LOCK
 TRAINING, MODEL = "training.pt", "model"
 WEIGHTS = ".safetensors"
 SEAL = b"# sha256 of the lines above: "
-FORMAT = 2
+FORMAT, FORMAT_IN_PIECES = 2, 3
 STEP_FOLDER = re.compile(r"step_(\d{8,})")
 BEFORE_MANIFESTS = "state.json"  # what the first format called its list of files, which nothing protected
 
@@ -54,15 +55,19 @@ class Checkpoint:
 
     def weights(self, label: str = MODEL) -> dict[str, Tensor]:
         """Return the weights called `label` (`model`, or the label of a strategy such as `ema`)."""
-        return load_file(self.path / f"{label}{WEIGHTS}")
+        path = self.path / f"{label}{WEIGHTS}"
+        return read_whole(path) if pieces_of(path) else load_file(path)
 
     def training(self) -> dict[str, Any]:
         """Return optimizer, strategy and guard state; only tensors and plain values can be in it."""
-        return torch.load(self.path / TRAINING, map_location="cpu", weights_only=True)
+        state: dict[str, Any] = torch.load(self.path / TRAINING, map_location="cpu", weights_only=True)
+        path = self.path / f"{TRAINING}{WEIGHTS}"
+        return joined(state, read_whole(path)) if pieces_of(path) else state
 
     def labels(self) -> list[str]:
         """Return the labels of all weights in it."""
-        return sorted(name.removesuffix(WEIGHTS) for name in self.sha256 if name.endswith(WEIGHTS))
+        names = {whole_name(name) for name in self.sha256 if name.endswith(WEIGHTS)}
+        return sorted(name.removesuffix(WEIGHTS) for name in names - {f"{TRAINING}{WEIGHTS}"})
 
     def check(self) -> None:
         """Compare the folder with the checksums, byte by byte, and see that its files can be loaded.
@@ -109,9 +114,9 @@ def save(
         Exception: Whatever a writer raises; what it wrote is removed, older checkpoints are as they were.
     """
     final = folder_of(run, step)
-    _sync_lines(run)
+    sync_lines(run)
     written = find(run, step) or _write(final, step, position, weights, training)
-    _rotate(run, written, keep, spare)
+    rotate(run, written, keep, spare)
     return written
 
 
@@ -132,7 +137,7 @@ def is_saved(run: Path, step: int, keep: int, spare: int | None = None) -> bool:
     """Whether the checkpoint of a step is whole; if so, drop the older ones, as its writer may have been killed."""
     found = find(run, step)
     if found is not None:
-        _rotate(run, found, keep, spare)
+        rotate(run, found, keep, spare)
     return found is not None
 
 
@@ -174,8 +179,8 @@ def open_checkpoint(path: Path) -> Checkpoint:
     try:
         manifest = read_manifest(path / MANIFEST)
         found = Checkpoint(path, int(manifest["step"]), int(manifest["position"]), dict(manifest["sha256"]))
-        if manifest["format"] != FORMAT:
-            raise RecipeError(f"{path}: has format {manifest['format']}, this version of vlp reads {FORMAT}")
+        if manifest["format"] not in (FORMAT, FORMAT_IN_PIECES):
+            raise RecipeError(f"{path}: has format {manifest['format']}, this version of vlp reads {FORMAT_IN_PIECES}")
         found.check()
     except RecipeError:
         raise
@@ -214,29 +219,45 @@ def _write(
     training: Mapping[str, Any],
 ) -> Checkpoint:
     """Write a checkpoint beside, and give it its name once all of it is on the disk."""
-    folder = final.parent
-    folder.mkdir(parents=True, exist_ok=True)
-    files.remove_leftovers(folder)
-    partial = files.beside(final)
+    partial = begin(final)
     try:
-        partial.mkdir()
         for label, values in weights.items():
             save_file({name: value.contiguous() for name, value in values.items()}, partial / f"{label}{WEIGHTS}")
         torch.save(dict(training), partial / TRAINING)
         sums = {file.name: sha256_of(file) for file in sorted(partial.iterdir())}
         for name in sums:
             files.sync(partial / name)
-        files.write_text(partial / MANIFEST, _manifest(step, position, sums))
-        if os.path.lexists(final):
-            _put_aside(final)
-        partial.rename(final)
-        files.sync_folder(folder)
+        return complete(partial, final, step, position, sums)
     finally:
         files.remove(partial)
+
+
+def begin(final: Path) -> Path:
+    """Make the folder, beside its place, in which a checkpoint is put together."""
+    final.parent.mkdir(parents=True, exist_ok=True)
+    files.remove_leftovers(final.parent)
+    partial = files.beside(final)
+    partial.mkdir()
+    return partial
+
+
+def complete(
+    partial: Path, final: Path, step: int, position: int, sums: Mapping[str, str], version: int = FORMAT
+) -> Checkpoint:
+    """Give a checkpoint, whose files are on the disk, its manifest and its name.
+
+    Args:
+        sums: The checksum of each file.
+    """
+    files.write_text(partial / MANIFEST, _manifest(step, position, sums, version))
+    if os.path.lexists(final):
+        _put_aside(final)
+    partial.rename(final)
+    files.sync_folder(final.parent)
     return Checkpoint(final, step, position, sums)
 
 
-def _sync_lines(run: Path) -> None:
+def sync_lines(run: Path) -> None:
     """Wait until metrics and quarantine are on the disk: a resume goes on behind the lines of this step."""
     grown = sorted(run.glob("*.jsonl"))
     for path in grown:
@@ -245,7 +266,7 @@ def _sync_lines(run: Path) -> None:
         files.sync_folder(run)
 
 
-def _rotate(run: Path, written: Checkpoint, keep: int, spare: int | None) -> None:
+def rotate(run: Path, written: Checkpoint, keep: int, spare: int | None) -> None:
     """Drop whole checkpoints but the newest `keep` and the spared one; others are not ours to count or to remove."""
     spared = written.path if spare is None else folder_of(run, spare)
     whole = []
@@ -292,8 +313,8 @@ def _put_aside(damaged: Path) -> None:
     warnings.warn(f"{damaged.name} was damaged and is written again: moved to {free}", VlpWarning, stacklevel=2)
 
 
-def _manifest(step: int, position: int, sums: Mapping[str, str]) -> str:
-    values = {"format": FORMAT, "step": step, "position": position, "sha256": dict(sums), "versions": versions()}
+def _manifest(step: int, position: int, sums: Mapping[str, str], version: int = FORMAT) -> str:
+    values = {"format": version, "step": step, "position": position, "sha256": dict(sums), "versions": versions()}
     return lay_out_manifest(values)
 
 

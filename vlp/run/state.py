@@ -1,4 +1,4 @@
-"""The state of a run on its way to the disk and back, whatever the layout of processes."""
+"""The state of a run as a checkpoint has it, whatever the layout of processes."""
 
 from __future__ import annotations
 
@@ -12,21 +12,17 @@ import torch
 from torch import Tensor
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
-    get_model_state_dict,
-    get_optimizer_state_dict,
     set_model_state_dict,
     set_optimizer_state_dict,
 )
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from vlp.data import Faults
 from vlp.ground import dist
 from vlp.ground.types import RecipeError
 from vlp.recipe.layers import DEFAULT_TYPES, LENGTHS
 from vlp.recipe.schema import Recipe
 from vlp.run import checkpoint
 from vlp.run.assemble import Run
-from vlp.run.background_writer import copied
 from vlp.run.checkpoint import Checkpoint
 
 FULL = StateDictOptions(full_state_dict=True, cpu_offload=True)
@@ -62,25 +58,6 @@ def _length(recipe: Recipe) -> str:
     return next(key for key in LENGTHS if getattr(recipe.train, key) is not None)
 
 
-def save(run: Run, *, step: int, position: int, background: bool = False) -> None:
-    """Write a checkpoint unless that of this step is there; every process takes part, the first one writes.
-
-    Args:
-        background: Come back once the state is copied. Where it cannot be written, the next call warns.
-
-    Raises:
-        RecipeError: It cannot be written; on every process, whatever went wrong on which one.
-    """
-    try:
-        if not dist.on_main(lambda: _is_saved(run, step)):
-            _save(run, step, position, background)
-    except Exception as error:
-        raise RecipeError(
-            f"no checkpoint at step {step}: {type(error).__name__}: {error}; older ones are as they were, and --resume "
-            "continues from them"
-        ) from error
-
-
 def weights_to_evaluate(run: Run) -> dict[str, Tensor]:
     """Return the weights that the recipe evaluates, whole, on the CPU."""
     label = run.recipe.evaluation.weights
@@ -94,58 +71,6 @@ def full(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         name: (value.full_tensor() if isinstance(value, DTensor) else value).detach().cpu()
         for name, value in weights.items()
     }
-
-
-def _is_saved(run: Run, step: int) -> bool:
-    run.writer.settle()
-    return checkpoint.is_saved(run.recipe.folder, step, run.recipe.checkpoint.keep, run.scores.best_step())
-
-
-def _save(run: Run, step: int, position: int, background: bool) -> None:
-    run.kept.save()
-    faults = Faults.together(dist.gather_objects(run.stream.faults))
-    with dist.together():  # sharded tensors meet in here: when one process fails, the others wait for their time-out
-        trained = get_model_state_dict(run.model, options=FULL)
-        averages_of_steps = full(run.averages())
-        weights: dict[str, Any] = {checkpoint.MODEL: trained | averages_of_steps}
-        for label, strategy in run.strategies.items():
-            averages = strategy.weights()
-            if averages is not None:
-                weights[label] = full(averages)
-        training = {
-            "optimizer_type": run.recipe.optimizer.type,
-            "optimizer": get_optimizer_state_dict(run.model, run.optimizer, options=FULL),
-            "pull": None if run.pull is None else get_optimizer_state_dict(run.model, run.pull, options=FULL),
-            "trained": {name: value for name, value in trained.items() if name in averages_of_steps},
-        }
-        at_home = {  # on whatever device it is at work
-            "term_optimizer": None if run.term_optimizer is None else run.term_optimizer.state_dict(),
-            "strategies": {label: strategy.state_dict() for label, strategy in run.strategies.items()},
-            "objective": run.objective.state_dict(),
-            "safe_step": run.safe_step.state,
-            "faults": faults.state_dict(),
-        }
-        if background and dist.is_main():
-            at_home = copied(at_home)
-            if run.device.type == "cpu":  # from elsewhere the others were copied already
-                weights, training = copied(weights), copied(training)
-
-    best = run.scores.best_step()
-
-    def write() -> None:
-        run.claim.renew()
-        checkpoint.save(
-            run.recipe.folder,
-            step=step,
-            position=position,
-            weights=weights,
-            training=training | at_home,
-            keep=run.recipe.checkpoint.keep,
-            spare=best,
-        )
-
-    later = partial(run.writer.start, write, otherwise=f"no checkpoint at step {step}")
-    dist.on_main(later if background else write)
 
 
 def _check_copy(found: Checkpoint) -> None:

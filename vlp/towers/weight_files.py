@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.serialization import MAGIC_NUMBER, PROTOCOL_VERSION
 
 from vlp.ground.errors import first_line
+from vlp.ground.pieces import pieces_of, read_whole
 from vlp.ground.types import RecipeError
 
 # Where the weights lie in what trainers save: open_clip, Lightning and timm; fairseq and others; DeepSpeed.
@@ -49,6 +50,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         RecipeError: The file cannot be read, or holds no tensors.
     """
     try:
+        if pieces_of(path):
+            return read_whole(path)
         with path.open("rb") as file:
             head = file.read(16)
         found = _read(path, head)

@@ -15,7 +15,8 @@ from tests.strategies.runs import recipe_of
 from vlp.ground.types import RecipeError
 from vlp.run import state
 from vlp.run.assemble import assemble
-from vlp.run.state import restore, save, weights_to_evaluate
+from vlp.run.saving import save
+from vlp.run.state import restore, weights_to_evaluate
 from vlp.run.trained_model import load_model_of_run
 from vlp.train import one_step, train
 

@@ -39,6 +39,7 @@ REFUSED, CRASHED = 1, 70  # exit codes: ended with a line for the user, ended wi
 PATIENCE = 120.0  # a training takes a few seconds; one that needs longer hangs
 GRACE = 3.0  # what launchers grant the other processes once one has ended; torchrun gives ten times as much
 NUM_SAMPLES, SPOILED = 21, 11
+SHARDING = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}  # as recipes/launch/fsdp2.yaml sets it
 TIMES = {"crc32", "seconds", "samples_per_second", "data_wait", "decode_rate", "peak_memory_gb", "workers"}
 RECIPE = """
 name: tiny
@@ -52,7 +53,7 @@ objective: {{clip: {{}}, sogclr: {{weight: 0.1}}}}
 strategies: {{ema: {{decay: 0.9}}}}
 train: {{steps: {steps}, batch_size: 8, threads: 1}}
 evaluation: {{weights: ema}}
-checkpoint: {{every: {every}, keep: {keep}, background: {background}}}
+checkpoint: {{every: {every}, keep: {keep}, background: {background}, sharded: {sharded}}}
 log: {{every: 1}}
 """
 
@@ -65,11 +66,13 @@ class Scene:
         folder: Made by `set_up`.
         ranks: Processes of each training.
         steps: Length of the run.
+        sharded: Parameters are split over its processes.
     """
 
     folder: Path
     ranks: int
     steps: int
+    sharded: bool = False
 
     @property
     def recipe(self) -> Path:
@@ -88,12 +91,23 @@ class Scene:
 
 
 def set_up(
-    folder: Path, *, ranks: int, steps: int, every: int, keep: int, workers: int = 0, background: bool = False
+    folder: Path,
+    *,
+    ranks: int,
+    steps: int,
+    every: int,
+    keep: int,
+    workers: int = 0,
+    background: bool = False,
+    sharded: bool = False,
+    in_parts: bool = False,
 ) -> Scene:
     """Write shards with one spoiled sample, and a recipe that trains on them in a second.
 
     Args:
         background: Write checkpoints while training goes on.
+        sharded: Split parameters over processes (FSDP2).
+        in_parts: Let each process write its own part of a checkpoint.
     """
     source = paths.find_card("data", "embedded")
     first = Card.from_mapping(read_yaml(source), source).paths()[0]
@@ -102,7 +116,7 @@ def set_up(
     folder.mkdir(parents=True, exist_ok=True)
     write_samples(folder / "00000.tar", samples)
     (folder / "card.yaml").write_text(f"name: few\nshards: {folder / '*.tar'}\n", encoding="utf-8")
-    scene = Scene(folder, ranks, steps)
+    scene = Scene(folder, ranks, steps, sharded)
     text = RECIPE.format(
         runs=scene.runs,
         card=folder / "card.yaml",
@@ -111,6 +125,7 @@ def set_up(
         every=every,
         keep=keep,
         background=str(background).lower(),
+        sharded=str(in_parts).lower(),
     )
     scene.recipe.write_text(text, encoding="utf-8")
     scene.runs.mkdir(exist_ok=True)
@@ -265,6 +280,7 @@ def _be_a_process(training: Training, rank: int, port: int, others: Sequence[int
         if training.scene.ranks > 1:
             os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE=str(training.scene.ranks))
             os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(training.scene.ranks))
+        os.environ.update(SHARDING if training.scene.sharded else {})
         if training.prepare is not None:
             training.prepare(rank, others)
         code = _train(training.scene)
@@ -301,9 +317,9 @@ class Reference:
     listed: Sequence[str] = ()
 
 
-def make_reference(folder: Path, *, ranks: int, steps: int) -> Reference:
-    """Train without a disturbance, keeping the state of every step."""
-    scene = set_up(folder, ranks=ranks, steps=steps, every=1, keep=steps)
+def make_reference(folder: Path, *, ranks: int, steps: int, sharded: bool = False) -> Reference:
+    """Train without a disturbance, keeping the state of every step, which the first process writes."""
+    scene = set_up(folder, ranks=ranks, steps=steps, every=1, keep=steps, sharded=sharded)
     ended = run_once(scene, folder / "reference.log")
     if not ended.finished:
         raise RuntimeError(f"the undisturbed run ended with {ended.codes}:\n{ended.said}")

@@ -9,8 +9,9 @@ or to one that decodes. Instants: any, or a few milliseconds behind a file event
 each kill every whole checkpoint and every line of metrics must be that of the undisturbed run, bit for bit, none may be
 lost, and after the last resume all must be there.
 
-Lives with decoding processes write checkpoints in the background. What was done is kept under --work; the same command
-goes on from there.
+Lives with decoding processes write checkpoints in the background. Half of those with several processes split the
+parameters over them, and each writes its own part of a checkpoint; --sharded takes these alone. What was done is kept
+under --work; the same command goes on from there.
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ TARGETS = ("one", "all", "group", "decoder")
 MOST_EVENTS = 80  # a run of this length has somewhat more
 LONGEST_DELAY = 0.02  # between a file event and the signal
 LONGEST_GRACE = 0.3  # between SIGTERM and SIGKILL
+SHARDED = 0.5  # how many of the lives with several processes split their parameters
 ANOTHER = 0.4  # how often a resumed run is killed, too
 
 
@@ -99,6 +101,7 @@ class Life:
     kills: tuple[Kill, ...]
     problems: tuple[str, ...]
     said: str
+    sharded: bool = False
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -116,7 +119,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(write_report(parsed.to, words, lives), file=sys.stderr)
     broken = [life for life in lives if life.problems]
     for life in broken:
-        print(f"life {life.number}, {life.ranks} ranks, {life.workers} workers: {'; '.join(life.problems)}")
+        layout = f"{life.ranks} ranks{', sharded' * life.sharded}, {life.workers} workers"
+        print(f"life {life.number}, {layout}: {'; '.join(life.problems)}")
     print(f"{sum(len(life.kills) for life in lives)} kills in {len(lives)} lives, {len(broken)} broken")
     sys.exit(1 if broken or not lives else 0)
 
@@ -126,6 +130,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=1000)
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--sharded", action="store_true", help="lives of sharded parameters alone; give --ranks 2")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, default=Path("runs/kills"), help="folder of the runs and of what was done")
     parser.add_argument("--to", type=Path, help="folder of the report, such as benchmarks/reports; default: none")
@@ -143,7 +148,7 @@ def live(parsed: argparse.Namespace) -> Iterator[Life]:
         life = known.get(number)
         if life is None:
             ranks = parsed.ranks[number % len(parsed.ranks)]
-            life = live_once(stage, parsed.seed, number, ranks)
+            life = live_once(stage, parsed.seed, number, ranks, sharded=parsed.sharded)
             with record.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(asdict(life)) + "\n")
         done, number = done + len(life.kills), number + 1
@@ -157,38 +162,53 @@ class Stage:
     folder: Path
 
     def __post_init__(self) -> None:
-        self.scenes: dict[tuple[int, int], tuple[Scene, float]] = {}
-        self.references: dict[int, Reference] = {}
+        self.scenes: dict[tuple[int, int, bool], tuple[Scene, float]] = {}
+        self.references: dict[tuple[int, bool], Reference] = {}
 
-    def scene(self, ranks: int, workers: int) -> tuple[Scene, float]:
+    def scene(self, ranks: int, workers: int, *, sharded: bool) -> tuple[Scene, float]:
         """Return a scene, and how many seconds its run takes undisturbed."""
-        if (ranks, workers) not in self.scenes:
-            folder = self.folder / f"scene_{ranks}_{workers}"
+        key = (ranks, workers, sharded)
+        if key not in self.scenes:
+            folder = self.folder / f"scene_{ranks}_{workers}{'_sharded' * sharded}"
             shutil.rmtree(folder, ignore_errors=True)
             scene = set_up(
-                folder, ranks=ranks, steps=STEPS, every=EVERY, keep=KEEP, workers=workers, background=workers > 0
+                folder,
+                ranks=ranks,
+                steps=STEPS,
+                every=EVERY,
+                keep=KEEP,
+                workers=workers,
+                background=workers > 0,
+                sharded=sharded,
+                in_parts=sharded,
             )
             warm_up(scene)
             started = time.monotonic()
             run_once(scene, folder / "whole.log")
-            self.scenes[ranks, workers] = scene, time.monotonic() - started
-        return self.scenes[ranks, workers]
+            self.scenes[key] = scene, time.monotonic() - started
+        return self.scenes[key]
 
-    def reference(self, ranks: int) -> Reference:
+    def reference(self, ranks: int, *, sharded: bool) -> Reference:
         """Return what an undisturbed run computes."""
-        if ranks not in self.references:
-            folder = self.folder / f"reference_{ranks}"
+        key = (ranks, sharded)
+        if key not in self.references:
+            folder = self.folder / f"reference_{ranks}{'_sharded' * sharded}"
             shutil.rmtree(folder, ignore_errors=True)
-            self.references[ranks] = make_reference(folder, ranks=ranks, steps=STEPS)
-        return self.references[ranks]
+            self.references[key] = make_reference(folder, ranks=ranks, steps=STEPS, sharded=sharded)
+        return self.references[key]
 
 
-def live_once(stage: Stage, seed: int, number: int, ranks: int) -> Life:
-    """Start, kill, resume, perhaps again, and judge."""
+def live_once(stage: Stage, seed: int, number: int, ranks: int, *, sharded: bool) -> Life:
+    """Start, kill, resume, perhaps again, and judge.
+
+    Args:
+        sharded: Split parameters in any case, where there are several processes.
+    """
     dice = random.Random(f"{seed}/{number}")
     workers = dice.choice(WORKERS)
-    scene, seconds = stage.scene(ranks, workers)
-    reference = stage.reference(ranks)
+    sharded = ranks > 1 and (sharded or dice.random() < SHARDED)
+    scene, seconds = stage.scene(ranks, workers, sharded=sharded)
+    reference = stage.reference(ranks, sharded=sharded)
     shutil.rmtree(scene.run, ignore_errors=True)
     kills: list[Kill] = []
     problems: list[str] = []
@@ -209,7 +229,7 @@ def live_once(stage: Stage, seed: int, number: int, ranks: int) -> Life:
     else:
         problems.append(f"the resume {'hung' if ended.hung else 'ended'} with {ended.codes}")
         said += ended.said
-    return Life(commit(), seed, number, ranks, workers, tuple(kills), tuple(problems), said[-3000:])
+    return Life(commit(), seed, number, ranks, workers, tuple(kills), tuple(problems), said[-3000:], sharded)
 
 
 def draw_kill(dice: random.Random, scene: Scene, workers: int, seconds: float) -> Kill:

@@ -15,12 +15,12 @@ from benchmarks.tables import markdown
 def write_report(folder: Path, command: str, lives: Sequence[Any]) -> Path:
     """Write what was done; return the page."""
     broken = [life for life in lives if life.problems]
-    kills = [(life.ranks, kill) for life in lives for kill in life.kills]
+    kills = [(f"{life.ranks}{', sharded' * life.sharded}", kill) for life in lives for kill in life.kills]
     targets = sorted({kill.target for _, kill in kills})
     count = Counter((ranks, kill.signal, kill.target) for ranks, kill in kills)
     table = [["signal", "processes", *(f"to {target}" for target in targets)]]
     for ranks, name in sorted({(ranks, kill.signal) for ranks, kill in kills}):
-        table.append([name, str(ranks), *(str(count[ranks, name, target] or "") for target in targets)])
+        table.append([name, ranks, *(str(count[ranks, name, target] or "") for target in targets)])
     inside = sum("checkpoints" in kill.hit for _, kill in kills)
     asleep = sum(kill.steps == 0 for _, kill in kills)
     sections = [
@@ -31,7 +31,8 @@ def write_report(folder: Path, command: str, lives: Sequence[Any]) -> Path:
     ]
     if broken:
         listing = [
-            f"- life {life.number}, {life.ranks} processes, {life.workers} decoding: {'; '.join(life.problems)}"
+            f"- life {life.number}, {life.ranks} processes{', sharded' * life.sharded}, {life.workers} decoding: "
+            + "; ".join(life.problems)
             for life in broken
         ]
         sections += ["## Broken", "\n".join(listing)]

@@ -28,6 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from vlp.ground.types import Batch
 from vlp.objectives.base import Objective, Term
 from vlp.plan.pretend_batch import images_of, pixel_shape, pretend_batch, pretend_documents
+from vlp.plan.splitting import Rows, rows_of
 from vlp.recipe.model import build_model, without_weights
 from vlp.recipe.named_parts import build_objective, build_strategies, load_strategies, teacher_dim_of, widths_of
 from vlp.recipe.schema import Recipe
@@ -85,6 +86,7 @@ class Counts:
         guarded: Numbers that are copied for each trained one while the optimizer steps, to take a bad step back.
         strategies: Operations of strategies, such as the forward pass of a teacher, for one pair.
         uncounted: Parts of the recipe whose operations are not in these numbers.
+        rows: Parameters of the towers, by how they can be split over devices.
     """
 
     parameters: int
@@ -105,6 +107,7 @@ class Counts:
     guarded: float = 0.0
     strategies: float = 0.0
     uncounted: tuple[str, ...] = ()
+    rows: tuple[Rows, ...] = ()
 
 
 def count(recipe: Recipe, *, tokens: float | None = None) -> Counts:
@@ -158,6 +161,7 @@ def count(recipe: Recipe, *, tokens: float | None = None) -> Counts:
                 *(f"strategies.{label}" for label in seen.uncounted),
                 *(f"objective.{label}" for label in networks),
             ),
+            rows=rows_of(towers, (towers.core.visual, towers.core.text, towers.decoder)),
         )
 
 

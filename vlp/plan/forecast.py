@@ -10,7 +10,8 @@ from functools import cached_property
 from vlp.ground.types import RecipeError
 from vlp.plan.counts import Counts
 from vlp.plan.devices import Device
-from vlp.plan.holding import FLOAT32, Holding, room_of
+from vlp.plan.holding import Holding, room_of
+from vlp.plan.splitting import FLOAT32, sent_in_step
 from vlp.recipe.schema import Recipe
 
 LOSS_PRODUCTS = 4  # of one matrix: forward, once more in the backward pass, and one for the gradient of each side
@@ -23,6 +24,7 @@ GATHER_SHARE = 0.5  # of the wire, by a few embeddings
 MANY_CORES = 8  # of one device
 LARGE_LOSS = 0.15  # of a step
 EXCHANGE_LEADS = 0.8  # of a step without its loss
+GRADIENTS = "gradients between devices"
 ALMOST = 0.95  # of the memory, for advice that fills it
 
 
@@ -163,7 +165,8 @@ class Forecast:
             LOSS_PRODUCTS * counts.matrices * 2 * self.holding.pairs * self.recipe.train.batch_size * counts.embed_dim
         )
         yield StepPart("loss", products / device.float32, products / device.float32 / LOSS_SHARE)
-        touched = PASSES_OVER_PARAMETERS * FLOAT32 * counts.trained / self.holding.parts_of_state / device.bandwidth
+        trained = self.holding.held(counts.trained, of_trained=True)
+        touched = PASSES_OVER_PARAMETERS * FLOAT32 * trained / device.bandwidth
         yield StepPart("optimizer", touched, touched / MEMORY_SHARE)
         pixels = self.holding.pairs * counts.image_views * counts.pixels / TO_DEVICE
         yield StepPart("copies to the device", pixels, pixels / COPY_SHARE)
@@ -171,23 +174,41 @@ class Forecast:
     def _exchange(self) -> Iterator[StepPart]:
         if self.num_devices == 1:
             return
-        counts, device = self.counts, self.device
-        wire = device.link if self.num_devices <= device.per_machine else min(device.link, NETWORK)
+        counts, wire = self.counts, self._wire(self.num_devices)
         around = (self.num_devices - 1) / self.num_devices
-        sent = (3 if self.holding.sharded else 2) * around * FLOAT32 * counts.trained / wire
-        yield StepPart("gradients between devices", sent, sent / WIRE_SHARE, hidden=True)  # behind the backward pass
+        for name, seconds in self._of_parameters():
+            yield StepPart(name, seconds, seconds / WIRE_SHARE, hidden=True)  # behind forward and backward pass
         views = counts.image_views + counts.text_views
         gathered = around * FLOAT32 * self.recipe.train.batch_size * counts.embed_dim * views / wire
         yield StepPart("embeddings between devices", gathered, gathered / GATHER_SHARE)
+
+    def _of_parameters(self) -> Iterator[tuple[str, float]]:
+        """Yield the seconds that gradients, and weights that are gathered, are on their way."""
+        parts, copies = self.holding.parts_of_state, self.holding.copies
+        if not self.holding.sharded:
+            sent = 2 * (copies - 1) / copies * FLOAT32 * self.counts.trained
+            yield GRADIENTS, sent / self._wire(self.num_devices)
+            return
+        number_format = self.recipe.train.number_format
+        gathered = FLOAT32 if number_format is None else number_format.itemsize
+        sent_by_one = sent_in_step(self.counts.rows, parts, copies, gathered=gathered, micro_batches=self.micro_batches)
+        yield "parameters within a copy", sent_by_one.within / self._wire(parts)
+        if copies > 1:
+            yield "gradients between copies", sent_by_one.between / self._wire(self.num_devices)
+
+    def _wire(self, devices: int) -> float:
+        """Return the bytes per second from one to the next of so many devices, machine after machine."""
+        return self.device.link if devices <= self.device.per_machine else min(self.device.link, NETWORK)
 
     def _advice(self) -> Iterator[str]:
         if not self.fits:
             yield f"it does not fit{self._how_to_fit()}"
         expected = {part.name: part.expected for part in self.parts}
         step, loss = self.step(), expected["loss"]
-        if expected.get("gradients between devices", 0.0) > EXCHANGE_LEADS * (step - loss):
+        behind = max((part.expected for part in self.parts if part.hidden), default=0.0)
+        if behind > EXCHANGE_LEADS * (step - loss):
             yield (
-                "the exchange of gradients takes as long as the towers: give each device more pairs "
+                "the exchange of gradients and weights takes as long as the towers: give each device more pairs "
                 "(train.batch_size), or use fewer devices"
             )
         if loss > LARGE_LOSS * step:

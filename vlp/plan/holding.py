@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from vlp.plan.counts import Counts
+from vlp.plan.splitting import FLOAT32
 from vlp.recipe.train_section import TrainSection
 
 GB = 1e9
-FLOAT32 = 4
 KERNELS = 1.5e9  # bytes that CUDA's context, its libraries and what the allocator cannot use take; assumed
 
 
@@ -39,17 +39,33 @@ class Holding:
         """How many devices share one copy of what is trained."""
         return min(self.shards or self.num_devices, self.num_devices) if self.sharded else 1
 
+    @property
+    def copies(self) -> int:
+        """How many copies of what is trained there are."""
+        return self.num_devices // self.parts_of_state
+
+    def held(self, numbers: float, *, of_trained: bool) -> float:
+        """Return how many of these numbers this device holds: its padded part of those of towers, and all others.
+
+        Args:
+            of_trained: One for each number that is trained; otherwise those of all weights, and of buffers.
+        """
+        split = [each for each in self.counts.rows if each.trained or not of_trained]
+        parts = self.parts_of_state
+        return numbers - sum(each.numbers for each in split) + sum(each.share(parts) for each in split)
+
     def memory(self, micro_batches: int) -> dict[str, float]:
         """Return bytes by what takes them, where the share is embedded in so many pieces."""
         counts, copies = self.counts, self.parts_of_state
+        trained = FLOAT32 * self.held(counts.trained, of_trained=True)
         piece = self.pairs // micro_batches
         views = counts.image_views + counts.text_views
         pixels = counts.image_views * counts.pixels
         return {
-            "weights, float32": counts.weights / copies,
+            "weights, float32": FLOAT32 * self.held(counts.weights / FLOAT32, of_trained=False),
             "weights, cast": counts.cast,
-            "gradients": FLOAT32 * counts.trained / copies,
-            "optimizer": counts.moments * FLOAT32 * counts.trained / copies,
+            "gradients": trained,
+            "optimizer": counts.moments * trained,
             "averages and teachers": counts.beside / copies,
             f"activations of {piece:,} pairs": self.activations(micro_batches),
             "copies in the optimizer's step": self._beyond_activations(micro_batches),
@@ -71,7 +87,7 @@ class Holding:
 
     def _beyond_activations(self, micro_batches: int) -> float:
         """Return the bytes that are copied to take a step back, beyond those of activations, which are gone by then."""
-        copied = self.counts.guarded * FLOAT32 * self.counts.trained / self.parts_of_state
+        copied = self.counts.guarded * FLOAT32 * self.held(self.counts.trained, of_trained=True)
         return max(0.0, copied - self.activations(micro_batches))
 
     def fitting(self, memory: float, first: int = 1) -> int | None:

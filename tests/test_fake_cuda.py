@@ -24,6 +24,7 @@ from tests.towers.tiny import tiny_model
 from vlp import train
 from vlp.pairs.engine import walk
 from vlp.pairs.engine.fused import share_out
+from vlp.run.background_writer import copied
 from vlp.step.optimizers.base import optimizers
 from vlp.towers import view_encoder
 
@@ -141,6 +142,23 @@ def test_what_begins_late_takes_a_step_on_a_gpu_too(cuda, monkeypatch):
     at_once = [f"objective.{term}.weight=0.5" for term in ("self_distillation", "masked_prediction")]
     _step_to_the_loss(monkeypatch, small_recipe("vitb16_siglip2", *PLAIN_STEPS, *at_once), Moving)
     assert cuda.waits == {}
+
+
+def test_a_state_leaves_a_gpu_through_pinned_memory_with_one_wait(cuda, monkeypatch):
+    waited, pinned, empty_like = [], [], torch.empty_like
+
+    def spy(value, **settings):
+        pinned.append(settings.pop("pin_memory", False))
+        return empty_like(value, **settings)
+
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    monkeypatch.setattr(torch, "empty_like", spy)
+    live = {"a": torch.ones(3, 2, device=CUDA), "b": [torch.zeros(2, device=CUDA, dtype=torch.bfloat16), 3]}
+    found = copied(live)
+    assert {value.device.type for value in (found["a"], found["b"][0])} == {"cpu"}
+    assert (found["b"][0].dtype, found["b"][1]) == (torch.bfloat16, 3)
+    assert pinned == [True, True] and waited == [CUDA]
+    assert cuda.waits == {}  # neither of the copies waits by itself
 
 
 @pytest.mark.parametrize("name", list(optimizers))

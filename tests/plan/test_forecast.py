@@ -12,7 +12,7 @@ from vlp.plan.counts import Counts, TowerCounts
 from vlp.plan.devices import DEVICES, find_device
 from vlp.plan.forecast import Assumptions, forecast
 from vlp.plan.holding import Holding
-from vlp.plan.splitting import Rows
+from vlp.plan.splitting import SplitRows
 
 B32 = Counts(
     parameters=151_000_000,
@@ -27,7 +27,7 @@ B32 = Counts(
     image_views=1,
     text_views=1,
     matrices=1,
-    rows=(Rows(151_000_000, 151_000_000, True, True),),
+    rows=(SplitRows(151_000_000, 151_000_000, True, True),),
     pixels=3 * 224 * 224,
 )
 H100 = DEVICES["H100"]
@@ -72,7 +72,7 @@ def test_a_batch_that_does_not_fit_is_told_how_many_pieces_do():
 
 def test_a_model_that_never_fits_is_told_other_ways():
     number = 4_000_000_000
-    large = replace(B32, trained=number, weights=4 * number, rows=(Rows(number, number, True, True),))
+    large = replace(B32, trained=number, weights=4 * number, rows=(SplitRows(number, number, True, True),))
     one = plan("train.batch_size=64", counts=large, device=DEVICES["RTX-4090"])
     assert "model.grad_checkpointing=true" in one.advice[0]
     several = plan(

@@ -13,7 +13,7 @@ from tests.towers.tiny import tiny_model
 from vlp.ground import dist
 from vlp.plan.forecast import NETWORK
 from vlp.plan.holding import Holding
-from vlp.plan.splitting import FLOAT32, Rows, rows_of, sent_in_step
+from vlp.plan.splitting import FLOAT32, SplitRows, rows_of, sent_in_step
 from vlp.towers.sharding import shard
 
 MESHES = {"parts": ((2,), None), "copies": ((2, 1), ("copies", "parts"))}
@@ -47,8 +47,10 @@ def test_every_device_holds_the_bytes_that_fsdp_holds():
 
 
 def test_rows_are_padded_to_whole_pieces():
-    assert [Rows(5, 15, True, True).share(parts) for parts in (1, 2, 4, 8)] == [15, 9, 6, 3]
-    counts = replace(B32, trained=25, weights=FLOAT32 * 50, rows=(Rows(5, 15, True, True), Rows(4, 20, False, False)))
+    assert [SplitRows(5, 15, True, True).share(parts) for parts in (1, 2, 4, 8)] == [15, 9, 6, 3]
+    counts = replace(
+        B32, trained=25, weights=FLOAT32 * 50, rows=(SplitRows(5, 15, True, True), SplitRows(4, 20, False, False))
+    )
     holding = Holding(counts, 1024, 8, sharded=True, shards=2)
     assert (holding.parts_of_state, holding.copies) == (2, 4)
     assert holding.held(counts.trained, of_trained=True) == 10 + 9  # 10 belong to terms
@@ -59,7 +61,7 @@ def test_rows_are_padded_to_whole_pieces():
 
 def test_what_travels_by_hand():
     """A block of 5 x 3 and a locked rest of 4 x 5, on 2 devices of 4 copies: 9 and 10 numbers on each."""
-    rows = (Rows(5, 15, True, True), Rows(4, 20, False, False))
+    rows = (SplitRows(5, 15, True, True), SplitRows(4, 20, False, False))
     sent = sent_in_step(rows, 2, 4, gathered=2, micro_batches=1)
     assert sent.within == (2 * 2 * 9 + 4 * 10) + 4 * 9
     assert sent.between == 2 * 3 / 4 * 4 * 9
@@ -69,7 +71,7 @@ def test_what_travels_by_hand():
 
 
 def test_copies_on_every_machine_keep_weights_off_the_network():
-    counts = replace(B32, rows=(Rows(1000, 151_000_000, True, True),))
+    counts = replace(B32, rows=(SplitRows(1000, 151_000_000, True, True),))
     told = {"counts": counts, "gpus": 16, "sharded": True}
     parts, copies = plan("train.batch_size=1024", **told), plan("train.batch_size=1024", "train.shards=8", **told)
     one, two = ({part.name: part for part in each.parts if part.hidden} for each in (parts, copies))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,15 @@ from tests.run.test_checkpoint_run import losses, steps
 from tests.shards import write_shards
 from tests.test_sharded import launched
 from tests.tiny import tiny_recipe
+from vlp.report.reading import _num_parameters
 from vlp.run import shards as writing
 from vlp.run.assemble import assemble
 from vlp.run.checkpoint import Checkpoint, open_checkpoint
 from vlp.run.saving import save
 from vlp.run.state import restore
+from vlp.run.trained_model import load_model_of_run
+from vlp.towers.sources import find_weights
+from vlp.towers.weight_files import read_tensors
 from vlp.train import train
 
 STEP = "step_{:08d}"
@@ -123,6 +126,19 @@ def test_parts_hold_what_was_gathered_and_the_run_goes_on_bit_for_bit_over_bad_d
 
 
 @pytest.mark.processes
+def test_whatever_reads_whole_checkpoints_reads_parts(trained):
+    folder, _ = trained
+    whole, parts = (folder / "runs" / name / "checkpoints" / STEP.format(4) for name in ("gathered", "tiny"))
+    for label in ("model", "ema"):
+        one, other = (load_model_of_run(path, label).model.state_dict() for path in (whole, parts))
+        assert same(dict(one), dict(other))
+    for source in (f"{parts}", f"{parts}/ema.safetensors", f"{folder}/runs/tiny:ema"):  # as model.weights names them
+        found = find_weights(source)
+        assert read_tensors(found.path).keys() == one.keys() and "ema" in found.name
+    assert _num_parameters(parts.parent.parent) == _num_parameters(whole.parent.parent) != {}
+
+
+@pytest.mark.processes
 def test_any_number_of_processes_loads_them_to_the_last_bit(trained):
     """2 -> 3 -> 1 -> 2; one process writes whole files. Rates are of the next step, not of the checkpoint."""
     folder, _ = trained
@@ -132,4 +148,3 @@ def test_any_number_of_processes_loads_them_to_the_last_bit(trained):
         assert equal(checkpoint_of(run, step), checkpoint_of(run, 6), but=("lr",)), f"{processes} processes"
     assert (run / "checkpoints" / STEP.format(8) / "model.safetensors").is_file()
     assert (run / "checkpoints" / STEP.format(7) / "ema-00003-of-00003.safetensors").is_file()
-    shutil.rmtree(folder / "runs")

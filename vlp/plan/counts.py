@@ -28,7 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from vlp.ground.types import Batch
 from vlp.objectives.base import Objective, Term
 from vlp.plan.pretend_batch import images_of, pixel_shape, pretend_batch, pretend_documents
-from vlp.plan.splitting import Rows, rows_of
+from vlp.plan.splitting import SplitRows, rows_of
 from vlp.recipe.model import build_model, without_weights
 from vlp.recipe.named_parts import build_objective, build_strategies, load_strategies, teacher_dim_of, widths_of
 from vlp.recipe.schema import Recipe
@@ -107,7 +107,7 @@ class Counts:
     guarded: float = 0.0
     strategies: float = 0.0
     uncounted: tuple[str, ...] = ()
-    rows: tuple[Rows, ...] = ()
+    rows: tuple[SplitRows, ...] = ()
 
 
 def count(recipe: Recipe, *, tokens: float | None = None) -> Counts:

@@ -15,7 +15,7 @@ FLOAT32 = 4  # bytes
 
 
 @dataclass(frozen=True)
-class Rows:
+class SplitRows:
     """Parameters that are split alike.
 
     Args:
@@ -39,7 +39,7 @@ class Rows:
         return math.ceil(self.rows / parts) * self.numbers // self.rows
 
 
-def rows_of(towers: nn.Module, parts: Iterable[nn.Module | None]) -> tuple[Rows, ...]:
+def rows_of(towers: nn.Module, parts: Iterable[nn.Module | None]) -> tuple[SplitRows, ...]:
     """Count the parameters of towers by how they are split.
 
     Args:
@@ -51,7 +51,7 @@ def rows_of(towers: nn.Module, parts: Iterable[nn.Module | None]) -> tuple[Rows,
     for parameter in towers.parameters():
         rows = parameter.shape[0] if parameter.ndim else 1
         found[rows, parameter.requires_grad, id(parameter) in in_blocks] += parameter.numel()
-    return tuple(Rows(rows, numbers, *kind) for (rows, *kind), numbers in sorted(found.items()))
+    return tuple(SplitRows(rows, numbers, *kind) for (rows, *kind), numbers in sorted(found.items()))
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Sent:
     between: float
 
 
-def sent_in_step(rows: Iterable[Rows], parts: int, copies: int, *, gathered: int, micro_batches: int) -> Sent:
+def sent_in_step(rows: Iterable[SplitRows], parts: int, copies: int, *, gathered: int, micro_batches: int) -> Sent:
     """Count what rings of devices send, each to its neighbour, for sharded parameters.
 
     With p bytes of weights on each of S devices, a gathering sends (S - 1) p; blocks are gathered for the forward and

@@ -14,7 +14,6 @@ teacher. From scratch and taught take the same time, the teacher's included. All
 from __future__ import annotations
 
 import argparse
-import resource
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -22,6 +21,7 @@ from typing import Any
 
 from benchmarks.dated_report import command_line, write_page
 from benchmarks.more_pairs import add_more, more_settings, theme_with_more, words_of_more
+from benchmarks.processor_time import minutes_in, timed
 from benchmarks.quick import add_quick, settle
 from benchmarks.seeds import compared, table_of
 from benchmarks.tables import markdown
@@ -119,11 +119,7 @@ def small(way: str, seed: int, teacher: Path, parsed: Any) -> Path:
 
     Beside it stands what it cost, the teacher's answers included, unless it was interrupted.
     """
-    cost, before = cost_of(way, seed, parsed), processor_seconds()
-    run = train_small(way, seed, teacher, parsed)
-    if not cost.exists():
-        cost.write_text(f"{processor_seconds() - before:.1f}\n", encoding="utf-8")
-    return run
+    return timed(cost_of(way, seed, parsed), lambda: train_small(way, seed, teacher, parsed))
 
 
 def cost_of(way: str, seed: int, parsed: Any) -> Path:
@@ -133,12 +129,7 @@ def cost_of(way: str, seed: int, parsed: Any) -> Path:
 
 def minutes_of(way: str, seeds: Sequence[int], parsed: Any) -> float:
     """Return the mean cost of a small model."""
-    return fmean(float(cost_of(way, seed, parsed).read_text(encoding="utf-8")) for seed in seeds) / 60
-
-
-def processor_seconds() -> float:
-    """Return the processor time of this process and of those that it waited for."""
-    return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return fmean(minutes_in(cost_of(way, seed, parsed)) for seed in seeds)
 
 
 def train_small(way: str, seed: int, teacher: Path, parsed: Any) -> Path:

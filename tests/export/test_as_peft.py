@@ -51,6 +51,8 @@ def _check_against_peft(place, run, folder):
     pixels, tokens, lengths = tiny_batch(ours)
     images, texts = ours.embed_images(pixels[0]), ours.embed_tokens(tokens[0], np.asarray(lengths[0]))
     base = open_clip.create_model_and_transforms(f"local-dir:{place}")[0]
+    if not isinstance(base.visual.transformer.resblocks[0].attn, torch.nn.MultiheadAttention):
+        pytest.skip("peft has no adapter for the attention that open_clip 4 has")
     plain = normalize(base.visual(pixels[0]), dim=-1)
     theirs = PeftModel.from_pretrained(base, folder).eval().base_model.model
     whole = torch.nn.functional.pad(tokens[0], (0, 77 - tokens.shape[2]))

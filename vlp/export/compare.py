@@ -83,7 +83,7 @@ def _same_words(core: Any, ours: TowerEncoder, pixels: Tensor, words: Tensor) ->
     """Compare what both decoders expect behind each token of captions, as logarithms of probabilities."""
     model = ours.model
     assert model.decoder is not None
-    theirs = core(pixels, words)["logits"].log_softmax(dim=-1)
+    theirs = core(pixels, words)["logits"][:, : words.shape[1] - 1].log_softmax(dim=-1)  # 4.x: also behind the last
     _, image_tokens = model.core.visual(pixels.to(ours.device))
     _, text_tokens = model.core.text(words.to(ours.device))
     mine = model.decoder(image_tokens, text_tokens[:, :-1]).log_softmax(dim=-1).cpu()

@@ -10,6 +10,7 @@ import timm
 from timm.models import PretrainedCfg, load_model_config_from_hf
 from timm.models._hub import load_model_config_from_path
 
+import vlp.towers.small_naflex  # noqa: F401 - one more model for timm to name
 from vlp.ground.registry import nearest
 from vlp.ground.types import RecipeError
 from vlp.towers.base import Fragment, image_towers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ import torch
 from pydantic import BaseModel
 
 from tests.teachers import with_tiny_teachers
+from tests.towers.native import NATIVE
 from vlp.data.pixels.augment import NUM_DRAWS
 from vlp.ground.interleaved import Interleaved
 from vlp.ground.types import Batch
@@ -48,6 +50,8 @@ def small_recipe(name: str, *overrides: str, image: Settings = IMAGE, text: Sett
     used = {entry.type for entry in whole.strategies.values()}
     if "unmasked_end" in used:  # needs something to unmask
         image = {**image, "patch_dropout": 0.5}
+    if getattr(whole.model.image, "max_patches", None) is not None:
+        image = {**NATIVE, "proj": "linear", "max_patches": whole.model.image.max_patches}
     documents = whole.data.documents
     if "sequence_lengths" in used:  # names more patches than two by two
         image = {**image, "image_size": 224}
@@ -109,10 +113,12 @@ def batch_for(recipe: Recipe, size: int, seed: int = 0, words: int = WORDS) -> B
     lengths[:, 0] = LONGEST
     tokens = torch.randint(1, words, (texts, size, LONGEST), generator=generator)
     tokens.scatter_(2, lengths[:, :, None] - 1, words)  # the end token, which the towers pool at
+    most = getattr(recipe.model.image, "max_patches", None)  # of 8 x 8 pixels, packed one below the other
+    height, width = (side, side) if most is None else (8 * most, 8)
     boxes = torch.tensor([8.0, 8.0, 90.0, 60.0, 0.0]) + torch.arange(images)[:, None, None]
     ids = torch.randperm(NUM_SAMPLES, generator=generator)[:size]
     return Batch(
-        images=torch.randint(0, 256, (images, size, side, side, 3), dtype=torch.uint8, generator=generator),
+        images=torch.randint(0, 256, (images, size, height, width, 3), dtype=torch.uint8, generator=generator),
         tokens=tokens.where(torch.arange(LONGEST) < lengths[:, :, None], 0),
         lengths=lengths,
         draws=torch.rand(images, size, NUM_DRAWS, generator=generator),
@@ -123,6 +129,7 @@ def batch_for(recipe: Recipe, size: int, seed: int = 0, words: int = WORDS) -> B
         cuts=boxes.expand(images, size, 5),
         captions=tuple(f"a photo of number {number}" for number in ids.tolist()),
         interleaved=None if documents is None else interleaved_for(lengths[0].numpy(), images),
+        grids=None if most is None else torch.randint(1, math.isqrt(most) + 1, (images, size, 2), generator=generator),
     )
 
 

@@ -14,7 +14,7 @@ from vlp.ground.interleaved import Interleaved
 
 OPTIONAL_NUMBERS = ("reference", "negatives", "caption_losses", "hidden_patches", "taught_patches")
 ON_DEVICE = ("images", "tokens", "draws", "ids", "caption_ids")
-BY_VIEW = ("images", "tokens", "lengths", "draws", "caption_keys", "cuts")
+BY_VIEW = ("images", "tokens", "lengths", "draws", "caption_keys", "cuts", "grids")
 BY_SAMPLE = ("ids", "caption_ids", "sources", "captions", "visits", "blank")
 
 
@@ -56,6 +56,7 @@ class Batch:
             strategies add behind them show what the first one shows.
         interleaved: Where samples are documents, which image each token looks at; image views are then their images,
             and text views one. Stays on the CPU.
+        grids: Where images keep their aspect ratio and are packed (`PatchBudget.pack`), rows and columns of patches.
     """
 
     images: UInt8[Tensor, "views n h w 3"]
@@ -72,17 +73,23 @@ class Batch:
     caption_keys: Int64[Tensor, "views n"] | None = None
     cuts: Float32[Tensor, "views n 5"] | None = None
     interleaved: Interleaved | None = None
+    grids: Int64[Tensor, "views n 2"] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def to(self, device: Any) -> Batch:
         """Copy to `device` without waiting for the copy; lengths stay where they are."""
-        return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in ON_DEVICE})
+        return self._each_on_device(lambda values: values.to(device, non_blocking=True))
 
     def pin_memory(self) -> Batch:
         """Return a copy in page-locked memory, for CUDA."""
-        return replace(self, **{name: getattr(self, name).pin_memory() for name in ON_DEVICE})
+        return self._each_on_device(Tensor.pin_memory)
+
+    def _each_on_device(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        known = {name: value for name in (*ON_DEVICE, "grids") if (value := getattr(self, name)) is not None}
+        changed: dict[str, Any] = {name: change(value) for name, value in known.items()}
+        return replace(self, **changed)
 
     def chunk(self, num_chunks: int) -> list[Batch]:
         """Split into equal micro-batches along the samples."""

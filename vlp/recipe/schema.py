@@ -157,6 +157,9 @@ class DataSection(Section):
             `captions.augment`.
         documents: What is shown of interleaved documents, for cards that hold some (`documents` there) and a model that
             reads them (`model.decoder={type: gated}`); pairs beside them are documents of one image. Null is none.
+        max_patches: Where images keep their aspect ratio (`model.image.max_patches`), how many patches those of a batch
+            may have: one of these numbers, drawn for each batch, as in SigLIP 2's NaFlex (arXiv:2502.14786: 128, 256,
+            576, 784 and 1024). The model's own without any.
         policy: A published augmentation policy for the pixels of every image view; null is none.
         spare_first_view: Keep `augment` and `policy` away from the first image view, which is then only cropped.
         mixing: What comes from one source in a row, where sources have shares: a sample, a batch of the whole job, or
@@ -180,6 +183,7 @@ class DataSection(Section):
     views: dict[str, ViewSection] = {}
     text_views: dict[str, TextViewSection] = {}
     documents: DocumentSection | None = None
+    max_patches: tuple[int, ...] = ()
     policy: PolicySection | None = None
     spare_first_view: bool = False
     augment: AugmentSection = AugmentSection()

@@ -18,6 +18,7 @@ from vlp.objectives.base import Objective, Term, terms
 from vlp.objectives.needs import NEEDS, PROVIDERS
 from vlp.recipe.schema import Recipe
 from vlp.run.document_fit import check_documents_are_read
+from vlp.run.native_fit import check_native
 from vlp.step.optimizers.base import optimizers
 from vlp.strategies.base import Strategy
 from vlp.strategies.dual_teacher import DualTeacher
@@ -49,6 +50,7 @@ def check_fit(
     provided |= {"caption_losses"} if towers.decoder is not None else set()
     _check_decoder(towers, objective)
     check_documents_are_read(recipe.data, towers, used)
+    check_native(recipe.data, towers, used)
     for label, strategy in used.items():
         provided |= strategy.provides
         if sharded and not strategy.can_shard:

@@ -25,6 +25,7 @@ from vlp.towers.caption_decoder import build_decoder, decoder_of, join_decoder
 from vlp.towers.class_token import make_class_token
 from vlp.towers.encoders import OtherEncoder, is_known_to_open_clip
 from vlp.towers.gated_decoder import GATED, build_gated
+from vlp.towers.native_aspect import make_native
 from vlp.towers.packed_text import make_packed
 from vlp.towers.pretrained import Gaps, count_trunk, load_encoder, watching_gaps
 from vlp.towers.trial_inputs import one_image, one_text
@@ -136,6 +137,8 @@ def build_core(
         loaded.append(count_trunk(core.visual, gaps, image.pretrained))
     if text.pretrained:
         loaded.append(load_encoder(core.text, text.pretrained))
+    if image.max_patches is not None:
+        model_cfg["vision_cfg"]["image_size"] = make_native(core.visual, image.max_patches).square
     _check_image(core.visual, model_cfg)
     _check_text(core.text, model_cfg)
     make_class_token(core.text, sees_padding=text.class_token_sees_padding)

@@ -11,10 +11,12 @@ from PIL.Image import Image
 from torch import Tensor, cat, device, stack
 
 from vlp.ground.interleaved import Interleaved
+from vlp.ground.region_rows import RegionRows
 
 OPTIONAL_NUMBERS = ("reference", "negatives", "caption_losses", "hidden_patches", "taught_patches")
 ON_DEVICE = ("images", "tokens", "draws", "ids", "caption_ids")
 BY_VIEW = ("images", "tokens", "lengths", "draws", "caption_keys", "cuts")
+BY_NARROWING = ("interleaved", "regions")
 BY_SAMPLE = ("ids", "caption_ids", "sources", "captions", "visits", "blank")
 
 
@@ -56,6 +58,7 @@ class Batch:
             strategies add behind them show what the first one shows.
         interleaved: Where samples are documents, which image each token looks at; image views are then their images,
             and text views one. Stays on the CPU.
+        regions: Where asked for, a part of the first view of each image, with a caption of its own; on the CPU.
     """
 
     images: UInt8[Tensor, "views n h w 3"]
@@ -72,6 +75,7 @@ class Batch:
     caption_keys: Int64[Tensor, "views n"] | None = None
     cuts: Float32[Tensor, "views n 5"] | None = None
     interleaved: Interleaved | None = None
+    regions: RegionRows | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -94,8 +98,8 @@ class Batch:
         rows, views = slice(start, start + size), (slice(None), slice(start, start + size))
         known = {name: value for name in (*BY_VIEW, *BY_SAMPLE) if (value := getattr(self, name)) is not None}
         cut = {name: value[views if name in BY_VIEW else rows] for name, value in known.items()}
-        interleaved = None if self.interleaved is None else self.interleaved.narrow(start, size)
-        return replace(self, **cut, interleaved=interleaved)
+        cut |= {name: part.narrow(start, size) for name in BY_NARROWING if (part := getattr(self, name)) is not None}
+        return replace(self, **cut)
 
     def with_views(self, images: UInt8[Tensor, "w n h w 3"], draws: Float32[Tensor, "w n draws"]) -> Batch:
         """Return the same with further image views behind the others, each of the crop of the first."""

@@ -13,7 +13,7 @@ from torch import Tensor, cat, device, stack
 from vlp.ground.interleaved import Interleaved
 from vlp.ground.region_rows import RegionRows
 
-OPTIONAL_NUMBERS = ("reference", "negatives", "caption_losses", "hidden_patches", "taught_patches")
+OPTIONAL_NUMBERS = ("reference", "negatives", "caption_losses", "region_losses", "hidden_patches", "taught_patches")
 ON_DEVICE = ("images", "tokens", "draws", "ids", "caption_ids")
 BY_VIEW = ("images", "tokens", "lengths", "draws", "caption_keys", "cuts")
 BY_NARROWING = ("interleaved", "regions")
@@ -153,6 +153,8 @@ class Embeddings:
         replayed: Which samples come from data that were learned before.
         caption_losses: What a decoder says of each caption of the first text view given the first view of its image:
             -log of its probability. `caption_words`: over how many tokens that is a sum; on the CPU.
+        region_losses: The same of a region's caption, the box behind it, a box and the caption behind that. Zeros where
+            an image has no region. `region_words`: over how many tokens these are sums; on the CPU.
         tokens: Of the captions, first text view. `token_counts`: how many each has, end token included; on the CPU.
     """
 
@@ -175,6 +177,8 @@ class Embeddings:
     replayed: Bool[Tensor, " n"] | None = None
     caption_losses: Float32[Tensor, " n"] | None = None
     caption_words: Int64[Tensor, " n"] | None = None
+    region_losses: Float32[Tensor, "n 4"] | None = None
+    region_words: Int64[Tensor, "n 4"] | None = None
     tokens: Int64[Tensor, "n l"] | None = None
     token_counts: Int64[Tensor, " n"] | None = None
 

@@ -22,7 +22,16 @@ from vlp.pairs.numbers import all_finite, at_least_float32, harmless
 from vlp.pairs.products import products_at
 from vlp.pairs.requests import Block, Side
 
-OPTIONAL = ("replayed", "reference", "teacher", "negatives", "caption_losses", "hidden_patches", "tokens")
+OPTIONAL = (
+    "replayed",
+    "reference",
+    "teacher",
+    "negatives",
+    "caption_losses",
+    "region_losses",
+    "hidden_patches",
+    "tokens",
+)
 DIGITS, LETTERS = string.digits, string.ascii_letters
 
 

@@ -37,7 +37,6 @@ def check_documents(data: DataSection, samples: SampleSet, towers: DualEncoder) 
     for key, is_set in (
         ("views", data.views),
         ("text_views", data.text_views),
-        ("regions", data.regions),
         ("captions.negatives", data.captions.negatives),
         ("captions.augment", data.captions.augment != type(data.captions.augment)()),
         ("spare_first_view", data.spare_first_view),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vlp.data import SampleSet
+from vlp.data.pixels.policies import policies
 from vlp.ground.types import RecipeError
 from vlp.objectives.base import Objective
 from vlp.recipe.schema import DataSection
@@ -21,9 +22,9 @@ def check_regions(data: DataSection, samples: SampleSet) -> None:
             "data.regions: no card of data.train says where captions of regions are: write regions: json.NAME into "
             "one, set data.regions.key, or leave data.regions out (data.regions=null)"
         )
-    if data.policy is not None and not data.spare_first_view:
+    if data.policy is not None and policies[data.policy.type].moves_pixels and not data.spare_first_view:
         raise RecipeError(
-            "data.policy: turns and shears images, and the boxes of data.regions stay where they are: set "
+            "data.policy: moves what images show, and the boxes of data.regions stay where they are: set "
             "data.spare_first_view=true, which keeps it away from the view that boxes lie in, or leave one of them out"
         )
 

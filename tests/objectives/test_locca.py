@@ -9,6 +9,7 @@ from tests.objectives.batches import DIM, pairs_of, share_of, unit
 from vlp.objectives.locca import LoccaTerm
 
 NO_TOWER = [{}]
+NO_NEGATIVES = "each image, its tokens and those of a region"
 CAPTIONS = [[0.5, 1.5, 2.0], [4.0], [1.0, 1.0]]
 EXPRESSIONS = [([1.0, 2.0], [3.0, 1.0, 0.5, 0.5]), ([], []), ([0.25], [1.0, 2.0, 3.0, 4.0])]  # captions, then boxes
 GROUNDED = [([2.0, 2.0, 1.0, 1.0], [0.5, 0.75]), ([], []), ([1.0, 0.0, 0.0, 3.0], [6.0])]  # boxes, then captions

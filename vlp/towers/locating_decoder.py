@@ -164,8 +164,36 @@ class LocatingDecoder(CaptionDecoder):
 
     def logits(self, image_tokens: Float[Tensor, "n k v"], inputs: Int64[Tensor, "n l"]) -> Float[Tensor, "n l m"]:
         """Return the logits of the token behind each of some tokens, the first of which marks a task."""
-        mask = self._mask([inputs.shape[1]], inputs.device)
-        return self.states(image_tokens, self._embed(inputs, [inputs.shape[1]]), mask=mask) @ self.text_projection
+        return self._read(image_tokens, inputs) @ self.text_projection
+
+    def boxes(
+        self,
+        image_tokens: Float[Tensor, "n k v"],
+        tokens: Int64[Tensor, "n l"],
+        lengths: Int64[NDArray[np.int64], " n"],
+        num_start: int,
+    ) -> Float32[Tensor, "n 4"]:
+        """Return the likeliest box of each caption, in shares of the image, side by side: left, top, right and bottom.
+
+        Args:
+            tokens: Of captions, with what the tokenizer puts around them; `lengths`: how many, on the CPU.
+            num_start: Tokens before the first word.
+        """
+        inputs = self._behind(EXPRESSION, nn.functional.pad(tokens[:, num_start:], (0, SIDES)))
+        ends = send(torch.from_numpy(lengths - num_start), tokens.device)[:, None]
+        sides: list[Tensor] = []
+        for place in range(SIDES):
+            if sides:
+                inputs = inputs.scatter(1, ends + place, self.num_words + sides[-1])
+            states = self._read(image_tokens, inputs)
+            last = states.gather(1, (ends + place)[:, :, None].expand(-1, -1, states.shape[2]))[:, 0]
+            sides.append((last @ self.text_projection[:, self.num_words :]).argmax(dim=1, keepdim=True))
+        return torch.cat(sides, dim=1).float() / self.bins
+
+    def _read(self, image_tokens: Float[Tensor, "n k v"], inputs: Int64[Tensor, "n l"]) -> Float[Tensor, "n l w"]:
+        """Return the states of one sequence of each image."""
+        sizes = [inputs.shape[1]]
+        return self.states(image_tokens, self._embed(inputs, sizes), mask=self._mask(sizes, inputs.device))
 
     def _behind(self, mark: int, words: Int64[Tensor, "n l"]) -> Int64[Tensor, "n l"]:
         """Return what is read where some words are predicted one by one: the mark of a task, and all but the last."""

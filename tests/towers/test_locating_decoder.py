@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from tests.towers.test_gated_decoder import attended, normed
-from tests.towers.tiny import SIGLIP_TEXT, VIT, tiny_bert, tiny_model
+from tests.towers.tiny import SIGLIP_TEXT, VIT, tiny_bert, tiny_images, tiny_model
 from vlp.ground.draws import pick, uniform
 from vlp.ground.region_rows import RegionRows
 from vlp.ground.types import RecipeError
 from vlp.towers.dual import DualEncoder
+from vlp.towers.encoder import TowerEncoder
 from vlp.towers.locating_decoder import SALT
 from vlp.towers.location_layout import lay_out_regions
 
@@ -175,3 +176,22 @@ def test_gradients_reach_the_image_tower_and_not_the_text_tower_and_recomputing_
 def test_what_cannot_be_is_refused(locating, decoder, complaint):
     with pytest.raises(RecipeError, match=complaint):
         locating(decoder={**LOCCA["decoder"], **decoder})
+
+
+@torch.no_grad()
+def test_a_box_has_the_likeliest_side_each_time(locating):
+    model = locating()
+    images, words = tiny_images()[:3], ["a cat", "two dogs of the leash", "photo"]
+    encoder = TowerEncoder(model, batch_size=2)
+    found = encoder.locate_captions(images, words)
+    for picture, said, box in zip(images, words, found, strict=True):
+        tokens, lengths = model.tokenizer([said])
+        _, states = model.core.visual(encoder.transform(picture)[None])
+        inputs = torch.cat([torch.tensor([[model.decoder.mark(1)]]), tokens[:, 1 : lengths[0]]], dim=1)
+        for _ in range(4):
+            logits = model.decoder.logits(states, inputs)[:, -1]
+            side = VOCABULARY + logits[:, VOCABULARY:].argmax(dim=1, keepdim=True)
+            inputs = torch.cat([inputs, side], dim=1)
+        assert ((inputs[0, -4:] - VOCABULARY) / BINS).tolist() == pytest.approx(box.tolist())
+    with pytest.raises(RecipeError, match="no decoder that knows boxes"):
+        TowerEncoder(tiny_model()).locate_captions(images, words)

@@ -50,7 +50,7 @@ def lay_out_regions(regions: RegionRows, num_start: int, num_words: int, bins: i
     words, counts = regions.tokens[:, num_start:], np.maximum(regions.lengths - num_start, 0)
     longest = int(counts.max())
     words, there = words[:, :longest], (counts > 0)[:, None]
-    sides = num_words + np.rint(regions.boxes.astype(np.float64) * bins).astype(np.int64)
+    sides = num_words + np.rint(regions.boxes.astype(np.float64) * bins).astype(np.int64).clip(0, bins)
     size, length = len(words), longest + SIDES
     is_caption = np.arange(longest) < counts[:, None]
     first = np.zeros((size, length), dtype=np.int64), np.full((size, length), -1)

@@ -183,6 +183,20 @@ class TwoTowers(nn.Module):
             rows = torch.cat([first, others])
         return (*self._parted(rows.unflatten(0, tokens.shape[:2])), states)
 
+    def locate(
+        self, images: Float[Tensor, "n 3 h w"], tokens: Int64[Tensor, "n l"], lengths: Int64[Tensor, " n"]
+    ) -> Float32[Tensor, "n 4"]:
+        """Return the likeliest box of each caption in its image, as `LocatingDecoder.boxes` does.
+
+        Args:
+            images: Normalised pixels.
+            lengths: On the CPU.
+        """
+        assert isinstance(self.decoder, LocatingDecoder), "who asks has looked"
+        _, states = self._image_rows(images)
+        assert states is not None, "towers beside a decoder hand out tokens"
+        return self.decoder.boxes(states, tokens.to(images.device), lengths.numpy(), self._num_start)
+
     def hand_out_maps(self) -> int:
         """Let `forward` return what the image tower says of each place; return how many channels that has."""
         channels = self.hand_out_places()

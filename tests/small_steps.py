@@ -17,6 +17,7 @@ from tests.teachers import with_tiny_teachers
 from tests.towers.native import NATIVE
 from vlp.data.pixels.augment import NUM_DRAWS
 from vlp.ground.interleaved import Interleaved
+from vlp.ground.region_rows import RegionRows
 from vlp.ground.types import Batch
 from vlp.recipe.compose import load_recipe
 from vlp.recipe.schema import Recipe
@@ -56,7 +57,9 @@ def small_recipe(name: str, *overrides: str, image: Settings = IMAGE, text: Sett
     if "sequence_lengths" in used:  # names more patches than two by two
         image = {**image, "image_size": 224}
     towers: Settings = {"image": image, "text": text}
-    if whole.model.decoder is not None:  # it reads the patches, and is as wide as they are
+    if whole.model.decoder is not None and whole.model.decoder.type == "locating":
+        towers |= {"decoder": {**whole.model.decoder.model_dump(), "width": 16, "layers": 1, "heads": 2}}
+    elif whole.model.decoder is not None:  # it reads the patches, and is as wide as they are
         towers |= {
             "text": {**text, "pool": "cls", "width": image["width"], "heads": image["width"] // image["head_width"]},
             "decoder": {"layers": 1, "heads": 2} | ({"type": "transformer"} if documents is None else GATED),
@@ -128,9 +131,19 @@ def batch_for(recipe: Recipe, size: int, seed: int = 0, words: int = WORDS) -> B
         num_negatives=num_negatives,
         cuts=boxes.expand(images, size, 5),
         captions=tuple(f"a photo of number {number}" for number in ids.tolist()),
+        regions=None if recipe.data.regions is None else regions_for(size, words),
         interleaved=None if documents is None else interleaved_for(lengths[0].numpy(), images),
         grids=None if most is None else torch.randint(1, math.isqrt(most) + 1, (images, size, 2), generator=generator),
     )
+
+
+def regions_for(size: int, words: int) -> RegionRows:
+    """Return a region of each image but the last, the captions of which grow longer."""
+    lengths = 3 + np.arange(size) % 4
+    lengths[-1] = 0
+    tokens = 1 + np.arange(size * 6).reshape(size, 6) % words
+    boxes = np.array([0.1, 0.2, 0.5, 0.9], dtype=np.float32) + np.arange(size, dtype=np.float32)[:, None] / size / 10
+    return RegionRows(boxes, np.where(np.arange(6) < lengths[:, None], tokens, 0), lengths)
 
 
 def interleaved_for(lengths: Any, images: int) -> Interleaved:

@@ -46,6 +46,8 @@ NARROWER = {
         "model.decoder={layers: 2, heads: 2}",
         "data.documents.images=1",
     ),
+    "locca_embedded": ("model.text={tokenizer: null, vocab_size: 49408}", "data.regions.key=json.regions"),
+    "vitb16_siglip2": ("model.decoder={layers: 1, heads: 2}",),
     "vitb16_coca_timm": ("model.embed_dim=32", "model.text.width=32", "model.decoder={layers: 1, heads: 2}"),
     "vitb32_coca": ("model.embed_dim=32", "model.text.width=32", "model.decoder={layers: 1, heads: 2}"),
     "vitb32_growing_batches": ("train.first_batches=[{batch_size: 4, steps: 1}]",),

@@ -19,6 +19,7 @@ from vlp.data.order.patch_budgets import PatchBudgets
 from vlp.data.order.shuffle import Order, Substitutes
 from vlp.data.pixels.augment import NUM_DRAWS
 from vlp.data.pixels.decode import open_picture
+from vlp.data.regions import Region, region_rows
 from vlp.data.samples import Sample, SampleSet
 from vlp.data.texts.captions import Caption
 from vlp.data.texts.document_tokens import document_rows
@@ -27,6 +28,7 @@ from vlp.data.views import Views
 from vlp.ground.interleaved import Interleaved
 from vlp.ground.patch_budget import PatchBudget
 from vlp.ground.randomness import DEVICE, fold, uniform_rows
+from vlp.ground.region_rows import RegionRows
 from vlp.ground.tokenizing import Tokenizer
 from vlp.ground.types import Batch
 
@@ -59,6 +61,7 @@ class BatchRows:
     cuts: Float32[NDArray[np.float32], "views n 5"]
     interleaved: Interleaved | None = None
     grids: Int64[NDArray[np.int64], "views n 2"] | None = None
+    regions: RegionRows | None = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,7 @@ class DecodedSample:
 
     Args:
         excerpt: What is shown of it, where samples are documents.
+        region: A part of the first image view, where one is wanted and there is one.
     """
 
     id: int
@@ -83,6 +87,7 @@ class DecodedSample:
     cuts: Float32[NDArray[np.float32], "views 5"]
     is_blank: bool = False
     excerpt: Excerpt | None = None
+    region: Region | None = None
 
 
 @dataclass(frozen=True)
@@ -116,7 +121,8 @@ class Decoder:
             return DecodedSample(number, captions, sample.source, nothing, is_blank=True)
         picture = open_picture(sample.read_image(self.max_bytes), self.max_pixels)
         cuts = self.views.images(picture, self.seed, epoch, number, into)
-        return DecodedSample(number, captions, sample.source, cuts)
+        region = self.views.region(sample, picture, cuts[0], self.seed, epoch, number)
+        return DecodedSample(number, captions, sample.source, cuts, region=region)
 
     def _document(self, sample: Sample, epoch: int, into: UInt8[NDArray, "views h w 3"]) -> DecodedSample:
         excerpt = self.views.excerpt(sample, self.seed, epoch, sample.id)
@@ -287,17 +293,11 @@ class LocalBatches:
             caption_keys=keys_of(tokens.numpy(), lengths.numpy()).reshape(num_texts, -1),
             cuts=np.stack([sample.cuts for sample in loaded], axis=1),
             interleaved=interleaved,
-            grids=None if budget is None else _grids(budget, loaded),
+            grids=None if budget is None else budget.grids([sample.cuts for sample in loaded]),
+            regions=None
+            if self.decoder.views.regions is None
+            else region_rows([sample.region for sample in loaded], self.tokenizer),
         )
-
-
-def _grids(budget: PatchBudget, loaded: Sequence[DecodedSample]) -> Int64[NDArray[np.int64], "views n 2"]:
-    """Return rows and columns of patches of packed images, which follow from what each shows of its picture."""
-    boxes = np.stack([sample.cuts[:, :4] for sample in loaded], axis=1).astype(np.int64).tolist()
-    return np.array(
-        [[budget.grid(bottom - top, right - left) for left, top, right, bottom in view] for view in boxes],
-        dtype=np.int64,
-    )
 
 
 def _join_rows(rows: Sequence[BatchRows], images: UInt8[Tensor, "views n h w 3"], pad_id: int) -> Batch:
@@ -307,6 +307,7 @@ def _join_rows(rows: Sequence[BatchRows], images: UInt8[Tensor, "views n h w 3"]
     width = max(part.tokens.shape[2] for part in rows)
     interleaved = [part.interleaved for part in rows if part.interleaved is not None]
     grids = [part.grids for part in rows if part.grids is not None]
+    regions = [part.regions for part in rows if part.regions is not None]
     padded = [np.pad(r.tokens, ((0, 0), (0, 0), (0, width - r.tokens.shape[2])), constant_values=pad_id) for r in rows]
     return Batch(
         images=images,
@@ -323,6 +324,7 @@ def _join_rows(rows: Sequence[BatchRows], images: UInt8[Tensor, "views n h w 3"]
         cuts=torch.from_numpy(np.concatenate([part.cuts for part in rows], axis=1)),
         interleaved=Interleaved.join(interleaved) if interleaved else None,
         grids=torch.from_numpy(np.concatenate(grids, axis=1)) if grids else None,
+        regions=RegionRows.join(regions) if regions else None,
     )
 
 

@@ -14,13 +14,14 @@ from vlp.data.faults import net
 from vlp.data.pixels.crop import Cropping, crop_views
 from vlp.data.pixels.decode import Picture
 from vlp.data.pixels.native_crop import NativeCrop
+from vlp.data.regions import Region, Regions, Row
 from vlp.data.samples import Sample
 from vlp.data.texts.captions import Caption, Captions
 from vlp.data.texts.documents import Documents, Excerpt
 from vlp.data.texts.text_augment import TextAugment
 from vlp.data.texts.wrong_captions import WrongCaptions
 from vlp.ground.patch_budget import PatchBudget
-from vlp.ground.randomness import CAPTION, CROP, DOCUMENT, NEGATIVE, POLICY, REWORD, Draws, fold
+from vlp.ground.randomness import CAPTION, CROP, DOCUMENT, NEGATIVE, POLICY, REGION, REWORD, Draws, fold
 
 if TYPE_CHECKING:  # torchvision takes a second to import, and most runs have no policy
     from vlp.data.pixels.policies import Policy
@@ -39,6 +40,7 @@ class Views:
         spare_first: Leave the first image view to itself.
         documents: Where samples are documents, what is shown of them; their images are then the image views, all cut by
             the one crop.
+        regions: Which part of an image has a caption of its own.
     """
 
     crops: tuple[Cropping, ...]
@@ -48,6 +50,7 @@ class Views:
     policy: Policy | None = None
     spare_first: bool = False
     documents: Documents | None = None
+    regions: Regions | None = None
 
     @property
     def num_images(self) -> int:
@@ -125,6 +128,20 @@ class Views:
             return self.documents(sample, self.captions, Draws(seed, DOCUMENT, epoch, number))
         caption = self.captions(sample, Draws(seed, CAPTION, epoch, number, 0))
         return Excerpt((sample.image_member(),), ("", caption.text), caption.identity)
+
+    def region(self, sample: Sample, picture: Picture, cut: Row, seed: int, epoch: int, number: int) -> Region | None:
+        """Return a region of an image, its box in shares of the first view, where one is wanted and there is one.
+
+        Args:
+            cut: What the first view shows of the picture.
+
+        Raises:
+            BadSampleError: What the sample says of regions cannot be read.
+        """
+        if self.regions is None:
+            return None
+        size = (picture.width, picture.height)
+        return self.regions(sample, size, cut, self.captions, Draws(seed, REGION, epoch, number))
 
     def texts(self, sample: Sample, seed: int, epoch: int, number: int) -> list[Caption]:
         """Return every text view, then the wrong captions.

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float32, Int64, UInt8
 from numpy.typing import NDArray
 
 SMALLEST_SCALE, LARGEST_SCALE, PRECISION = 1e-6, 100.0, 1e-5  # of transformers, so that both choose the same size
@@ -50,6 +51,12 @@ class PatchBudget:
             else:
                 high = scale
         return self._patches(height, low), self._patches(width, low)
+
+    def grids(self, cuts: Sequence[Float32[NDArray[np.float32], "views 5"]]) -> Int64[NDArray[np.int64], "views n 2"]:
+        """Return rows and columns of packed images, which follow from what each shows of its picture (`Batch.cuts`)."""
+        boxes = np.stack([views[:, :4] for views in cuts], axis=1).astype(np.int64).tolist()
+        sizes = [[(bottom - top, right - left) for left, top, right, bottom in view] for view in boxes]
+        return np.array([[self.grid(*size) for size in view] for view in sizes], dtype=np.int64)
 
     def _patches(self, side: int, scale: float) -> int:
         return max(1, math.ceil(side * scale / self.patch))

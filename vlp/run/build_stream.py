@@ -17,6 +17,7 @@ from vlp.data.order.shuffle import Order
 from vlp.data.order.timetable import Ramp
 from vlp.data.pixels.native_crop import NativeCrop
 from vlp.data.pixels.policies import policies
+from vlp.data.regions import Regions
 from vlp.data.sample_groups import read_groups
 from vlp.data.shards.cards import load_card
 from vlp.data.texts.documents import Documents
@@ -27,6 +28,7 @@ from vlp.ground.types import RecipeError, VlpWarning
 from vlp.recipe.inflation import inflated
 from vlp.recipe.schema import DataSection, Recipe, settings
 from vlp.run.document_fit import check_documents
+from vlp.run.region_fit import check_regions
 from vlp.towers.dual import DualEncoder
 
 COUNTED_BATCHES = 16
@@ -48,6 +50,7 @@ def build_stream(recipe: Recipe, towers: DualEncoder, device: torch.device) -> S
         {label: source.repeat for label, source in data.train.items()},
     )
     check_documents(data, samples, towers)
+    check_regions(data, samples)
     order = _build_order(recipe, samples)
     _check_twins(recipe.train.batch_size, samples, order)
     return Stream(
@@ -151,6 +154,7 @@ def _build_views(data: DataSection, size: int, budget: PatchBudget | None) -> Vi
         policy=None if data.policy is None else policies.build(data.policy.type, settings(data.policy, "type")),
         spare_first=data.spare_first_view,
         documents=None if data.documents is None else Documents(**settings(data.documents)),
+        regions=None if data.regions is None else Regions(**settings(data.regions)),
     )
 
 

@@ -16,6 +16,7 @@ from vlp.ground.types import RecipeError
 from vlp.towers.block_outputs import listening
 from vlp.towers.dual import DualEncoder
 from vlp.towers.image_tokens import only_rows
+from vlp.towers.locating_decoder import LocatingDecoder
 from vlp.towers.moved_tokens import moved_tokens, named
 from vlp.towers.native_pixels import Packed, native_preparation
 from vlp.towers.plain_pixels import PLAIN, normalised, preparation
@@ -157,6 +158,26 @@ class TowerEncoder:
         pixels = (self.transform(image) for image in images)
         with self._evaluating():
             return [caption for batch in self._batches(pixels) for caption in writer(*self._move(batch))]
+
+    def locate_captions(self, images: Iterable[Image], captions: Sequence[str]) -> Float32[Tensor, "n 4"]:
+        """Return where in each image the decoder finds what its caption says, the likeliest side each time.
+
+        Args:
+            captions: One for each image.
+
+        Returns:
+            Left, top, right and bottom in shares of what the model is shown of the image.
+
+        Raises:
+            RecipeError: The model has no decoder that knows boxes.
+        """
+        model, pairs = self.model, zip((self.transform(image) for image in images), captions, strict=True)
+        if not isinstance(model.decoder, LocatingDecoder):
+            raise RecipeError("the model has no decoder that knows boxes (model.decoder={type: locating})")
+        with self._evaluating():
+            parts = (map(list, zip(*batch, strict=True)) for batch in self._batches(pairs))
+            found = [model.locate(self._move(pixels)[0], *model.tokenizer(texts)).cpu() for pixels, texts in parts]
+        return torch.cat(found) if found else torch.empty(0, 4)
 
     def _batches(self, things: Iterator) -> Iterator[list]:
         while batch := list(islice(things, self.batch_size)):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from vlp.ground.interleaved import Interleaved
 from vlp.ground.patch_budget import PatchBudget
+from vlp.ground.region_rows import RegionRows
 from vlp.ground.types import Embeddings, RecipeError
 from vlp.towers.before_projection import image_and_features, text_and_features
 from vlp.towers.caption_decoder import CaptionDecoder, decoder_of
@@ -22,6 +23,7 @@ from vlp.towers.freeze import is_locked
 from vlp.towers.gated_decoder import GatedDecoder
 from vlp.towers.image_tokens import hand_out_tokens, map_shape, maps_of
 from vlp.towers.learned_tokens import add_prompts, count_prompts
+from vlp.towers.locating_decoder import LocatingDecoder, Told
 from vlp.towers.native_aspect import budget_of
 from vlp.towers.text import can_cut, embed_cut, embed_full
 from vlp.towers.tokenizers import PaddingTokenizer, frame
@@ -62,6 +64,8 @@ class TwoTowers(nn.Module):
         known_texts: Float32[Tensor, "w n d"] | None = None,
         interleaved: Interleaved | None = None,
         grids: Int64[Tensor, "v n 2"] | None = None,
+        regions: RegionRows | None = None,
+        draws: Float32[Tensor, "n d"] | None = None,
     ) -> Embeddings:
         """Embed every view; the first of each modality leads.
 
@@ -73,16 +77,17 @@ class TwoTowers(nn.Module):
             known_texts: The same of the captions.
             interleaved: Where samples are documents, whose images the views are.
             grids: Where images are packed, each at its own aspect ratio, their rows and columns of patches.
+            regions: A part of the first view of each image, for a decoder that reads them.
+            draws: Uniform numbers in [0, 1) of each sample, for what a decoder does by chance.
         """
         if interleaved is not None:
             return self._embed_documents(images, tokens[0], lengths[0], interleaved)
         image, seen, image_tokens = (known, (), None) if known is not None else self._image_views(images, grids)
         read_texts = (known_texts, (), None) if known_texts is not None else self._text_views(tokens, lengths)
         text, read, text_tokens = read_texts
-        losses = None
-        if self.decoder is not None and image_tokens is not None and text_tokens is not None:
-            size = tokens.shape[1]
-            losses = self.decoder.losses(image_tokens[:size], text_tokens[:size], tokens[0], lengths[0])
+        told = None
+        if self.decoder is not None and image_tokens is not None:
+            told = self._tell(image_tokens, text_tokens, tokens[0], lengths[0], regions, draws)
         return Embeddings(
             image=image[0],
             text=text[0],
@@ -94,11 +99,28 @@ class TwoTowers(nn.Module):
             image_features=tuple(seen),
             text_features=tuple(read),
             image_maps=() if image_tokens is None or not self.hands_out_maps else maps_of(image_tokens, images),
-            caption_losses=losses,
-            caption_words=None if losses is None else torch.as_tensor(lengths[0] - 1),
             tokens=tokens[0],
             token_counts=torch.as_tensor(lengths[0]),
+            **({} if told is None else told._asdict()),
         )
+
+    def _tell(
+        self,
+        image_tokens: Float[Tensor, "m k v"],
+        text_tokens: Float[Tensor, "m l w"] | None,
+        tokens: Int64[Tensor, "n l"],
+        lengths: Int64[NDArray[np.int64], " n"],
+        regions: RegionRows | None,
+        draws: Float32[Tensor, "n d"] | None,
+    ) -> Told | None:
+        """Return what the decoder says of the captions of the first views; nothing where it lacks their states."""
+        decoder, shown = self.decoder, image_tokens[: len(tokens)]
+        if isinstance(decoder, LocatingDecoder):
+            return decoder.tell(shown, tokens, lengths, self._num_start, regions, draws)
+        if decoder is None or text_tokens is None:
+            return None
+        losses = decoder.losses(shown, text_tokens[: len(tokens)], tokens, lengths)
+        return Told(losses, torch.as_tensor(lengths - 1))
 
     def _embed_documents(
         self,
@@ -172,6 +194,20 @@ class TwoTowers(nn.Module):
             rows = torch.cat([first, others])
         return (*self._parted(rows.unflatten(0, tokens.shape[:2])), states)
 
+    def locate(
+        self, images: Float[Tensor, "n 3 h w"], tokens: Int64[Tensor, "n l"], lengths: Int64[Tensor, " n"]
+    ) -> Float32[Tensor, "n 4"]:
+        """Return the likeliest box of each caption in its image, as `LocatingDecoder.boxes` does.
+
+        Args:
+            images: Normalised pixels.
+            lengths: On the CPU.
+        """
+        assert isinstance(self.decoder, LocatingDecoder), "who asks has looked"
+        _, states = self._image_rows(images)
+        assert states is not None, "towers beside a decoder hand out tokens"
+        return self.decoder.boxes(states, tokens.to(images.device), lengths.numpy(), self._num_start)
+
     def hand_out_maps(self) -> int:
         """Let `forward` return what the image tower says of each place; return how many channels that has."""
         channels = self.hand_out_places()
@@ -217,7 +253,7 @@ class TwoTowers(nn.Module):
         if count := count_prompts(tower):
             tokens, lengths = add_prompts(tokens, lengths, count, self._num_start)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.locked_text):
-            if self.decoder is not None:
+            if self.decoder is not None and self.decoder.reads_states:
                 pooled, states = tower(tokens)
                 return pooled, states
             if can_cut(tower):

@@ -93,13 +93,13 @@ def build_parser() -> argparse.ArgumentParser:
 def from_scratch(way: str, seed: int, parsed: Any) -> Path:
     """Train the quickstart's model in one way, unless that was done, and return the run."""
     settings = (*common(way, seed, parsed), f"train.samples={parsed.samples}", *FROM_SCRATCH[way])
-    return trained("quickstart", settings, parsed)
+    return trained("quickstart", settings)
 
 
 def tuned(seed: int, start: Path, parsed: Any) -> Path:
     """Fine-tune a clean model, unless that was done, and return the run."""
     own = (f"model.weights={start}", "data.train=embedded", f"train.steps={parsed.steps}", "evaluation.before=false")
-    return trained("finetune_fare", (*common(TUNED, seed, parsed), *TUNING, *own), parsed)
+    return trained("finetune_fare", (*common(TUNED, seed, parsed), *TUNING, *own))
 
 
 def common(way: str, seed: int, parsed: Any) -> tuple[str, ...]:
@@ -109,10 +109,10 @@ def common(way: str, seed: int, parsed: Any) -> tuple[str, ...]:
     return name, f"runs={parsed.runs}", f"seed={seed}", f"train.threads={parsed.threads}", *evaluation
 
 
-def trained(recipe: str, settings: Sequence[str], parsed: Any) -> Path:
+def trained(recipe: str, settings: Sequence[str]) -> Path:
     """Train, unless that was done, and return the run; beside it stands what it cost, unless it was interrupted."""
     whole = load_recipe(recipe, settings)
-    return timed(cost_of(parsed.runs / whole.name), lambda: train_recipe(whole, resume=True))
+    return timed(cost_of(whole.folder), lambda: train_recipe(whole, resume=True))
 
 
 def cost_of(run: Path) -> Path:
@@ -121,10 +121,9 @@ def cost_of(run: Path) -> Path:
 
 
 def attacked(run: Path, attacks: str) -> dict[str, Any]:
-    """Attack a run, unless that was done, and return the record."""
+    """Attack a run, and return the record; what the same attacks found before is taken as it is."""
     folder = newest(run) / UNDER_ATTACK
-    if not (folder / ROBUST_RECORD).exists():
-        attack_model(str(run), TASKS, attacks, folder, resume=True)
+    attack_model(str(run), TASKS, attacks, folder, resume=True)
     return json.loads((folder / ROBUST_RECORD).read_text(encoding="utf-8"))
 
 

@@ -36,7 +36,9 @@ def has_computed_names(text: str) -> bool:
     """Return whether parameters of a file's tests are more than what stands there: `each_term` is all terms."""
     if any(f"\n{name} = " not in text for name in re.findall(r"^@(each_\w+)", text, re.MULTILINE)):
         return True
-    if not re.search(r"parametrize|params=|pytest_generate_tests", text):
+    if "def pytest_generate_tests" in text:
+        return True
+    if not re.search(r"parametrize|params=", text):
         return False
     tree = ast.parse(text)
     stands = {}
@@ -47,9 +49,7 @@ def has_computed_names(text: str) -> bool:
 
 
 def _parameters(node: ast.AST) -> list[ast.expr]:
-    """Return what names of tests are made of, if a node says it: the definition of a hook says nothing plain."""
-    if isinstance(node, ast.FunctionDef) and node.name == "pytest_generate_tests":
-        return [ast.Call(node, [], [])]
+    """Return what names of tests are made of, if a node says it."""
     called = _called(node)
     if called == "parametrize":
         return [*node.args[1:], *(each.value for each in node.keywords)]
@@ -78,8 +78,9 @@ def _is_plain(node: ast.expr, stands: dict[str, ast.expr]) -> bool:
 
 
 def _has_plain_name(node: ast.expr) -> bool:
-    """Return whether all words of what pytest calls a parameter stand in the file: texts, functions and classes have
-    names, what else there is gets a number.
+    """Return whether all words of what pytest calls a parameter stand in the file.
+
+    Texts, functions and classes have names; what else there is gets a number.
     """
     match node:
         case ast.List() | ast.Tuple():

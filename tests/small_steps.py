@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pydantic import BaseModel
 
+from tests.narrow import narrow
 from tests.teachers import with_tiny_teachers
 from tests.towers.native import NATIVE
 from vlp.data.pixels.augment import NUM_DRAWS
@@ -40,8 +40,6 @@ TEXT: Settings = {
 }
 GATED: Settings = {"type": "gated", "every": 1}
 PLAIN_STEPS = ("train.micro_batches=1", "train.keep_locked=false", "train.threads=1")  # nothing to measure or thin out
-NARROW = {"hidden_width": 32, "num_prototypes": 48, "queue": 2048}
-"""Most of what parts have beside the towers: narrow ones launch as many kernels as wide ones."""
 PLAIN = {"embed_dim": 16, "weights": None, "text_buckets": 2}
 
 
@@ -73,11 +71,6 @@ def small_recipe(name: str, *overrides: str, image: Settings = IMAGE, text: Sett
     }
     heads = {label: entry.model_copy(update=narrow(entry)) for label, entry in whole.heads.items()}
     return with_tiny_teachers(whole.model_copy(update={"model": model, "objective": terms, "heads": heads}))
-
-
-def narrow(entry: BaseModel) -> dict[str, int]:
-    """Return the settings of an entry that would make it as wide as a real one, and what they are here."""
-    return {name: most for name, most in NARROW.items() if (getattr(entry, name, None) or 0) > most}
 
 
 def small_parts(monkeypatch: pytest.MonkeyPatch, recipe: Recipe, accelerator: object | None = None) -> Run:

@@ -75,7 +75,8 @@ def test_a_try_of_the_whole_way(tmp_path, monkeypatch):
     assert set(json.loads(numbers.read_text())["found"]) == {*FROM_SCRATCH, TUNED}
     for name in (*TASKS, *FROM_SCRATCH, TUNED):
         assert name in page.read_text()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(robust_proof, "attack_model", None)  # what is there is not made again
-        patch.setattr(robust_proof, "train_recipe", lambda recipe, resume: tmp_path / "runs" / recipe.name)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("outcomes/*")}
+    with pytest.MonkeyPatch.context() as patch:  # what is there is not made again
+        patch.setattr(robust_proof, "train_recipe", lambda recipe, resume: recipe.folder)
         robust_proof.main(["--quick", "--threads", "1", "--runs", str(tmp_path / "runs"), "--to", str(tmp_path)])
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("outcomes/*")} != {}

@@ -8,14 +8,13 @@ from typing import Any
 import pytest
 import torch
 
+from tests.narrow import narrow
 from tests.objectives.batches import DIM, VOCABULARY
 from vlp.ground.registry import settings_of
 from vlp.objectives.base import Term, terms
 
 Settings = dict[str, Any]
 SIZE = 12
-NARROW = {"num_prototypes": 48, "hidden_width": 32, "width": 32}
-"""Most of what terms have by default, where a case does not say: each number is computed again and again."""
 
 
 def _listed(name: str, kind: str) -> list[tuple[str, Settings]]:
@@ -42,9 +41,7 @@ each_term = for_each(CASES)
 
 def build(name: str, settings: Settings) -> Term:
     """Build a term, narrow where nothing is said, with parameters of its own, if it has some, in float64."""
-    usual = settings_of(terms[name])().model_dump()
-    narrow = {key: most for key, most in NARROW.items() if (usual.get(key) or 0) > most}
-    term = terms.build(name, narrow | settings)
+    term = terms.build(name, narrow(settings_of(terms[name])()) | settings)
     torch.manual_seed(0)
     term.fit_vocabulary(VOCABULARY)
     term.create(DIM)

@@ -12,7 +12,7 @@ from transformers import Siglip2Config, Siglip2Model, Siglip2Processor
 from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2ImageProcessorPil
 
 from vlp.export.as_siglip import compare_shapes, convert_siglip, siglip_text_config, siglip_text_obstacles
-from vlp.export.processor import RESAMPLING, write_processor
+from vlp.export.processor import pixel_settings, write_processor
 from vlp.export.tokenizer import cleaning_tokenizer
 from vlp.towers.dual import DualEncoder
 from vlp.towers.native_weights import from_native
@@ -36,28 +36,18 @@ def siglip2_obstacles(model: DualEncoder) -> list[str]:
         found.append(f"it has no activation {type(act).__name__}")
     if found:
         return found
-    return compare_shapes(Siglip2Model, Siglip2Config(**siglip2_config(model)), convert_siglip(_state(model)))
+    state = convert_siglip(from_native(model.core.state_dict()))
+    return compare_shapes(Siglip2Model, Siglip2Config(**siglip2_config(model)), state)
 
 
 def write_siglip2(model: DualEncoder, folder: Path) -> None:
     """Write Siglip2Model, its tokenizer and its image processor, for a model without obstacles."""
     assert isinstance(model.tokenizer, TransformersTokenizer) and model.budget is not None
     twin = Siglip2Model(Siglip2Config(**siglip2_config(model)))
-    twin.load_state_dict(convert_siglip(_state(model)), strict=True)
+    twin.load_state_dict(convert_siglip(from_native(model.core.state_dict())), strict=True)
     twin.save_pretrained(folder)
-    prepared = model.preprocess_cfg
     patches: dict[str, Any] = {"patch_size": model.budget.patch, "max_num_patches": model.budget.most}
-    images = Siglip2ImageProcessorPil(
-        **patches,
-        do_resize=True,
-        resample=RESAMPLING[prepared["interpolation"]],
-        do_rescale=True,
-        rescale_factor=1 / 255,
-        do_normalize=True,
-        image_mean=list(prepared["mean"]),
-        image_std=list(prepared["std"]),
-        do_convert_rgb=True,
-    )
+    images = Siglip2ImageProcessorPil(do_resize=True, **patches, **pixel_settings(model.preprocess_cfg))
     words = cleaning_tokenizer(model.tokenizer)
     # the processor has 64 tokens and 256 patches of 16 for everybody, unless its tokenizer says otherwise
     words.init_kwargs |= {"max_length": model.context_length, **patches}
@@ -81,7 +71,3 @@ def siglip2_config(model: DualEncoder) -> dict[str, Any]:
         "vision_use_head": True,
     }
     return {"vision_config": vision_config, "text_config": siglip_text_config(model)}
-
-
-def _state(model: DualEncoder) -> dict[str, Any]:
-    return from_native(model.core.state_dict())

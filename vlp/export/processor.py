@@ -28,13 +28,20 @@ def image_processor(preprocess: Mapping[str, Any]) -> CLIPImageProcessorPil:
     return CLIPImageProcessorPil(
         do_resize=True,
         size={"shortest_edge": side} if is_cropped else {"height": side, "width": side},
-        resample=RESAMPLING[preprocess["interpolation"]],
         do_center_crop=is_cropped,
         crop_size={"height": side, "width": side},
-        do_rescale=True,
-        rescale_factor=1 / 255,
-        do_normalize=True,
-        image_mean=list(preprocess["mean"]),
-        image_std=list(preprocess["std"]),
-        do_convert_rgb=True,
+        **pixel_settings(preprocess),
     )
+
+
+def pixel_settings(preprocess: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of an image processor that say nothing of sizes."""
+    return {
+        "resample": RESAMPLING[preprocess["interpolation"]],
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(preprocess["mean"]),
+        "image_std": list(preprocess["std"]),
+        "do_convert_rgb": True,
+    }

@@ -14,13 +14,14 @@ teacher. From scratch and taught take the same time, the teacher's included. All
 from __future__ import annotations
 
 import argparse
-import resource
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from benchmarks.dated_report import command_line, write_page
+from benchmarks.more_pairs import add_more, more_settings, theme_with_more, words_of_more
+from benchmarks.processor_time import minutes_in, timed
 from benchmarks.quick import add_quick, settle
 from benchmarks.seeds import compared, table_of
 from benchmarks.tables import markdown
@@ -62,19 +63,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ]
     words = command_line("embedded_proof", arguments)
     told = [["way", "settings"], *([way, f"`{' '.join(each) or '-'}`"] for way, each in LOCKED.items())]
-    what = f"{parsed.seeds} seeds. Pretrained towers, the teacher's too, see {parsed.samples:,} pairs. {WHAT}"
+    what = f"{parsed.seeds} seeds. Pretrained towers, the teacher's too, see {parsed.samples:,} pairs."
     minutes = ", ".join(f"{way} {minutes_of(way, seeds, parsed):.1f}" for way in SMALL if way in folders)
     small_ones = (
         f"The small model sees {parsed.scratch:,} pairs from scratch and {parsed.taught:,} with a teacher, both of "
         f"`{parsed.pairs}` alone. What the teacher says of one epoch of views ({' '.join(TAUGHT)}) is stored and shown "
         f"again. Minutes of processor time each, that included: {minutes}."
     )
-    sections = [what, *([small_ones] if parsed.small else []), markdown(rows), *pages]
+    sections = [
+        f"{what}{words_of_more(parsed)} {WHAT}",
+        *([small_ones] if parsed.small else []),
+        markdown(rows),
+        *pages,
+    ]
     sections += [markdown(told)] if parsed.towers else []
     title = "Two pretrained towers, and what a small model learns from them"
-    page = write_page(
-        parsed.to, "embedded" if parsed.towers else "embedded-small", title, words, sections, {"rows": rows}
-    )
+    theme = theme_with_more("embedded" if parsed.towers else "embedded-small", parsed)
+    page = write_page(parsed.to, theme, title, words, sections, {"rows": rows})
     print(f"{markdown(rows)}\n-> {page}")
 
 
@@ -97,13 +102,15 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, default=2, help="of each training; default: %(default)s")
     parser.add_argument("--runs", type=Path, default=Path("runs/embedded"), help="default: %(default)s")
     parser.add_argument("--to", type=Path, default=Path("benchmarks/reports"), help="default: %(default)s")
+    add_more(parser)
     add_quick(parser, seeds=1, samples=512, scratch=512, taught=512, pairs="embedded-photos")
     return parser
 
 
 def lit(way: str, seed: int, parsed: Any) -> Path:
     """Train the pretrained towers in one way, unless that was done, and return the run."""
-    settings = (*common(way, seed, parsed), f"train.samples={parsed.samples}", *LOCKED[way])
+    length = f"train.samples={parsed.samples}"
+    settings = (*common(way, seed, parsed), *more_settings(parsed), length, *LOCKED[way])
     return train_recipe(load_recipe("lit_embedded", settings), resume=True)
 
 
@@ -112,11 +119,7 @@ def small(way: str, seed: int, teacher: Path, parsed: Any) -> Path:
 
     Beside it stands what it cost, the teacher's answers included, unless it was interrupted.
     """
-    cost, before = cost_of(way, seed, parsed), processor_seconds()
-    run = train_small(way, seed, teacher, parsed)
-    if not cost.exists():
-        cost.write_text(f"{processor_seconds() - before:.1f}\n", encoding="utf-8")
-    return run
+    return timed(cost_of(way, seed, parsed), lambda: train_small(way, seed, teacher, parsed))
 
 
 def cost_of(way: str, seed: int, parsed: Any) -> Path:
@@ -126,12 +129,7 @@ def cost_of(way: str, seed: int, parsed: Any) -> Path:
 
 def minutes_of(way: str, seeds: Sequence[int], parsed: Any) -> float:
     """Return the mean cost of a small model."""
-    return fmean(float(cost_of(way, seed, parsed).read_text(encoding="utf-8")) for seed in seeds) / 60
-
-
-def processor_seconds() -> float:
-    """Return the processor time of this process and of those that it waited for."""
-    return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return fmean(minutes_in(cost_of(way, seed, parsed)) for seed in seeds)
 
 
 def train_small(way: str, seed: int, teacher: Path, parsed: Any) -> Path:

@@ -18,6 +18,7 @@ from statistics import fmean
 from typing import Any
 
 from benchmarks.dated_report import command_line, write_page
+from benchmarks.more_pairs import add_more, more_settings, theme_with_more, words_of_more
 from benchmarks.quick import add_quick, settle
 from benchmarks.seeds import compared, mean_score, table_of
 from benchmarks.tables import Table, markdown
@@ -73,21 +74,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     start = parsed.start
     if start is None:
         length = (f"runs={parsed.runs}", f"train.samples={parsed.samples}")
-        start = train_recipe("quickstart", *START, *length, resume=True)
+        start = train_recipe("quickstart", *START, *more_settings(parsed), *length, resume=True)
     folders = {way: [tune(way, seed, start, parsed) for seed in range(parsed.seeds)] for way in WAYS}
     folders["WiSE-FT of full"] = [between(start, folder, parsed.runs) for folder in folders["full"]]
     rows = table({"start": [start], **folders})
     pages = [f"**{way}** (B) beside the start (A)\n\n{compared([start], runs)}" for way, runs in folders.items()]
     words = command_line("finetune_proof", arguments)
     seen = 0 if (found := latest(start)) is None else found.position
-    what = f"{parsed.seeds} seeds of {parsed.steps} steps of 64 pairs; a start that saw {seen:,} drawings. {WHAT}"
+    what = f"{parsed.seeds} seeds of {parsed.steps} steps of 64 pairs; a start that saw {seen:,} drawings."
     settings = [["way", "settings"], *([way, f"`{' '.join(told)}`"] for way, told in WAYS.items())]
     page = write_page(
         parsed.to,
-        "forgetting",
+        theme_with_more("forgetting", parsed),
         "Gained and kept",
         words,
-        [what, markdown(rows), *pages, markdown(settings)],
+        [f"{what}{words_of_more(parsed)} {WHAT}", markdown(rows), *pages, markdown(settings)],
         {"rows": rows},
     )
     print(f"{markdown(rows)}\n-> {page}")
@@ -113,6 +114,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--steps", type=int, default=60, help="of fine-tuning; default: %(default)s")
     parser.add_argument("--runs", type=Path, default=Path("runs/forgetting"), help="default: %(default)s")
     parser.add_argument("--to", type=Path, default=Path("benchmarks/reports"), help="default: %(default)s")
+    add_more(parser)
     add_quick(parser, seeds=1, samples=1_024, steps=2)
     return parser
 

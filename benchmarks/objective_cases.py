@@ -236,6 +236,10 @@ def embeddings_of(leaves: list[Tensor], needs: frozenset[str], seed: int) -> tup
             more["caption_losses"] = losses
             more["caption_words"] = torch.full((size,), WORDS)
             gradients.append(losses)
+        elif need == "region_losses":
+            losses = (5.0 * drawn(13)[:, :4].abs()).requires_grad_()
+            more["region_losses"], more["region_words"] = losses, torch.full((size, 4), WORDS)
+            gradients.append(losses)
         elif need == "maps":
             more["image_maps"] = tuple(places(7 + view).unflatten(1, GRID).requires_grad_() for view in range(2))
             gradients.extend(more["image_maps"])

@@ -6,12 +6,13 @@ import gc
 import importlib
 import os
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
 
-from tests import slow
+from tests import narrowing, slow
 
 os.environ.update(HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1", PYTHONDONTWRITEBYTECODE="")
 sys.dont_write_bytecode = False  # whatever containers set: to compile and rewrite all tests anew takes each process 5 s
@@ -33,6 +34,15 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(slow.Stopwatch())
     if config.getoption("keyword") and not config.getoption("markexpr"):
         config.pluginmanager.register(slow.QuickAnswer())
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Import no file that `-k` cannot mean; a word that a mark has may mean any."""
+    words = narrowing.words_of(config.getoption("keyword"))
+    marks = " ".join(config.getini("markers"))
+    if words is None or collection_path.suffix != ".py" or any(word in marks for word in words):
+        return None
+    return None if narrowing.may_hold(collection_path, frozenset(words)) else True
 
 
 def pytest_sessionstart() -> None:

@@ -1,12 +1,13 @@
 """Which tests are slow: those that `tests/slow.txt` lists, a line for each function that took long when all were timed.
 
-`pytest --renew-slow` writes what it timed into the list, and leaves the rest of it as it is. A test marked `claim` runs
-with the quick ones, however long it takes. `pytest -k NAME` leaves out what takes long by itself, and says so.
+Among its lines are also single cases that took long. `pytest --renew-slow` writes what it timed into the list, and
+leaves the rest of it as it is. A test marked `claim` runs with the quick ones, however long it takes. `pytest -k NAME`
+leaves out cases that take long, and what is marked `long`; and says so.
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -14,13 +15,13 @@ import pytest
 
 LIST = Path(__file__).with_name("slow.txt")
 ONE_CASE, ALL_CASES = 1.5, 5.0  # seconds: a function is slow if one of its cases takes so long, or all of them do
-PATIENCE = 2.0  # seconds a case may take, on average, where `pytest -k NAME` asks about one part
+PATIENCE = 2.0  # seconds that a case may take where `pytest -k NAME` asks about one part
 
 
 def listed() -> dict[str, float]:
-    """Return the functions that are listed, and the seconds of all their cases."""
+    """Return what is listed: functions, with the seconds of all their cases, and single cases."""
     lines = LIST.read_text(encoding="utf-8").splitlines()
-    return {name: float(seconds) for seconds, name in map(str.split, lines)}
+    return {name: float(seconds) for seconds, _, name in (line.lstrip().partition(" ") for line in lines)}
 
 
 def mark(items: list[pytest.Item]) -> None:
@@ -33,9 +34,8 @@ def mark(items: list[pytest.Item]) -> None:
 
 def long_cases(items: list[pytest.Item]) -> set[str]:
     """Return the names of the cases, of all that were collected, that take longer than somebody waits for one part."""
-    cases = Counter(function_of(item.nodeid) for item in items)
-    long = {name for name, seconds in listed().items() if cases[name] and seconds / cases[name] > PATIENCE}
-    return {item.nodeid for item in items if function_of(item.nodeid) in long}
+    long = {name for name, seconds in listed().items() if seconds > PATIENCE}
+    return {item.nodeid for item in items if item.nodeid in long or item.get_closest_marker("long")}
 
 
 class QuickAnswer:
@@ -84,10 +84,11 @@ class Stopwatch:
 
 
 def lines_of(seconds: Mapping[str, float], known: Mapping[str, float]) -> str:
-    """Return the list, from the seconds of each case and those of functions that were timed before."""
+    """Return the list, from the seconds of each case and what is known of functions that were timed before."""
     cases: defaultdict[str, list[float]] = defaultdict(list)
     for nodeid, taken in seconds.items():
         cases[function_of(nodeid)].append(taken)
-    slow = {name: taken for name, taken in known.items() if name not in cases}
+    slow = {name: taken for name, taken in known.items() if function_of(name) not in cases}
+    slow |= {nodeid: taken for nodeid, taken in seconds.items() if taken > PATIENCE}
     slow |= {name: sum(each) for name, each in cases.items() if max(each) > ONE_CASE or sum(each) > ALL_CASES}
     return "".join(f"{taken:7.1f} {name}\n" for name, taken in sorted(slow.items(), key=lambda pair: -pair[1]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,11 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pydantic import BaseModel
 
+from tests.narrow import narrow
 from tests.teachers import with_tiny_teachers
+from tests.towers.native import NATIVE
 from vlp.data.pixels.augment import NUM_DRAWS
 from vlp.ground.interleaved import Interleaved
+from vlp.ground.region_rows import RegionRows
 from vlp.ground.types import Batch
 from vlp.recipe.compose import load_recipe
 from vlp.recipe.schema import Recipe
@@ -37,8 +40,6 @@ TEXT: Settings = {
 }
 GATED: Settings = {"type": "gated", "every": 1}
 PLAIN_STEPS = ("train.micro_batches=1", "train.keep_locked=false", "train.threads=1")  # nothing to measure or thin out
-NARROW = {"hidden_width": 32, "num_prototypes": 48, "queue": 2048}
-"""Most of what parts have beside the towers: narrow ones launch as many kernels as wide ones."""
 PLAIN = {"embed_dim": 16, "weights": None, "text_buckets": 2}
 
 
@@ -48,11 +49,15 @@ def small_recipe(name: str, *overrides: str, image: Settings = IMAGE, text: Sett
     used = {entry.type for entry in whole.strategies.values()}
     if "unmasked_end" in used:  # needs something to unmask
         image = {**image, "patch_dropout": 0.5}
+    if getattr(whole.model.image, "max_patches", None) is not None:
+        image = {**NATIVE, "proj": "linear", "max_patches": whole.model.image.max_patches}
     documents = whole.data.documents
     if "sequence_lengths" in used:  # names more patches than two by two
         image = {**image, "image_size": 224}
     towers: Settings = {"image": image, "text": text}
-    if whole.model.decoder is not None:  # it reads the patches, and is as wide as they are
+    if whole.model.decoder is not None and whole.model.decoder.type == "locating":
+        towers |= {"decoder": {**whole.model.decoder.model_dump(), "width": 16, "layers": 1, "heads": 2}}
+    elif whole.model.decoder is not None:  # it reads the patches, and is as wide as they are
         towers |= {
             "text": {**text, "pool": "cls", "width": image["width"], "heads": image["width"] // image["head_width"]},
             "decoder": {"layers": 1, "heads": 2} | ({"type": "transformer"} if documents is None else GATED),
@@ -66,11 +71,6 @@ def small_recipe(name: str, *overrides: str, image: Settings = IMAGE, text: Sett
     }
     heads = {label: entry.model_copy(update=narrow(entry)) for label, entry in whole.heads.items()}
     return with_tiny_teachers(whole.model_copy(update={"model": model, "objective": terms, "heads": heads}))
-
-
-def narrow(entry: BaseModel) -> dict[str, int]:
-    """Return the settings of an entry that would make it as wide as a real one, and what they are here."""
-    return {name: most for name, most in NARROW.items() if (getattr(entry, name, None) or 0) > most}
 
 
 def small_parts(monkeypatch: pytest.MonkeyPatch, recipe: Recipe, accelerator: object | None = None) -> Run:
@@ -109,10 +109,12 @@ def batch_for(recipe: Recipe, size: int, seed: int = 0, words: int = WORDS) -> B
     lengths[:, 0] = LONGEST
     tokens = torch.randint(1, words, (texts, size, LONGEST), generator=generator)
     tokens.scatter_(2, lengths[:, :, None] - 1, words)  # the end token, which the towers pool at
+    most = getattr(recipe.model.image, "max_patches", None)  # of 8 x 8 pixels, packed one below the other
+    height, width = (side, side) if most is None else (8 * most, 8)
     boxes = torch.tensor([8.0, 8.0, 90.0, 60.0, 0.0]) + torch.arange(images)[:, None, None]
     ids = torch.randperm(NUM_SAMPLES, generator=generator)[:size]
     return Batch(
-        images=torch.randint(0, 256, (images, size, side, side, 3), dtype=torch.uint8, generator=generator),
+        images=torch.randint(0, 256, (images, size, height, width, 3), dtype=torch.uint8, generator=generator),
         tokens=tokens.where(torch.arange(LONGEST) < lengths[:, :, None], 0),
         lengths=lengths,
         draws=torch.rand(images, size, NUM_DRAWS, generator=generator),
@@ -122,8 +124,19 @@ def batch_for(recipe: Recipe, size: int, seed: int = 0, words: int = WORDS) -> B
         num_negatives=num_negatives,
         cuts=boxes.expand(images, size, 5),
         captions=tuple(f"a photo of number {number}" for number in ids.tolist()),
+        regions=None if recipe.data.regions is None else regions_for(size, words),
         interleaved=None if documents is None else interleaved_for(lengths[0].numpy(), images),
+        grids=None if most is None else torch.randint(1, math.isqrt(most) + 1, (images, size, 2), generator=generator),
     )
+
+
+def regions_for(size: int, words: int) -> RegionRows:
+    """Return a region of each image but the last, the captions of which grow longer."""
+    lengths = 3 + np.arange(size) % 4
+    lengths[-1] = 0
+    tokens = 1 + np.arange(size * 6).reshape(size, 6) % words
+    boxes = np.array([0.1, 0.2, 0.5, 0.9], dtype=np.float32) + np.arange(size, dtype=np.float32)[:, None] / size / 10
+    return RegionRows(boxes, np.where(np.arange(6) < lengths[:, None], tokens, 0), lengths)
 
 
 def interleaved_for(lengths: Any, images: int) -> Interleaved:

@@ -126,7 +126,7 @@ def unclamped(tree: ast.AST) -> list[int]:
             and any(getattr(argument, "attr", None) in WHOLE for argument in call.args)
         )
         scales = any(isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult) for node in ast.walk(call.func))
-        if casts and scales and getattr(parents[call], "attr", "") not in ("clamp", "clamp_"):
+        if casts and scales and getattr(parents[call], "attr", "") not in ("clamp", "clamp_", "clip"):
             lines.append(call.lineno)
     return lines
 

@@ -28,8 +28,10 @@ SMALL = (
     "evaluation={tasks: [], every: null}",
     "log.every=1",
 )
-
-
+NATIVE = (
+    "model.embed_dim=128",
+    "model.image={type: timm, name: naflexvit_micro_patch8_siglip, pool: map, proj: none, max_patches: 256}",
+)
 NARROWER = {
     "coca_embedded": ("model.embed_dim=32", "model.text.width=32", "model.decoder={layers: 1, heads: 2}"),
     "cosmo_embedded": (
@@ -44,6 +46,8 @@ NARROWER = {
         "model.decoder={layers: 2, heads: 2}",
         "data.documents.images=1",
     ),
+    "locca_embedded": ("model.text={tokenizer: null, vocab_size: 49408}", "data.regions.key=json.regions"),
+    "vitb16_siglip2": ("model.decoder={layers: 1, heads: 2}",),
     "vitb16_coca_timm": ("model.embed_dim=32", "model.text.width=32", "model.decoder={layers: 1, heads: 2}"),
     "vitb32_coca": ("model.embed_dim=32", "model.text.width=32", "model.decoder={layers: 1, heads: 2}"),
     "vitb32_growing_batches": ("train.first_batches=[{batch_size: 4, steps: 1}]",),
@@ -52,6 +56,8 @@ NARROWER = {
     "vitb32_adainf": ("data.train={embedded: {}, cc12m: null, generated: {card: embedded-photos}}",),
     "finetune_replay": ("data.train={new: {card: embedded-photos}, earlier: {card: embedded}}",),
     "vitb32_clipa": ("strategies.small_first.image_size=16",),
+    "siglip2_native": NATIVE,
+    "siglip2_native_smoke": NATIVE,
     "vitb16_sequence_lengths": ("strategies.sequence_lengths.lengths=[1, 4]",),
     "vitb32_flip": ("model.image.patch_dropout=0.5",),
     "vitb32_adversarial_ranker": ("objective.adversarial_ranker={width: 16, num_negatives: 2}",),

@@ -17,7 +17,7 @@ def functions_in(file):
 
 
 def test_what_is_listed_is_a_test():
-    listed = {tuple(name.split("::")) for name in slow.listed()}
+    listed = {tuple(slow.function_of(name).split("::")) for name in slow.listed()}
     known = {(file, name) for file in {file for file, _ in listed} for name in functions_in(file)}
     assert listed - known == set(), "take them out of tests/slow.txt"
 
@@ -25,11 +25,12 @@ def test_what_is_listed_is_a_test():
 def test_a_renewal_keeps_what_it_did_not_time():
     known = {"a.py::test_kept": 9.0, "a.py::test_faster_now": 8.0}
     timed = {"a.py::test_faster_now": 0.2, "a.py::test_one[x]": 1.6, "a.py::test_one[y]": 0.1}
-    timed |= {f"a.py::test_many[{number}]": 1.0 for number in range(16)}
+    timed |= {f"a.py::test_many[{number}]": 1.0 for number in range(16)} | {"a.py::test_many[a b]": 2.5}
     lines = slow.lines_of(timed, known).splitlines()
     assert [line.split() for line in lines] == [
-        ["16.0", "a.py::test_many"],
+        ["18.5", "a.py::test_many"],
         ["9.0", "a.py::test_kept"],
+        ["2.5", "a.py::test_many[a", "b]"],
         ["1.7", "a.py::test_one"],
     ]
 
@@ -48,7 +49,7 @@ def collected(monkeypatch):
     """Three tests: one that takes long, one of many quick cases, one that nobody lists."""
     monkeypatch.setattr(slow, "listed", lambda: {"a.py::test_long": 9.0, "a.py::test_many": 20.0})
     names = ["a.py::test_long", *(f"a.py::test_many[{number}]" for number in range(20)), "a.py::test_quick"]
-    return [SimpleNamespace(nodeid=name) for name in names]
+    return [SimpleNamespace(nodeid=name, get_closest_marker=lambda _: None) for name in names]
 
 
 def asked_for(items, wanted):

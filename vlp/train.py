@@ -173,7 +173,8 @@ def embed(run: Run, batch: Batch) -> Embeddings:
         for strategy in run.strategies.values():
             shown = strategy.before_towers(shown, batch)
         lengths, kept = batch.lengths.numpy(), (known.images, known.texts)
-        embeddings = run.model(shown, batch.tokens, lengths, *kept, batch.interleaved)
+        told = (batch.interleaved, batch.grids, batch.regions, batch.draws[0])
+        embeddings = run.model(shown, batch.tokens, lengths, *kept, *told)
         embeddings = run.kept.complete(batch, embeddings, known)
         for strategy in run.strategies.values():
             embeddings = strategy.after_forward(images, batch, embeddings)

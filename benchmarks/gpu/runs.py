@@ -128,7 +128,8 @@ def first_recipes() -> dict[str, Path]:
     found: dict[str, Path] = {}
     for path in sorted((ROOT / "recipes").glob("*.yaml"), key=lambda path: (path.stem.startswith("finetune"), path)):
         for label, entry in (read_yaml(path).get("strategies") or {}).items():
-            found.setdefault(entry.get("type", label), path)
+            if entry is not None:  # null takes one away
+                found.setdefault(entry.get("type", label), path)
     return found
 
 

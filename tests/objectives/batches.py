@@ -40,6 +40,8 @@ def extras(size: int, dtype: torch.dtype = torch.float64) -> dict[str, Any]:
         "replayed": torch.arange(size) % 3 == 0,
         "caption_losses": (1.5 + torch.arange(size, dtype=dtype) % 5).requires_grad_(),
         "caption_words": 1 + torch.arange(size) % 3,
+        "region_losses": (0.5 + torch.arange(4 * size, dtype=dtype).view(size, 4) % 7).requires_grad_(),
+        "region_words": 1 + torch.arange(4 * size).view(size, 4) % 5,
         "tokens": torch.randint(VOCABULARY, (size, 4), generator=torch.Generator().manual_seed(31)),
         "token_counts": 2 + torch.arange(size) % 3,
         "image_maps": tuple(_maps(size, seed, dtype).requires_grad_() for seed in (21, 22)),

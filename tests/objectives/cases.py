@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from tests.narrow import narrow
 from tests.objectives.batches import DIM, VOCABULARY
+from vlp.ground.registry import settings_of
 from vlp.objectives.base import Term, terms
 
 Settings = dict[str, Any]
@@ -38,8 +40,8 @@ each_term = for_each(CASES)
 
 
 def build(name: str, settings: Settings) -> Term:
-    """Build a term with parameters of its own, if it has some, in float64."""
-    term = terms.build(name, settings)
+    """Build a term, narrow where nothing is said, with parameters of its own, if it has some, in float64."""
+    term = terms.build(name, narrow(settings_of(terms[name])()) | settings)
     torch.manual_seed(0)
     term.fit_vocabulary(VOCABULARY)
     term.create(DIM)

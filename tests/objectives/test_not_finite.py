@@ -30,6 +30,7 @@ PLACES = (
     "teacher text",
     "reference",
     "caption_losses",
+    "region_losses",
     "hidden_patches",
     "taught_patches",
     "scale",

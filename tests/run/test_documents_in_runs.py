@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
-from pathlib import Path
-
 import pytest
 
 from tests.documents import document, obelics, write_documents
-from tests.processes import run_processes
+from tests.run.whole_runs import (
+    assert_learns_and_resumes,
+    assert_micro_batches_change_no_loss,
+    assert_two_processes_equal_one,
+)
 from tests.shards import write_shards
-from tests.strategies.runs import losses_of
 from tests.tiny import tiny_recipe
 from tests.towers.tiny import WORDS, tiny_bert
-from vlp.ground import dist
 from vlp.ground.types import RecipeError
-from vlp.recipe.compose import load_recipe
 from vlp.run.assemble import assemble
 from vlp.train import train
 
@@ -62,30 +60,16 @@ def whole(tmp_path_factory, settings):
 
 
 def test_micro_batches_change_no_loss(tmp_path, settings, whole):
-    parts = losses_of(train(tiny_recipe(tmp_path, "", *settings, "train.micro_batches=4")))
-    for one, other in zip(losses_of(whole), parts, strict=True):
-        assert other == pytest.approx(one, rel=1e-4)
+    assert_micro_batches_change_no_loss(tmp_path, settings, whole)
 
 
-def test_it_learns_and_resumes_bit_for_bit(settings, whole):
-    losses = losses_of(whole)
-    assert losses[-1]["loss/captioning"] < losses[0]["loss/captioning"]
-    shutil.rmtree(whole / "checkpoints" / "step_00000006")
-    train(load_recipe(str(whole / "recipe.lock.yaml")), resume=True)
-    assert losses_of(whole) == losses
-
-
-def _train(rank, world_size, folder, settings):
-    (Path(folder) / str(rank)).mkdir()
-    run = train(tiny_recipe(Path(folder) / str(rank), "", f"runs={folder}/runs", "name=two", *settings))
-    dist.barrier()
-    return losses_of(run)
+def test_it_learns_and_resumes_bit_for_bit(whole):
+    assert_learns_and_resumes(whole, "captioning")
 
 
 @pytest.mark.processes
 def test_two_processes_equal_one(tmp_path, settings, whole):
-    for ours, theirs in zip(losses_of(whole), run_processes(_train, 2, str(tmp_path), settings)[0], strict=True):
-        assert theirs == pytest.approx(ours, rel=1e-4)
+    assert_two_processes_equal_one(tmp_path, settings, whole)
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def pack(
     )
     with claimed(to, _settings(source, given, bounds, split, encoding)):
         records, tally = pack_units(units, to, bounds.bad, usable_cores() if workers is None else workers)
-        return Packed(**vars(tally), card=_write_card(to, records))
+        return Packed(**vars(tally), card=_write_card(to, records, getattr(opened, "regions", None)))
 
 
 def _settings(source: Path, columns: Columns, limits: Limits, split: str, encoding: str) -> dict[str, Any]:
@@ -76,7 +76,7 @@ def _settings(source: Path, columns: Columns, limits: Limits, split: str, encodi
     }
 
 
-def _write_card(to: Path, records: list[UnitRecord]) -> Path:
+def _write_card(to: Path, records: list[UnitRecord], regions: str | None) -> Path:
     """Write the card, keeping keys and comments that somebody added to an earlier one."""
     path = to / f"{to.name}.yaml"
     yaml = YAML()
@@ -91,6 +91,7 @@ def _write_card(to: Path, records: list[UnitRecord]) -> Path:
         "shards": "*.tar",
         "samples": sum(record.samples for record in records),
         **({"documents": documents} if documents else {"captions": dict.fromkeys(sorted(captions), 1.0)}),
+        **({"regions": regions} if regions else {}),
         "sha256": {shard.name: shard.sha256 for record in records for shard in record.shards},
     }
     with write_whole(path) as file:

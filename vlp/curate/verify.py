@@ -11,6 +11,7 @@ from vlp.curate.parallel import map_in_order, num_shards, progress
 from vlp.data import Captions, Card
 from vlp.data.faults import BadSampleError
 from vlp.data.pixels.decode import check_bytes, decode_image
+from vlp.data.regions import read_regions
 from vlp.data.samples import Sample
 from vlp.data.shards.remote import is_remote
 from vlp.data.shards.shard import Shard, open_shards
@@ -134,7 +135,7 @@ def _check_members(shard: Shard, place: int) -> None:
 
 
 def _check_sample(card: Card, shard: Shard, place: int, captions: list[Captions]) -> None:
-    """Decode every image and every caption of a sample, or every image and text of a document.
+    """Decode every image, caption and region of a sample, or every image and text of a document.
 
     Raises:
         BadSampleError: The first thing that is wrong with it.
@@ -149,6 +150,8 @@ def _check_sample(card: Card, shard: Shard, place: int, captions: list[Captions]
         if extension in sample.members:
             check_bytes(sample.size(extension))
             decode_image(sample.read(extension))
+    if card.regions is not None:
+        read_regions(sample, card.regions, Captions())
     missing = 0
     for reader in captions:
         try:

@@ -15,16 +15,20 @@ from torch import Tensor
 from vlp.data.faults import BadSampleError, Fault
 from vlp.data.kept_rows import KeptRows
 from vlp.data.order.batch_sizes import BatchSizes
+from vlp.data.order.patch_budgets import PatchBudgets
 from vlp.data.order.shuffle import Order, Substitutes
 from vlp.data.pixels.augment import NUM_DRAWS
 from vlp.data.pixels.decode import open_picture
+from vlp.data.regions import Region, region_rows
 from vlp.data.samples import Sample, SampleSet
 from vlp.data.texts.captions import Caption
 from vlp.data.texts.document_tokens import document_rows
 from vlp.data.texts.documents import Excerpt
 from vlp.data.views import Views
 from vlp.ground.interleaved import Interleaved
+from vlp.ground.patch_budget import PatchBudget
 from vlp.ground.randomness import DEVICE, fold, uniform_rows
+from vlp.ground.region_rows import RegionRows
 from vlp.ground.tokenizing import Tokenizer
 from vlp.ground.types import Batch
 
@@ -56,6 +60,8 @@ class BatchRows:
     caption_keys: Int64[NDArray[np.int64], "views n"]
     cuts: Float32[NDArray[np.float32], "views n 5"]
     interleaved: Interleaved | None = None
+    grids: Int64[NDArray[np.int64], "views n 2"] | None = None
+    regions: RegionRows | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,7 @@ class DecodedSample:
 
     Args:
         excerpt: What is shown of it, where samples are documents.
+        region: A part of the first image view, where one is wanted and there is one.
     """
 
     id: int
@@ -80,6 +87,7 @@ class DecodedSample:
     cuts: Float32[NDArray[np.float32], "views 5"]
     is_blank: bool = False
     excerpt: Excerpt | None = None
+    region: Region | None = None
 
 
 @dataclass(frozen=True)
@@ -97,7 +105,7 @@ class Decoder:
     max_bytes: int
     kept: KeptRows | None = None
 
-    def __call__(self, epoch: int, number: int, into: UInt8[NDArray, "views s s 3"]) -> DecodedSample:
+    def __call__(self, epoch: int, number: int, into: UInt8[NDArray, "views h w 3"]) -> DecodedSample:
         """Read, decode, crop and word one sample; its pixels are written, its words returned.
 
         Raises:
@@ -113,9 +121,10 @@ class Decoder:
             return DecodedSample(number, captions, sample.source, nothing, is_blank=True)
         picture = open_picture(sample.read_image(self.max_bytes), self.max_pixels)
         cuts = self.views.images(picture, self.seed, epoch, number, into)
-        return DecodedSample(number, captions, sample.source, cuts)
+        region = self.views.region(sample, picture, cuts[0], self.seed, epoch, number)
+        return DecodedSample(number, captions, sample.source, cuts, region=region)
 
-    def _document(self, sample: Sample, epoch: int, into: UInt8[NDArray, "views s s 3"]) -> DecodedSample:
+    def _document(self, sample: Sample, epoch: int, into: UInt8[NDArray, "views h w 3"]) -> DecodedSample:
         excerpt = self.views.excerpt(sample, self.seed, epoch, sample.id)
         cuts = np.zeros((len(into), 5), dtype=np.float32)
         into[len(excerpt.images) :] = 0
@@ -142,6 +151,7 @@ class LocalBatches:
         sizes: BatchSizes,
         rank: int,
         world_size: int,
+        budgets: PatchBudgets | None = None,
     ):
         self.samples = samples
         self.decoder = decoder
@@ -150,6 +160,7 @@ class LocalBatches:
         self.sizes = sizes
         self._rank = rank
         self._world_size = world_size
+        self.budgets = budgets
         self.view_epochs: int | None = None  # after which views come again
 
     @property
@@ -164,13 +175,19 @@ class LocalBatches:
     def shape(self, num_samples: int) -> tuple[int, int, int, int, int]:
         """Return the shape of the pixels of so many samples."""
         views = self.decoder.views
-        return views.num_images, num_samples, views.size, views.size, 3
+        return views.num_images, num_samples, *views.shape
 
     def __getitem__(self, number: int) -> Packet:
         """Return the slice of global batch `number`."""
         size = self.local_size(number)
         images = np.empty(self.shape(size), dtype=np.uint8)
-        return self.join([self.part(number, 0, size, images)], torch.from_numpy(images))
+        return self.join(number, [self.part(number, 0, size, images)], torch.from_numpy(images))
+
+    def _decoder(self, number: int) -> Decoder:
+        """Return what decodes the slice of global batch `number`, whose images may have a budget of their own."""
+        if self.budgets is None:
+            return self.decoder
+        return replace(self.decoder, views=self.decoder.views.within(self.budgets.of(number)))
 
     def positions(self, number: int, start: int, stop: int) -> NDArray[np.int64]:
         """Return the positions of rows of a slice in the order of the run."""
@@ -198,19 +215,20 @@ class LocalBatches:
         epochs, ids = self.order.samples_at(positions)
         if self.view_epochs is not None:
             epochs = epochs % self.view_epochs
+        decoder = self._decoder(number)
         faults: list[Fault] = []
         loaded: list[DecodedSample] = []
         for position, epoch, sample in zip(positions.tolist(), epochs.tolist(), ids.tolist(), strict=True):
             into = images[:, start + len(loaded)]
-            found = self._load(position, epoch, sample, into, substitutes, faults, guard)
+            found = self._load(decoder, position, epoch, sample, into, substitutes, faults, guard)
             if found is None:
                 return Piece(None, tuple(faults))
             loaded.append(found)
         guard(-1)
-        return Piece(self._collate(epochs, loaded), tuple(faults))
+        return Piece(self._collate(epochs, loaded, decoder.views.budget), tuple(faults))
 
-    def join(self, parts: Sequence[Piece], images: UInt8[Tensor, "views n h w 3"]) -> Packet:
-        """Put the parts of a slice together.
+    def join(self, number: int, parts: Sequence[Piece], images: UInt8[Tensor, "views n h w 3"]) -> Packet:
+        """Put the parts of the slice of global batch `number` together.
 
         Args:
             parts: All of them, in order.
@@ -223,11 +241,15 @@ class LocalBatches:
             if part.rows is None:
                 return Packet(None, faults)
             rows.append(part.rows)
+        if self.budgets is not None:
+            height, *_ = self._decoder(number).views.shape
+            images = images[:, :, :height].contiguous()
         batch = _join_rows(rows, images, self.tokenizer.pad_id)
         return Packet(replace(batch, num_negatives=self.decoder.views.num_negatives), faults)
 
     def _load(
         self,
+        decoder: Decoder,
         position: int,
         epoch: int,
         sample: int,
@@ -240,12 +262,12 @@ class LocalBatches:
             number = sample if attempt == 0 else substitutes.at(position, attempt)
             try:
                 guard(number)
-                return self.decoder(epoch, number, into)
+                return decoder(epoch, number, into)
             except BadSampleError as bad:
                 faults.append(self.samples.fault(number, bad.reason, bad.detail))
         return None
 
-    def _collate(self, epochs: NDArray[np.int64], loaded: list[DecodedSample]) -> BatchRows:
+    def _collate(self, epochs: NDArray[np.int64], loaded: list[DecodedSample], budget: PatchBudget | None) -> BatchRows:
         num_views, num_texts = self.decoder.views.num_images, len(loaded[0].captions)
         excerpts, interleaved = [sample.excerpt for sample in loaded if sample.excerpt is not None], None
         if excerpts:
@@ -271,6 +293,10 @@ class LocalBatches:
             caption_keys=keys_of(tokens.numpy(), lengths.numpy()).reshape(num_texts, -1),
             cuts=np.stack([sample.cuts for sample in loaded], axis=1),
             interleaved=interleaved,
+            grids=None if budget is None else budget.grids([sample.cuts for sample in loaded]),
+            regions=None
+            if self.decoder.views.regions is None
+            else region_rows([sample.region for sample in loaded], self.tokenizer),
         )
 
 
@@ -280,6 +306,8 @@ def _join_rows(rows: Sequence[BatchRows], images: UInt8[Tensor, "views n h w 3"]
         images = images.new_empty(*images.shape[:2], 0, 0, 3)
     width = max(part.tokens.shape[2] for part in rows)
     interleaved = [part.interleaved for part in rows if part.interleaved is not None]
+    grids = [part.grids for part in rows if part.grids is not None]
+    regions = [part.regions for part in rows if part.regions is not None]
     padded = [np.pad(r.tokens, ((0, 0), (0, 0), (0, width - r.tokens.shape[2])), constant_values=pad_id) for r in rows]
     return Batch(
         images=images,
@@ -295,6 +323,8 @@ def _join_rows(rows: Sequence[BatchRows], images: UInt8[Tensor, "views n h w 3"]
         caption_keys=torch.from_numpy(np.concatenate([part.caption_keys for part in rows], axis=1)),
         cuts=torch.from_numpy(np.concatenate([part.cuts for part in rows], axis=1)),
         interleaved=Interleaved.join(interleaved) if interleaved else None,
+        grids=torch.from_numpy(np.concatenate(grids, axis=1)) if grids else None,
+        regions=RegionRows.join(regions) if regions else None,
     )
 
 

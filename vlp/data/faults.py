@@ -20,6 +20,7 @@ Reason = Literal[
     "missing_caption",
     "empty_caption",
     "bad_caption",
+    "bad_region",
     "duplicate_key",
     "bad_row",
     "shard_error",

@@ -14,6 +14,7 @@ from vlp.data.batches import MOST_SUBSTITUTES, Decoder, LocalBatches, Packet
 from vlp.data.faults import Fault, Faults, Quarantine
 from vlp.data.kept_rows import KeptRows
 from vlp.data.order.batch_sizes import BatchSizes
+from vlp.data.order.patch_budgets import PatchBudgets
 from vlp.data.order.shuffle import Order, Shuffle
 from vlp.data.pixels.decode import MOST_BYTES, MOST_PIXELS
 from vlp.data.processes.pool import Health, Pool
@@ -48,6 +49,8 @@ class Stream:
         quarantine: File that lists every bad sample once; processes after the first add their number to its name.
         max_pixels: Images with more are refused by their header.
         max_bytes: Image files with more are not even read.
+        max_patches: Where images keep their aspect ratio, how many patches they may have, one number drawn for each
+            batch; that of `views` without any.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class Stream:
         quarantine: Path | None = None,
         max_pixels: int = MOST_PIXELS,
         max_bytes: int = MOST_BYTES,
+        max_patches: Sequence[int] = (),
     ):
         sizes = BatchSizes(batch_size, first_batches)
         for size in sizes.sizes:
@@ -91,6 +95,7 @@ class Stream:
             sizes,
             rank,
             world_size,
+            PatchBudgets(seed, max_patches) if max_patches else None,
         )
         # Every process sees every shard, so one of them counts for all.
         self._rank = rank

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,14 +11,17 @@ from jaxtyping import Float32, UInt8
 from numpy.typing import NDArray
 
 from vlp.data.faults import net
-from vlp.data.pixels.crop import Crop, crop_views
+from vlp.data.pixels.crop import Cropping, crop_views
 from vlp.data.pixels.decode import Picture
+from vlp.data.pixels.native_crop import NativeCrop
+from vlp.data.regions import Region, Regions, Row
 from vlp.data.samples import Sample
 from vlp.data.texts.captions import Caption, Captions
 from vlp.data.texts.documents import Documents, Excerpt
 from vlp.data.texts.text_augment import TextAugment
 from vlp.data.texts.wrong_captions import WrongCaptions
-from vlp.ground.randomness import CAPTION, CROP, DOCUMENT, NEGATIVE, POLICY, REWORD, Draws, fold
+from vlp.ground.patch_budget import PatchBudget
+from vlp.ground.randomness import CAPTION, CROP, DOCUMENT, NEGATIVE, POLICY, REGION, REWORD, Draws, fold
 
 if TYPE_CHECKING:  # torchvision takes a second to import, and most runs have no policy
     from vlp.data.pixels.policies import Policy
@@ -29,7 +32,7 @@ class Views:
     """What a sample's image and caption become; every view is a function of (seed, epoch, sample, view).
 
     Args:
-        crops: One for each image view, all of one size; the first view leads.
+        crops: One for each image view, all of one shape; the first view leads.
         captions: Chooses and words captions.
         rewordings: One for each text view; the first view leads.
         negatives: Makes wrong captions of the first text view; they follow the text views.
@@ -37,15 +40,17 @@ class Views:
         spare_first: Leave the first image view to itself.
         documents: Where samples are documents, what is shown of them; their images are then the image views, all cut by
             the one crop.
+        regions: Which part of an image has a caption of its own.
     """
 
-    crops: tuple[Crop, ...]
+    crops: tuple[Cropping, ...]
     captions: Captions
     rewordings: tuple[TextAugment, ...] = (TextAugment(),)
     negatives: WrongCaptions | None = None
     policy: Policy | None = None
     spare_first: bool = False
     documents: Documents | None = None
+    regions: Regions | None = None
 
     @property
     def num_images(self) -> int:
@@ -53,9 +58,18 @@ class Views:
         return len(self.crops) if self.documents is None else self.documents.images
 
     @property
-    def size(self) -> int:
-        """Side of every crop in pixels."""
-        return self.crops[0].size
+    def shape(self) -> tuple[int, int, int]:
+        """Shape of every crop."""
+        return self.crops[0].shape
+
+    @property
+    def budget(self) -> PatchBudget | None:
+        """How large crops may be, where they keep their aspect ratio and are packed."""
+        return self.crops[0].budget if isinstance(self.crops[0], NativeCrop) else None
+
+    def within(self, most: int) -> Views:
+        """Return the same with packed crops of so many patches at most."""
+        return replace(self, crops=tuple(crop.within(most) for crop in self.crops if isinstance(crop, NativeCrop)))
 
     @property
     def num_negatives(self) -> int:
@@ -64,7 +78,7 @@ class Views:
 
     @net("corrupt_image")
     def images(
-        self, picture: Picture, seed: int, epoch: int, number: int, into: UInt8[NDArray, "v s s 3"]
+        self, picture: Picture, seed: int, epoch: int, number: int, into: UInt8[NDArray, "v h w 3"]
     ) -> Float32[NDArray[np.float32], "v 5"]:
         """Write the pixels of every image view; return what each shows of the picture, as `Batch.cuts` has it.
 
@@ -76,7 +90,7 @@ class Views:
 
     @net("corrupt_image")
     def image_of_document(
-        self, picture: Picture, view: int, seed: int, epoch: int, number: int, into: UInt8[NDArray, "v s s 3"]
+        self, picture: Picture, view: int, seed: int, epoch: int, number: int, into: UInt8[NDArray, "v h w 3"]
     ) -> Float32[NDArray[np.float32], " 5"]:
         """Write the pixels of one image of a document; return what they show of it, as `Batch.cuts` has it.
 
@@ -89,18 +103,18 @@ class Views:
     def _write(
         self,
         picture: Picture,
-        crops: Mapping[int, Crop],
+        crops: Mapping[int, Cropping],
         seed: int,
         epoch: int,
         number: int,
-        into: UInt8[NDArray, "v s s 3"],
+        into: UInt8[NDArray, "v h w 3"],
     ) -> Float32[NDArray[np.float32], "c 5"]:
         drawn = [(crop, Draws(seed, CROP, epoch, number, view)) for view, crop in crops.items()]
         views, cuts = crop_views(picture, drawn)
         for view, pixels in zip(crops, views, strict=True):
             if self.policy is not None and view >= int(self.spare_first):
                 pixels = self.policy(pixels, fold(seed, POLICY, epoch, number, view))
-            into[view] = pixels
+            into[view, : len(pixels)] = pixels
         return np.array([cut.row for cut in cuts], dtype=np.float32)
 
     def excerpt(self, sample: Sample, seed: int, epoch: int, number: int) -> Excerpt:
@@ -114,6 +128,20 @@ class Views:
             return self.documents(sample, self.captions, Draws(seed, DOCUMENT, epoch, number))
         caption = self.captions(sample, Draws(seed, CAPTION, epoch, number, 0))
         return Excerpt((sample.image_member(),), ("", caption.text), caption.identity)
+
+    def region(self, sample: Sample, picture: Picture, cut: Row, seed: int, epoch: int, number: int) -> Region | None:
+        """Return a region of an image, its box in shares of the first view, where one is wanted and there is one.
+
+        Args:
+            cut: What the first view shows of the picture.
+
+        Raises:
+            BadSampleError: What the sample says of regions cannot be read.
+        """
+        if self.regions is None:
+            return None
+        size = (picture.width, picture.height)
+        return self.regions(sample, size, cut, self.captions, Draws(seed, REGION, epoch, number))
 
     def texts(self, sample: Sample, seed: int, epoch: int, number: int) -> list[Caption]:
         """Return every text view, then the wrong captions.

@@ -10,7 +10,7 @@ from open_clip.transformer import TextTransformer, VisionTransformer
 from torch import Tensor
 from transformers import CLIPConfig, CLIPModel, CLIPProcessor
 
-from vlp.export.processor import write_processor
+from vlp.export.processor import image_processor, write_processor
 from vlp.export.tokenizer import cleaning_tokenizer, fast_tokenizer
 from vlp.towers.clip_words import END
 from vlp.towers.dual import DualEncoder
@@ -67,7 +67,7 @@ def write_clip(model: DualEncoder, folder: Path) -> None:
     twin = CLIPModel(CLIPConfig(**clip_config(model)))
     twin.load_state_dict(convert(model.core.state_dict()), strict=True)
     twin.save_pretrained(folder)
-    write_processor(CLIPProcessor, words, model, folder)
+    write_processor(CLIPProcessor, words, image_processor(model.preprocess_cfg), folder)
 
 
 def _has_clip_words(tokenizer: PaddingTokenizer, text: Mapping[str, Any]) -> bool:

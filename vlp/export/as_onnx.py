@@ -24,6 +24,8 @@ LONGEST = 300  # letters of another library's error
 def onnx_obstacles(model: DualEncoder) -> list[str]:
     """Return why a pair of ONNX files cannot express the model; nothing if it can."""
     found = []
+    if model.budget is not None:
+        found.append("its image file reads images of one size")
     if model.decoder is not None:
         found.append("it has no place for a decoder of captions")
     if prompted(model.core.text) is not None:

@@ -21,6 +21,8 @@ from vlp.towers.tokenizers import TransformersTokenizer
 def open_clip_obstacles(model: DualEncoder) -> list[str]:
     """Return why open_clip cannot load the model; nothing if it can."""
     found = prompt_obstacles(model)
+    if model.budget is not None:
+        found.append("it has no place for images of several aspect ratios")
     if isinstance(model.core.text, OtherEncoder):
         found.append(f"its text tower cannot be a {model.core.text.config.model_type} encoder")
     if model.decoder is not None and not isinstance(model.core.visual, VisionTransformer):

@@ -88,6 +88,8 @@ def _card(base: str, name: str, step: int, rank: int) -> str:
         'model = PeftModel.from_pretrained(base, "FOLDER")  # base: the open_clip model, with two towers of its own',
         "```",
         "",
+        "(open_clip 3: peft has no adapter for the attention of open_clip 4)",
+        "",
         "or, merged, wherever vlp takes a model: `vlp eval FOLDER`, `vlp train finetune model.weights=FOLDER`.",
     ]
     return "\n".join(lines) + "\n"

@@ -11,38 +11,47 @@ from open_clip.timm_model import TimmModel
 from open_clip.transformer import TextTransformer
 from timm.models import VisionTransformer
 from torch import Tensor, nn
-from transformers import SiglipConfig, SiglipModel, SiglipProcessor
+from transformers import PreTrainedConfig, PreTrainedModel, SiglipConfig, SiglipModel, SiglipProcessor
 
 from vlp.export.as_clip import BLOCK_PLAIN, TEXT_PLAIN
-from vlp.export.processor import write_processor
+from vlp.export.processor import image_processor, write_processor
 from vlp.export.tokenizer import cleaning_tokenizer
 from vlp.towers.dual import DualEncoder
 from vlp.towers.tokenizers import TransformersTokenizer
 from vlp.towers.transformers_names import BLOCK, TEXT, TRUNK, TRUNK_BLOCK
 
 HIDDEN_ACT = {"none": "gelu", "tanh": "gelu_pytorch_tanh"}
+TANH = {"approximate": "tanh"}
 
 
 def siglip_obstacles(model: DualEncoder) -> list[str]:
     """Return why SiglipModel cannot express the model; nothing if it can."""
-    vision, text = model.model_cfg["vision_cfg"], model.model_cfg["text_cfg"]
-    visual, tower = model.core.visual, model.core.text
+    vision, visual = model.model_cfg["vision_cfg"], model.core.visual
     if not isinstance(visual, TimmModel) or not isinstance(visual.trunk, VisionTransformer):
         return ["its image tower is a vision transformer of timm"]
+    found = siglip_text_obstacles(model)
+    if vision.get("timm_pool") != "map" or vision.get("timm_proj") != "none":
+        found.append("its image tower has pool 'map' and proj 'none'")
+    if not isinstance(model.image_size, int) or model.preprocess_cfg["resize_mode"] == "longest":
+        found.append("it takes square images that are cropped or squashed")
+    block: Any = visual.trunk.blocks[0]
+    if not isinstance(act := block.mlp.act, nn.GELU):
+        found.append(f"it has no activation {type(act).__name__}")
+    if found:
+        return found
+    return compare_shapes(SiglipModel, SiglipConfig(**siglip_config(model)), convert_siglip(model.core.state_dict()))
+
+
+def siglip_text_obstacles(model: DualEncoder) -> list[str]:
+    """Return why SigLIP's text tower in transformers cannot be the model's; nothing if it can."""
+    text, tower = model.model_cfg["text_cfg"], model.core.text
     if not isinstance(tower, TextTransformer) or tower.attn_mask is not None or tower.pool_type != "last":
         return ["its text tower has no causal mask and pools at the last token"]
     found = []
-    if vision.get("timm_pool") != "map" or vision.get("timm_proj") != "none":
-        found.append("its image tower has pool 'map' and proj 'none'")
     if not isinstance(model.tokenizer, TransformersTokenizer):
         found.append("CLIP's padding is the word '!', which a transformers tokenizer would cut out of texts")
-    if not isinstance(model.image_size, int) or model.preprocess_cfg["resize_mode"] == "longest":
-        found.append("it takes square images that are cropped or squashed")
-    plain = {**TEXT_PLAIN, **BLOCK_PLAIN, "proj_bias": (False, True)}
-    found += [f"it has no {key} = {text[key]}" for key in plain if text.get(key) not in (*plain[key], None)]
-    if found:
-        return found
-    return _compare_shapes(model)
+    plain = {**TEXT_PLAIN, **BLOCK_PLAIN, "proj_bias": (False, True), "act_kwargs": (TANH,)}
+    return found + [f"it has no {key} = {text[key]}" for key in plain if text.get(key) not in (*plain[key], None)]
 
 
 def write_siglip(model: DualEncoder, folder: Path) -> None:
@@ -51,12 +60,13 @@ def write_siglip(model: DualEncoder, folder: Path) -> None:
     twin = SiglipModel(SiglipConfig(**siglip_config(model)))
     twin.load_state_dict(convert_siglip(model.core.state_dict()), strict=True)
     twin.save_pretrained(folder)
-    write_processor(SiglipProcessor, cleaning_tokenizer(model.tokenizer), model, folder)
+    images = image_processor(model.preprocess_cfg)
+    write_processor(SiglipProcessor, cleaning_tokenizer(model.tokenizer), images, folder)
 
 
 def siglip_config(model: DualEncoder) -> dict[str, Any]:
     """Return SiglipConfig's settings, none of which is left to a default."""
-    trunk, text = model.core.visual.trunk, model.core.text
+    trunk = model.core.visual.trunk
     block = trunk.blocks[0]
     vision_config = {
         "hidden_size": trunk.embed_dim,
@@ -69,14 +79,23 @@ def siglip_config(model: DualEncoder) -> dict[str, Any]:
         "layer_norm_eps": block.norm1.eps,
         "attention_dropout": 0.0,
     }
-    text_config = {
+    return {"vision_config": vision_config, "text_config": siglip_text_config(model)}
+
+
+def siglip_text_config(model: DualEncoder) -> dict[str, Any]:
+    """Return the settings of SigLIP's text tower, none of which is left to a default."""
+    text, activation = model.core.text, "quick_gelu" if model.model_cfg["quick_gelu"] else "gelu"
+    if model.model_cfg["text_cfg"].get("act_kwargs") == TANH:
+        activation = HIDDEN_ACT["tanh"]
+    assert isinstance(model.tokenizer, TransformersTokenizer)
+    return {
         "vocab_size": text.vocab_size,
         "hidden_size": text.width,
         "intermediate_size": text.transformer.resblocks[0].mlp.c_fc.out_features,
         "num_hidden_layers": text.transformer.layers,
         "num_attention_heads": text.heads,
         "max_position_embeddings": text.context_length,
-        "hidden_act": "quick_gelu" if model.model_cfg["quick_gelu"] else "gelu",
+        "hidden_act": activation,
         "layer_norm_eps": text.ln_final.eps,
         "attention_dropout": 0.0,
         "projection_size": model.model_cfg["embed_dim"],
@@ -84,7 +103,6 @@ def siglip_config(model: DualEncoder) -> dict[str, Any]:
         "bos_token_id": None,
         "eos_token_id": None,
     }
-    return {"vision_config": vision_config, "text_config": text_config}
 
 
 def convert_siglip(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -141,13 +159,10 @@ def _convert_text(name: str, value: Tensor) -> list[tuple[str, Tensor]]:
     return [(f"encoder.layers.{number}.{BLOCK[layer]}.{kind}", value)]
 
 
-def _compare_shapes(model: DualEncoder) -> list[str]:
-    """Say which weights SiglipModel has no place for, or lacks."""
-    act = model.core.visual.trunk.blocks[0].mlp.act
-    if not isinstance(act, nn.GELU):
-        return [f"it has no activation {type(act).__name__}"]
+def compare_shapes(kind: type[PreTrainedModel], config: PreTrainedConfig, state: Mapping[str, Tensor]) -> list[str]:
+    """Say which weights a class of transformers has no place for, or lacks."""
     with torch.device("meta"):
-        theirs = {k: v.shape for k, v in SiglipModel(SiglipConfig(**siglip_config(model))).state_dict().items()}
-    ours = {name: value.shape for name, value in convert_siglip(model.core.state_dict()).items()}
+        theirs = {name: value.shape for name, value in kind(config).state_dict().items()}
+    ours = {name: value.shape for name, value in state.items()}
     wrong = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
     return [f"it has no place for {', '.join(wrong[:4])}"] if wrong else []

@@ -41,6 +41,16 @@ processor = AutoProcessor.from_pretrained("PATH", backend="pil")
 inputs = processor(text=["a photo of a cat"], images=picture, padding=PADDING, truncation=True, return_tensors="pt")
 output = model(**inputs)                                                       # image_embeds, text_embeds
 ```"""
+SIGLIP2 = """```python
+import torch
+from transformers import AutoImageProcessor, AutoModel, PreTrainedTokenizerFast, Siglip2Processor
+
+model = AutoModel.from_pretrained("PATH", dtype=torch.float32)                 # or "ORG/NAME"
+words = PreTrainedTokenizerFast.from_pretrained("PATH")       # AutoProcessor would take it for SigLIP 2's own
+processor = Siglip2Processor(AutoImageProcessor.from_pretrained("PATH", backend="pil"), words)
+inputs = processor(text=["a photo of a cat"], images=picture, return_tensors="pt")
+output = model(**inputs)                                                       # image_embeds, text_embeds
+```"""
 ONNX = """```bash
 pip install "vlp[onnx]"
 vlp eval PATH --tasks quick          # `onnx_pair.json` says how images and texts are prepared, for other programs too
@@ -119,7 +129,8 @@ def _loading(model: DualEncoder, left_out: Mapping[str, str], parity: Mapping[st
             parts.append(CORRECT_MASK)
     if "transformers" in parity:
         is_clip = parity["transformers"]["class"] == "CLIPModel"
-        parts.append(TRANSFORMERS.replace("PADDING", "True" if is_clip else '"max_length"'))
+        usual = TRANSFORMERS.replace("PADDING", "True" if is_clip else '"max_length"')
+        parts.append(usual if model.budget is None else SIGLIP2)
         if is_clip and model.core.logit_bias is not None:
             parts.append(
                 f"CLIPModel has no logit bias: add {model.bias.item():.6g} to `logits_per_image` before a sigmoid."
@@ -147,7 +158,12 @@ def _preprocessing(model: DualEncoder) -> str:
         "Weights are stored in float32. How equal scores were counted stands in the records of `eval/`.",
     ]
     lines.append("Convert transparent images to RGB first: the libraries blend them differently.")
-    if config["resize_mode"] == "shortest":
+    if model.budget is not None:
+        lines.append(
+            f"Images keep their aspect ratio: each is resized to what {model.budget.most} patches of "
+            f"{model.budget.patch} x {model.budget.patch} pixels can cover; `size` and `resize_mode` have no meaning."
+        )
+    elif config["resize_mode"] == "shortest":
         lines.append(
             "transformers starts a centre crop up to one pixel earlier than open_clip when the margin is odd; with "
             "`resize_mode: squash` both see the same pixels."

@@ -13,7 +13,7 @@ from open_clip.transform import PreprocessCfg
 from PIL.Image import Image
 from torch import Tensor
 from torchvision.transforms import functional as transforms
-from transformers import AutoModel, AutoProcessor
+from transformers import AutoImageProcessor, AutoModel, AutoProcessor, PreTrainedTokenizerFast, Siglip2Processor
 
 from vlp.export.as_open_clip import has_correct_mask
 from vlp.export.probes import TEXTS, probe_images
@@ -49,6 +49,8 @@ def compare(model: DualEncoder, folder: Path, formats: tuple[str, ...]) -> dict[
         report["open_clip"] = _with_open_clip(ours, folder, images, expected)
         report["vlp"] = _with_encoder("vlp", TowerEncoder(load_model(str(folder))), images, expected)
     if "transformers" in formats:
+        if model.budget is not None:
+            report["vlp"] = _with_encoder("vlp", TowerEncoder(load_model(str(folder))), images, expected)
         report["transformers"] = _with_transformers(ours, folder, images, expected)
     if "onnx" in formats:
         report["onnx"] = _with_encoder("onnxruntime", OnnxPair(folder).encoder("cpu"), images, expected)
@@ -83,7 +85,7 @@ def _same_words(core: Any, ours: TowerEncoder, pixels: Tensor, words: Tensor) ->
     """Compare what both decoders expect behind each token of captions, as logarithms of probabilities."""
     model = ours.model
     assert model.decoder is not None
-    theirs = core(pixels, words)["logits"].log_softmax(dim=-1)
+    theirs = core(pixels, words)["logits"][:, : words.shape[1] - 1].log_softmax(dim=-1)  # 4.x: also behind the last
     _, image_tokens = model.core.visual(pixels.to(ours.device))
     _, text_tokens = model.core.text(words.to(ours.device))
     mine = model.decoder(image_tokens, text_tokens[:, :-1]).log_softmax(dim=-1).cpu()
@@ -118,13 +120,17 @@ def _with_transformers(
     lost = {key: sorted(map(str, names)) for key, names in info.items() if names}
     if lost:
         raise RecipeError(f"transformers does not find the weights it needs: {lost}; nothing was exported")
-    processor = AutoProcessor.from_pretrained(folder, backend="pil")
+    if ours.model.budget is None:
+        processor = AutoProcessor.from_pretrained(folder, backend="pil")
+    else:  # AutoProcessor reads the tokenizer beside a SigLIP 2 as `Siglip2Tokenizer`, whatever it is
+        images_of = AutoImageProcessor.from_pretrained(folder, backend="pil")
+        processor = Siglip2Processor(images_of, PreTrainedTokenizerFast.from_pretrained(folder))
     twin.eval()
     # towers that see their padding need all of it
     filling: dict[str, Any] = {"padding": True if can_cut(ours.model.core.text) else "max_length", "truncation": True}
     with torch.inference_mode():
-        pixels = processor(images=list(images.values()), return_tensors="pt").pixel_values
-        image = F.normalize(twin.get_image_features(pixel_values=pixels).pooler_output, dim=-1)
+        seen = processor(images=list(images.values()), return_tensors="pt")
+        image = F.normalize(twin.get_image_features(**seen).pooler_output, dim=-1)
         words = processor(text=list(TEXTS), return_tensors="pt", **filling)
         text = F.normalize(twin.get_text_features(**words).pooler_output, dim=-1)
     image_reference, image_deviations = _image_reference(ours, images, expected["image"])
@@ -143,7 +149,8 @@ def _with_transformers(
 def _image_reference(ours: TowerEncoder, images: dict[str, Image], expected: Tensor) -> tuple[Tensor, list[dict]]:
     """Return our embeddings of what transformers cuts out, and where that is not what open_clip cuts out."""
     config = PreprocessCfg(**ours.model.preprocess_cfg)
-    reference = ours.embed_images(_floor_cut(image.convert("RGB"), config) for image in images.values())
+    plain = [image.convert("RGB") for image in images.values()]
+    reference = ours.embed_images(plain if ours.model.budget else [_floor_cut(image, config) for image in plain])
     deviations = []
     for name, image, one, other in zip(images, images.values(), reference, expected, strict=True):
         distance = (one - other).abs().max().item()

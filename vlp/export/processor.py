@@ -10,14 +10,12 @@ from PIL.Image import Resampling
 from transformers import CLIPImageProcessorPil, PreTrainedTokenizerFast, ProcessorMixin
 
 from vlp.export.tokenizer import settle_config
-from vlp.towers.dual import DualEncoder
+
+RESAMPLING = {"bicubic": Resampling.BICUBIC, "bilinear": Resampling.BILINEAR}
 
 
-def write_processor(
-    kind: type[ProcessorMixin], tokenizer: PreTrainedTokenizerFast, model: DualEncoder, folder: Path
-) -> None:
+def write_processor(kind: type[ProcessorMixin], tokenizer: PreTrainedTokenizerFast, images: Any, folder: Path) -> None:
     """Write the tokenizer and the image processor, together and each for itself."""
-    images = image_processor(model.preprocess_cfg)
     kind(images, tokenizer).save_pretrained(folder)
     settle_config(tokenizer, folder)
     images.save_pretrained(folder)  # preprocessor_config.json, for readers before transformers 5
@@ -30,13 +28,20 @@ def image_processor(preprocess: Mapping[str, Any]) -> CLIPImageProcessorPil:
     return CLIPImageProcessorPil(
         do_resize=True,
         size={"shortest_edge": side} if is_cropped else {"height": side, "width": side},
-        resample=Resampling.BICUBIC if preprocess["interpolation"] == "bicubic" else Resampling.BILINEAR,
         do_center_crop=is_cropped,
         crop_size={"height": side, "width": side},
-        do_rescale=True,
-        rescale_factor=1 / 255,
-        do_normalize=True,
-        image_mean=list(preprocess["mean"]),
-        image_std=list(preprocess["std"]),
-        do_convert_rgb=True,
+        **pixel_settings(preprocess),
     )
+
+
+def pixel_settings(preprocess: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of an image processor that say nothing of sizes."""
+    return {
+        "resample": RESAMPLING[preprocess["interpolation"]],
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(preprocess["mean"]),
+        "image_std": list(preprocess["std"]),
+        "do_convert_rgb": True,
+    }

@@ -25,8 +25,9 @@ FIRST, SECOND = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 # What a key is for: equal (seed, epoch, sample) must not give equal numbers to different users.
 # Append only, so that a seed keeps its meaning.
 (
-    ORDER, SUBSTITUTE, CROP, CAPTION, DEVICE, REWORD, NEGATIVE, POLICY, SHARDS, WINDOW, SOURCE, GROUP, TURN, DOCUMENT
-) = range(14)  # fmt: skip
+    ORDER, SUBSTITUTE, CROP, CAPTION, DEVICE, REWORD, NEGATIVE, POLICY, SHARDS, WINDOW, SOURCE, GROUP, TURN, DOCUMENT,
+    BUDGET, REGION,
+) = range(16)  # fmt: skip
 
 
 def mix(value: int) -> int:

@@ -11,10 +11,12 @@ from PIL.Image import Image
 from torch import Tensor, cat, device, stack
 
 from vlp.ground.interleaved import Interleaved
+from vlp.ground.region_rows import RegionRows
 
-OPTIONAL_NUMBERS = ("reference", "negatives", "caption_losses", "hidden_patches", "taught_patches")
+OPTIONAL_NUMBERS = ("reference", "negatives", "caption_losses", "region_losses", "hidden_patches", "taught_patches")
 ON_DEVICE = ("images", "tokens", "draws", "ids", "caption_ids")
-BY_VIEW = ("images", "tokens", "lengths", "draws", "caption_keys", "cuts")
+BY_VIEW = ("images", "tokens", "lengths", "draws", "caption_keys", "cuts", "grids")
+BY_NARROWING = ("interleaved", "regions")
 BY_SAMPLE = ("ids", "caption_ids", "sources", "captions", "visits", "blank")
 
 
@@ -45,17 +47,16 @@ class Batch:
         caption_ids: Stable hash of what identifies the caption: pairs with equal hashes are no negatives of each other.
         sources: Label of the data source of each sample.
         num_negatives: Wrong captions of each sample: the last so many text views.
-        captions: First text view of each sample as the tokenizer read it, for models with a tokenizer of their own.
-        visits: Epoch and number of each sample, from which its views are drawn; stays on the CPU. Other than ids,
-            numbers count each repetition of a sample apart.
-        blank: Which samples have no pixels, because the embedding of their image is kept; stays on the CPU. Where all
-            have none, images are empty.
-        caption_keys: Stable hash of the tokens of each caption, as they came from the tokenizer; stays on the CPU.
+        captions: First text view of each sample as the tokenizer read it, for models with their own.
+        visits: Epoch and number of each sample, from which views are drawn: repetitions count apart; on the CPU.
+        blank: Which samples have no pixels, as their embedding is kept; images are empty where all have none.
+        caption_keys: Stable hash of the tokens of each caption; on the CPU.
         cuts: What each image view of the data shows of its picture: left, top, right and bottom in pixels of the
             picture, and 1 where it is mirrored, else 0; stays on the CPU. Zeros where there are no pixels. Views that
             strategies add behind them show what the first one shows.
-        interleaved: Where samples are documents, which image each token looks at; image views are then their images,
-            and text views one. Stays on the CPU.
+        interleaved: Of documents, which image each token looks at; image views are theirs, text views one. On the CPU.
+        grids: Where images keep their aspect ratio and are packed (`PatchBudget.pack`), rows and columns of patches.
+        regions: Where asked for, a part of the first view of each image, with a caption of its own; on the CPU.
     """
 
     images: UInt8[Tensor, "views n h w 3"]
@@ -72,17 +73,24 @@ class Batch:
     caption_keys: Int64[Tensor, "views n"] | None = None
     cuts: Float32[Tensor, "views n 5"] | None = None
     interleaved: Interleaved | None = None
+    grids: Int64[Tensor, "views n 2"] | None = None
+    regions: RegionRows | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def to(self, device: Any) -> Batch:
         """Copy to `device` without waiting for the copy; lengths stay where they are."""
-        return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in ON_DEVICE})
+        return self._each_on_device(lambda values: values.to(device, non_blocking=True))
 
     def pin_memory(self) -> Batch:
         """Return a copy in page-locked memory, for CUDA."""
-        return replace(self, **{name: getattr(self, name).pin_memory() for name in ON_DEVICE})
+        return self._each_on_device(Tensor.pin_memory)
+
+    def _each_on_device(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        known = {name: value for name in (*ON_DEVICE, "grids") if (value := getattr(self, name)) is not None}
+        changed: dict[str, Any] = {name: change(value) for name, value in known.items()}
+        return replace(self, **changed)
 
     def chunk(self, num_chunks: int) -> list[Batch]:
         """Split into equal micro-batches along the samples."""
@@ -94,8 +102,8 @@ class Batch:
         rows, views = slice(start, start + size), (slice(None), slice(start, start + size))
         known = {name: value for name in (*BY_VIEW, *BY_SAMPLE) if (value := getattr(self, name)) is not None}
         cut = {name: value[views if name in BY_VIEW else rows] for name, value in known.items()}
-        interleaved = None if self.interleaved is None else self.interleaved.narrow(start, size)
-        return replace(self, **cut, interleaved=interleaved)
+        cut |= {name: part.narrow(start, size) for name in BY_NARROWING if (part := getattr(self, name)) is not None}
+        return replace(self, **cut)
 
     def with_views(self, images: UInt8[Tensor, "w n h w 3"], draws: Float32[Tensor, "w n draws"]) -> Batch:
         """Return the same with further image views behind the others, each of the crop of the first."""
@@ -149,6 +157,8 @@ class Embeddings:
         replayed: Which samples come from data that were learned before.
         caption_losses: What a decoder says of each caption of the first text view given the first view of its image:
             -log of its probability. `caption_words`: over how many tokens that is a sum; on the CPU.
+        region_losses: The same of a region's caption, the box behind it, a box and the caption behind that. Zeros where
+            an image has no region. `region_words`: over how many tokens these are sums; on the CPU.
         tokens: Of the captions, first text view. `token_counts`: how many each has, end token included; on the CPU.
     """
 
@@ -171,6 +181,8 @@ class Embeddings:
     replayed: Bool[Tensor, " n"] | None = None
     caption_losses: Float32[Tensor, " n"] | None = None
     caption_words: Int64[Tensor, " n"] | None = None
+    region_losses: Float32[Tensor, "n 4"] | None = None
+    region_words: Int64[Tensor, "n 4"] | None = None
     tokens: Int64[Tensor, "n l"] | None = None
     token_counts: Int64[Tensor, " n"] | None = None
 

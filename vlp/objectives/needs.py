@@ -11,6 +11,7 @@ NEEDS = {
     "replayed": "to know which samples are replayed",
     "features": "what the towers know before their projections",
     "caption_losses": "what a decoder says of captions",
+    "region_losses": "what a decoder says of regions",
     "maps": "maps of the image tower",
     "taught_maps": "maps of averaged weights",
     "hidden_patches": "patches that are hidden from the image tower",
@@ -23,6 +24,7 @@ PROVIDERS = {
     "replayed": "say which (strategies.replay={sources: [LABEL]})",
     "caption_losses": "give the model a decoder (model.decoder={type: transformer} with model.image.pooler_queries=257 "
     "and model.text.pool=cls, or the name of a CoCa of open_clip in all three)",
+    "region_losses": "read some (data.regions={}) with a decoder that knows boxes (model.decoder={type: locating})",
     "taught_maps": "add strategies.dense_teacher={}",
     "hidden_patches": "add strategies.local_to_global={}",
     "negatives": "add some (strategies.shuffled_captions={}, or strategies.hard_negatives={} with "

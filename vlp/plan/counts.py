@@ -27,7 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vlp.ground.types import Batch
 from vlp.objectives.base import Objective, Term
-from vlp.plan.pretend_batch import images_of, pixel_shape, pretend_batch, pretend_documents
+from vlp.plan.pretend_batch import images_of, pixel_shape, pretend_batch, pretend_documents, pretend_regions
 from vlp.plan.splitting import SplitRows, rows_of
 from vlp.recipe.model import build_model, without_weights
 from vlp.recipe.named_parts import build_objective, build_strategies, load_strategies, teacher_dim_of, widths_of
@@ -37,6 +37,8 @@ from vlp.step.optimizers.base import optimizers
 from vlp.strategies.base import Strategy
 from vlp.towers.dual import DualEncoder
 from vlp.towers.gated_decoder import GatedDecoder
+from vlp.towers.locating_decoder import LocatingDecoder
+from vlp.towers.location_layout import SIDES
 from vlp.towers.text import can_cut
 
 NEEDS_CONTENT = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedFakeTensorException)
@@ -134,7 +136,7 @@ def count(recipe: Recipe, *, tokens: float | None = None) -> Counts:
         if tokens is not None and can_cut(towers.core.text):
             length = max(2, min(length, round(tokens)))
         image, text, cast = tower_costs(towers, length, recipe.train.number_format)
-        decoder, cast_beside = decoder_cost(towers, length, recipe.train.number_format, images_of(recipe))
+        decoder, cast_beside = decoder_cost(towers, length, recipe)
         modules: tuple[nn.Module, ...] = (towers, objective)
         seen = _see(towers, used, recipe, length)
         networks = [label for label, term in objective.terms.items() if any(True for _ in term.parameters())]
@@ -179,22 +181,21 @@ def tower_costs(
     return image, text, image_cast + text_cast
 
 
-def decoder_cost(
-    towers: DualEncoder, tokens: int, number_format: torch.dtype | None, images: int = 0
-) -> tuple[TowerCounts, int]:
+def decoder_cost(towers: DualEncoder, tokens: int, recipe: Recipe) -> tuple[TowerCounts, int]:
     """Return what a decoder costs for one pair, and the bytes of its weights that are cast once; nothing without one.
 
     Logits are computed a second time in the backward pass, where others keep them: that is left out.
 
     Args:
-        images: Of a document; 0 for pairs.
+        tokens: Length of captions, and of those of regions.
     """
-    decoder = towers.decoder
+    decoder, images = towers.decoder, images_of(recipe)
     if decoder is None:
         return NO_COST, 0
     with torch.no_grad():
         _, shown = towers.core.visual(torch.empty(1, *pixel_shape(towers)))
     width, words = decoder.text_projection.shape
+    predicted = tokens - 1 + (0 if recipe.data.regions is None else 2 * (tokens - 1 + SIDES))
 
     def losses(size: int) -> Tensor:
         of_image = torch.empty(
@@ -205,10 +206,14 @@ def decoder_cost(
         documents = pretend_documents(images, lengths)
         if documents is not None and isinstance(decoder, GatedDecoder):
             return decoder.document_losses(of_image, of_text, words, documents)
+        if isinstance(decoder, LocatingDecoder):
+            regions = pretend_regions(recipe, size, tokens)
+            told = decoder.tell(of_image, words, lengths, 1, regions, torch.empty(size, 1))
+            return told.caption_losses if told.region_losses is None else told.region_losses.sum() + told.caption_losses
         return decoder.losses(of_image, of_text, words, lengths)
 
-    cost, cast = _tower(towers, losses, number_format)
-    again = 2.0 * width * words * (tokens - 1)
+    cost, cast = _tower(towers, losses, recipe.train.number_format)
+    again = 2.0 * width * words * predicted
     return replace(cost, operations=cost.operations - again * (cost.operations > cost.forward)), cast
 
 

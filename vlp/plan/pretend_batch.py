@@ -10,6 +10,7 @@ from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from vlp.data.pixels.augment import NUM_DRAWS
 from vlp.ground.interleaved import Interleaved
+from vlp.ground.region_rows import RegionRows
 from vlp.ground.types import Batch
 from vlp.recipe.schema import Recipe
 from vlp.towers.dual import DualEncoder
@@ -40,6 +41,7 @@ def pretend_batch(towers: DualEncoder, size: int, recipe: Recipe, length: int) -
         visits=visits,
         cuts=cuts,
         interleaved=pretend_documents(documents, lengths[0].numpy()),
+        regions=pretend_regions(recipe, size, length),
     )
 
 
@@ -54,6 +56,14 @@ def pretend_documents(images: int, lengths: Int64[NDArray[np.int64], " n"]) -> I
         return None
     seen = (np.arange(lengths.max()) < lengths[:, None]).astype(np.int64)
     return Interleaved(np.full(len(lengths), images), seen, images)
+
+
+def pretend_regions(recipe: Recipe, size: int, length: int) -> RegionRows | None:
+    """Return regions with captions of so many tokens; None where a recipe reads none."""
+    if recipe.data.regions is None:
+        return None
+    boxes = np.tile(np.array([0.0, 0.0, 1.0, 1.0], dtype=np.float32), (size, 1))
+    return RegionRows(boxes, np.zeros((size, length), dtype=np.int64), np.full(size, length))
 
 
 def pixel_shape(towers: DualEncoder) -> tuple[int, int, int]:

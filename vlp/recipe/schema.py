@@ -13,6 +13,7 @@ from vlp.data.order.timetable import Ramp
 from vlp.data.pixels.augment import Augment
 from vlp.data.pixels.crop import Crop
 from vlp.data.pixels.policies import policies
+from vlp.data.regions import Regions
 from vlp.data.texts.captions import Captions
 from vlp.data.texts.documents import Documents
 from vlp.data.texts.text_augment import TextAugment
@@ -39,6 +40,7 @@ if TYPE_CHECKING:  # made from signatures at run time, which no type checker fol
     CropSection: TypeAlias = Any
     CaptionSection: TypeAlias = Any
     DocumentSection: TypeAlias = Any
+    RegionSection: TypeAlias = Any
     ViewSection: TypeAlias = Any
     TextViewSection: TypeAlias = Any
     PolicySection: TypeAlias = Any
@@ -62,6 +64,7 @@ else:
         negatives=(settings_of(WrongCaptions) | None, None),
     )
     DocumentSection = settings_of(Documents)
+    RegionSection = settings_of(Regions)
     ViewSection = create_model("view", __base__=settings_of(Crop), count=(int, Field(1, ge=1)))
     TextViewSection = create_model("text view", __base__=settings_of(TextAugment), count=(int, Field(1, ge=1)))
     PolicySection = one_of(policies)
@@ -157,6 +160,11 @@ class DataSection(Section):
             `captions.augment`.
         documents: What is shown of interleaved documents, for cards that hold some (`documents` there) and a model that
             reads them (`model.decoder={type: gated}`); pairs beside them are documents of one image. Null is none.
+        max_patches: Where images keep their aspect ratio (`model.image.max_patches`), how many patches those of a batch
+            may have: one of these numbers, drawn for each batch, as in SigLIP 2's NaFlex (arXiv:2502.14786: 128, 256,
+            576, 784 and 1024). The model's own without any.
+        regions: Which part of an image is told apart, for cards with captions of regions and a term that reads them
+            (`objective.locca={}`); null reads none.
         policy: A published augmentation policy for the pixels of every image view; null is none.
         spare_first_view: Keep `augment` and `policy` away from the first image view, which is then only cropped.
         mixing: What comes from one source in a row, where sources have shares: a sample, a batch of the whole job, or
@@ -180,6 +188,8 @@ class DataSection(Section):
     views: dict[str, ViewSection] = {}
     text_views: dict[str, TextViewSection] = {}
     documents: DocumentSection | None = None
+    max_patches: tuple[int, ...] = ()
+    regions: RegionSection | None = None
     policy: PolicySection | None = None
     spare_first_view: bool = False
     augment: AugmentSection = AugmentSection()

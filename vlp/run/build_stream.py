@@ -15,16 +15,20 @@ from vlp.data import Augment, Captions, Crop, SampleSet, Stream, TextAugment, Vi
 from vlp.data.arrange import arrange
 from vlp.data.order.shuffle import Order
 from vlp.data.order.timetable import Ramp
+from vlp.data.pixels.native_crop import NativeCrop
 from vlp.data.pixels.policies import policies
+from vlp.data.regions import Regions
 from vlp.data.sample_groups import read_groups
 from vlp.data.shards.cards import load_card
 from vlp.data.texts.documents import Documents
 from vlp.ground import dist
 from vlp.ground.cores import usable_cores
+from vlp.ground.patch_budget import PatchBudget
 from vlp.ground.types import RecipeError, VlpWarning
 from vlp.recipe.inflation import inflated
 from vlp.recipe.schema import DataSection, Recipe, settings
 from vlp.run.document_fit import check_documents
+from vlp.run.region_fit import check_regions
 from vlp.towers.dual import DualEncoder
 
 COUNTED_BATCHES = 16
@@ -46,11 +50,12 @@ def build_stream(recipe: Recipe, towers: DualEncoder, device: torch.device) -> S
         {label: source.repeat for label, source in data.train.items()},
     )
     check_documents(data, samples, towers)
+    check_regions(data, samples)
     order = _build_order(recipe, samples)
     _check_twins(recipe.train.batch_size, samples, order)
     return Stream(
         samples,
-        _build_views(data, size),
+        _build_views(data, size, towers.budget),
         towers.tokenizer,
         batch_size=recipe.train.batch_size,
         first_batches=recipe.train.first_sizes,
@@ -63,6 +68,7 @@ def build_stream(recipe: Recipe, towers: DualEncoder, device: torch.device) -> S
         bad_sample_budget=data.bad_sample_budget,
         pin_memory=device.type == "cuda",
         quarantine=recipe.folder / "quarantine.jsonl",
+        max_patches=data.max_patches,
     )
 
 
@@ -131,7 +137,7 @@ def count_copies(batch_size: int, samples: SampleSet, order: Order) -> float:
     return float(np.mean(copies))
 
 
-def _build_views(data: DataSection, size: int) -> Views:
+def _build_views(data: DataSection, size: int, budget: PatchBudget | None) -> Views:
     crops, rewordings = [Crop(size, **settings(data.crop))], [TextAugment(**settings(data.captions.augment))]
     for label, view in data.views.items():
         with _renamed("data.crop", f"data.views.{label}"):
@@ -141,13 +147,14 @@ def _build_views(data: DataSection, size: int) -> Views:
             rewordings += [TextAugment(**settings(view, "count"))] * view.count
     wrong = data.captions.negatives
     return Views(
-        crops=tuple(crops),
+        crops=tuple(crops) if budget is None else tuple(NativeCrop(crop, budget) for crop in crops),
         captions=Captions(**settings(data.captions, "augment", "negatives")),
         rewordings=tuple(rewordings),
         negatives=None if wrong is None else WrongCaptions(**settings(wrong)),
         policy=None if data.policy is None else policies.build(data.policy.type, settings(data.policy, "type")),
         spare_first=data.spare_first_view,
         documents=None if data.documents is None else Documents(**settings(data.documents)),
+        regions=None if data.regions is None else Regions(**settings(data.regions)),
     )
 
 

@@ -18,6 +18,8 @@ from vlp.objectives.base import Objective, Term, terms
 from vlp.objectives.needs import NEEDS, PROVIDERS
 from vlp.recipe.schema import Recipe
 from vlp.run.document_fit import check_documents_are_read
+from vlp.run.native_fit import check_native
+from vlp.run.region_fit import check_regions_are_read
 from vlp.step.optimizers.base import optimizers
 from vlp.strategies.base import Strategy
 from vlp.strategies.dual_teacher import DualTeacher
@@ -26,6 +28,7 @@ from vlp.strategies.image_views import ImageViews
 from vlp.strategies.replay import Replay
 from vlp.strategies.style_views import StyleViews
 from vlp.towers.dual import DualEncoder
+from vlp.towers.locating_decoder import LocatingDecoder
 from vlp.towers.sources import holds_weights
 from vlp.towers.token_table import token_table
 
@@ -47,8 +50,11 @@ def check_fit(
     _check_optimizer(recipe, towers)
     provided = {"reference"} if towers.locked_image else set()
     provided |= {"caption_losses"} if towers.decoder is not None else set()
+    provided |= {"region_losses"} if recipe.data.regions and isinstance(towers.decoder, LocatingDecoder) else set()
     _check_decoder(towers, objective)
+    check_regions_are_read(recipe.data, objective)
     check_documents_are_read(recipe.data, towers, used)
+    check_native(recipe.data, towers, used)
     for label, strategy in used.items():
         provided |= strategy.provides
         if sharded and not strategy.can_shard:

@@ -145,6 +145,8 @@ def _against_images(recipe: Recipe, towers: DualEncoder, used: Mapping[str, Stra
     data = recipe.data
     if not towers.locked_image:
         return "the image tower trains: lock it (model.freeze=[visual])"
+    if towers.budget is not None:
+        return "model.image.max_patches gives images of several aspect ratios, of which none is kept"
     if not Crop(1, **settings(data.crop)).is_fixed:
         return "data.crop draws another part of an image in each epoch: set data.crop={scale: [1, 1], flip: 0}"
     if data.policy is not None:

@@ -22,8 +22,13 @@ def what_views_follow_from(recipe: Recipe, towers: DualEncoder) -> dict[str, Any
     A view is drawn for an epoch of its source and the sample's number among all sources: shares only say when it comes.
 
     Raises:
-        RecipeError: Batches come from groups.
+        RecipeError: Batches come from groups, or images keep their aspect ratio.
     """
+    if towers.budget is not None:
+        raise RecipeError(
+            "model.image.max_patches: what teachers say of images that keep their aspect ratio is not stored: leave it "
+            "out"
+        )
     data = inflated(recipe.data)
     if data.groups is not None:
         raise RecipeError(

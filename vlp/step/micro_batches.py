@@ -120,9 +120,12 @@ def _join(parts: Sequence[Embeddings], *, with_graph: bool) -> Embeddings:
     picks: tuple[Callable[[Embeddings], Tensor | None], ...] = (
         lambda part: part.negatives,
         lambda part: part.caption_losses,
+        lambda part: part.region_losses,
         lambda part: part.hidden_patches,
     )
-    negatives, losses, hidden = (None if (found := together(pick)) is None else one(found) for pick in picks)
+    negatives, losses, of_regions, hidden = (
+        None if (found := together(pick)) is None else one(found) for pick in picks
+    )
     return Embeddings(
         image=leaf([part.image for part in parts]),
         text=leaf([part.text for part in parts]),
@@ -143,6 +146,8 @@ def _join(parts: Sequence[Embeddings], *, with_graph: bool) -> Embeddings:
         replayed=together(lambda part: part.replayed),
         caption_losses=losses,
         caption_words=together(lambda part: part.caption_words),
+        region_losses=of_regions,
+        region_words=together(lambda part: part.region_words),
         # of one part no copy: nearly no term reads them
         tokens=first.tokens if len(parts) == 1 else together(lambda part: part.tokens),
         token_counts=first.token_counts if len(parts) == 1 else together(lambda part: part.token_counts),
@@ -169,7 +174,8 @@ def _inject(embeddings: Embeddings, leaves: Embeddings, index: int, size: int, *
 
 
 def _rows(embeddings: Embeddings) -> tuple[Tensor, ...]:
-    optional = (embeddings.negatives, embeddings.caption_losses, embeddings.hidden_patches)
+    losses = (embeddings.caption_losses, embeddings.region_losses)
+    optional = (embeddings.negatives, *losses, embeddings.hidden_patches)
     further = (part for part in optional if part is not None)
     views = (*embeddings.image_views, *embeddings.text_views)
     features = (*embeddings.image_features, *embeddings.text_features, *embeddings.image_maps)

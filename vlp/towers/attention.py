@@ -23,7 +23,8 @@ NONE_OF = ("bias_k", "bias_v", "head_scale", "logit_scale")
 class LeanBlock(ResidualAttentionBlock):
     """open_clip's block, computing the same with fewer copies.
 
-    A layout of captions may take the place of the mask: each caption then sees itself alone, causally.
+    A layout of captions may take the place of the mask: each caption then sees itself alone, causally. Masks with an
+    axis of heads, [n, h, l, l], may differ from sequence to sequence.
     """
 
     @property
@@ -44,6 +45,7 @@ class LeanBlock(ResidualAttentionBlock):
         layer = self.attn
         adapter: Any = getattr(layer, ADAPTER, None)
         is_known = attn_mask is None or isinstance(attn_mask, CaptionLayout) or adapter is not None
+        is_known = is_known or attn_mask.ndim == 4
         if not (is_known and k_x is None and v_x is None and self.is_lean):
             found: Tensor = super().attention(q_x, k_x, v_x, attn_mask)
             return found

@@ -26,6 +26,7 @@ class Fragment:
         pretrained: Where the backbone's own weights come from, which building it reads.
         class_token_sees_padding: Whether a text tower with a class token has open_clip's mask for it.
         new_tokens: Words that the tokenizer gets as tokens.
+        max_patches: Patches of an image at most, for a tower that reads each at its own aspect ratio.
     """
 
     config: Mapping[str, Any]
@@ -40,6 +41,7 @@ class Fragment:
     pretrained: str | None = None
     class_token_sees_padding: bool = False
     new_tokens: tuple[str, ...] = ()
+    max_patches: int | None = None
 
 
 class DecoderSource(Protocol):

@@ -74,14 +74,17 @@ def _projection_of(tower: nn.Module) -> nn.Module | None:
     return classifier if isinstance(classifier, nn.Linear) else None
 
 
-def image_and_features(tower: nn.Module, images: Tensor) -> Tensor:
+def image_and_features(tower: nn.Module, images: Tensor, *grids: Tensor) -> Tensor:
     """Return rows of embeddings, [n, d], and behind them what they are projections of, [n, w]; nothing is normalised.
+
+    Args:
+        grids: Rows and columns of patches, for a tower that reads packed images.
 
     Raises:
         RecipeError: The tower has no projection to look behind.
     """
     with tapped(tower, "the image tower") as found:
-        projected: Tensor = tower(images)
+        projected: Tensor = tower(images, *grids)
     return torch.cat([projected, found[0]], dim=1)
 
 

@@ -21,12 +21,15 @@ from vlp.ground.errors import said_by
 from vlp.ground.types import RecipeError
 from vlp.towers.attention import make_lean
 from vlp.towers.base import DecoderSource, Fragment
-from vlp.towers.caption_decoder import build_decoder, decoder_of, join_decoder
+from vlp.towers.caption_decoder import CaptionDecoder, build_decoder, decoder_of, join_decoder
 from vlp.towers.class_token import make_class_token
 from vlp.towers.encoders import OtherEncoder, is_known_to_open_clip
 from vlp.towers.gated_decoder import GATED, build_gated
+from vlp.towers.locating_decoder import LOCATING, build_locating
+from vlp.towers.native_aspect import make_native
 from vlp.towers.packed_text import make_packed
 from vlp.towers.pretrained import Gaps, count_trunk, load_encoder, watching_gaps
+from vlp.towers.token_table import token_table
 from vlp.towers.trial_inputs import one_image, one_text
 from vlp.towers.weights import Loaded
 
@@ -62,7 +65,7 @@ def join(
     }
     if decoder is not None:  # towers hand out their tokens to nobody else
         model_cfg["multimodal_cfg"] = decoder.config(model_cfg["text_cfg"])
-        for side in ("vision_cfg", "text_cfg"):
+        for side in ("vision_cfg",) if LOCATING in model_cfg["multimodal_cfg"] else ("vision_cfg", "text_cfg"):
             model_cfg[side]["output_tokens"] = True
     if init_bias is None and image.init_bias == text.init_bias:
         init_bias = text.init_bias
@@ -136,13 +139,14 @@ def build_core(
         loaded.append(count_trunk(core.visual, gaps, image.pretrained))
     if text.pretrained:
         loaded.append(load_encoder(core.text, text.pretrained))
+    if image.max_patches is not None:
+        model_cfg["vision_cfg"]["image_size"] = make_native(core.visual, image.max_patches).square
     _check_image(core.visual, model_cfg)
     _check_text(core.text, model_cfg)
     make_class_token(core.text, sees_padding=text.class_token_sees_padding)
     make_packed(core.text)
     if "multimodal_cfg" in model_cfg:
-        build = build_gated if GATED in model_cfg["multimodal_cfg"] else build_decoder
-        core.text_decoder = build(model_cfg["multimodal_cfg"], model_cfg)
+        core.text_decoder = _build_decoder(model_cfg, core.text)
         join_decoder(core.text_decoder, core.visual, core.text)
     make_lean(core)
     _drop_patches_on_device(core.visual, model_cfg["vision_cfg"].get("patch_dropout", 0.0))
@@ -150,6 +154,13 @@ def build_core(
         value.dtype == torch.float32 for value in (*core.parameters(), *core.buffers()) if value.is_floating_point()
     )
     return core if is_whole else core.float(), loaded  # tensors without content cannot be exchanged
+
+
+def _build_decoder(model_cfg: dict[str, Any], text: nn.Module) -> CaptionDecoder:
+    config = model_cfg["multimodal_cfg"]
+    if LOCATING in config:
+        return build_locating(config, model_cfg, token_table(text).num_embeddings)
+    return build_gated(config, model_cfg) if GATED in config else build_decoder(config, model_cfg)
 
 
 def _other_encoder(text_cfg: dict[str, Any], embed_dim: int) -> OtherEncoder | None:

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from vlp.ground.types import RecipeError, send
 from vlp.towers.class_token import ClassTokenText
 from vlp.towers.image_tokens import hand_out_tokens, token_shape
-from vlp.towers.linear_cross_entropy import linear_cross_entropy
+from vlp.towers.linear_cross_entropy import linear_cross_entropy, number_format
 
 Decoder = TypeVar("Decoder", bound="CaptionDecoder")
 
@@ -29,9 +29,11 @@ class CaptionDecoder(MultimodalTransformer):
 
     Attributes:
         image_map: From the width of the image's tokens to the decoder's; None where they have it.
+        reads_states: Whether it reads the states of the text tower, which is its unimodal half then.
     """
 
     image_map: nn.Linear | None
+    reads_states = True
 
     def in_order(self) -> Iterator[tuple[nn.Module, bool]]:
         """Yield the blocks as they follow each other, and whether each looks at the image."""
@@ -101,7 +103,7 @@ class CaptionDecoder(MultimodalTransformer):
         at, after = _predicted(is_word, tokens.device)
         hidden = self.states(image_tokens, text_tokens[:, :-1], look_mask).flatten(0, 1).index_select(0, at)
         labels = tokens.flatten().index_select(0, after)
-        losses = linear_cross_entropy(hidden, self.text_projection, labels, _number_format(hidden.device.type))
+        losses = linear_cross_entropy(hidden, self.text_projection, labels, number_format(hidden.device.type))
         return losses.new_zeros(size * (length - 1)).index_copy(0, at, losses).view(size, length - 1).sum(dim=1)
 
     def forward(self, image_embs: Float[Tensor, "n k v"], text_embs: Float[Tensor, "n l w"]) -> Float[Tensor, "n l m"]:
@@ -169,24 +171,29 @@ def join_decoder(decoder: CaptionDecoder, visual: nn.Module, text: nn.Module) ->
     """Let the image tower hand out tokens, and the decoder read them; refuse towers that cannot.
 
     Tokens of the image that have another width pass a linear map, which is the decoder's. Those of open_clip's vision
-    transformers have to have the width: open_clip's CoCa has no place for a map.
+    transformers have to have the width where it reads the text tower: open_clip's CoCa has no place for a map.
 
     Raises:
         RecipeError: Names the key and a way out.
     """
+    width = decoder.ln_final.normalized_shape[0]
+    if decoder.reads_states:
+        _check_text(width, text)
+    hand_out_tokens(visual)
+    if decoder.reads_states and isinstance(visual, VisionTransformer):
+        _check_width(visual, width)
+    elif (of_image := token_shape(visual)[1]) != width:
+        decoder.image_map = nn.Linear(of_image, width)
+
+
+def _check_text(width: int, text: nn.Module) -> None:
     if not isinstance(text, ClassTokenText):
         raise RecipeError(
             "model.decoder: the text tower sees whole captions, and would tell the decoder what it should predict: use "
             "a causal transformer with a class token (model.text={type: transformer, pool: cls})"
         )
-    width = decoder.ln_final.normalized_shape[0]
     if text.width != width:
         raise RecipeError(f"model.decoder: is {width} wide, and reads the text tower, which is {text.width} wide")
-    hand_out_tokens(visual)
-    if isinstance(visual, VisionTransformer):
-        _check_width(visual, width)
-    elif (of_image := token_shape(visual)[1]) != width:
-        decoder.image_map = nn.Linear(of_image, width)
 
 
 def _check_width(visual: VisionTransformer, width: int) -> None:
@@ -212,7 +219,3 @@ def _predicted(is_word: Bool[NDArray[np.bool_], "n l"], device: torch.device) ->
     both = np.concatenate([rows * width + columns, rows * (width + 1) + columns + 1])
     at, after = send(torch.from_numpy(both), device).chunk(2)
     return at, after
-
-
-def _number_format(device: str) -> torch.dtype | None:
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 
 import torch
@@ -12,14 +12,19 @@ from PIL.Image import Image
 from torch import Tensor
 from torch.nn import functional
 
+from vlp.ground.types import RecipeError
 from vlp.towers.block_outputs import listening
 from vlp.towers.dual import DualEncoder
 from vlp.towers.image_tokens import only_rows
+from vlp.towers.locating_decoder import LocatingDecoder
 from vlp.towers.moved_tokens import moved_tokens, named
+from vlp.towers.native_pixels import Packed, native_preparation
 from vlp.towers.plain_pixels import PLAIN, normalised, preparation
 from vlp.towers.text import can_cut
 from vlp.towers.token_table import token_table
 from vlp.towers.writing import Writing
+
+Prepared = Tensor | Packed
 
 
 class TowerEncoder:
@@ -45,8 +50,10 @@ class TowerEncoder:
         self.device = torch.device(device)
         self.batch_size = batch_size
         self.autocast = autocast
-        self.transform = preparation(model.preprocess_cfg)
-        self.plain_pixels = preparation(model.preprocess_cfg | PLAIN)
+        self.transform: Callable[[Image], Prepared] = preparation(model.preprocess_cfg)
+        if model.budget is not None:
+            self.transform = native_preparation(model.preprocess_cfg, model.budget)
+        self._plain = preparation(model.preprocess_cfg | PLAIN)
 
     @property
     def scale(self) -> float:
@@ -57,7 +64,25 @@ class TowerEncoder:
         """Embed images of any size and mode."""
         pixels = (self.transform(image) for image in images)
         with self._evaluating():
-            return self._collect(self.model.embed_images(self._move(batch)) for batch in self._batches(pixels))
+            return self._collect(self.model.embed_images(*self._move(batch)) for batch in self._batches(pixels))
+
+    def embed_prepared(self, prepared: Sequence[Prepared]) -> Float32[Tensor, "n d"]:
+        """Embed one batch of what `transform` makes of images."""
+        with self._evaluating():
+            return self.model.embed_images(*self._move(prepared)).cpu()
+
+    def plain_pixels(self, image: Image) -> Float32[Tensor, "3 h w"]:
+        """Return the pixels in [0, 1] that the image tower sees of an image of any size and mode.
+
+        Raises:
+            RecipeError: It sees each image at its own aspect ratio, and pixels of several have no common shape.
+        """
+        if self.model.budget is not None:
+            raise RecipeError(
+                "model.image.max_patches: images of several aspect ratios have no pixels that an attack could change: "
+                "evaluate the model as a run without it, whose weights are the same"
+            )
+        return self._plain(image)
 
     def image_features(self, images: Iterable[Image]) -> Float32[Tensor, "n w"]:
         """Return what the image tower knows before its projection, for images of any size and mode.
@@ -67,7 +92,7 @@ class TowerEncoder:
         """
         pixels = (self.transform(image) for image in images)
         with self._evaluating():
-            return self._collect(self.model.image_features(self._move(batch)) for batch in self._batches(pixels))
+            return self._collect(self.model.image_features(*self._move(batch)) for batch in self._batches(pixels))
 
     def embed_texts(self, texts: Sequence[str]) -> Float32[Tensor, "n d"]:
         """Embed texts; long ones are cut to the context."""
@@ -132,14 +157,36 @@ class TowerEncoder:
         writer = CaptionWriter(self.model, writing)
         pixels = (self.transform(image) for image in images)
         with self._evaluating():
-            return [caption for batch in self._batches(pixels) for caption in writer(self._move(batch))]
+            return [caption for batch in self._batches(pixels) for caption in writer(*self._move(batch))]
+
+    def locate_captions(self, images: Iterable[Image], captions: Sequence[str]) -> Float32[Tensor, "n 4"]:
+        """Return where in each image the decoder finds what its caption says, the likeliest side each time.
+
+        Args:
+            captions: One for each image.
+
+        Returns:
+            Left, top, right and bottom in shares of what the model is shown of the image.
+
+        Raises:
+            RecipeError: The model has no decoder that knows boxes.
+        """
+        model, pairs = self.model, zip((self.transform(image) for image in images), captions, strict=True)
+        if not isinstance(model.decoder, LocatingDecoder):
+            raise RecipeError("the model has no decoder that knows boxes (model.decoder={type: locating})")
+        with self._evaluating():
+            parts = (map(list, zip(*batch, strict=True)) for batch in self._batches(pairs))
+            found = [model.locate(self._move(pixels)[0], *model.tokenizer(texts)).cpu() for pixels, texts in parts]
+        return torch.cat(found) if found else torch.empty(0, 4)
 
     def _batches(self, things: Iterator) -> Iterator[list]:
         while batch := list(islice(things, self.batch_size)):
             yield batch
 
-    def _move(self, pixels: list[Tensor]) -> Float32[Tensor, "n 3 h w"]:
-        return torch.stack(pixels).to(self.device)
+    def _move(self, prepared: Sequence[Prepared]) -> tuple[Tensor, ...]:
+        """Return pixels, and grids of patches behind them where images are packed."""
+        parts = zip(*prepared, strict=True) if self.model.budget is not None else (prepared,)
+        return tuple(torch.stack([*part]).to(self.device) for part in parts)
 
     def _collect(self, parts: Iterator[Tensor]) -> Float32[Tensor, "n d"]:
         found = [part.cpu() for part in parts]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
 from vlp.ground.types import RecipeError
+from vlp.towers.native_aspect import NativeTimm
 from vlp.towers.patch_masks import masks_of
 from vlp.towers.trial_inputs import one_image
 
@@ -57,6 +58,8 @@ def hand_out_tokens(visual: nn.Module) -> None:
     """
     if isinstance(visual, TokenTimm | TokenResNet):
         return
+    if isinstance(visual, NativeTimm):
+        raise _refused("its images have grids of their own (image.max_patches): leave max_patches out")
     if isinstance(visual, VisionTransformer):
         visual.output_tokens = True
     elif isinstance(visual, ModifiedResNet):

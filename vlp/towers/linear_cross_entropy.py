@@ -35,6 +35,11 @@ def linear_cross_entropy(
     )
 
 
+def number_format(device: str) -> torch.dtype | None:
+    """Return what autocast computes products in on a kind of device; None where it is off."""
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+
+
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, number_format: torch.dtype | None) -> Tensor:

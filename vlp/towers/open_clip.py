@@ -67,6 +67,7 @@ class OpenClipImage:
             preprocess=source["preprocess_cfg"],
             weights=self.weights,
             model_name=self.name,
+            max_patches=source["max_patches"],
         )
 
 

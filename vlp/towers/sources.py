@@ -84,7 +84,7 @@ def place_of(name: str) -> Path:
 
 
 def read_config(name: str) -> dict[str, Any]:
-    """Return {"model_cfg", "preprocess_cfg", "correct_cls_mask"} of a model name, a JSON file, a folder or a hub id.
+    """Return {"model_cfg", "preprocess_cfg", "correct_cls_mask", "max_patches"} of a name, JSON file, folder or hub id.
 
     Raises:
         RecipeError: Nothing by that name, or not the configuration of a dual encoder.
@@ -113,7 +113,7 @@ def read_config(name: str) -> dict[str, Any]:
         found = copy.deepcopy(open_clip.get_model_config(name))
     model_cfg = found.get("model_cfg", found)
     _check_dual_encoder(name, model_cfg)
-    told = {"correct_cls_mask": bool(found.get("correct_cls_mask", False))}
+    told = {"correct_cls_mask": bool(found.get("correct_cls_mask", False)), "max_patches": found.get("max_patches")}
     return {"model_cfg": model_cfg, "preprocess_cfg": found.get("preprocess_cfg", {}), **told}
 
 

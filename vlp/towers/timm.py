@@ -10,6 +10,7 @@ import timm
 from timm.models import PretrainedCfg, load_model_config_from_hf
 from timm.models._hub import load_model_config_from_path
 
+import vlp.towers.small_naflex  # noqa: F401 - one more model for timm to name
 from vlp.ground.registry import nearest
 from vlp.ground.types import RecipeError
 from vlp.towers.base import Fragment, image_towers
@@ -33,6 +34,8 @@ class TimmImage:
         patch_drop: Share of patches left out in training.
         pretrained: Start the trunk from timm's weights, and use their mean and standard deviation.
         weights: Weights of the whole tower: file, folder, `hf-hub:ORG/NAME` or `NAME:TAG` of open_clip.
+        max_patches: Read each image at its own aspect ratio, as large as so many patches cover (256 in SigLIP 2's
+            NaFlex); for names `naflexvit_*`. Without it, all images have one size.
     """
 
     def __init__(
@@ -48,13 +51,16 @@ class TimmImage:
         patch_drop: float = 0.0,
         pretrained: bool = False,
         weights: str | None = None,
+        max_patches: int | None = None,
     ):
         if drop and proj not in ("linear", "mlp"):
             raise RecipeError(f"image.drop has no effect with image.proj '{proj}': use 'linear' or 'mlp'")
         if pretrained and weights:
             raise RecipeError("image.pretrained and image.weights name two sources of weights: remove one")
+        _check_native(max_patches, image_size, patch_drop)
         self.pretrained = pretrained
         self.weights = weights
+        self.max_patches = max_patches
         self.source = f"{LOCAL}{folder_of(name)}" if folder_of(name) else name
         self.name, self.cfg = _describe(self.source)
         self.config: dict[str, Any] = {
@@ -77,7 +83,14 @@ class TimmImage:
                 preprocess["interpolation"] = self.cfg.interpolation
         pretrained = f"timm's {self.source.removeprefix(LOCAL)}" if self.pretrained else None
         building = {"timm_model_name": self.source, "timm_model_pretrained": self.pretrained}
-        return Fragment(self.config, building, preprocess=preprocess, weights=self.weights, pretrained=pretrained)
+        return Fragment(
+            self.config,
+            building,
+            preprocess=preprocess,
+            weights=self.weights,
+            pretrained=pretrained,
+            max_patches=self.max_patches,
+        )
 
     def _size(self, wanted: int | tuple[int, int] | None) -> int | tuple[int, int]:
         height, width = self.cfg.input_size[1:]
@@ -90,6 +103,16 @@ class TimmImage:
                 f"another size; choose a timm model of that size, or `type: vit`"
             )
         return wanted
+
+
+def _check_native(max_patches: int | None, image_size: int | tuple[int, int] | None, patch_drop: float) -> None:
+    if max_patches is not None and image_size is not None:
+        raise RecipeError("image.image_size: each image has a size of its own, by image.max_patches: leave one out")
+    if max_patches is not None and patch_drop:
+        raise RecipeError(
+            "image.patch_drop: would leave out patches and padding alike, and with image.max_patches images have other "
+            "numbers of them: set it to 0; fewer image.max_patches save as much"
+        )
 
 
 def _describe(source: str) -> tuple[str, Any]:

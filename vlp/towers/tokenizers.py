@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from itertools import chain
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,7 +14,7 @@ import open_clip
 import torch
 from jaxtyping import Int64
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from vlp.ground.tokenizing import Tokenizer
 from vlp.ground.types import RecipeError
@@ -24,6 +26,7 @@ PLAIN_CLEANING: dict[str, Callable[[str], str]] = {
     "whitespace": str,
     "canonicalize": open_clip.tokenizer.canonicalize_text,
 }
+WHOLE = ("PreTrainedTokenizerFast", "TokenizersBackend")
 SPECIAL = ("<start_of_text>", "<end_of_text>")
 # 100,000 words of at most 40 letters are some 30 MB.
 MOST_KNOWN = 100_000
@@ -169,13 +172,26 @@ def load_words(name: str) -> PreTrainedTokenizerBase:
     Raises:
         RecipeError: There is none.
     """
+    reader = PreTrainedTokenizerFast if _is_whole(Path(name).expanduser()) else AutoTokenizer
     try:
-        words: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name)
+        words: PreTrainedTokenizerBase = reader.from_pretrained(name)
     except Exception as error:  # transformers raises its own, the hub's and the network's errors
         raise RecipeError(
             f"cannot load the tokenizer '{name}': {error}; set text.tokenizer to a folder that has it"
         ) from error
     return words
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a folder says that its `tokenizer.json` is all there is to a tokenizer.
+
+    Beside a SigLIP 2, transformers 5 would read it as `Siglip2Tokenizer` nevertheless, which keeps the words alone.
+    """
+    try:
+        told = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return (folder / "tokenizer.json").is_file() and told.get("tokenizer_class") in WHOLE
 
 
 @cache

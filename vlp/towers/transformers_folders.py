@@ -1,9 +1,10 @@
-"""Folders of transformers with CLIPModel or SiglipModel: architecture and preprocessing in open_clip's words."""
+"""Folders of transformers with CLIPModel, SiglipModel or Siglip2Model, in open_clip's words."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,20 +12,25 @@ from typing import Any, NamedTuple
 import timm
 import torch
 from PIL.Image import Resampling
-from transformers import CLIPConfig, SiglipConfig
+from transformers import CLIPConfig, Siglip2Config, SiglipConfig
 
 from vlp.ground.types import RecipeError
 
 CONFIG = "config.json"
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
-KINDS = ("clip", "siglip")
+KINDS = ("clip", "siglip", "siglip2")
+MAP_POOL = {"timm_model_pretrained": False, "timm_pool": "map", "timm_proj": "none"}
 ACTIVATIONS = {"quick_gelu": True, "gelu": False}
 CLIP_END = 49407
+TEXT_ACTIVATIONS: dict[str, dict[str, Any]] = {
+    "gelu_pytorch_tanh": {"act_kwargs": {"approximate": "tanh"}}, "gelu": {}, "quick_gelu": {}
+}  # fmt: skip
+USUAL_PATCHES = 256  # of SigLIP 2, where its processor does not say
 INTERPOLATIONS = {int(Resampling.BICUBIC): "bicubic", int(Resampling.BILINEAR): "bilinear"}
 
 
 def kind_of(folder: Path) -> str | None:
-    """Return `clip` or `siglip` where a folder holds such a model, else None."""
+    """Return `clip`, `siglip` or `siglip2` where a folder holds such a model, else None."""
     try:
         kind = json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("model_type")
     except (OSError, ValueError, AttributeError):
@@ -33,12 +39,15 @@ def kind_of(folder: Path) -> str | None:
 
 
 def read_folder(folder: Path) -> dict[str, Any]:
-    """Return {"model_cfg", "preprocess_cfg"} of a folder.
+    """Return {"model_cfg", "preprocess_cfg"} of a folder, and "max_patches" where images keep their aspect ratio.
 
     Raises:
         RecipeError: The model has something that open_clip's towers cannot express.
     """
     config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    if config["model_type"] == "siglip2":
+        model_cfg, most = _siglip2(folder, config), _told(folder).get("max_num_patches", USUAL_PATCHES)
+        return {"model_cfg": model_cfg, "preprocess_cfg": _preprocessing(folder), "max_patches": most}
     describe = _clip if config["model_type"] == "clip" else _siglip
     return {"model_cfg": describe(folder, config), "preprocess_cfg": _preprocessing(folder)}
 
@@ -79,9 +88,6 @@ def _clip(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
 def _siglip(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     settings: Any = SiglipConfig(**config)
     vision, text = settings.vision_config, settings.text_config
-    act = {"gelu_pytorch_tanh": {"act_kwargs": {"approximate": "tanh"}}, "gelu": {}, "quick_gelu": {}}
-    if text.hidden_act not in act:
-        raise RecipeError(f"'{folder}': open_clip's text tower has no activation '{text.hidden_act}'")
     if vision.hidden_act not in ("gelu", "gelu_pytorch_tanh"):  # timm's has either, which differ by 1e-3 at most
         raise RecipeError(f"'{folder}': timm's SigLIP towers have GELU, not '{vision.hidden_act}'")
     return {
@@ -90,26 +96,52 @@ def _siglip(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
         "init_logit_bias": -10,
         "vision_cfg": {
             "image_size": vision.image_size,
-            "timm_model_name": _timm_name(folder, vision),
-            "timm_model_pretrained": False,
-            "timm_pool": "map",
-            "timm_proj": "none",
+            "timm_model_name": _timm_name(folder, _square_towers(), vision, vision.image_size),
+            **MAP_POOL,
         },
-        "text_cfg": {
-            "context_length": text.max_position_embeddings,
-            "vocab_size": text.vocab_size,
-            "hf_tokenizer_name": str(folder),
-            "tokenizer_kwargs": {"clean": "canonicalize"},
-            "width": text.hidden_size,
-            "heads": text.num_attention_heads,
-            "layers": text.num_hidden_layers,
-            "mlp_ratio": text.intermediate_size / text.hidden_size,
-            "no_causal_mask": True,
-            "proj_bias": True,
-            "pool_type": "last",
-            "norm_kwargs": {"eps": text.layer_norm_eps},
-            **act[text.hidden_act],
+        "text_cfg": _siglip_text(folder, text, "canonicalize"),
+    }
+
+
+def _siglip2(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    settings: Any = Siglip2Config(**config)
+    vision, text = settings.vision_config, settings.text_config
+    if vision.hidden_act != "gelu_pytorch_tanh" or not vision.vision_use_head:
+        raise RecipeError(
+            f"'{folder}': timm's SigLIP 2 towers have gelu_pytorch_tanh and pool by attention, not {vision.hidden_act} "
+            f"and vision_use_head={vision.vision_use_head}"
+        )
+    side = math.isqrt(vision.num_patches) * vision.patch_size
+    return {
+        "embed_dim": vision.hidden_size,
+        "quick_gelu": text.hidden_act == "quick_gelu",
+        "init_logit_bias": -10,
+        "vision_cfg": {
+            "image_size": side,
+            "timm_model_name": _timm_name(folder, _native_towers(), vision, side),
+            **MAP_POOL,
         },
+        "text_cfg": _siglip_text(folder, text, "whitespace"),  # its tokenizer does the rest
+    }
+
+
+def _siglip_text(folder: Path, text: Any, cleaning: str) -> dict[str, Any]:
+    if text.hidden_act not in TEXT_ACTIVATIONS:
+        raise RecipeError(f"'{folder}': open_clip's text tower has no activation '{text.hidden_act}'")
+    return {
+        "context_length": text.max_position_embeddings,
+        "vocab_size": text.vocab_size,
+        "hf_tokenizer_name": str(folder),
+        "tokenizer_kwargs": {"clean": cleaning},
+        "width": text.hidden_size,
+        "heads": text.num_attention_heads,
+        "layers": text.num_hidden_layers,
+        "mlp_ratio": text.intermediate_size / text.hidden_size,
+        "no_causal_mask": True,
+        "proj_bias": True,
+        "pool_type": "last",
+        "norm_kwargs": {"eps": text.layer_norm_eps},
+        **TEXT_ACTIVATIONS[text.hidden_act],
     }
 
 
@@ -119,17 +151,22 @@ def _activation(folder: Path, *names: str) -> bool:
     return ACTIVATIONS[names[0]]
 
 
-def _timm_name(folder: Path, vision: Any) -> str:
-    """Return the SigLIP tower of timm that has these sizes."""
+def _timm_name(folder: Path, towers: Mapping[str, _Sizes], vision: Any, image_size: int) -> str:
+    """Return the SigLIP tower of timm that has these sizes.
+
+    Args:
+        towers: Those to choose from.
+        image_size: Side of the square that has a position for each patch.
+    """
     wanted = _Sizes(
         vision.hidden_size,
         vision.num_hidden_layers,
         vision.num_attention_heads,
         vision.intermediate_size,
         vision.patch_size,
-        vision.image_size,
+        image_size,
     )
-    for name, sizes in _siglip_towers().items():
+    for name, sizes in towers.items():
         if sizes == wanted:
             return name
     raise RecipeError(f"'{folder}': no SigLIP tower of timm has the sizes of this one ({wanted})")
@@ -148,31 +185,35 @@ class _Sizes(NamedTuple):
 
 
 @cache
-def _siglip_towers() -> dict[str, _Sizes]:
-    found = {}
-    for name in timm.list_models("vit_*siglip*"):
+def _square_towers() -> dict[str, _Sizes]:
+    trunks = _trunks("vit_*siglip*")
+    return {
+        name: _sizes(trunk, trunk.patch_embed.patch_size[0], trunk.patch_embed.img_size[0]) for name, trunk in trunks
+    }
+
+
+@cache
+def _native_towers() -> dict[str, _Sizes]:
+    trunks = [(name, trunk, trunk.embeds.patch_size[0]) for name, trunk in _trunks("naflexvit_*siglip*")]
+    return {name: _sizes(trunk, patch, trunk.embeds.pos_embed.shape[1] * patch) for name, trunk, patch in trunks}
+
+
+def _trunks(pattern: str) -> Iterator[tuple[str, Any]]:
+    for name in timm.list_models(pattern):
         if "_gap_" in name:  # without the pooling by attention
             continue
         with torch.device("meta"):
-            trunk: Any = timm.create_model(name, pretrained=False)
-        block, patches = trunk.blocks[0], trunk.patch_embed
-        found[name] = _Sizes(
-            trunk.embed_dim,
-            len(trunk.blocks),
-            block.attn.num_heads,
-            block.mlp.fc1.out_features,
-            patches.patch_size[0],
-            patches.img_size[0],
-        )
-    return found
+            yield name, timm.create_model(name, pretrained=False)
+
+
+def _sizes(trunk: Any, patch: int, image: int) -> _Sizes:
+    attention, inner_width = trunk.blocks[0].attn, trunk.blocks[0].mlp.fc1.out_features
+    return _Sizes(trunk.embed_dim, len(trunk.blocks), attention.num_heads, inner_width, patch, image)
 
 
 def _preprocessing(folder: Path) -> dict[str, Any]:
     """Return open_clip's `preprocess_cfg`, as far as a folder says how its images are prepared."""
-    try:
-        told = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
+    told = _told(folder)
     found: dict[str, Any] = {
         "mean": told.get("image_mean"),
         "std": told.get("image_std"),
@@ -184,3 +225,12 @@ def _preprocessing(folder: Path) -> dict[str, Any]:
     elif size is not None:
         found["resize_mode"] = "shortest" if told.get("do_center_crop", True) else "squash"
     return {key: value for key, value in found.items() if value is not None}
+
+
+def _told(folder: Path) -> dict[str, Any]:
+    """Return what an image processor says of itself; nothing where it cannot be read."""
+    try:
+        told: dict[str, Any] = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return told

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vlp.ground.interleaved import Interleaved
+from vlp.ground.patch_budget import PatchBudget
+from vlp.ground.region_rows import RegionRows
 from vlp.ground.types import Embeddings, RecipeError
 from vlp.towers.before_projection import image_and_features, text_and_features
 from vlp.towers.caption_decoder import CaptionDecoder, decoder_of
@@ -21,6 +23,8 @@ from vlp.towers.freeze import is_locked
 from vlp.towers.gated_decoder import GatedDecoder
 from vlp.towers.image_tokens import hand_out_tokens, map_shape, maps_of
 from vlp.towers.learned_tokens import add_prompts, count_prompts
+from vlp.towers.locating_decoder import LocatingDecoder, Told
+from vlp.towers.native_aspect import budget_of
 from vlp.towers.text import can_cut, embed_cut, embed_full
 from vlp.towers.tokenizers import PaddingTokenizer, frame
 from vlp.towers.view_dropout import ViewDropout
@@ -59,6 +63,9 @@ class TwoTowers(nn.Module):
         known: Float32[Tensor, "v n d"] | None = None,
         known_texts: Float32[Tensor, "w n d"] | None = None,
         interleaved: Interleaved | None = None,
+        grids: Int64[Tensor, "v n 2"] | None = None,
+        regions: RegionRows | None = None,
+        draws: Float32[Tensor, "n d"] | None = None,
     ) -> Embeddings:
         """Embed every view; the first of each modality leads.
 
@@ -69,16 +76,18 @@ class TwoTowers(nn.Module):
             known: Embeddings of the images, which nobody looks at then.
             known_texts: The same of the captions.
             interleaved: Where samples are documents, whose images the views are.
+            grids: Where images are packed, each at its own aspect ratio, their rows and columns of patches.
+            regions: A part of the first view of each image, for a decoder that reads them.
+            draws: Uniform numbers in [0, 1) of each sample, for what a decoder does by chance.
         """
         if interleaved is not None:
             return self._embed_documents(images, tokens[0], lengths[0], interleaved)
-        image, seen, image_tokens = (known, (), None) if known is not None else self._image_views(images)
+        image, seen, image_tokens = (known, (), None) if known is not None else self._image_views(images, grids)
         read_texts = (known_texts, (), None) if known_texts is not None else self._text_views(tokens, lengths)
         text, read, text_tokens = read_texts
-        losses = None
-        if self.decoder is not None and image_tokens is not None and text_tokens is not None:
-            size = tokens.shape[1]
-            losses = self.decoder.losses(image_tokens[:size], text_tokens[:size], tokens[0], lengths[0])
+        told = None
+        if self.decoder is not None and image_tokens is not None:
+            told = self._tell(image_tokens, text_tokens, tokens[0], lengths[0], regions, draws)
         return Embeddings(
             image=image[0],
             text=text[0],
@@ -90,11 +99,28 @@ class TwoTowers(nn.Module):
             image_features=tuple(seen),
             text_features=tuple(read),
             image_maps=() if image_tokens is None or not self.hands_out_maps else maps_of(image_tokens, images),
-            caption_losses=losses,
-            caption_words=None if losses is None else torch.as_tensor(lengths[0] - 1),
             tokens=tokens[0],
             token_counts=torch.as_tensor(lengths[0]),
+            **({} if told is None else told._asdict()),
         )
+
+    def _tell(
+        self,
+        image_tokens: Float[Tensor, "m k v"],
+        text_tokens: Float[Tensor, "m l w"] | None,
+        tokens: Int64[Tensor, "n l"],
+        lengths: Int64[NDArray[np.int64], " n"],
+        regions: RegionRows | None,
+        draws: Float32[Tensor, "n d"] | None,
+    ) -> Told | None:
+        """Return what the decoder says of the captions of the first views; nothing where it lacks their states."""
+        decoder, shown = self.decoder, image_tokens[: len(tokens)]
+        if isinstance(decoder, LocatingDecoder):
+            return decoder.tell(shown, tokens, lengths, self._num_start, regions, draws)
+        if decoder is None or text_tokens is None:
+            return None
+        losses = decoder.losses(shown, text_tokens[: len(tokens)], tokens, lengths)
+        return Told(losses, torch.as_tensor(lengths - 1))
 
     def _embed_documents(
         self,
@@ -121,9 +147,11 @@ class TwoTowers(nn.Module):
             caption_words=torch.from_numpy(interleaved.is_word.sum(axis=1)),
         )
 
-    def embed_images(self, images: Float[Tensor, "n 3 h w"]) -> Float32[Tensor, "n d"]:
-        """Embed normalised pixels."""
-        return _unit(self._image_rows(images)[0])
+    def embed_images(
+        self, images: Float[Tensor, "n 3 h w"], grids: Int64[Tensor, "n 2"] | None = None
+    ) -> Float32[Tensor, "n d"]:
+        """Embed normalised pixels; `grids` are those of packed images."""
+        return _unit(self._image_rows(images, grids)[0])
 
     def embed_tokens(
         self, tokens: Int64[Tensor, "n l"], lengths: Int64[NDArray[np.int64], " n"]
@@ -131,9 +159,11 @@ class TwoTowers(nn.Module):
         """Embed captions; `lengths` stay on the CPU."""
         return _unit(self._token_rows(tokens, lengths)[0])
 
-    def image_features(self, images: Float[Tensor, "n 3 h w"]) -> Float32[Tensor, "n w"]:
+    def image_features(
+        self, images: Float[Tensor, "n 3 h w"], grids: Int64[Tensor, "n 2"] | None = None
+    ) -> Float32[Tensor, "n w"]:
         """Return what the image tower knows of normalised pixels before its projection."""
-        return self._image_rows(images, features=True)[0][:, self.embed_dim :].float()
+        return self._image_rows(images, grids, features=True)[0][:, self.embed_dim :].float()
 
     def token_features(
         self, tokens: Int64[Tensor, "n l"], lengths: Int64[NDArray[np.int64], " n"]
@@ -141,10 +171,13 @@ class TwoTowers(nn.Module):
         """Return what the text tower knows of captions before its projection."""
         return self._token_rows(tokens, lengths, features=True)[0][:, self.embed_dim :].float()
 
-    def _image_views(self, images: Float[Tensor, "v n 3 h w"]) -> tuple[Tensor, Tensor | tuple[()], Tensor | None]:
+    def _image_views(
+        self, images: Float[Tensor, "v n 3 h w"], grids: Int64[Tensor, "v n 2"] | None
+    ) -> tuple[Tensor, Tensor | tuple[()], Tensor | None]:
         """Return embeddings, [v, n, d], features, [v, n, w], or none where nobody asks for them, and what a decoder
         reads, [v * n, k, w], where there is one."""
-        rows, states = self._image_rows(images.flatten(0, 1), features=self.hands_out_features)
+        flat = None if grids is None else grids.flatten(0, 1)
+        rows, states = self._image_rows(images.flatten(0, 1), flat, features=self.hands_out_features)
         return (*self._parted(rows.unflatten(0, images.shape[:2])), states)
 
     def _text_views(
@@ -160,6 +193,20 @@ class TwoTowers(nn.Module):
                 others, _ = self._token_rows(tokens[1:].flatten(0, 1), lengths[1:].flatten(), features=features)
             rows = torch.cat([first, others])
         return (*self._parted(rows.unflatten(0, tokens.shape[:2])), states)
+
+    def locate(
+        self, images: Float[Tensor, "n 3 h w"], tokens: Int64[Tensor, "n l"], lengths: Int64[Tensor, " n"]
+    ) -> Float32[Tensor, "n 4"]:
+        """Return the likeliest box of each caption in its image, as `LocatingDecoder.boxes` does.
+
+        Args:
+            images: Normalised pixels.
+            lengths: On the CPU.
+        """
+        assert isinstance(self.decoder, LocatingDecoder), "who asks has looked"
+        _, states = self._image_rows(images)
+        assert states is not None, "towers beside a decoder hand out tokens"
+        return self.decoder.boxes(states, tokens.to(images.device), lengths.numpy(), self._num_start)
 
     def hand_out_maps(self) -> int:
         """Let `forward` return what the image tower says of each place; return how many channels that has."""
@@ -188,12 +235,12 @@ class TwoTowers(nn.Module):
         return _unit(rows[..., : self.embed_dim]), rows[..., self.embed_dim :].float()
 
     def _image_rows(
-        self, images: Float[Tensor, "n 3 h w"], *, features: bool = False
+        self, images: Float[Tensor, "n 3 h w"], grids: Int64[Tensor, "n 2"] | None = None, *, features: bool = False
     ) -> tuple[Float[Tensor, "n e"], Float[Tensor, "n k w"] | None]:
         """Return what the tower says of images, features behind it, and the tokens that a decoder reads."""
-        tower = self.core.visual
+        tower, seen = self.core.visual, (images,) if grids is None else (images, grids)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.locked_image):
-            found: Any = image_and_features(tower, images) if features else tower(images)
+            found: Any = image_and_features(tower, *seen) if features else tower(*seen)
             rows, states = found if isinstance(found, tuple) else (found, None)
             return rows, states
 
@@ -206,7 +253,7 @@ class TwoTowers(nn.Module):
         if count := count_prompts(tower):
             tokens, lengths = add_prompts(tokens, lengths, count, self._num_start)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.locked_text):
-            if self.decoder is not None:
+            if self.decoder is not None and self.decoder.reads_states:
                 pooled, states = tower(tokens)
                 return pooled, states
             if can_cut(tower):
@@ -217,6 +264,11 @@ class TwoTowers(nn.Module):
     def decoder(self) -> CaptionDecoder | None:
         """The decoder of captions, where the model has one."""
         return decoder_of(self.core)
+
+    @property
+    def budget(self) -> PatchBudget | None:
+        """How large images may be, where each is read at its own aspect ratio."""
+        return budget_of(self.core.visual)
 
     @property
     def embed_dim(self) -> int:

@@ -22,6 +22,7 @@ from vlp.towers.caption_decoder import decoder_of
 from vlp.towers.efficientnet_names import is_of_efficientnet, to_timm
 from vlp.towers.learned_tokens import is_prompt
 from vlp.towers.low_rank import merged
+from vlp.towers.native_weights import fit_native
 from vlp.towers.new_tokens import NewTokens
 from vlp.towers.peft_folders import AdapterFolder
 from vlp.towers.token_table import grown, table_name
@@ -221,7 +222,8 @@ def _fit_positions(core: CustomTextCLIP, state: dict[str, Tensor]) -> dict[str, 
         if name in state:
             state[name] = state[name].reshape(1)
     state.pop("text.transformer.embeddings.position_ids", None)  # written by transformers before 4.31
-    notes = {}
+    resized = fit_native(core.visual, state)
+    notes = {} if resized is None else {"visual.": resized}
     for side, fit in (("visual.", resize_pos_embed), ("text.", _fit_text_positions)):
         name = f"{side}positional_embedding"
         if name not in state:

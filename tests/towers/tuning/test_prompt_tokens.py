@@ -7,7 +7,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from torch.nn.functional import normalize
+from torch.nn.functional import linear, normalize
 
 from tests.towers.tiny import CAPTIONS, TEXT, VIT, tiny_batch, tiny_bert, tiny_model
 from tests.towers.tuning.test_base import gradients, trained
@@ -27,6 +27,15 @@ def prompts(**settings):
     return {"type": "prompts", **settings}
 
 
+def attended(layer, rows, mask=None):
+    """Attend as the formula says, whichever class an open_clip takes for it."""
+    parts = linear(rows, layer.in_proj_weight, layer.in_proj_bias).chunk(3, dim=-1)
+    queries, keys, values = (part.unflatten(-1, (layer.num_heads, -1)).transpose(-2, -3) for part in parts)
+    scores = queries @ keys.mT / queries.shape[-1] ** 0.5
+    shares = (scores if mask is None else scores + mask).softmax(dim=-1)
+    return layer.out_proj((shares @ values).transpose(-2, -3).flatten(-2))
+
+
 def caption_by_hand(model, caption):
     """Embed one caption: its start token, the learned vectors, the rest, and then the tower's own blocks."""
     tower, tokens = model.core.text, model.tokenizer([caption])[0][0]
@@ -37,8 +46,7 @@ def caption_by_hand(model, caption):
     row = torch.cat([known[:1], prompted(tower), known[1:]]) + tower.positional_embedding[: len(known) + 4]
     mask = None if tower.attn_mask is None else torch.full((len(row), len(row)), -torch.inf).triu(1)
     for block in tower.transformer.resblocks:
-        normed = block.ln_1(row)
-        row = row + block.attn(normed, normed, normed, attn_mask=mask, need_weights=False)[0]
+        row = row + attended(block.attn, block.ln_1(row), mask)
         row = row + block.mlp(block.ln_2(row))
     place = {"argmax": int(tokens.argmax()) + 4, "first": 0, "last": -1}[tower.pool_type]
     return normalize(tower.ln_final(row)[place] @ tower.text_projection, dim=0)
@@ -53,8 +61,7 @@ def image_by_hand(model, pixels, depth, count):
         if number < depth:
             alongside = block.prompts
         seen = torch.cat([row, alongside])[None]
-        normed = block.ln_1(seen)
-        seen = seen + block.attn(normed, normed, normed, need_weights=False)[0]
+        seen = seen + attended(block.attn, block.ln_1(seen))
         seen = seen + block.mlp(block.ln_2(seen))
         row, alongside = seen[0, :-count], seen[0, -count:]
     return normalize(tower.ln_post(row)[0] @ tower.proj, dim=0)

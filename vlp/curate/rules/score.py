@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from numpy.typing import NDArray
-from torch import Tensor
 
 from vlp.curate.facts.gather import FactTable
 from vlp.curate.facts.view import View
@@ -71,7 +70,7 @@ class Cosine:
             weights.update(key.encode() + value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
         return f"cosine-{weights.hexdigest()[:16]}"
 
-    def read(self, view: View) -> tuple[Tensor, str]:
+    def read(self, view: View) -> tuple[Any, str]:
         """Return prepared pixels and the caption."""
         return _encoder(self.model).transform(view.image), view.caption
 
@@ -81,9 +80,7 @@ class Cosine:
             return np.empty(0, dtype=np.float32)
         encoder = _encoder(self.model)
         images, captions = zip(*read, strict=True)
-        with torch.inference_mode():
-            image = encoder.model.embed_images(torch.stack(images).to(encoder.device)).cpu()
-        return (image * encoder.embed_texts(captions)).sum(1).numpy()
+        return (encoder.embed_prepared(images) * encoder.embed_texts(captions)).sum(1).numpy()
 
 
 @cache

@@ -18,6 +18,7 @@ from vlp.ground.types import RecipeError
 # Formats that training does not read are listed and counted, not overlooked.
 OTHERS = ("gif", "bmp", "tif", "tiff", "avif", "heic", "jxl", "jp2")
 IMAGES = (*EXTENSIONS, *OTHERS)
+REGIONS = "regions"  # the key of a JSON file that holds captions of parts of its image
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 
 
@@ -49,8 +50,10 @@ class Folder:
         if captioned is None:
             self._check_labels()
         record = next((captions["json"] for _, captions in walk(path) if "json" in captions), None)
+        keys = [] if record is None else _json_keys(record)
         if record is not None:
-            self.caption_keys[f"json.{_json_key(record, columns)}"] = 1.0
+            self.caption_keys[f"json.{columns.caption_of(keys, str(record))}"] = 1.0
+        self.regions = f"json.{REGIONS}" if REGIONS in keys else None
 
     def units(self, size: int) -> Iterator[Rows]:
         """Yield the images, `size` at a time."""
@@ -136,7 +139,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _json_key(path: Path, columns: Columns) -> str:
+def _json_keys(path: Path) -> list[str]:
     try:
         record = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
@@ -145,4 +148,4 @@ def _json_key(path: Path, columns: Columns) -> str:
         ) from error
     if not isinstance(record, dict):
         raise RecipeError(f'{path}: expected a mapping such as {{"caption": "a red boat"}}')
-    return columns.caption_of(list(record), str(path))
+    return list(record)

@@ -119,7 +119,8 @@ class Source(Protocol):
     """Anything that can be packed: made of a path and `Columns`; its keyword-only arguments are flags of `pack`.
 
     A source whose captions are names of classes says so in an attribute `classes`: all of them in the order of their
-    numbers, or none where the names alone order them. It is absent or null elsewhere.
+    numbers, or none where the names alone order them. One that has captions of regions says where they will be in an
+    attribute `regions`, as a card does. They are absent or null elsewhere.
 
     Args:
         rank: Sources are asked in this order whether they take a path.

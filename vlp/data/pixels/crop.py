@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import UInt8
 from numpy.typing import NDArray
-from torch import Tensor
 
 from vlp.data.pixels.decode import Picture
 from vlp.ground.randomness import Draws
@@ -86,8 +85,13 @@ class Crop:
         self.ratio = ratio
         self.flip = flip
         self.interpolation = interpolation
-        self.decoding = decoding
+        self.decoding: str = decoding
         self._log_ratio = math.log(ratio[0]), math.log(ratio[1])
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape of the result."""
+        return self.size, self.size, 3
 
     @property
     def is_fixed(self) -> bool:
@@ -99,22 +103,13 @@ class Crop:
         box = self.box(picture.width, picture.height, draws)
         flip = draws.uniform() < self.flip
         factor = self._factor(box, picture.factors if self.decoding == "fast" else FULL_SIZE)
-        return Cut(_snap(box, factor, picture.width, picture.height), factor, flip)
+        return Cut(snap(box, factor, picture.width, picture.height), factor, flip)
 
     def take(self, pixels: NDArray[np.uint8], cut: Cut, factor: int) -> NDArray[np.uint8]:
         """Return shape (size, size, 3), from the pixels of a picture that was reduced by `factor`."""
         left, top, right, bottom = (side // factor for side in cut.box)
-        part = pixels[top:bottom, left:right].copy()
-        height, width, _ = part.shape
-        # The batch axis comes from reshape: with the stride of any other way torch lays the result out anew (+45 us).
-        image = torch.from_numpy(part.reshape(1, height, width, 3)).permute(0, 3, 1, 2)
-        # Columns first where Pillow 13 does it: in the other order the rounding between the passes costs 15 dB.
-        if height > self.size and height - self.size > 2 * (width - self.size):
-            image = self._resize(image, self.size, width)
-        image = self._resize(image, self.size, self.size)
-        if cut.flip:
-            image = image.flip(-1)
-        return image.permute(0, 2, 3, 1)[0].numpy()
+        image = resized(pixels[top:bottom, left:right], self.size, self.size, self.interpolation)
+        return np.ascontiguousarray(image[:, ::-1]) if cut.flip else image
 
     def box(self, width: int, height: int, draws: Draws) -> Box:
         """Return left, top, right and bottom of a random box in an image of the given size."""
@@ -131,15 +126,26 @@ class Crop:
         left, top = (width - box_width) // 2, (height - box_height) // 2
         return left, top, left + max(box_width, 1), top + max(box_height, 1)
 
-    def _resize(self, image: UInt8[Tensor, "1 3 h w"], height: int, width: int) -> UInt8[Tensor, "1 3 height width"]:
-        return F.interpolate(image, (height, width), mode=self.interpolation, antialias=True)
-
     def _factor(self, box: Box, factors: Sequence[int]) -> int:
         reserve = min(box[2] - box[0], box[3] - box[1]) / (MARGIN * self.size)
         return next(factor for factor in factors if factor == 1 or factor <= reserve)
 
 
-def crop_views(picture: Picture, views: Sequence[tuple[Crop, Draws]]) -> tuple[list[NDArray[np.uint8]], list[Cut]]:
+class Cropping(Protocol):
+    """What makes a view of a picture: `Crop`, or one whose results keep their aspect ratio."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]: ...
+
+    @property
+    def decoding(self) -> str: ...
+
+    def draw(self, picture: Picture, draws: Draws) -> Cut: ...
+
+    def take(self, pixels: NDArray[np.uint8], cut: Cut, factor: int) -> NDArray[np.uint8]: ...
+
+
+def crop_views(picture: Picture, views: Sequence[tuple[Cropping, Draws]]) -> tuple[list[NDArray[np.uint8]], list[Cut]]:
     """Cut every view out of one picture, decoded once, as small as the most demanding view allows.
 
     Returns:
@@ -154,7 +160,22 @@ def crop_views(picture: Picture, views: Sequence[tuple[Crop, Draws]]) -> tuple[l
     return [crop.take(pixels, cut, factor) for (crop, _), cut in zip(views, cuts, strict=True)], cuts
 
 
-def _snap(box: Box, factor: int, width: int, height: int) -> Box:
+def resized(
+    part: NDArray[np.uint8], height: int, width: int, mode: Literal["bilinear", "bicubic"]
+) -> UInt8[NDArray[np.uint8], "height width 3"]:
+    """Resize a part of a picture with antialiasing, to the bytes that Pillow gives."""
+    part = part.copy()
+    rows, columns, _ = part.shape
+    # The batch axis comes from reshape: with the stride of any other way torch lays the result out anew (+45 us).
+    image = torch.from_numpy(part.reshape(1, rows, columns, 3)).permute(0, 3, 1, 2)
+    # Columns first where Pillow 13 does it: in the other order the rounding between the passes costs 15 dB.
+    if rows > height and rows - height > 2 * (columns - width):
+        image = F.interpolate(image, (height, columns), mode=mode, antialias=True)
+    image = F.interpolate(image, (height, width), mode=mode, antialias=True)
+    return image.permute(0, 2, 3, 1)[0].numpy()
+
+
+def snap(box: Box, factor: int, width: int, height: int) -> Box:
     """Move a box to the grid of the reduced picture.
 
     By less than one pixel of it, so that position and shape keep their distribution. With edges between the pixels,

@@ -215,7 +215,7 @@ class Pool:
         full = self._ring.num_lent >= MOST_LENT
         images = self._ring.lend(chunks[0].task.slot)[:, : chunks[-1].task.stop].contiguous()
         parts = [chunk.part for chunk in chunks if chunk.part]
-        return self._batches.join(parts, images.clone() if full else images)
+        return self._batches.join(chunks[0].task.batch, parts, images.clone() if full else images)
 
     # ---------------------------------------- answers, deaths, silence
     def _wait(self) -> None:

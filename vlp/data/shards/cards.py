@@ -28,6 +28,7 @@ Value = TypeVar("Value")
 DEFAULT_CACHE_GB = 100.0
 MOST_NAMES = 1_000_000
 BRACES = re.compile(r"\{([^{}]*)\}")
+KEY_OF_RECORD = re.compile(r"(.+\.)?json\..+")
 NUMBER = re.compile(r"-?\d{1,4000}")  # Python refuses to read longer ones
 
 
@@ -45,6 +46,9 @@ class Card(Strict):
             is `0001.jpg` and `0001.txt`, `image.png` where it is `0001.image.png` and `0001.caption.txt`.
         captions: Where captions are, with weights: `txt` is a member of each sample, `json.NAME` a key of its
             JSON member, `json.NAME.NAME` a key within, `meta.json.NAME` one of the member `meta.json`.
+        regions: Where captions of parts of the image are, if anywhere: `json.NAME` is a key of the JSON member that
+            holds a list of `{box: [left, top, right, bottom], caption: TEXT}`, in shares of the image's width and
+            height, from 0 to 1.
         documents: The member that is an interleaved document, such as `json`, where samples are not pairs: texts and
             images in order, in the layout of OBELICS or of MMC4. Image number 0 of its list is the member `0.jpg` (or
             `0.png`, ...), and so on; those that are not there are left out.
@@ -68,6 +72,7 @@ class Card(Strict):
     samples: int | None = Field(None, ge=1)
     images: tuple[str, ...] = Field(EXTENSIONS, min_length=1)
     captions: dict[str, Annotated[float, Field(gt=0)]] = Field({"txt": 1.0}, min_length=1)
+    regions: str | None = None
     documents: str | None = None
     keep: str | None = None
     sha256: dict[str, str] = {}
@@ -90,9 +95,16 @@ class Card(Strict):
             raise ValueError(f"'{key}' is a whole document: name a key in it, such as {key}.caption")
         return captions
 
+    @field_validator("regions")
+    @classmethod
+    def _name_regions(cls, regions: str | None) -> str | None:
+        if regions is not None and not KEY_OF_RECORD.fullmatch(regions):
+            raise ValueError(f"'{regions}' is no key of a JSON member: name one, such as json.regions")
+        return regions
+
     @model_validator(mode="after")
     def _check_kind(self) -> Card:
-        unused = {"images", "captions"} & self.model_fields_set
+        unused = {"images", "captions", "regions"} & self.model_fields_set
         if self.documents is not None and unused:
             raise ValueError(
                 f"documents say which texts and images there are: leave out {' and '.join(sorted(unused))}"

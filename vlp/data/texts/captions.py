@@ -147,7 +147,7 @@ class Captions:
         Raises:
             BadSampleError: One is empty, too long, or not text.
         """
-        values = [value for value in _values(sample, key, {}) if value not in ([], None)]
+        values = [value for value in values_under(sample, key, {}) if value not in ([], None)]
         return [self._clean(text, key) for value in values for text in self._candidates(key, value)]
 
     @net("bad_caption")
@@ -224,7 +224,7 @@ def _find(sample: Sample, keys: Mapping[str, float]) -> dict[str, tuple[float, A
     found: dict[str, tuple[float, Any]] = {}
     records: dict[str, dict[str, Any]] = {}
     for key, weight in keys.items():
-        for value in _values(sample, key, records):
+        for value in values_under(sample, key, records):
             found[key] = weight, value
     if not found:
         inside = "".join(f"; {name} holds {', '.join(list(record)[:10])}" for name, record in records.items())
@@ -232,7 +232,7 @@ def _find(sample: Sample, keys: Mapping[str, float]) -> dict[str, tuple[float, A
     return found
 
 
-def _values(sample: Sample, key: str, records: dict[str, dict[str, Any]]) -> list[Any]:
+def values_under(sample: Sample, key: str, records: dict[str, dict[str, Any]]) -> list[Any]:
     """Return what stands under a key, in a list; an empty one where nothing does.
 
     Args:

@@ -25,13 +25,18 @@ class CaptionWriter:
         writing: How words are chosen; draws follow from its seed and from how many batches were written before.
 
     Raises:
-        RecipeError: The model has no decoder, its tokenizer no first token to start from, or its blocks are of a kind
-            whose attention is not known here.
+        RecipeError: The model has no decoder, or one that writes no captions, its tokenizer no first token to start
+            from, or its blocks are of a kind whose attention is not known here.
     """
 
     def __init__(self, model: DualEncoder, writing: Writing):
         if model.decoder is None:
             raise RecipeError("the model has no decoder of captions (model.decoder): name a CoCa")
+        if not model.decoder.reads_states:
+            raise RecipeError(
+                "captions: the model's decoder (model.decoder={type: locating}) trains for the towers' sake and "
+                "writes none: name a model with a decoder of another type"
+            )
         self.model = model
         self.tokenizer = model.tokenizer
         tokens, lengths = self.tokenizer([""])

@@ -40,7 +40,17 @@ PATIENCE = 120.0  # a training takes a few seconds; one that needs longer hangs
 GRACE = 3.0  # what launchers grant the other processes once one has ended; torchrun gives ten times as much
 NUM_SAMPLES, SPOILED = 21, 11
 SHARDING = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}  # as recipes/launch/fsdp2.yaml sets it
-TIMES = {"crc32", "seconds", "samples_per_second", "data_wait", "decode_rate", "peak_memory_gb", "workers"}
+TIMES = {
+    "crc32",
+    "seconds",
+    "samples_per_second",
+    "data_wait",
+    "device_idle",
+    "work_ahead",
+    "decode_rate",
+    "peak_memory_gb",
+    "workers",
+}
 RECIPE = """
 name: tiny
 runs: {runs}

@@ -25,6 +25,7 @@ from vlp.recipe.model import build_model, without_weights
 from vlp.recipe.schema import Recipe
 from vlp.run.assemble import Run, assemble
 from vlp.run.clock import PREEMPTED, Clock, StopSignal, diagnose, due
+from vlp.run.device_idle import watch
 from vlp.run.device_memory import peak_memory
 from vlp.run.folder import behind_head, evaluations_of
 from vlp.run.launch import agreed_checksum, was_launched
@@ -56,7 +57,7 @@ def train(recipe: Recipe, *, resume: bool = False, allow_changes: bool = False) 
     step, position = restore(run)
     log = run.open_log(first_step=step)
     stop = StopSignal(launched=was_launched())
-    clock = Clock(step, position)
+    clock = Clock(step, position, watch(run.device))
 
     # ---------------------------------------- batch after batch
     batches = clock.waiting(run.stream.batches(position))
@@ -70,6 +71,7 @@ def train(recipe: Recipe, *, resume: bool = False, allow_changes: bool = False) 
             for optimizer in run.optimizers:
                 set_learning_rate(optimizer, run.rate(step), step)
             report, norms = one_step(run, batch, step, has_twins=has_twins)
+            clock.step_launched()
             step, position = step + 1, run.stream.after(position)
             log.step()
             watchdog.beat()
@@ -223,7 +225,7 @@ def write_metrics(
         log.say(said)
     log.write(step, metrics)
     shown = ["loss", "scale", "gradient_norm/image", "gradient_norm/text", "samples_per_second", "data_wait"]
-    shown += ["mfu", "peak_memory_gb"] if "mfu" in metrics else []
+    shown += [name for name in ("device_idle", "mfu", "peak_memory_gb") if name in metrics and "mfu" in metrics]
     terms = [name for name in report if name.startswith("loss/")]
     terms = terms if len(terms) > 1 else []
     note = diagnose(metrics, run.stream.workers) if clock.laps > 1 else ""

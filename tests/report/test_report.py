@@ -154,6 +154,17 @@ def test_a_run_that_waited_for_data_says_for_what(tmp_path, logged):
     assert "3 workers" in said or "data.workers" in said
 
 
+def test_a_device_that_waited_for_launches_is_told_and_its_idle_time_is_drawn(tmp_path):
+    run = write_run(tmp_path / "launches")
+    path = run / "metrics.jsonl"
+    logged = {"data_wait": 0.01, "device_idle": 0.03, "work_ahead": 0.02}
+    lines = [json.loads(line) | logged for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    said = write_report(run).read_text()
+    assert "The run is launch-bound" in said
+    assert "device idle" in said
+
+
 def test_a_failed_task_is_told(tmp_path):
     run = write_run(tmp_path, evaluations=1)
     (path,) = run.glob("evaluations/*/emoji24.json")

@@ -7,9 +7,11 @@ import signal
 import time
 
 import pytest
+import torch
 
-from vlp.run import clock
+from vlp.run import clock, device_idle
 from vlp.run.clock import Clock, StopSignal, diagnose, due
+from vlp.run.device_idle import DeviceIdle, watch
 
 
 @pytest.mark.parametrize(
@@ -80,3 +82,94 @@ def test_a_run_that_waits_says_what_it_lacks(wait, rate, workers, said):
     found = diagnose({"samples_per_second": 450.0, "data_wait": wait, "decode_rate": rate}, workers)
     assert found.startswith(said)
     assert bool(found) == bool(said)
+
+
+class Stream:
+    """A device whose work takes as long as it is told, and its events."""
+
+    def __init__(self, timer):
+        self.timer, self.free_at = timer, timer.now
+
+    def launch(self, seconds):
+        self.free_at = max(self.free_at, self.timer.now) + seconds
+
+    def event(self):
+        return Marker(self)
+
+
+class Marker:
+    def __init__(self, stream):
+        self.stream = stream
+
+    def record(self):
+        self.at = max(self.stream.free_at, self.stream.timer.now)
+
+    def synchronize(self):
+        self.stream.timer.now = max(self.at, self.stream.timer.now)
+
+    def elapsed_time(self, other):
+        return 1e3 * (other.at - self.at)
+
+
+def watched(timer, monkeypatch, *, data, launching, working, between=0.0, steps=5):
+    """Metrics of a lap of steps for which the host waits, launches and does other things, and the device works."""
+    monkeypatch.setattr(device_idle, "time", timer)
+    stream = Stream(timer)
+
+    def batches():
+        while True:
+            yield
+            timer.now += data
+
+    clock = Clock(0, 0, DeviceIdle(stream.event))
+    source = clock.waiting(batches())
+    for _ in range(steps + 1):
+        next(source)
+        timer.now += launching
+        stream.launch(working)
+        clock.step_launched()
+        with clock.paused():
+            pass
+        timer.now += between
+    next(source)
+    return clock.lap(steps, 16 * steps)
+
+
+@pytest.mark.parametrize(
+    ("host", "wait", "idle", "bound"),
+    [
+        ({"data": 0.2, "launching": 0.1, "working": 1.0}, 0.0, 0.0, ""),  # data come while the device works
+        ({"data": 2.0, "launching": 0.1, "working": 1.0}, 0.5, 0.5, "decode-bound"),
+        ({"data": 0.1, "launching": 0.1, "working": 1.0, "between": 2.0}, 0.05, 0.5, "host-bound"),
+        ({"data": 0.0, "launching": 1.0, "working": 0.01}, 0.0, 0.0, "launch-bound"),
+    ],
+)
+def test_a_device_says_what_it_waited_for(timer, monkeypatch, host, wait, idle, bound):
+    found = watched(timer, monkeypatch, **host)
+    assert found["data_wait"] == pytest.approx(wait, abs=0.06)
+    assert found["device_idle"] == pytest.approx(idle, abs=0.06)
+    assert diagnose(found | {"decode_rate": 0.0}, 0).partition(":")[0] == bound
+
+
+def test_what_is_paused_is_no_idle_time(timer, monkeypatch):
+    monkeypatch.setattr(device_idle, "time", timer)
+    stream = Stream(timer)
+    clock = Clock(0, 0, DeviceIdle(stream.event))
+    source = clock.waiting(iter(range(4)))
+    for _ in range(3):
+        next(source)
+        stream.launch(1.0)
+        clock.step_launched()
+        timer.now += 1.0
+        with clock.paused():
+            timer.now += 50.0
+    next(source)
+    assert clock.lap(3, 48)["device_idle"] == 0
+    assert clock.lap(3, 48).keys() == {
+        "samples_per_second",
+        "data_wait",
+    }  # without a step, nothing is known of a device
+
+
+def test_a_processor_has_no_events():
+    assert watch(torch.device("cpu")) is None

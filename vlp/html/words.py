@@ -9,7 +9,7 @@ from typing import Any
 
 MINUS, THIN = "\N{MINUS SIGN}", "\N{NARROW NO-BREAK SPACE}"
 ARROW, DASH, DOT, TIMES = "\N{RIGHTWARDS ARROW}", "\N{EN DASH}", "\N{MIDDLE DOT}", "\N{MULTIPLICATION SIGN}"
-SHARES = re.compile(r"(^|_)(acc\d*|recall|map|auc|accuracy|overlap|f1|data_wait)(@|_|\d|$)", re.IGNORECASE)
+SHARES = re.compile(r"(^|_)(acc\d*|recall|map|auc|accuracy|overlap|f1|data_wait|device_idle)(@|_|\d|$)", re.IGNORECASE)
 NAMES = {
     "acc1": "top-1 accuracy",
     "acc5": "top-5 accuracy",

@@ -73,8 +73,7 @@ def learning(run: RecordedRun) -> str:
     )
     speed = Series("", run.curve("samples_per_second"), is_noisy=True)
     charts.append(line_chart("Speed", [speed], unit="pairs per second", zero=True))
-    wait = Series("", run.curve("data_wait"), "amber", is_noisy=True)
-    charts.append(line_chart("Waiting for data", [wait], unit="share of time", zero=True, is_share=True))
+    charts.append(_waits(run))
     wide = window(min(240, len(run.lines)))
     note = f"{count(len(run.lines))} logged lines. "
     note += f"Faint: as logged; solid: running median of {wide}." if wide > 1 else "As logged, not smoothed."
@@ -82,13 +81,21 @@ def learning(run: RecordedRun) -> str:
     return section("Learning", note, f'<div class="grid">{"".join(charts)}</div>')
 
 
+def _waits(run: RecordedRun) -> str:
+    """Draw what went into waiting for data, and what else a device had nothing to do for."""
+    idle = run.curve("device_idle")
+    data = Series("for data" if idle else "", run.curve("data_wait"), "amber", is_noisy=True)
+    all_of_it = [Series("device idle", idle, is_noisy=True)] if idle else []
+    return line_chart("Waiting for data", [data, *all_of_it], unit="share of time", zero=True, is_share=True)
+
+
 def _waiting(run: RecordedRun) -> str:
     """Say what the run waited for, from medians of all its lines."""
-    names = ("samples_per_second", "data_wait", "decode_rate")
-    middles = {name: middle for name in names if (middle := run.middle(name)) is not None}
+    needed, more = ("samples_per_second", "data_wait", "decode_rate"), ("device_idle", "work_ahead")
+    middles = {name: middle for name in (*needed, *more) if (middle := run.middle(name)) is not None}
     wanted = run.settings.get("data", {}).get("workers", 0)
     workers = run.last("workers")  # how many there were, which runs did not log before they could be `auto`
-    said = diagnose(middles, wanted if workers is None else round(workers)) if len(middles) == 3 else ""
+    said = diagnose(middles, wanted if workers is None else round(workers)) if middles.keys() >= set(needed) else ""
     return f" The run is {said}." if said else ""
 
 

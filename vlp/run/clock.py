@@ -12,9 +12,11 @@ from types import FrameType
 from typing import TypeVar
 
 from vlp.ground import dist
+from vlp.run.device_idle import DeviceIdle
 
 Thing = TypeVar("Thing")
 NOTICEABLE_WAIT = 0.1  # share of time; less is noise between batches
+LITTLE_WORK = 0.05  # of a step, that a device has left once all is launched: it could do more
 PREEMPTED = 75  # exit code after a signal: the state is saved, run the same command with --resume
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 
@@ -58,10 +60,15 @@ def _is_ignored(number: int) -> bool:
 
 
 class Clock:
-    """Measure speed, and how much of the time went into waiting for data."""
+    """Measure speed, and how much of the time went into waiting for data.
 
-    def __init__(self, first_step: int, position: int) -> None:
+    Args:
+        idle: Tells what a GPU waited for; without it the host's own time counts, which on a GPU says nothing.
+    """
+
+    def __init__(self, first_step: int, position: int, idle: DeviceIdle | None = None) -> None:
         self.step = first_step
+        self.idle = idle
         self.position = position
         self.laps = 0
         self.lap_started = time.monotonic()
@@ -76,8 +83,16 @@ class Clock:
                 thing = next(source)
             except StopIteration:
                 return
-            self.waited += time.monotonic() - started
+            waited = time.monotonic() - started
+            self.waited += waited
+            if self.idle is not None:
+                self.idle.step_begins(waited)
             yield thing
+
+    def step_launched(self) -> None:
+        """Take note that the host has launched all of a step, which a GPU may only have begun."""
+        if self.idle is not None:
+            self.idle.step_launched()
 
     def lap(self, step: int, position: int) -> dict[str, float]:
         """Return speed and waiting share since the last lap, and start a new one.
@@ -92,6 +107,8 @@ class Clock:
             "samples_per_second": (position - self.position) / seconds,
             "data_wait": min(1.0, self.waited / seconds),
         }
+        if self.idle is not None:
+            measured |= self.idle.lap(seconds)
         self.step, self.position = step, position
         self.laps, self.lap_started, self.waited = self.laps + 1, time.monotonic(), 0.0
         return measured
@@ -101,20 +118,39 @@ class Clock:
         """Leave what happens inside (a checkpoint, an evaluation) out of the lap."""
         started = time.monotonic()
         yield
-        self.lap_started += time.monotonic() - started
+        lasted = time.monotonic() - started
+        self.lap_started += lasted
+        if self.idle is not None:
+            self.idle.pause(lasted)
 
 
 def diagnose(measured: Mapping[str, float], workers: int) -> str:
-    """Say what a run that waits for data lacks; nothing where it hardly waits.
+    """Say what a run lacks that could be faster: data, a quicker host, or fewer launches; nothing where it is well.
 
     Args:
         measured: What `Clock.lap` returns, and `decode_rate`: samples per second that all decoding processes can
             deliver, 0 where that is unknown.
         workers: Decoding processes of each process.
     """
+    wait = measured["data_wait"]
+    if wait >= NOTICEABLE_WAIT:
+        return _lacks_data(measured, workers)
+    between = measured.get("device_idle", 0.0) - wait
+    if between >= NOTICEABLE_WAIT:
+        return (
+            f"host-bound: for {between:.0%} of the time the device has nothing to do between steps, while the host "
+            "writes metrics or prepares the next one: a larger log.every, or fewer processes on its cores"
+        )
+    if measured.get("work_ahead", 1.0) < LITTLE_WORK:
+        return (
+            "launch-bound: the device is done as soon as the host has launched a step: train.compile=true, a larger "
+            "train.batch_size, or fewer train.micro_batches"
+        )
+    return ""
+
+
+def _lacks_data(measured: Mapping[str, float], workers: int) -> str:
     wait, rate = measured["data_wait"], measured["decode_rate"]
-    if wait < NOTICEABLE_WAIT:
-        return ""
     taken = measured["samples_per_second"] / max(1 - wait, 0.01)
     if workers == 0:
         return f"decode-bound: no process decodes beside the model, which takes {taken:,.0f} pairs/s: set data.workers"

@@ -20,6 +20,7 @@ SECONDS_BETWEEN_LINES = 30.0  # where no terminal shows a bar
 SHORT = {
     "samples_per_second": "pairs/s",
     "data_wait": "wait",
+    "device_idle": "idle",
     "peak_memory_gb": "GB",
     "gradient_norm/image": "|g|img",
     "gradient_norm/text": "|g|txt",

@@ -57,6 +57,8 @@ LEARNED = (
     "data.views={local: {count: 1}}",
     "heads={local: {type: linear, width: 8, reads: features, views: further}}",
     "objective.local={type: clip_views, head: local}",
+    "strategies.dual_teacher={decay: 0.5}",
+    "objective.feature_distillation={}",
 )
 OPTIONS = ("model.image.patch_dropout=0.0", "train.micro_batches=2", "train.clip_gradient_norm=0.5")
 
@@ -69,7 +71,7 @@ def lines(run: Path) -> list[dict]:
 @pytest.mark.parametrize(
     ("processes", "more"),
     [(2, ()), (4, ("train.shards=2",)), (2, LEARNED)],
-    ids=["parts", "copies of parts", "beside what terms learn"],
+    ids=["parts", "copies of parts", "beside what terms learn, with a teacher"],
 )
 def test_sharded_parameters_train_like_whole_ones(tmp_path, processes, more):
     write_shards(tmp_path / "shards", num_shards=3, samples_per_shard=7)
@@ -85,7 +87,7 @@ def test_sharded_parameters_train_like_whole_ones(tmp_path, processes, more):
     assert [line["loss"] for line in resumed] == [line["loss"] for line in first]
     from safetensors.torch import load_file
 
-    for label in ("model", "ema"):
+    for label in ("model", "ema", *(["dual_teacher"] if own else [])):
         whole = load_file(one / "checkpoints" / "step_00000006" / f"{label}.safetensors")
         sharded = load_file(tmp_path / "runs" / "sharded" / "checkpoints" / "step_00000006" / f"{label}.safetensors")
         assert whole.keys() == sharded.keys()
@@ -118,7 +120,10 @@ def transformer(width: int) -> dict:
 
 
 SMALL = {"image": vit(64), "text": transformer(64)}
+UNEVEN = {"image": vit(64), "text": {**transformer(64), "context_length": 15}}
 SINGLE = "train.precision=float32"
+DISTILLED = "objective.feature_distillation={weight: 10}"
+LATE = tuple(f"objective.{term}.weight=0.5" for term in ("self_distillation", "masked_prediction"))
 CASES = {
     "1024 wide": ({"image": vit(1024), "text": transformer(768)}, "vitb32_clip", SINGLE),
     "bfloat16": (SMALL, "vitb32_clip", "train.precision=bfloat16"),
@@ -129,6 +134,12 @@ CASES = {
                            "strategies.small_first={image_size: 32, steps: 1}"),
     "prompts": ({**SMALL, "text": transformer(64) | {"vocab_size": 49408}}, "finetune_prompts", SINGLE,
                 "train.micro_batches=1"),
+    "bias": (UNEVEN, "vitb16_siglip", SINGLE),
+    "teacher": (UNEVEN, "vitb32_clip", SINGLE, "strategies.dual_teacher={decay: 0.5}", DISTILLED),
+    "FARE": (UNEVEN, "finetune_fare", SINGLE, "train.micro_batches=2", "strategies.fare.steps=2"),
+    "reference": (UNEVEN, "vitb32_cwcl", SINGLE, "train.compile=true"),
+    "maps": (SMALL, "vitb32_pixpro", SINGLE, "train.micro_batches=1"),
+    "small crops": (UNEVEN, "vitb16_siglip2", SINGLE, "train.micro_batches=1", *LATE),
     "recomputed": (SMALL, "vitb32_clip", SINGLE, "model.grad_checkpointing=true"),
     "compiled": (SMALL, "vitb32_clip", SINGLE, "train.compile=true"),
     "timm transformer": ({**SMALL, "image": {"type": "timm", "name": "test_vit"}}, "vitb32_clip", SINGLE),

@@ -209,9 +209,12 @@ def assemble(recipe: Recipe, *, resume: bool, allow_changes: bool) -> Run:
     towers.train()
     if towers.has_batch_norm and dist.world_size() > 1 and accelerator.device.type == "cuda":
         norm_whole_batches(towers)
-    if recipe.train.compile:
-        compile_towers(towers.core, by_block=sharded)
-    model = distribute(accelerator, towers, recipe, sharded=sharded)
+    for strategy in used.values():
+        strategy.borrow(objective.lent())
+    twins = [twin for strategy in used.values() if sharded and (twin := strategy.twin_of(towers)) is not None]
+    for each in (towers, *twins) if recipe.train.compile else ():
+        compile_towers(each.core, by_block=sharded)
+    model = distribute(accelerator, towers, recipe, sharded=sharded, twins=twins)
     check_wrapped(model, towers)
     if sharded and recipe.checkpoint.sharded:
         dist.group_aside()  # before the watchdog tells groups how long to wait
@@ -220,7 +223,6 @@ def assemble(recipe: Recipe, *, resume: bool, allow_changes: bool) -> Run:
     pull = build_pull(kind, optimizer)
     term_optimizer = build_term_optimizer(objective.to(accelerator.device), recipe)
     for strategy in used.values():
-        strategy.borrow(objective.lent())
         strategy.start(towers)
     dist.on_main(lambda: check_room(recipe, towers, objective, used.values()))
     return Run(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 
 import torch
 from accelerate import Accelerator
@@ -48,11 +49,14 @@ def is_sharded() -> bool:
     return dist.world_size() > 1
 
 
-def distribute(accelerator: Accelerator, towers: DualEncoder, recipe: Recipe, *, sharded: bool) -> nn.Module:
+def distribute(
+    accelerator: Accelerator, towers: DualEncoder, recipe: Recipe, *, sharded: bool, twins: Iterable[DualEncoder] = ()
+) -> nn.Module:
     """Place the towers, and wrap them for several processes; the optimizer takes its parameters afterwards.
 
     Args:
         sharded: Split parameters over processes.
+        twins: Further towers to split in the same way.
 
     Raises:
         RecipeError: `train.shards` does not fit the launch.
@@ -67,12 +71,14 @@ def distribute(accelerator: Accelerator, towers: DualEncoder, recipe: Recipe, *,
         )
         model: nn.Module = accelerator.prepare_model(towers)
         return model
-    shard(
-        towers.to(accelerator.device),
-        mesh_of(accelerator.device.type, recipe.train.shards),
-        number_format=recipe.train.number_format,
-        reshard_after_forward=parse_flag_from_env("FSDP_RESHARD_AFTER_FORWARD", default=True),
-    )
+    mesh = mesh_of(accelerator.device.type, recipe.train.shards)
+    for each in (towers, *twins):
+        shard(
+            each.to(accelerator.device),
+            mesh,
+            number_format=recipe.train.number_format,
+            reshard_after_forward=parse_flag_from_env("FSDP_RESHARD_AFTER_FORWARD", default=True),
+        )
     return towers
 
 

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 from jaxtyping import Float32
 from torch import Tensor
-from torch.func import functional_call
 
 from vlp.ground.types import Batch, Embeddings, Teacher
 from vlp.strategies.averaged import Averaged
@@ -42,8 +41,6 @@ class DualTeacher(Averaged):
         """Return what the averaged weights say of normalised pixels and captions."""
         count = batch.num_negatives if self.negatives else 0
         read = [0, *range(len(batch.tokens) - count, len(batch.tokens))]
-        inputs = (images[:1], batch.tokens[read], batch.lengths[read].numpy())
-        with self.at_rest() as model:
-            seen: Embeddings = functional_call(model, self.average, inputs)
+        seen = self.say(images[:1], batch.tokens[read], batch.lengths[read].numpy())
         said = seen.with_negatives(count) if count else seen
         return Teacher(seen.image, seen.text, said.negatives)

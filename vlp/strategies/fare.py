@@ -35,7 +35,6 @@ class Fare(PixelAdversary):
         ValueError: A number out of its range.
     """
 
-    can_shard = False
     provides = frozenset({"teacher"})
 
     def __init__(self, *, epsilon: float = 2.0, step_size: float = 1.0, steps: int = 10, warmup_steps: int = 0):
@@ -53,6 +52,9 @@ class Fare(PixelAdversary):
         )
         self._at_start = DualTeacher(decay=1.0, warmup=False)
         self._said: Teacher | None = None
+
+    def twin_of(self, model: DualEncoder) -> DualEncoder:
+        return self._at_start.twin_of(model)
 
     def start(self, model: DualEncoder) -> None:
         super().start(model)

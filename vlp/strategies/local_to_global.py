@@ -8,7 +8,6 @@ from dataclasses import replace
 import torch
 from jaxtyping import Float, Float32, Float64, Int64
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional
 
 from vlp.ground.draws import below_one, pick, uniform
@@ -82,6 +81,11 @@ class LocalToGlobal(Averaged):
     def borrow(self, lent: Mapping[str, nn.Parameter]) -> None:
         self._token = lent.get("mask_token")
 
+    def twin_of(self, model: DualEncoder) -> DualEncoder:
+        if self._token is not None:
+            self._measure(model)  # a tower that is split cannot be run by itself
+        return super().twin_of(model)
+
     @torch.no_grad()
     def start(self, model: DualEncoder) -> None:
         super().start(model)
@@ -98,9 +102,10 @@ class LocalToGlobal(Averaged):
                 )
         if self._token is not None:
             self._patches = HiddenPatches(model.core.visual)
-            grid, sides = map_shape(model.core.visual)[:2], one_image(model.core.visual).shape[2:]
-            self._patches_per_pixel = (grid[0] / sides[0], grid[1] / sides[1])
-        take_any_size(model.core.visual)
+            if self._twin is None:
+                self._measure(model)
+        for towers in filter(None, (model, self._twin)):
+            take_any_size(towers.core.visual)
         device = next(model.parameters()).device
         try:
             with model.at_rest():
@@ -110,6 +115,10 @@ class LocalToGlobal(Averaged):
                 f"strategies.local_to_global.size: the image tower does not take {self.size} px: for a vision "
                 f"transformer of open_clip or timm choose a multiple of its patch size ({error})"
             ) from error
+
+    def _measure(self, model: DualEncoder) -> None:
+        grid, sides = map_shape(model.core.visual)[:2], one_image(model.core.visual).shape[2:]
+        self._patches_per_pixel = (grid[0] / sides[0], grid[1] / sides[1])
 
     def before_step(self, step: int, wanted: frozenset[str]) -> None:
         self._wanted = wanted
@@ -132,7 +141,7 @@ class LocalToGlobal(Averaged):
         if "hidden_patches" in self._wanted and self._patches is not None and self._token is not None:
             places = torch.zeros(len(hidden), self._num_patches(whole), dtype=torch.bool, device=hidden.device)
             with self._patches.behind(self._token, places.scatter(1, hidden, value=True)):
-                _, guessed = self._model.core.visual(whole)
+                _, guessed = self._model.see(whole)
             told = [_chosen(tokens, hidden) for tokens in (guessed, found[1])]
             embeddings = replace(embeddings, hidden_patches=told[0], taught_patches=told[1])
         return embeddings
@@ -161,9 +170,7 @@ class LocalToGlobal(Averaged):
     def _teacher(self, whole: Float[Tensor, "n 3 h w"], rows: Float[Tensor, "n d"], batch: Batch) -> Teacher:
         """Return what the averages say of a crop, which they have embedded already, and of its caption."""
         image = functional.normalize(rows.float(), dim=1)
-        with self.at_rest() as model:
-            inputs = (whole[None], batch.tokens[:1], batch.lengths[:1].numpy(), image[None])
-            seen: Embeddings = functional_call(model, self.average, inputs)
+        seen = self.say(whole[None], batch.tokens[:1], batch.lengths[:1].numpy(), image[None])
         return Teacher(image, seen.text)
 
 

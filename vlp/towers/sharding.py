@@ -43,5 +43,12 @@ def shard(
         for module in towers.modules():
             if isinstance(module, FSDPModule):
                 module.set_force_sum_reduction_for_comms(True)
-    for method in ("embed_images", "embed_tokens"):
+    for method in ("embed_images", "embed_tokens", "see"):
         register_fsdp_forward_method(towers, method)
+
+
+def split_again(towers: DualEncoder) -> None:
+    """Let go of whole parameters after a pass without gradients, behind which no backward pass does so."""
+    for module in towers.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()

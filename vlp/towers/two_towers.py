@@ -147,6 +147,10 @@ class TwoTowers(nn.Module):
             caption_words=torch.from_numpy(interleaved.is_word.sum(axis=1)),
         )
 
+    def see(self, images: Float32[Tensor, "n 3 h w"]) -> Any:
+        """Return what the image tower itself says of normalised pixels: features, or features and tokens."""
+        return self.core.visual(images)
+
     def embed_images(
         self, images: Float[Tensor, "n 3 h w"], grids: Int64[Tensor, "n 2"] | None = None
     ) -> Float32[Tensor, "n d"]:
@@ -287,7 +291,7 @@ class TwoTowers(nn.Module):
         """Bias of the logits; a constant zero where the model has none."""
         if self.core.logit_bias is None:
             return torch.zeros((), device=self.core.logit_scale.device)
-        return self.core.logit_bias.float().squeeze()
+        return self.core.logit_bias.float().squeeze().clone()  # of now: the parameter moves, and is split again
 
     @property
     def locked_image(self) -> bool:

@@ -36,7 +36,7 @@ from vlp.run import checkpoint
 from vlp.train import PREEMPTED, train
 
 REFUSED, CRASHED = 1, 70  # exit codes: ended with a line for the user, ended with a traceback
-PATIENCE = 120.0  # a training takes a few seconds; one that needs longer hangs
+PATIENCE = 120.0  # a training takes a few seconds; one that says nothing for so long hangs
 GRACE = 3.0  # what launchers grant the other processes once one has ended; torchrun gives ten times as much
 NUM_SAMPLES, SPOILED = 21, 11
 SHARDING = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}  # as recipes/launch/fsdp2.yaml sets it
@@ -249,7 +249,7 @@ class Training:
 
         They get it too, later, where one has left on a signal of its own before it could tell the others.
         """
-        deadline, hung, told = time.monotonic() + PATIENCE, False, False
+        deadline, hung, told, said = time.monotonic() + PATIENCE, False, False, 0
         while self._open:
             if set(self._codes.values()) - {0} and not told:  # perhaps one ended before this was called
                 deadline = min(deadline, time.monotonic() + GRACE)
@@ -259,6 +259,10 @@ class Training:
                 told, deadline = True, time.monotonic() + GRACE
                 self.send(signal.SIGTERM, self.running)
             if self._open and time.monotonic() >= deadline:
+                before, said = said, self.log.stat().st_size
+                if said > before and not told:  # slow, on a busy machine, but no hang
+                    deadline = time.monotonic() + PATIENCE
+                    continue
                 hung = hung or not told
                 self.send(signal.SIGKILL, self.running)
                 deadline = time.monotonic() + PATIENCE

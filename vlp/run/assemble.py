@@ -52,6 +52,7 @@ from vlp.step.pull import PullToStart, build_pull
 from vlp.strategies.base import Strategy
 from vlp.towers.compiling import compile_towers
 from vlp.towers.dual import DualEncoder
+from vlp.towers.sharding import split_again
 from vlp.towers.tuning.base import DEFAULT
 
 FIRST_LOSS_SCALE = 65536.0
@@ -224,6 +225,8 @@ def assemble(recipe: Recipe, *, resume: bool, allow_changes: bool) -> Run:
     term_optimizer = build_term_optimizer(objective.to(accelerator.device), recipe)
     for strategy in used.values():
         strategy.start(towers)
+    if sharded:
+        split_again(towers)  # strategies have tried it, and nothing else splits it again without a backward pass
     dist.on_main(lambda: check_room(recipe, towers, objective, used.values()))
     return Run(
         recipe=recipe,

@@ -16,7 +16,7 @@ from torch.distributed.tensor import DTensor
 
 from tests.processes import run_processes
 from tests.shards import write_shards
-from tests.small_steps import WORDS, batch_for, small_parts, small_recipe
+from tests.small_steps import PLAIN_STEPS, RECIPES, WORDS, batch_for, small_parts, small_recipe
 from tests.tiny import tiny_recipe
 from tests.towers.tiny import WORDS as BERT_WORDS
 from tests.towers.tiny import tiny_bert
@@ -215,6 +215,39 @@ def test_shards_of_any_tower_compute_what_whole_parameters_do(sharded, bert, cas
 
 def mean(tensors: Iterable[torch.Tensor]) -> float:
     return float(torch.cat([value.flatten() for value in tensors]).mean())
+
+
+# ---------------------------------------- every recipe
+LEFT_OUT = (
+    "vitb32_drrho",
+    "vitb32_growing_batches",
+)  # need the same teacher on all processes, and batches of their sizes
+
+
+def losses_of(name: str) -> list[float]:
+    """Return the losses of two steps of a shipped recipe, of this process's share."""
+    recipe = small_recipe(name, *PLAIN_STEPS, SINGLE)
+    with pytest.MonkeyPatch.context() as patch:
+        parts = small_parts(patch, recipe)
+        share, found = PAIRS // dist.world_size(), []
+        for step in range(STEPS):
+            report, _ = one_step(parts, batch_for(recipe, PAIRS, step).narrow(share * dist.rank(), share), step)
+            found.append(float(report["loss"]))
+    return found
+
+
+def _every_recipe(rank, world_size, environment):
+    os.environ.update(environment)
+    return {name: losses_of(name) for name in RECIPES if name not in LEFT_OUT}
+
+
+@pytest.mark.long
+@pytest.mark.processes
+@pytest.mark.filterwarnings("ignore:isogclr")
+def test_every_recipe_loses_on_shards_what_it_loses_on_copies():
+    sharded, copies = (run_processes(_every_recipe, 2, environment)[0] for environment in (launched(), {}))
+    for name, found in sharded.items():
+        assert found == pytest.approx(copies[name], rel=1e-4), name
 
 
 # ---------------------------------------- what a launch may ask for

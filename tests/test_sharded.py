@@ -130,6 +130,8 @@ CASES = {
     "prompts": ({**SMALL, "text": transformer(64) | {"vocab_size": 49408}}, "finetune_prompts", SINGLE,
                 "train.micro_batches=1"),
     "recomputed": (SMALL, "vitb32_clip", SINGLE, "model.grad_checkpointing=true"),
+    "products kept": (SMALL, "vitb32_clip", SINGLE, "model.grad_checkpointing=selective", "train.compile=true",
+                      "train.micro_batches=2"),
     "compiled": (SMALL, "vitb32_clip", SINGLE, "train.compile=true"),
     "timm transformer": ({**SMALL, "image": {"type": "timm", "name": "test_vit"}}, "vitb32_clip", SINGLE),
     "timm convolutions": ({**SMALL, "image": {"type": "timm", "name": "test_convnext"}}, "vitb32_clip", SINGLE),

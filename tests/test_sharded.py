@@ -141,6 +141,8 @@ CASES = {
     "maps": (SMALL, "vitb32_pixpro", SINGLE, "train.micro_batches=1"),
     "small crops": (UNEVEN, "vitb16_siglip2", SINGLE, "train.micro_batches=1", *LATE),
     "recomputed": (SMALL, "vitb32_clip", SINGLE, "model.grad_checkpointing=true"),
+    "products kept": (SMALL, "vitb32_clip", SINGLE, "model.grad_checkpointing=selective", "train.compile=true",
+                      "train.micro_batches=2"),
     "compiled": (SMALL, "vitb32_clip", SINGLE, "train.compile=true"),
     "timm transformer": ({**SMALL, "image": {"type": "timm", "name": "test_vit"}}, "vitb32_clip", SINGLE),
     "timm convolutions": ({**SMALL, "image": {"type": "timm", "name": "test_convnext"}}, "vitb32_clip", SINGLE),

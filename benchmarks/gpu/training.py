@@ -1,18 +1,20 @@
-"""Phase B: does it train here, alone, wrapped, sharded, in half precision, in pieces, after a kill, and compiled?"""
+"""Phase B: does it train here, alone, wrapped, sharded, in fewer bits, in pieces, after a kill, and compiled?"""
 
 from __future__ import annotations
 
 import faulthandler
+import importlib.util
 import os
 import shutil
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import torch
 import torch.distributed as torch_dist
 from accelerate import Accelerator
 from torch import nn
@@ -23,13 +25,18 @@ from benchmarks.gpu.reference import losses as reference_losses
 from benchmarks.gpu.runs import SIZES, losses_of, smoke, watched_run
 from benchmarks.gpu.steps import compiling
 from benchmarks.gpu.waits import in_words
+from vlp.recipe.model import build_model
 from vlp.recipe.schema import Recipe
 from vlp.run import assemble
 from vlp.run.distributing import distribute
+from vlp.run.float8_fit import CAPABILITY
+from vlp.towers.blocks import blocks_of
 from vlp.towers.dual import DualEncoder
+from vlp.towers.float8 import Scales, multiply_in_float8
 
 ALONE = "float32"
 LIKE_CPU, LIKE_HALF, LIKE_ALONE, LIKE_RESUMED = 1e-4, 2e-2, 1e-5, 1e-6
+LIKE_FLOAT8 = 0.2
 COMPILERS = ("cc", "gcc", "clang")
 
 
@@ -96,6 +103,43 @@ def cases(setting: Setting) -> Iterator[Case]:
         alone=True,
         needs="" if any(map(shutil.which, COMPILERS)) else "a C compiler",
     )
+    for scales, capability in CAPABILITY.items():
+        yield Case(
+            f"float8 {scales}",
+            lambda scales=scales: float8_error(setting, scales),
+            f"gradients of float32 to {LIKE_FLOAT8:g}",
+            needs="" if _multiplies(device, capability) else "torchao and compute capability {}.{}".format(*capability),
+        )
+
+
+def float8_error(setting: Setting, scales: Scales) -> Finding:
+    """Compare gradients of an image tower with those of float32; products are emulated where this is a toy."""
+    towers = build_model(smoke(setting.device, _folder(setting), f"float8_{scales}").model).to(setting.device)
+    size = towers.image_size if isinstance(towers.image_size, tuple) else (towers.image_size,) * 2
+    pixels = torch.randn(32, 3, *size, generator=torch.Generator().manual_seed(0)).to(setting.device)
+    half = None if setting.is_toy else torch.bfloat16  # CPUs emulate convolutions in it, at length
+    towers.eval()
+    wanted, rounded = _gradients(towers, pixels, None), _gradients(towers, pixels, half)
+    multiply_in_float8(blocks_of(towers.core.visual), scales=scales, emulate=setting.is_toy)
+    found = _gradients(towers, pixels, half)
+    off, off_before = (float((each - wanted).norm() / wanted.norm()) for each in (found, rounded))
+    problems = (f"the error is {off:.1e}, at most {LIKE_FLOAT8:g} was expected",) if not off <= LIKE_FLOAT8 else ()
+    numbers = {"relative_error": off, "of_bfloat16": off_before}
+    return Finding(f"{off:.1e}, bfloat16 alone {off_before:.1e}", numbers, problems=problems)
+
+
+def _gradients(towers: DualEncoder, pixels: torch.Tensor, number_format: torch.dtype | None) -> torch.Tensor:
+    towers.zero_grad()
+    with torch.autocast(pixels.device.type, number_format) if number_format else nullcontext():
+        rows = towers.embed_images(pixels)
+    rows.square()[:, 0].sum().backward()
+    return torch.cat([value.grad.flatten() for value in towers.core.visual.parameters() if value.grad is not None])
+
+
+def _multiplies(device: str, capability: tuple[int, int]) -> bool:
+    """Whether there are products in float8 here."""
+    has_torchao = importlib.util.find_spec("torchao") is not None
+    return device == "cuda" and has_torchao and torch.cuda.get_device_capability() >= capability
 
 
 def _folder(setting: Setting) -> Path:

@@ -47,12 +47,14 @@ def test_a_layer_by_hand():
 
 def test_checkpointing_keeps_less_and_computes_more():
     image = {"type": "vit", "layers": 3, "width": 32, "head_width": 16, "patch_size": 16, "image_size": 32}
-    plain, less = (
+    plain, apart, less = (
         count(small_recipe("vitb32_clip", f"model.grad_checkpointing={value}", image=image), tokens=TOKENS)
-        for value in ("false", "true")
+        for value in ("false", "selective", "true")
     )
     assert less.image.saved < 0.5 * plain.image.saved
     assert 1.1 * plain.image.operations < less.image.operations < 1.4 * plain.image.operations
+    assert less.image.saved < apart.image.saved < 0.8 * plain.image.saved
+    assert apart.image.operations == plain.image.operations
 
 
 def test_a_locked_tower_computes_a_third_and_keeps_nothing():

@@ -74,7 +74,9 @@ def test_a_model_that_never_fits_is_told_other_ways():
     number = 4_000_000_000
     large = replace(B32, trained=number, weights=4 * number, rows=(SplitRows(number, number, True, True),))
     one = plan("train.batch_size=64", counts=large, device=DEVICES["RTX-4090"])
-    assert "model.grad_checkpointing=true" in one.advice[0]
+    assert "model.grad_checkpointing=selective" in one.advice[0]
+    apart = plan("train.batch_size=64", "model.grad_checkpointing=selective", counts=large, device=DEVICES["RTX-4090"])
+    assert "try model.grad_checkpointing=true" in apart.advice[0]
     several = plan(
         "train.batch_size=64", "model.grad_checkpointing=true", counts=large, device=DEVICES["RTX-4090"], gpus=8
     )

@@ -144,7 +144,7 @@ def test_a_run_begins_with_its_plan_and_keeps_to_its_memory(tmp_path, shards, mo
 
 
 def test_when_no_number_does_or_none_may_be_taken_the_way_out_is_named(tmp_path, shards, monkeypatch):
-    with pytest.raises(RecipeError, match=r"step 0: out of memory .*: model\.grad_checkpointing=true keeps less"):
+    with pytest.raises(RecipeError, match=r"step 0: out of memory .*: model\.grad_checkpointing=selective keeps less"):
         train(tiny_recipe(tmp_path, shards, AUTO, "train.memory_gb=0.001"))
     use(monkeypatch, lambda _: MicroBatchCount(1, 8, budget=tight_at(0, 2_000)))
     with pytest.raises(

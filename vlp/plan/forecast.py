@@ -229,8 +229,13 @@ class Forecast:
         fitting = self.holding.fitting(self.room, first=2 * self.micro_batches)
         if fitting is not None:
             return f": train.micro_batches={fitting} does, for one forward pass more"
-        if not getattr(self.recipe.model, "grad_checkpointing", False):
-            return ", with any number of micro-batches: try model.grad_checkpointing=true"
+        recomputed = getattr(self.recipe.model, "grad_checkpointing", False)
+        if not recomputed:
+            return (
+                ", with any number of micro-batches: try model.grad_checkpointing=selective, or true, which keeps less"
+            )
+        if recomputed is not True:
+            return ", with any number of micro-batches: try model.grad_checkpointing=true, which keeps less"
         if not self.holding.sharded and self.num_devices > 1:
             return ": parameters can be split over the devices (--sharded; recipes/launch/fsdp2.yaml)"
         return ": more devices with --sharded, or smaller towers"

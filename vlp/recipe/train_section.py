@@ -11,6 +11,7 @@ from vlp.data.order.batch_sizes import BatchSizes
 from vlp.ground.types import RecipeError
 from vlp.pairs import Numerics
 from vlp.recipe.section import Section
+from vlp.towers.float8 import Scales
 
 
 class FirstBatchesSection(Section):
@@ -42,6 +43,10 @@ class TrainSection(Section):
         epochs: Length in passes over the data.
         precision: Number format inside the towers, those of teachers and of evaluations included, and inside the
             terms' own networks; embeddings and losses stay float32.
+        float8: Multiply in float8 (Micikevicius et al. 2022, arXiv:2209.05433), forward and backward, in the linear
+            layers of the towers' blocks that train and whose sizes are multiples of 16, beside `precision: bfloat16`:
+            with one scale for each factor (`tensorwise`, compute capability 8.9 and higher) or for each of its rows
+            (`rowwise`, 9.0 and higher); null does not. Needs torchao.
         numerics: How a GPU multiplies embeddings in the objective: `exact` on matrix units in three parts, which keeps
             the digits of float32; `fast` in one, rounded to TF32 (an error of 1e-3 in gradients, where open_clip's
             bfloat16 has 1e-2). Terms without kernels, and the CPU, are exact in any case.
@@ -71,6 +76,7 @@ class TrainSection(Section):
     samples: int | None = Field(None, ge=1)
     epochs: float | None = Field(None, gt=0)
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    float8: Scales | None = None
     numerics: Numerics = "exact"
     clip_gradient_norm: float | None = Field(1.0, gt=0)
     max_bad_steps: int = Field(20, ge=1)

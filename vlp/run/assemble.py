@@ -33,6 +33,7 @@ from vlp.run.background_writer import BackgroundWriter
 from vlp.run.build_stream import build_augment, build_stream
 from vlp.run.compatibility import check_fit
 from vlp.run.distributing import distribute, is_sharded, norm_whole_batches
+from vlp.run.float8_fit import check_float8
 from vlp.run.folder import Claim, claim_folder
 from vlp.run.kept_towers import KeptTowers, keep_towers
 from vlp.run.launch import check_same, check_wrapped, join
@@ -50,8 +51,10 @@ from vlp.step.optimizer import build_optimizer, check_unfreezing
 from vlp.step.optimizers.base import OptimizerKind
 from vlp.step.pull import PullToStart, build_pull
 from vlp.strategies.base import Strategy
+from vlp.towers.blocks import blocks_of
 from vlp.towers.compiling import compile_towers
 from vlp.towers.dual import DualEncoder
+from vlp.towers.float8 import multiply_in_float8
 from vlp.towers.sharding import split_again
 from vlp.towers.tuning.base import DEFAULT
 
@@ -182,6 +185,7 @@ def assemble(recipe: Recipe, *, resume: bool, allow_changes: bool) -> Run:
     """
     accelerator = _start_processes(recipe)
     check_ready(recipe)
+    check_float8(recipe.train, accelerator.device)
     with dist.together():
         towers = build_model(recipe.model)
     recipe = settled(recipe, towers)
@@ -210,6 +214,9 @@ def assemble(recipe: Recipe, *, resume: bool, allow_changes: bool) -> Run:
     towers.train()
     if towers.has_batch_norm and dist.world_size() > 1 and accelerator.device.type == "cuda":
         norm_whole_batches(towers)
+    if recipe.train.float8 is not None:
+        blocks = (*blocks_of(towers.core.visual), *blocks_of(towers.core.text))
+        multiply_in_float8(blocks, scales=recipe.train.float8, emulate=accelerator.device.type != "cuda")
     for strategy in used.values():
         strategy.borrow(objective.lent())
     twins = [twin for strategy in used.values() if sharded and (twin := strategy.twin_of(towers)) is not None]

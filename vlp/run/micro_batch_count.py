@@ -179,5 +179,5 @@ def _is_count(record: Mapping[str, Any]) -> bool:
 def _advice(step: int, said: str, larger: int | None) -> str:
     more = "train.micro_batches=auto" if dist.world_size() == 1 else f"train.micro_batches={larger}"
     ways = [] if larger is None else [f"{more} embeds the batch in more pieces, with the same gradients"]
-    ways += ["model.grad_checkpointing=true keeps less", "a smaller train.batch_size needs less"]
+    ways += ["model.grad_checkpointing=selective keeps less, and true least", "a smaller train.batch_size needs less"]
     return f"step {step}: out of memory ({said}): {'; '.join(ways)}; `vlp plan` tells what takes it"

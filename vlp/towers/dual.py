@@ -24,6 +24,7 @@ from vlp.towers.learned_tokens import count_prompts, take_prompts
 from vlp.towers.meaning import PREPROCESS_KEYS
 from vlp.towers.more_tokens import copied
 from vlp.towers.new_tokens import NewTokens, learn_words
+from vlp.towers.recomputing import keep_products
 from vlp.towers.sources import WeightFile, find_sources, trained_with
 from vlp.towers.text import can_cut
 from vlp.towers.token_table import grow, read_at_end, token_table
@@ -50,7 +51,9 @@ class DualEncoder(TwoTowers):
         tuning: What of the towers trains; everything by default.
         freeze: Name patterns of what does not train, such as `visual` or `text.token_embedding`.
         lock_batch_norm: Keep batch norms as the weights have them, statistics included: a small batch would spoil them.
-        grad_checkpointing: Keep few activations and recompute the others in the backward pass.
+        grad_checkpointing: Keep few activations and recompute the others in the backward pass. True keeps what enters
+            each block, for one forward pass more; `selective` also what matrix products, convolutions and attention
+            give, and recomputes norms, activations, sums, casts and dropout alone.
         text_dropout: Share of what enters each block of the text tower that is dropped in all text views but the first,
             the caption as it stands (Fini et al. 2023, arXiv:2305.08675: 0.2 with 3 million pairs, 0.05 with 12).
         text_buckets: Groups of similar length that captions are split into; 1 for a single group.
@@ -83,7 +86,7 @@ class DualEncoder(TwoTowers):
         init_bias: float | None = None,
         freeze: tuple[str, ...] = (),
         lock_batch_norm: bool = False,
-        grad_checkpointing: bool = False,
+        grad_checkpointing: bool | Literal["selective"] = False,
         text_dropout: float = 0.0,
         text_buckets: int = 4,
         weights: str | None = None,
@@ -129,9 +132,12 @@ class DualEncoder(TwoTowers):
         if lock_batch_norm:
             freeze_batch_norm(self.core)
         if grad_checkpointing:
-            set_grad_checkpointing(self.core)
-        if text_dropout and grad_checkpointing:
-            raise RecipeError("model.grad_checkpointing: recomputes without model.text_dropout: leave one of them out")
+            self._recompute(grad_checkpointing)
+        if text_dropout and grad_checkpointing is True:
+            raise RecipeError(
+                "model.grad_checkpointing: true recomputes without model.text_dropout: take 'selective', or leave one "
+                "of them out"
+            )
         if self.decoder is not None and (self.new_tokens is not None or count_prompts(self.core.text)):
             raise RecipeError("model.decoder: it reads no learned tokens: leave it out, or text.new_tokens and prompts")
         self._view_dropout = ViewDropout(self.core.text, text_dropout) if text_dropout else None
@@ -204,6 +210,17 @@ class DualEncoder(TwoTowers):
         text_cfg["tokenizer_kwargs"] = {**(text_cfg.get("tokenizer_kwargs") or {}), "clean": tokenizer.cleaning}
         text_cfg |= read_at_end(text, frame(tokenizer)[1])
         check_tokenizer(text, text_cfg, tokenizer)
+
+    def _recompute(self, how: Literal[True, "selective"]) -> None:
+        if how != "selective":
+            set_grad_checkpointing(self.core)
+            return
+        if self.has_batch_norm:
+            raise RecipeError(
+                "model.grad_checkpointing: 'selective' would count each batch twice in the statistics of batch norms: "
+                "set model.lock_batch_norm=true, or leave it out"
+            )
+        keep_products(*self._parts().values())
 
     def _learn(self, words: tuple[str, ...]) -> NewTokens:
         text = self.core.text

@@ -1,17 +1,14 @@
-"""Boxes are compared as by hand, and the one box for all is a best one."""
+"""The one box for all is a best one, and captions are exchanged between images that show as many regions."""
 
 from __future__ import annotations
 
-import pytest
 import torch
 
-from benchmarks.grounding import best_box, overlaps
+from benchmarks.grounding import best_box, told_of_others
+from tests.evaluators.sets import opened, write_regions
+from vlp.evaluators.grounding import overlaps
 
-
-def test_overlaps_are_those_by_hand():
-    boxes = torch.tensor([[0.0, 0.0, 0.5, 0.5], [0.0, 0.0, 0.5, 0.5], [0.0, 0.0, 1.0, 1.0], [0.6, 0.0, 0.2, 1.0]])
-    others = torch.tensor([[0.0, 0.0, 0.5, 0.5], [0.25, 0.0, 0.75, 0.5], [0.5, 0.5, 1.0, 1.0], [0.0, 0.0, 1.0, 1.0]])
-    assert overlaps(boxes, others).tolist() == pytest.approx([1.0, 1 / 3, 0.25, 0.0])
+LEFT = (0.0, 0.0, 0.5, 1.0)
 
 
 def test_one_box_for_all_is_better_than_others():
@@ -22,3 +19,9 @@ def test_one_box_for_all_is_better_than_others():
     assert all(mean >= overlaps(box.expand_as(boxes), boxes).mean() - 0.02 for box in boxes)
     middle = torch.tensor([[0.25, 0.25, 0.75, 0.75]])
     assert torch.equal(best_box(middle), middle[0])
+
+
+def test_images_are_told_of_each_other(tmp_path):
+    captions = [["a", "b"], ["c"], ["d", "e"], ["f"], []]
+    data = opened(write_regions(tmp_path / "parts.yaml", [[(LEFT, text) for text in listed] for listed in captions]))
+    assert told_of_others(data).captions == (("d", "e"), ("f",), ("a", "b"), ("c",), ())

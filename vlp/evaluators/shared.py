@@ -20,7 +20,7 @@ from vlp.evaluators.dataset import DataSource, EvaluationSet, Pixels, alter, ope
 from vlp.evaluators.overlay import Overlay
 from vlp.ground import dist
 from vlp.ground.cores import usable_cores
-from vlp.ground.types import Captioner, Encoder, FeatureEncoder, RecipeError
+from vlp.ground.types import Captioner, Encoder, FeatureEncoder, Locator, RecipeError
 
 Decoded = TypeVar("Decoded")
 Found = TypeVar("Found")
@@ -138,6 +138,29 @@ class SharedEncoder:
 
         parts = deal(len(data), LEAST_IMAGES, write, f"{data.folder.name}: captions", progress=self.progress)
         return [caption for part in parts for caption in part]
+
+    def boxes(self, data: EvaluationSet) -> Float32[Tensor, "m 4"]:
+        """Return where in its image the model finds what each caption of a set says, image by image; on the CPU.
+
+        Returns:
+            Left, top, right and bottom in shares of the image.
+
+        Raises:
+            RecipeError: The model writes no boxes.
+        """
+        model = self.encoder
+        if not isinstance(model, Locator):
+            raise RecipeError(
+                f"a {type(model).__name__} gives embeddings alone and writes no boxes: name a run with "
+                "model.decoder={type: locating}"
+            )
+        asked = [(index, caption) for index, listed in enumerate(data.captions) for caption in listed]
+
+        def find(places: range) -> Tensor:
+            images = decode_ahead(lambda place: data.decode(asked[place][0])[0], places)
+            return model.locate_captions(images, [asked[place][1] for place in places])
+
+        return torch.cat(deal(len(asked), LEAST_IMAGES, find, f"{data.folder.name}: boxes", progress=self.progress))
 
     def _read_images(
         self, data: EvaluationSet, read: Callable[[Iterable[Image]], Tensor], *, is_unit: bool

@@ -15,6 +15,7 @@ from tests.evaluators.test_scripts import load_script
 from tests.towers.test_locating_decoder import LOCCA
 from tests.towers.tiny import WORDS, tiny_bert, tiny_model
 from vlp.data.shards.kept import write_kept
+from vlp.evaluators.corruptions import Corruption
 from vlp.evaluators.dataset import DataSource, look, open_set
 from vlp.evaluators.grounding import Grounding, overlaps, score_boxes
 from vlp.evaluators.shared import SharedEncoder
@@ -103,6 +104,8 @@ def test_what_has_no_boxes_is_refused(tmp_path):
     with pytest.raises(RecipeError, match=r"broken\.yaml: sample 's0000000' of broken\.tar: .*a box has left"):
         open_set(DataSource(root=str(broken)))
     task = task_on(write_regions(tmp_path / "parts.yaml", REGIONS), "grounding", "acc@0.5")
+    with pytest.raises(RecipeError, match="cuts squares out of images"):
+        Grounding(open_set(task.data.model_copy(update={"corruption": Corruption(kind="fog", severity=1)})))
     with pytest.raises(RecipeError, match="no decoder that knows boxes"):
         run_task(task, TowerEncoder(tiny_model()), model="none")
     with pytest.raises(RecipeError, match="a object gives embeddings alone and writes no boxes"):

@@ -30,6 +30,10 @@ class Grounding:
 
     def __init__(self, data: EvaluationSet):
         check_kind(data, "regions")
+        if data.corruption is not None:
+            raise RecipeError(
+                "data.corruption cuts squares out of images, and boxes are told of whole ones: leave it out"
+            )
         self.data = data
         self.texts = tuple(caption for captions in data.captions for caption in captions)
         if not self.texts:

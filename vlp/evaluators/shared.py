@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float32
@@ -20,13 +20,20 @@ from vlp.evaluators.dataset import DataSource, EvaluationSet, Pixels, alter, ope
 from vlp.evaluators.overlay import Overlay
 from vlp.ground import dist
 from vlp.ground.cores import usable_cores
-from vlp.ground.types import Captioner, Encoder, FeatureEncoder, Locator, RecipeError
+from vlp.ground.types import Captioner, Encoder, FeatureEncoder, RecipeError
 
 Decoded = TypeVar("Decoded")
 Found = TypeVar("Found")
 NORM_TOLERANCE = 1e-3
 LEAST_IMAGES, LEAST_TEXTS = 16, 64  # a forward of fewer short texts waits for the weights to come from memory
 Shown = tuple[str, str, Pixels, Corruption | None, Overlay | None]
+
+
+@runtime_checkable
+class Locator(Protocol):
+    """A model that also says where in each image it finds what its caption says, in shares of width and height."""
+
+    def locate_captions(self, images: Iterable[Image], captions: Sequence[str]) -> Float32[Tensor, "n 4"]: ...
 
 
 class SharedEncoder:

@@ -348,10 +348,3 @@ class Captioner(Protocol):
     """A model that also writes a caption for each image."""
 
     def caption_images(self, images: Iterable[Image], writing: Any) -> list[str]: ...
-
-
-@runtime_checkable
-class Locator(Protocol):
-    """A model that also says where in each image it finds what its caption says, in shares of width and height."""
-
-    def locate_captions(self, images: Iterable[Image], captions: Sequence[str]) -> Float32[Tensor, "n 4"]: ...

@@ -1,23 +1,25 @@
-"""Does a decoder find what it is told of?  A run on the regions of a card, beside one box for all of them.
+"""Does a decoder find what it is told of?  A run on the regions of a card, beside boxes that are the same for all.
 
     python -m benchmarks.grounding runs/locca_embedded canvases/held-out.yaml
 
 Prints what the evaluator `grounding` says of the run, of the same model before its first step, of the run when each
-caption is exchanged for that of another region, and of the one square that is best on average over the card.
+caption is exchanged for that of another region, and of the two squares that are best for all of the card: in overlap,
+and in how many boxes they are right about.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from vlp.evaluators.dataset import DataSource, EvaluationSet
-from vlp.evaluators.grounding import Grounding, overlaps, score_boxes
+from vlp.evaluators.grounding import RIGHT, Grounding, overlaps, score_boxes
 from vlp.evaluators.shared import SharedEncoder
 from vlp.ground.types import Evaluation
 from vlp.recipe.model import build_model
@@ -26,20 +28,31 @@ from vlp.towers.encoder import TowerEncoder
 
 STEPS = 24  # places of a box's centre, and sizes, that are tried along each side
 AT_ONCE = 256  # of the boxes that are tried
+Worth = Callable[[Tensor], Tensor]
 
 
-def best_box(boxes: Float[Tensor, "n 4"]) -> Float[Tensor, " 4"]:
-    """Return the square whose mean overlap with all boxes is largest, in a search over places and sizes."""
+def best_box(boxes: Float[Tensor, "n 4"], worth: Worth) -> Float[Tensor, " 4"]:
+    """Return the square whose overlaps with all boxes are worth most, in a search over places and sizes."""
     grid = torch.linspace(0, 1, STEPS + 1)
     x, y, half = (axis.flatten() for axis in torch.meshgrid(grid, grid, grid[1:] / 2, indexing="ij"))
     tried = torch.stack([x - half, y - half, x + half, y + half], dim=1).clamp(0, 1)
-    means = [_mean_overlaps(some, boxes) for some in tried.split(AT_ONCE)]
-    return tried[torch.cat(means).argmax()]
+    worths = [worth(_overlaps_of_all(some, boxes)) for some in tried.split(AT_ONCE)]
+    return tried[torch.cat(worths).argmax()]
 
 
-def _mean_overlaps(some: Float[Tensor, "m 4"], boxes: Float[Tensor, "n 4"]) -> Float[Tensor, " m"]:
+def mean_overlap(each: Float64[Tensor, "m n"]) -> Float64[Tensor, " m"]:
+    """Return the mean overlap of each square."""
+    return each.mean(dim=1)
+
+
+def share_right(each: Float64[Tensor, "m n"]) -> Float64[Tensor, " m"]:
+    """Return how many boxes each square is right about."""
+    return (each >= RIGHT).double().mean(dim=1)
+
+
+def _overlaps_of_all(some: Float[Tensor, "m 4"], boxes: Float[Tensor, "n 4"]) -> Float64[Tensor, "m n"]:
     each = overlaps(some.repeat_interleave(len(boxes), dim=0), boxes.repeat(len(some), 1))
-    return each.view(len(some), len(boxes)).mean(dim=1)
+    return each.view(len(some), len(boxes))
 
 
 def told_of_others(data: EvaluationSet) -> EvaluationSet:
@@ -78,7 +91,8 @@ def main() -> None:
         "trained": task.run(encoder),
         "untrained": task.run(untrained),
         "told of another": Grounding(told_of_others(data)).run(encoder),
-        "one box for all": score_boxes(best_box(task.boxes).expand_as(task.boxes), task.boxes),
+        "square, overlap": score_boxes(best_box(task.boxes, mean_overlap).expand_as(task.boxes), task.boxes),
+        "square, right": score_boxes(best_box(task.boxes, share_right).expand_as(task.boxes), task.boxes),
     }
     print(f"{len(task.boxes)} boxes of {arguments.card}")
     for name, evaluation in rows.items():

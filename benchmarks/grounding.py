@@ -1,79 +1,102 @@
-"""Does a decoder find what it is told of?  Boxes of captions on the images of a card, beside one box for all of them.
+"""Does a decoder find what it is told of?  A run on the regions of a card, beside boxes that are the same for all.
 
     python -m benchmarks.grounding runs/locca_embedded canvases/held-out.yaml
 
-Prints the mean intersection over union with the true boxes, and the share of boxes above 0.5, for the run, for the run
-when each caption is exchanged for that of another region, and for the one box that is best on average over the card.
+Prints what the evaluator `grounding` says of the run, of the same model before its first step, of the run when each
+caption is exchanged for that of another region, and of the two squares that are best for all of the card: in overlap,
+and in how many boxes they are right about.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
-from PIL import Image
+from jaxtyping import Float, Float64
 from torch import Tensor
 
-from vlp.data import Captions, SampleSet
-from vlp.data.regions import read_regions
-from vlp.data.shards.cards import load_card
+from vlp.evaluators.dataset import DataSource, EvaluationSet
+from vlp.evaluators.grounding import RIGHT, Grounding, overlaps, score_boxes
+from vlp.evaluators.shared import SharedEncoder
+from vlp.ground.types import Evaluation
+from vlp.recipe.model import build_model
 from vlp.run.trained_model import load_model_of_run
 from vlp.towers.encoder import TowerEncoder
 
 STEPS = 24  # places of a box's centre, and sizes, that are tried along each side
-GOOD = 0.5
+AT_ONCE = 256  # of the boxes that are tried
+Worth = Callable[[Tensor], Tensor]
 
 
-def overlaps(one: Float[Tensor, "n 4"], other: Float[Tensor, "n 4"]) -> Float[Tensor, " n"]:
-    """Return the area of each intersection over that of the union; boxes turned inside out have no area."""
-    shared = (torch.minimum(one[:, 2:], other[:, 2:]) - torch.maximum(one[:, :2], other[:, :2])).clamp(min=0).prod(1)
-    areas = [(boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(1) for boxes in (one, other)]
-    return shared / (sum(areas) - shared).clamp(min=1e-9)
-
-
-def best_box(boxes: Float[Tensor, "n 4"]) -> Float[Tensor, " 4"]:
-    """Return the square whose mean overlap with all boxes is largest, in a search over places and sizes."""
+def best_box(boxes: Float[Tensor, "n 4"], worth: Worth) -> Float[Tensor, " 4"]:
+    """Return the square whose overlaps with all boxes are worth most, in a search over places and sizes."""
     grid = torch.linspace(0, 1, STEPS + 1)
     x, y, half = (axis.flatten() for axis in torch.meshgrid(grid, grid, grid[1:] / 2, indexing="ij"))
     tried = torch.stack([x - half, y - half, x + half, y + half], dim=1).clamp(0, 1)
-    means = torch.stack([overlaps(one.expand_as(boxes), boxes).mean() for one in tried])
-    return tried[means.argmax()]
+    worths = [worth(_overlaps_of_all(some, boxes)) for some in tried.split(AT_ONCE)]
+    return tried[torch.cat(worths).argmax()]
 
 
-def examples_of(card: str) -> tuple[list[Image.Image], list[str], Float[Tensor, "n 4"]]:
-    """Return an image, a caption and a box for each region of a card."""
-    told = load_card(card)
-    assert told.regions is not None, f"{card}: says of no regions"
-    samples, images, captions, boxes = SampleSet({told.name: told}), [], [], []
-    for number in range(len(samples)):
-        sample = samples[number]
-        for region in read_regions(sample, told.regions, Captions()):
-            images.append(Image.open(io.BytesIO(sample.read_image())))
-            captions.append(region.caption)
-            boxes.append(region.box)
-    return images, captions, torch.tensor(boxes)
+def mean_overlap(each: Float64[Tensor, "m n"]) -> Float64[Tensor, " m"]:
+    """Return the mean overlap of each square."""
+    return each.mean(dim=1)
+
+
+def share_right(each: Float64[Tensor, "m n"]) -> Float64[Tensor, " m"]:
+    """Return how many boxes each square is right about."""
+    return (each >= RIGHT).double().mean(dim=1)
+
+
+def _overlaps_of_all(some: Float[Tensor, "m 4"], boxes: Float[Tensor, "n 4"]) -> Float64[Tensor, "m n"]:
+    each = overlaps(some.repeat_interleave(len(boxes), dim=0), boxes.repeat(len(some), 1))
+    return each.view(len(some), len(boxes))
+
+
+def told_of_others(data: EvaluationSet) -> EvaluationSet:
+    """Return a set in which each image is asked for what the next one that has as many regions says."""
+    by_count: dict[int, list[int]] = {}
+    for place, captions in enumerate(data.captions):
+        by_count.setdefault(len(captions), []).append(place)
+    captions = list(data.captions)
+    for places in by_count.values():
+        for place, other in zip(places, [*places[1:], places[0]], strict=True):
+            captions[place] = data.captions[other]
+    return replace(data, captions=tuple(captions))
+
+
+def line(name: str, evaluation: Evaluation) -> str:
+    """Return the metrics of a row, with their intervals."""
+    shown = [
+        f"{metric.name} {metric.value:.3f} ({metric.low:.3f} to {metric.high:.3f})" for metric in evaluation.metrics
+    ]
+    return f"{name:16s} {', '.join(shown)}"
 
 
 def main() -> None:
     """Score a run."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.grounding", description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path, help="folder of a run")
-    parser.add_argument("card", help="name or path of a card whose samples have regions")
+    parser.add_argument("card", help="path of a card whose samples have regions")
     arguments = parser.parse_args()
-    encoder = TowerEncoder(load_model_of_run(arguments.run).model.eval())
-    images, captions, boxes = examples_of(arguments.card)
+    trained = load_model_of_run(arguments.run)
+    encoder = SharedEncoder(TowerEncoder(trained.model.eval()))
+    data = encoder.open(DataSource(root=arguments.card))
+    task = Grounding(data)
+    torch.manual_seed(0)
+    untrained = SharedEncoder(TowerEncoder(build_model(trained.recipe.model).eval()))
     rows = {
-        "told": encoder.locate_captions(images, captions),
-        "told of another": encoder.locate_captions(images, [*captions[1:], captions[0]]),
-        "one box for all": best_box(boxes).expand_as(boxes),
+        "trained": task.run(encoder),
+        "untrained": task.run(untrained),
+        "told of another": Grounding(told_of_others(data)).run(encoder),
+        "square, overlap": score_boxes(best_box(task.boxes, mean_overlap).expand_as(task.boxes), task.boxes),
+        "square, right": score_boxes(best_box(task.boxes, share_right).expand_as(task.boxes), task.boxes),
     }
-    print(f"{len(boxes)} boxes of {arguments.card}")
-    for name, found in rows.items():
-        each = overlaps(found, boxes)
-        print(f"{name:16s} mean overlap {each.mean():.3f}, above {GOOD} {(each > GOOD).float().mean():.3f}")
+    print(f"{len(task.boxes)} boxes of {arguments.card}")
+    for name, evaluation in rows.items():
+        print(line(name, evaluation))
 
 
 if __name__ == "__main__":

@@ -4,8 +4,8 @@ python data/prepare/embedded_canvases.py canvases
 vlp train locca_embedded
 
 Writes shards and two cards, the licences of the drawings, and a tokenizer of the few words that occur. Each canvas has
-two to four different drawings, which do not touch; its caption names them all, and each of its regions one. The same
-card gives the same bytes.
+one to three different drawings on grey, which do not touch; its caption names them all, and each of its regions one.
+The same card gives the same bytes.
 """
 
 from __future__ import annotations
@@ -33,11 +33,12 @@ from vlp.ground.randomness import Draws
 
 SIDE = 48  # of a canvas, in pixels
 SMALLEST, LARGEST = 12, 20  # longer sides of drawings
-FEWEST, MOST = 2, 4  # drawings on a canvas
+FEWEST, MOST = 1, 3  # drawings on a canvas
+GREY = (118, 118, 118)  # about 0 once pixels are normalised, and unlike what is around drawings
 TRIES = 50  # to find a free place for a drawing
 MARKS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 PARTS = {"canvases": 4096, "held-out": 512}
-WHITE = 250  # from here on a pixel is background
+WHITE = 250  # from here on a pixel is the margin of a drawing
 
 
 def drawings_of(card: Card, count: int) -> dict[str, Image.Image]:
@@ -61,7 +62,7 @@ def trimmed(drawing: Image.Image) -> Image.Image:
 
 def canvas(drawings: dict[str, Image.Image], draws: Draws) -> tuple[Image.Image, list[dict[str, Any]]]:
     """Return a canvas and its regions."""
-    image, regions, taken = Image.new("RGB", (SIDE, SIDE), "white"), [], np.zeros((SIDE, SIDE), dtype=bool)
+    image, regions, taken = Image.new("RGB", (SIDE, SIDE), GREY), [], np.zeros((SIDE, SIDE), dtype=bool)
     names = list(drawings)
     draws.shuffle(names)
     for name in names[: FEWEST + draws.integer(MOST - FEWEST + 1)]:

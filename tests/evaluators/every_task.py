@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tests.evaluators.kinds import vector, write_set
-from tests.evaluators.sets import task_on, write_captions, write_classes
+from tests.evaluators.sets import task_on, write_captions, write_classes, write_regions
 from tests.evaluators.splits import write_splits
 from vlp.evaluators.base import Task
 from vlp.evaluators.layout import TEMPLATES
@@ -30,6 +30,8 @@ def write_every_set(folder: Path) -> None:
     (folder / "splits" / TEMPLATES).write_text("a photo of a {c}\n")
     edits = {f"s{i}": {"txt": f"word{i % 4}\nword{(i + 1) % 4}".encode()} for i in range(40)}
     write_set(folder / "edits", "choice", edits)
+    parts = [[((k / 4, i / 50, (k + 1) / 4, 1.0), f"word{i} word{k}") for k in range(i % 3)] for i in range(40)]
+    write_regions(folder / "parts.yaml", parts)
 
 
 def every_task(folder: Path) -> list[Task]:
@@ -57,6 +59,7 @@ def every_task(folder: Path) -> list[Task]:
         probe_on(
             folder / "captions", "aspect_retrieval", "map_at_r", aspects={"which": "which"}, words={"which": NUMBERS}
         ),
+        task_on(folder / "parts.yaml", "grounding", "acc@0.5"),
     ]
     return [replace(task, name=f"{number} {task.evaluator}") for number, task in enumerate(tasks)]
 

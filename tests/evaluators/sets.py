@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import tarfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -41,6 +42,13 @@ class HashEncoder:
         self.texts += texts
         rows = torch.stack([sum(_row(word, self.width) for word in text.split()) for text in texts])
         return unit(rows + 1e-6 * len(rows))
+
+    def locate_captions(self, images: Iterable[Image.Image], captions: Sequence[str]) -> Tensor:
+        rows = torch.stack(
+            [_pixels(image)[:4] + _row(caption, 4) for image, caption in zip(images, captions, strict=True)]
+        )
+        corners = rows.sigmoid().view(-1, 2, 2).sort(dim=1).values
+        return corners.flatten(1)
 
     @property
     def encoder(self) -> HashEncoder:
@@ -97,6 +105,23 @@ def write_captions(root: Path, captions: Sequence[Sequence[str]] | None = None, 
     (root / "dataset_type.txt").write_text("retrieval\n")
     _write_shards(root, [(i, "txt", "\n".join(texts).encode()) for i, texts in enumerate(captions)], num_shards)
     return root
+
+
+def write_regions(card: Path, parts: Sequence[Sequence[tuple[Sequence[float], str]]], **told: object) -> Path:
+    """Write a card of training, and one shard: for each image the boxes of its regions, with captions."""
+    members: list[Member] = []
+    for number, listed in enumerate(parts):
+        record = {"caption": "all", "regions": [{"box": list(box), "caption": caption} for box, caption in listed]}
+        members += [(f"s{number:07d}.png", draw_image(number)), (f"s{number:07d}.json", json.dumps(record).encode())]
+    write_tar(card.with_suffix(".tar"), members)
+    keys = {
+        "name": card.stem,
+        "shards": f"{card.stem}.tar",
+        "captions": {"json.caption": 1.0},
+        "regions": "json.regions",
+    }
+    card.write_text(json.dumps(keys | told))  # which is YAML as well
+    return card
 
 
 def _write_shards(root: Path, rows: Sequence[tuple[int, str, bytes]], num_shards: int) -> None:

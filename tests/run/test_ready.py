@@ -6,6 +6,7 @@ from collections import namedtuple
 
 import pytest
 
+from tests.evaluators.sets import write_regions
 from tests.shards import write_shards
 from tests.tiny import tiny_recipe
 from vlp.ground.types import RecipeError, VlpWarning
@@ -33,6 +34,16 @@ def test_a_task_whose_set_is_not_there_is_refused(tmp_path, shards, monkeypatch)
     with pytest.raises(RecipeError, match=r"evaluation\.tasks: imagenet1k: .*nshards\.txt"):
         train(tiny_recipe(tmp_path, shards, "evaluation.tasks=[imagenet1k]"))
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_task_that_the_decoder_cannot_do_is_refused(tmp_path, shards):
+    card = write_regions(tmp_path / "parts.yaml", [[((0.0, 0.0, 0.5, 1.0), "a dog")]])
+    task = tmp_path / "boxes.yaml"
+    task.write_text(f"version: 1\nevaluator: grounding\nmain_metric: acc@0.5\ndata: {{root: {card}}}\n")
+    with pytest.raises(
+        RecipeError, match=r"evaluation\.tasks: .*boxes\.yaml: the model has no decoder that knows boxes"
+    ):
+        train(tiny_recipe(tmp_path, shards, f"evaluation.tasks=[{task}]"))
 
 
 def test_a_tracker_that_is_not_installed_is_refused(tmp_path, shards, monkeypatch):

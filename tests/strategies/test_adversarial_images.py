@@ -15,6 +15,7 @@ from tests.strategies.runs import assert_resumes, recipe_of
 from vlp.attacks.ball import PIXEL_STEP
 from vlp.ground.types import RecipeError
 from vlp.objectives.base import Objective
+from vlp.step.kept_bytes import KeptBytes
 from vlp.strategies.adversarial_images import AdversarialImages
 from vlp.strategies.anchors import embed_anchors
 from vlp.strategies.base import Strategy
@@ -303,3 +304,27 @@ def test_a_text_of_the_same_image_is_none_of_the_wrong_ones(monkeypatch):
 def test_resume_equals_no_interruption(tmp_path):
     settings = "{steps: 2, probability: 0.6, first_step: 1, warmup_steps: 4}"
     assert_resumes(recipe_of(tmp_path, f"strategies.adversarial_images={settings}", "train.micro_batches=2"))
+
+
+class MostKept(KeptBytes):
+    """Remembers the most that was kept at a time."""
+
+    most = 0
+
+    def _keep(self, value):
+        kept = super()._keep(value)
+        self.most = max(self.most, self.bytes)
+        return kept
+
+
+def test_more_steps_of_an_attack_keep_no_more_and_nothing_afterwards(monkeypatch):
+    kept = {}
+    for steps in (1, 5):
+        parts = parts_of(monkeypatch, f"{{steps: {steps}}}")
+        for pairs in (PAIRS // 2, PAIRS):
+            kept[steps, pairs] = MostKept(math.inf, parts.towers.parameters())
+            with kept[steps, pairs]:
+                change(parts, batch_of(parts).narrow(0, pairs))
+    assert all(each.bytes == 0 for each in kept.values())
+    assert kept[5, PAIRS].most == kept[1, PAIRS].most > 10_000
+    assert kept[1, PAIRS // 2].most < 0.6 * kept[1, PAIRS].most  # as in micro-batches

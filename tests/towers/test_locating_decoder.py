@@ -180,7 +180,7 @@ def test_what_cannot_be_is_refused(locating, decoder, complaint):
 
 @torch.no_grad()
 def test_a_box_has_the_likeliest_side_each_time(locating):
-    model = locating()
+    model = locating(resize_mode="squash")
     images, words = tiny_images()[:3], ["a cat", "two dogs of the leash", "photo"]
     encoder = TowerEncoder(model, batch_size=2)
     found = encoder.locate_captions(images, words)
@@ -195,3 +195,20 @@ def test_a_box_has_the_likeliest_side_each_time(locating):
         assert ((inputs[0, -4:] - VOCABULARY) / BINS).tolist() == pytest.approx(box.tolist())
     with pytest.raises(RecipeError, match="no decoder that knows boxes"):
         TowerEncoder(tiny_model()).locate_captions(images, words)
+
+
+@pytest.mark.parametrize(
+    ("mode", "shift", "stretch"),
+    [
+        ("squash", (0, 0), (1, 1)),
+        ("shortest", (16 / 64, 0), (0.5, 1)),  # 80 x 40 become 64 x 32, of which the middle is left
+        ("longest", (0, -8 / 16), (1, 2)),  # 32 x 16, with eight empty rows above and below
+    ],
+)
+@torch.no_grad()
+def test_a_box_is_in_shares_of_the_whole_image_however_the_model_sees_it(locating, mode, shift, stretch):
+    model = locating(resize_mode=mode)
+    encoder, image = TowerEncoder(model), tiny_images()[0].resize((80, 40))
+    (seen,) = model.locate(encoder.transform(image)[None], *model.tokenizer(["a cat"])).tolist()
+    (found,) = encoder.locate_captions([image], ["a cat"]).tolist()
+    assert found == pytest.approx([shift[side % 2] + seen[side] * stretch[side % 2] for side in range(4)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from itertools import takewhile
 from pathlib import Path
@@ -20,7 +21,7 @@ is laid out, where it is looked for and what the metrics mean stands in [eval/RE
 as they occur, else one over the number of answers. A file with variants holds further tasks, called `TASK-VARIANT`."""
 SUITES = ("suite", "what it is", "tasks", "groups")
 TASKS = ("task", "set", "samples", "classes or captions", "evaluator", "main metric", "random", "source")
-ROOT = "${VLP_EVAL_ROOT}/"
+ROOT, SHIPPED = "${VLP_EVAL_ROOT}/", "data/"
 MOST_VARIANTS = 8
 
 
@@ -49,9 +50,10 @@ def _suite_row(name: str) -> list[str]:
 def _task_row(path: Path, names: list[str]) -> list[str]:
     tasks = [read_task(name)[1] for name in names]
     first, data = tasks[0], tasks[0]["data"]
-    place = data["root"].removeprefix(ROOT) if data["root"].startswith(ROOT) else "shipped"
+    place = "shipped" if data["root"].startswith(SHIPPED) else data["root"].removeprefix(ROOT)
     if path.stem not in names:
-        place = place.removesuffix(names[0].removeprefix(path.stem)) + "-VARIANT"
+        variant = re.escape(names[0].removeprefix(f"{path.stem}-"))
+        place = re.sub(rf"(?<=[-/]){variant}(?=$|\.)", "VARIANT", place)
     label = f"[{path.stem}](#{path.stem.lower()})" + (f" ({len(names)})" if len(names) > 1 else "")
     return [
         label,

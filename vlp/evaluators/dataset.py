@@ -15,11 +15,20 @@ from PIL import Image
 
 from vlp.data.faults import BadSampleError
 from vlp.data.pixels.decode import to_rgb
-from vlp.data.shards.shard import Shard, open_shards
 from vlp.evaluators.corruptions import Corruption, corrupt, cut_square
 from vlp.evaluators.halves import Half, places_in
-from vlp.evaluators.labelled import EvaluationSample, captions_of, groups_of, label_matrix_of, label_of, read_samples
-from vlp.evaluators.layout import CLASS_NAMES, GROUPS, KINDS, TEMPLATES, SetFolder, find_root, read_lines, split_lines
+from vlp.evaluators.labelled import EvaluationSample, captions_of, groups_of, label_matrix_of, label_of
+from vlp.evaluators.layout import (
+    CLASS_NAMES,
+    GROUPS,
+    KINDS,
+    TEMPLATES,
+    Place,
+    find_root,
+    open_split,
+    read_lines,
+    split_lines,
+)
 from vlp.evaluators.overlay import Overlay, write_word
 from vlp.evaluators.typos import Typos, misspell
 from vlp.ground import dist
@@ -37,12 +46,13 @@ class DataSource(Strict):
 
     Args:
         root: Folder of the set, or an address such as `hf://datasets/ORG/NAME`, `https://` or `s3://`; environment
-            variables are expanded, and `data/...` is also looked up in the package.
+            variables are expanded, and `data/...` is also looked up in the package. Or a card, `NAME.yaml`, that says
+            where captions of regions are.
         split: Folder of the shards.
         pixels: How images become RGB: as in training (16 bits are scaled to 8, transparent parts become white), or as
             with the referees, which leave it to Pillow (16 bits are clipped, transparency is dropped).
         samples: Number of images.
-        captions: Number of captions, in a retrieval set.
+        captions: Number of captions, in a retrieval set, or of regions.
         classes: Number of classes.
         class_names: File of class names to use instead of the set's own, relative to `eval/`.
         groups: Names of the columns of `KEY.npy` in a classification set, such as `region`: integers that say to which
@@ -79,9 +89,10 @@ class EvaluationSet:
 
     Args:
         source: What was asked for; further splits of the set are opened from it.
-        kind: One of `layout.KINDS`.
+        kind: One of `layout.KINDS`, or `regions`.
         labels: Class of each image (classification), or whether its cue means it (association).
-        captions: Captions of each image (retrieval), the right one and wrong ones (choice), or its cue (association).
+        captions: Captions of each image (retrieval, regions), the right one and wrong ones (choice), or its cue
+            (association).
         label_matrix: Classes of each image as zeros and ones (multilabel only).
         groups: Integers of each image, by the name of the group (classification only).
         sha256: One checksum over the checksums of all files, and over which half of the samples is read.
@@ -89,7 +100,7 @@ class EvaluationSet:
     """
 
     source: DataSource
-    folder: SetFolder
+    folder: Place
     kind: str
     samples: tuple[EvaluationSample, ...]
     labels: tuple[int, ...]
@@ -180,24 +191,24 @@ def open_set(source: DataSource) -> EvaluationSet:
     with dist.together():
         folder = find_root(source.root)
         kind = folder.kind()
-        shards = _open_shards(folder, source.split)
+        shards = open_split(folder, source.split)
         mine = shards[dist.rank() :: dist.world_size()]
         digests = {shard.location.removeprefix(f"{folder.root}/"): sha256_of(shard.open()[0]) for shard in mine}
     digests = {name: digest for part in dist.gather_objects(digests) for name, digest in part.items()}
     with dist.together():
-        lists = {name: content for name in (CLASS_NAMES, TEMPLATES) if (content := folder.content(name)) is not None}
+        lists = folder.lists()
         digests |= {name: hashlib.sha256(content).hexdigest() for name, content in lists.items()}
         _check_digests(folder, source, digests)
         names_file, class_names = _class_names(folder, source, lists)
-        members = (*KINDS[kind], *([GROUPS] if source.groups else []))
-        samples = [sample for shard in shards for sample in read_samples(shard, members)]
+        members = (*KINDS.get(kind, ()), *([GROUPS] if source.groups else []))
+        samples = folder.read(shards, members)
         found = EvaluationSet(
             source=source,
             folder=folder,
             kind=kind,
             samples=tuple(samples),
             labels=tuple(label_of(sample) for sample in samples) if "cls" in members else (),
-            captions=tuple(captions_of(sample) for sample in samples) if "txt" in members else (),
+            captions=tuple(captions_of(sample) for sample in samples) if kind == "regions" or "txt" in members else (),
             label_matrix=label_matrix_of(samples) if kind == "multilabel" else None,
             groups=groups_of(samples, source.groups),
             class_names=class_names,
@@ -246,7 +257,7 @@ def subset(found: EvaluationSet, places: Sequence[int], told: str) -> Evaluation
     )
 
 
-def look(source: DataSource) -> SetFolder:
+def look(source: DataSource) -> Place:
     """Return the folder of a set whose shards are all there; what is in them is not read.
 
     Raises:
@@ -260,18 +271,7 @@ def look(source: DataSource) -> SetFolder:
     return folder
 
 
-def _open_shards(folder: SetFolder, split: str) -> list[Shard]:
-    """Return the shards in the order of their numbers."""
-    locations = folder.shards(split)
-    opened = {shard.location: shard for shard in open_shards(folder.card(locations), locations=locations)}
-    shards = [opened[location] for location in locations]
-    for shard in shards:
-        if shard.fault:
-            raise RecipeError(f"{shard.location}: not a whole tar ({shard.fault}); fetch it again")
-    return shards
-
-
-def _class_names(folder: SetFolder, source: DataSource, lists: Mapping[str, bytes]) -> tuple[str, tuple[str, ...]]:
+def _class_names(folder: Place, source: DataSource, lists: Mapping[str, bytes]) -> tuple[str, tuple[str, ...]]:
     """Return where the names of the classes stand, empty for nowhere, and the names.
 
     Args:
@@ -286,7 +286,7 @@ def _class_names(folder: SetFolder, source: DataSource, lists: Mapping[str, byte
     return where, split_lines(lists[CLASS_NAMES], where)
 
 
-def _check_digests(folder: SetFolder, source: DataSource, digests: dict[str, str]) -> None:
+def _check_digests(folder: Place, source: DataSource, digests: dict[str, str]) -> None:
     for name, declared in source.sha256.items():
         if name not in digests:
             raise RecipeError(f"data.sha256 names '{name}', which is no file of {folder.root}")

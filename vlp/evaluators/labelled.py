@@ -10,20 +10,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlp.data.faults import BadSampleError
+from vlp.data.regions import Region
 from vlp.data.shards.index import Entry
 from vlp.data.shards.shard import Shard
-from vlp.evaluators.layout import IMAGES
 from vlp.ground.types import RecipeError
+
+IMAGES = ("webp", "png", "jpg", "jpeg")
 
 
 @dataclass(frozen=True)
 class EvaluationSample:
-    """Where one image lies, and the bytes that stand beside it by extension: class, captions, vectors."""
+    """Where one image lies, and what stands beside it.
+
+    Args:
+        labels: Bytes by extension: class, captions, vectors.
+        regions: Captions of parts of the image, where a card tells of them.
+    """
 
     key: str
     shard: Shard
     image: Entry
     labels: Mapping[str, bytes]
+    regions: tuple[Region, ...] = ()
 
     def image_bytes(self) -> bytes:
         """Read the encoded image.
@@ -78,11 +86,13 @@ def label_of(sample: EvaluationSample) -> int:
 
 
 def captions_of(sample: EvaluationSample) -> tuple[str, ...]:
-    """Return the captions of a sample, one per line.
+    """Return the captions of a sample, one per line, or those of its regions where it has no others.
 
     Raises:
         RecipeError: One is blank, or they are not UTF-8.
     """
+    if "txt" not in sample.labels:
+        return tuple(region.caption for region in sample.regions)
     try:
         captions = tuple(sample.labels["txt"].decode("utf-8").splitlines())
     except UnicodeDecodeError as error:

@@ -12,13 +12,16 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from vlp.data.shards.cards import Card
 from vlp.data.shards.download import Expected, RemoteStats, download
 from vlp.data.shards.remote import Remote, TransferError, is_remote
+from vlp.data.shards.shard import Shard, open_shards
+from vlp.evaluators.labelled import IMAGES, EvaluationSample, read_samples
+from vlp.evaluators.region_card import RegionCard
 from vlp.ground.paths import folders
 from vlp.ground.types import RecipeError
 
@@ -32,10 +35,10 @@ KINDS: dict[str, tuple[str, ...]] = {
 """What stands beside each image: its class; its captions, one per line; a vector of zeros and ones, one per class; the
 right caption and behind it wrong ones; a cue, and whether the image is meant by it."""
 GROUPS = "npy"  # integers of a classification set that say which groups a sample belongs to
-IMAGES = ("webp", "png", "jpg", "jpeg")
 KIND_FILE = "dataset_type.txt"
 CLASS_NAMES = "classnames.txt"
 TEMPLATES = "zeroshot_classification_templates.txt"
+CARD = ".yaml"
 TRIES = 5
 HUB_PAGE = re.compile(r"^(https://huggingface\.co/datasets/[^/]+/[^/]+)/tree/")
 
@@ -113,9 +116,42 @@ class SetFolder:
         split = shards[0].removeprefix(f"{self.root}/").rpartition("/")[0]
         return Card(name=f"{self.name} {split}", shards=tuple(shards), images=IMAGES, folder=Path("/", self.root))
 
+    def lists(self) -> dict[str, bytes]:
+        """Return the lists that the set has, by name: of classes and of prompts."""
+        return {name: content for name in (CLASS_NAMES, TEMPLATES) if (content := self.content(name)) is not None}
 
-def find_root(root: str) -> SetFolder:
-    """Return the folder of a set, by CLIP_benchmark's name for it or by DataComp's.
+    def read(self, shards: Sequence[Shard], members: Sequence[str]) -> list[EvaluationSample]:
+        """Return all samples of some shards.
+
+        Args:
+            members: Extensions of what must stand beside each image.
+
+        Raises:
+            RecipeError: As `read_samples`.
+        """
+        return [sample for shard in shards for sample in read_samples(shard, members)]
+
+
+Place = SetFolder | RegionCard
+
+
+def open_split(place: Place, split: str) -> list[Shard]:
+    """Return the shards of a split in the order of their numbers.
+
+    Raises:
+        RecipeError: One is missing, or no whole tar.
+    """
+    locations = place.shards(split)
+    opened = {shard.location: shard for shard in open_shards(place.card(locations), locations=locations)}
+    shards = [opened[location] for location in locations]
+    for shard in shards:
+        if shard.fault:
+            raise RecipeError(f"{shard.location}: not a whole tar ({shard.fault}); fetch it again")
+    return shards
+
+
+def find_root(root: str) -> Place:
+    """Return the folder of a set, by CLIP_benchmark's name for it or by DataComp's, or a card.
 
     Raises:
         RecipeError: It is not there, or an environment variable in it is not set.
@@ -127,6 +163,8 @@ def find_root(root: str) -> SetFolder:
             f"data.root is '{root}': set the environment variable {variable} to where your sets lie, a folder or an "
             "address such as hf://datasets/clip-benchmark"
         )
+    if text.endswith(CARD):
+        return RegionCard.load(text)
     if is_remote(text):
         # The page of a data set on the hub, as CLIP_benchmark takes it, is not where its files are.
         address = HUB_PAGE.sub(r"\1/resolve/", text.rstrip("/"))

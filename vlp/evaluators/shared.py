@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float32
@@ -27,6 +27,13 @@ Found = TypeVar("Found")
 NORM_TOLERANCE = 1e-3
 LEAST_IMAGES, LEAST_TEXTS = 16, 64  # a forward of fewer short texts waits for the weights to come from memory
 Shown = tuple[str, str, Pixels, Corruption | None, Overlay | None]
+
+
+@runtime_checkable
+class Locator(Protocol):
+    """A model that also says where in each image it finds what its caption says, in shares of width and height."""
+
+    def locate_captions(self, images: Iterable[Image], captions: Sequence[str]) -> Float32[Tensor, "n 4"]: ...
 
 
 class SharedEncoder:
@@ -138,6 +145,29 @@ class SharedEncoder:
 
         parts = deal(len(data), LEAST_IMAGES, write, f"{data.folder.name}: captions", progress=self.progress)
         return [caption for part in parts for caption in part]
+
+    def boxes(self, data: EvaluationSet) -> Float32[Tensor, "m 4"]:
+        """Return where in its image the model finds what each caption of a set says, image by image; on the CPU.
+
+        Returns:
+            Left, top, right and bottom in shares of the image.
+
+        Raises:
+            RecipeError: The model writes no boxes.
+        """
+        model = self.encoder
+        if not isinstance(model, Locator):
+            raise RecipeError(
+                f"a {type(model).__name__} gives embeddings alone and writes no boxes: name a run with "
+                "model.decoder={type: locating}"
+            )
+        asked = [(index, caption) for index, listed in enumerate(data.captions) for caption in listed]
+
+        def find(places: range) -> Tensor:
+            images = decode_ahead(lambda place: data.decode(asked[place][0])[0], places)
+            return model.locate_captions(images, [asked[place][1] for place in places])
+
+        return torch.cat(deal(len(asked), LEAST_IMAGES, find, f"{data.folder.name}: boxes", progress=self.progress))
 
     def _read_images(
         self, data: EvaluationSet, read: Callable[[Iterable[Image]], Tensor], *, is_unit: bool

@@ -19,9 +19,10 @@ from vlp.recipe.schema import Recipe
 from vlp.run.checkpoint import candidates
 from vlp.run.trackers import check_trackers
 from vlp.strategies.base import Strategy
+from vlp.towers.locating_decoder import LOCATING
 
 GIB = 2**30
-WRITES = "caption_metrics"  # the evaluator that needs a decoder
+WRITES, LOCATES = "caption_metrics", "grounding"  # evaluators that need a decoder, and one that knows boxes
 
 
 def check_ready(recipe: Recipe) -> None:
@@ -36,15 +37,22 @@ def check_ready(recipe: Recipe) -> None:
             try:
                 task = load_task(name)
                 look(task.data)
-                if task.evaluator == WRITES:
-                    check_packages()
-                    if getattr(recipe.model, "decoder", None) is None:
-                        raise RecipeError("the model has no decoder of captions")
+                _check_decoder(task.evaluator, getattr(recipe.model, "decoder", None))
             except RecipeError as error:
                 raise RecipeError(
                     f"evaluation.tasks: {name}: {error}; bring the set there, or take the task out of the list"
                 ) from error
     dist.on_main(lambda: check_writable(recipe.folder))
+
+
+def _check_decoder(evaluator: str, decoder: object | None) -> None:
+    """Refuse an evaluator that asks a decoder for what it cannot do."""
+    if evaluator == WRITES:
+        check_packages()
+        if decoder is None:
+            raise RecipeError("the model has no decoder of captions")
+    if evaluator == LOCATES and getattr(decoder, "type", None) != LOCATING:
+        raise RecipeError("the model has no decoder that knows boxes (model.decoder={type: locating})")
 
 
 def check_writable(folder: Path) -> None:

@@ -19,7 +19,7 @@ from vlp.towers.image_tokens import only_rows
 from vlp.towers.locating_decoder import LocatingDecoder
 from vlp.towers.moved_tokens import moved_tokens, named
 from vlp.towers.native_pixels import Packed, native_preparation
-from vlp.towers.plain_pixels import PLAIN, normalised, preparation
+from vlp.towers.plain_pixels import PLAIN, normalised, part_shown, preparation
 from vlp.towers.text import can_cut
 from vlp.towers.token_table import token_table
 from vlp.towers.writing import Writing
@@ -166,18 +166,29 @@ class TowerEncoder:
             captions: One for each image.
 
         Returns:
-            Left, top, right and bottom in shares of what the model is shown of the image.
+            Left, top, right and bottom in shares of the image's width and height.
 
         Raises:
             RecipeError: The model has no decoder that knows boxes.
         """
-        model, pairs = self.model, zip((self.transform(image) for image in images), captions, strict=True)
+        model = self.model
         if not isinstance(model.decoder, LocatingDecoder):
             raise RecipeError("the model has no decoder that knows boxes (model.decoder={type: locating})")
+        asked = zip(((self.transform(image), self._shown(image)) for image in images), captions, strict=True)
+        found = [torch.empty(0, 4)]
         with self._evaluating():
-            parts = (map(list, zip(*batch, strict=True)) for batch in self._batches(pairs))
-            found = [model.locate(self._move(pixels)[0], *model.tokenizer(texts)).cpu() for pixels, texts in parts]
-        return torch.cat(found) if found else torch.empty(0, 4)
+            for batch in self._batches(((*seen, caption) for seen, caption in asked)):
+                pixels, shown, texts = map(list, zip(*batch, strict=True))
+                boxes = model.locate(self._move(pixels)[0], *model.tokenizer(texts)).cpu()
+                first, last = (corner.repeat(1, 2) for corner in torch.tensor(shown).split(2, dim=1))
+                found.append(first + boxes * (last - first))
+        return torch.cat(found)
+
+    def _shown(self, image: Image) -> tuple[float, float, float, float]:
+        """Return which part of an image the model sees, in shares of it."""
+        if self.model.budget is not None:
+            return 0.0, 0.0, 1.0, 1.0
+        return part_shown(self.model.preprocess_cfg, *image.size)
 
     def _batches(self, things: Iterator) -> Iterator[list]:
         while batch := list(islice(things, self.batch_size)):

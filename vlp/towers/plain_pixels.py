@@ -25,6 +25,21 @@ def preparation(preprocess_cfg: Mapping[str, Any]) -> Preparation:
     return prepare
 
 
+def part_shown(preprocess_cfg: Mapping[str, Any], width: int, height: int) -> tuple[float, float, float, float]:
+    """Return which part of an image `preparation` leaves, but for the rounding of pixels.
+
+    Returns:
+        Left, top, right and bottom in shares of the image; below 0 and above 1 where it is filled up.
+    """
+    config = PreprocessCfg(**preprocess_cfg)
+    if config.resize_mode == "squash":
+        return 0.0, 0.0, 1.0, 1.0
+    rows, columns = config.size if isinstance(config.size, tuple | list) else (config.size, config.size)
+    scale = (min if config.resize_mode == "longest" else max)(columns / width, rows / height)
+    across, down = columns / (scale * width), rows / (scale * height)
+    return (1 - across) / 2, (1 - down) / 2, (1 + across) / 2, (1 + down) / 2
+
+
 def normalised(pixels: Float32[Tensor, "n 3 h w"], preprocess_cfg: Mapping[str, Any]) -> Float32[Tensor, "n 3 h w"]:
     """Return plain pixels as a tower expects them, bit for bit as `preparation` gives them of the same image."""
     mean, std = _colours(pixels, preprocess_cfg)

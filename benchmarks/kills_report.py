@@ -11,6 +11,8 @@ from typing import Any
 from benchmarks.dated_report import write_page
 from benchmarks.tables import markdown
 
+SHARDED = "kills-sharded"  # a report of its own
+
 
 def write_report(folder: Path, command: str, lives: Sequence[Any]) -> Path:
     """Write what was done; return the page."""
@@ -37,4 +39,6 @@ def write_report(folder: Path, command: str, lives: Sequence[Any]) -> Path:
         ]
         sections += ["## Broken", "\n".join(listing)]
     found = [{name: value for name, value in asdict(life).items() if name not in ("said", "commit")} for life in lives]
+    if all(life.sharded for life in lives):
+        return write_page(folder, SHARDED, "Kills of sharded trainings", command, sections, found)
     return write_page(folder, "kills", "Kills", command, sections, found)

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -185,12 +186,10 @@ def _chaos(about: dict[str, Any]) -> str:
     )
 
 
-def _kills(about: dict[str, Any]) -> str:
+def _kills(about: dict[str, Any], of: str = "a run") -> str:
     lives = about["found"]
     kills, broken = sum(len(life["kills"]) for life in lives), sum(bool(life["problems"]) for life in lives)
-    return (
-        f"**Signals** at random instants: {kills:,} in {len(lives):,} lives of a run, of which {broken:,} are marked."
-    )
+    return f"**Signals** at random instants: {kills:,} in {len(lives):,} lives of {of}, of which {broken:,} are marked."
 
 
 def _flipped_bits(about: dict[str, Any]) -> str:
@@ -216,6 +215,7 @@ def _soak(about: dict[str, Any]) -> str:
 SENTENCES: dict[str, Callable[[dict[str, Any]], str]] = {
     "chaos": _chaos,
     "kills": _kills,
+    "kills-sharded": partial(_kills, of="a run whose processes write parts"),
     "flipped-bits": _flipped_bits,
     "soak": _soak,
 }

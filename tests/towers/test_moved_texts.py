@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tests.towers.tiny import CAPTIONS, SIGLIP_TEXT, TEXT, tiny_bert, tiny_model
+from vlp.ground.offers import offers
 from vlp.ground.types import WordEncoder
 from vlp.towers.encoder import TowerEncoder
 from vlp.towers.moved_tokens import MovedTokens
@@ -26,7 +27,7 @@ def encoder(request, tmp_path):
 
 
 def test_unmoved_words_give_the_usual_embeddings(encoder):
-    assert isinstance(encoder, WordEncoder)
+    assert offers(encoder, WordEncoder)
     tokens, is_word = encoder.read_texts(TEXTS)
     nothing = torch.zeros(*tokens.shape, encoder.words.shape[1])
     torch.testing.assert_close(

@@ -21,6 +21,7 @@ from vlp.embeddings.parts import claim_folder
 from vlp.evaluators.shared import decode_ahead
 from vlp.ground import dist, files
 from vlp.ground.bits import checksum
+from vlp.ground.offers import offers
 from vlp.ground.randomness import mix
 from vlp.ground.types import Captioner, RecipeError
 from vlp.run.launch import check_same, join_evaluation
@@ -118,7 +119,7 @@ def write_captions(
         subject = find_subject(model)
         told = float(checksum(subject.tensors()))
         encoder = subject.encoder(device, batch_size=batch_size)
-        if not isinstance(encoder, Captioner):
+        if not offers(encoder, Captioner):
             raise RecipeError(f"'{model}' gives embeddings alone and writes no captions: name a CoCa")
     check_same("the model", f"{told} of {subject.name}")
     if folder is None:

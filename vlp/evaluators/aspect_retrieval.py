@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 import torch
 from jaxtyping import Bool, Float32, Float64, Int64
@@ -17,12 +17,12 @@ from vlp.evaluators.dataset import EvaluationSet
 from vlp.evaluators.intervals import mean, mean_of_means
 from vlp.evaluators.r_precision import precision_at_r
 from vlp.evaluators.shared import SharedEncoder
+from vlp.ground.offers import offers
 from vlp.ground.types import Encoder, Evaluation, PerSample, RecipeError
 
 NONE = -1
 
 
-@runtime_checkable
 class GateEncoder(Protocol):
     """A model in which a text opens a filter of coordinates, around one that has none.
 
@@ -67,7 +67,7 @@ class AspectRetrieval:
     def run(self, encoder: SharedEncoder) -> Evaluation:
         """Embed images and captions once, and search under each filter and without one."""
         model = encoder.encoder
-        if not isinstance(model, GateEncoder):
+        if not offers(model, GateEncoder):
             raise RecipeError(
                 f"a {type(model).__name__} has no filter that a text opens: score a run behind a head of type "
                 "text_gate (RUN@HEAD)"

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar
 
 import torch
 from jaxtyping import Float32
@@ -20,6 +20,7 @@ from vlp.evaluators.dataset import DataSource, EvaluationSet, Pixels, alter, ope
 from vlp.evaluators.overlay import Overlay
 from vlp.ground import dist
 from vlp.ground.cores import usable_cores
+from vlp.ground.offers import offers
 from vlp.ground.types import Captioner, Encoder, FeatureEncoder, RecipeError
 
 Decoded = TypeVar("Decoded")
@@ -29,7 +30,6 @@ LEAST_IMAGES, LEAST_TEXTS = 16, 64  # a forward of fewer short texts waits for t
 Shown = tuple[str, str, Pixels, Corruption | None, Overlay | None]
 
 
-@runtime_checkable
 class Locator(Protocol):
     """A model that also says where in each image it finds what its caption says, in shares of width and height."""
 
@@ -121,7 +121,7 @@ class SharedEncoder:
         Raises:
             RecipeError: The model has no features before its projection.
         """
-        if not isinstance(self.encoder, FeatureEncoder):
+        if not offers(self.encoder, FeatureEncoder):
             raise RecipeError(
                 f"features: a {type(self.encoder).__name__} gives embeddings alone; use features: projected"
             )
@@ -137,7 +137,7 @@ class SharedEncoder:
             RecipeError: The model writes none.
         """
         model = self.encoder
-        if not isinstance(model, Captioner):
+        if not offers(model, Captioner):
             raise RecipeError(f"a {type(model).__name__} gives embeddings alone and writes no captions: name a CoCa")
 
         def write(indices: range) -> list[str]:
@@ -156,7 +156,7 @@ class SharedEncoder:
             RecipeError: The model writes no boxes.
         """
         model = self.encoder
-        if not isinstance(model, Locator):
+        if not offers(model, Locator):
             raise RecipeError(
                 f"a {type(model).__name__} gives embeddings alone and writes no boxes: name a run with "
                 "model.decoder={type: locating}"

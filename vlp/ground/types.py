@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 from jaxtyping import Bool, Float32, Int64, UInt8
 from PIL.Image import Image
@@ -292,14 +292,12 @@ class Encoder(Protocol):
     def embed_texts(self, texts: Sequence[str]) -> Float32[Tensor, "n d"]: ...
 
 
-@runtime_checkable
 class FeatureEncoder(Protocol):
     """A model that also says what its image tower knows before the projection into the shared space, in float32."""
 
     def image_features(self, images: Iterable[Image]) -> Float32[Tensor, "n w"]: ...
 
 
-@runtime_checkable
 class PixelEncoder(Encoder, Protocol):
     """A model that can be shown changed pixels, as an attack does.
 
@@ -316,14 +314,12 @@ class PixelEncoder(Encoder, Protocol):
     def embed_pixels(self, pixels: Float32[Tensor, "n 3 h w"]) -> Float32[Tensor, "n d"]: ...
 
 
-@runtime_checkable
 class LayerEncoder(Protocol):
     """A model that says what each block of its image tower makes of plain pixels, averaged over places."""
 
     def layers(self, pixels: Float32[Tensor, "n 3 h w"]) -> list[Float32[Tensor, "n w"]]: ...
 
 
-@runtime_checkable
 class WordEncoder(Protocol):
     """A model whose word embeddings can be moved, as attacks on texts do.
 
@@ -343,7 +339,6 @@ class WordEncoder(Protocol):
     ) -> Float32[Tensor, "n d"]: ...
 
 
-@runtime_checkable
 class Captioner(Protocol):
     """A model that also writes a caption for each image."""
 

@@ -21,6 +21,7 @@ from vlp.evaluators.tasks import finished
 from vlp.ground import dist
 from vlp.ground.bits import checksum
 from vlp.ground.float32 import whole_float32
+from vlp.ground.offers import offers
 from vlp.ground.types import PixelEncoder, RecipeError
 from vlp.robust.attack_file import AttackList, load_attacks
 from vlp.robust.attack_task import attack_task
@@ -106,7 +107,7 @@ def _encoder(subject: Subject, chosen: AttackList, device: torch.device) -> Pixe
     if isinstance(subject.model, DualEncoder):
         subject.model.requires_grad_(False)
     encoder = subject.encoder(device, batch_size=chosen.file.batch_size)
-    if not isinstance(encoder, PixelEncoder):
+    if not offers(encoder, PixelEncoder):
         raise RecipeError(f"{subject.name}: a {type(encoder).__name__} does not say what it makes of pixels")
     needy = [listed.label for listed in chosen.listed if listed.build().needs_gradients]
     if needy and not encoder.has_gradients:

@@ -13,6 +13,7 @@ from vlp.attacks.ball import PIXEL_STEP
 from vlp.evaluators.base import Evaluator
 from vlp.evaluators.dataset import EvaluationSet
 from vlp.evaluators.shared import LEAST_IMAGES, LEAST_TEXTS, SharedEncoder, deal, decode_ahead
+from vlp.ground.offers import offers
 from vlp.ground.randomness import hash64
 from vlp.ground.types import LayerEncoder, PixelEncoder
 from vlp.robust.findings import Found, Outcome
@@ -80,7 +81,7 @@ class Stage:
         with torch.inference_mode():
             rows = self.encoder.embed_pixels(found.inputs)
         layers = []
-        if self.keeps_layers and isinstance(self.encoder, LayerEncoder):
+        if self.keeps_layers and offers(self.encoder, LayerEncoder):
             layers = [layer.cpu() for layer in self.encoder.layers(found.inputs)]
         shown = {place: number for number, place in enumerate(places) if place in self.shown}
         return Outcome(

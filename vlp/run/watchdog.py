@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import faulthandler
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable
+from functools import partial
 from types import TracebackType
-
-from jaxtyping import Float32
-from PIL.Image import Image
-from torch import Tensor
+from typing import Any
 
 from vlp.ground import dist
 from vlp.run.trained_head import HeadEncoder
+from vlp.towers.around_encoder import AroundEncoder
 from vlp.towers.encoder import TowerEncoder
-from vlp.towers.writing import Writing
 
 STDERR = 2  # by number: in a notebook `sys.stderr` is no file
 
@@ -47,29 +45,22 @@ class Watchdog:
         faulthandler.cancel_dump_traceback_later()
 
 
-class WatchedEncoder:
-    """An encoder that tells a watchdog of each call."""
+class WatchedEncoder(AroundEncoder):
+    """Tells a watchdog of each call, and offers whatever the encoder does.
+
+    Args:
+        encoder: Of the model, or behind one of its heads.
+        watchdog: To be told.
+    """
 
     def __init__(self, encoder: TowerEncoder | HeadEncoder, watchdog: Watchdog):
-        self.encoder = encoder
+        super().__init__(encoder)
         self.watchdog = watchdog
 
-    @property
-    def scale(self) -> float:
-        """Inverse temperature of the encoder."""
-        return self.encoder.scale
+    def __getattr__(self, name: str) -> Any:
+        found = super().__getattr__(name)
+        return partial(self._call, found) if callable(found) else found
 
-    def embed_images(self, images: Iterable[Image]) -> Float32[Tensor, "n d"]:
-        """Embed images as the encoder does."""
+    def _call(self, function: Callable[..., Any], *inputs: Any, **named: Any) -> Any:
         self.watchdog.beat()
-        return self.encoder.embed_images(images)
-
-    def embed_texts(self, texts: Sequence[str]) -> Float32[Tensor, "n d"]:
-        """Embed texts as the encoder does."""
-        self.watchdog.beat()
-        return self.encoder.embed_texts(texts)
-
-    def caption_images(self, images: Iterable[Image], writing: Writing) -> list[str]:
-        """Write captions as the encoder does."""
-        self.watchdog.beat()
-        return self.encoder.caption_images(images, writing)
+        return function(*inputs, **named)

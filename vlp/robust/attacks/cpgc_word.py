@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
 from vlp.ground import dist
+from vlp.ground.offers import offers
 from vlp.ground.types import RecipeError, WordEncoder
 from vlp.robust.attacks.base import Attack, Count, Positive, attacks
 from vlp.robust.caption_words import common_words
@@ -64,7 +65,7 @@ class CpgcWord(Attack):
 
     def change(self, stage: Stage, radius: float) -> Outcome:
         encoder = stage.encoder
-        if not isinstance(encoder, WordEncoder):
+        if not offers(encoder, WordEncoder):
             raise RecipeError(f"cpgc_word: the words of a {type(encoder).__name__} cannot be moved; use universal_word")
         if self._word is None:
             pairs = read_pairs(stage, self.card, self.pairs)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from vlp.attacks.ball import into_round_ball
+from vlp.ground.offers import offers
 from vlp.ground.types import RecipeError, WordEncoder
 from vlp.robust.attacks.base import Attack, Count, Positive, Radii, attacks
 from vlp.robust.findings import Outcome, Worst, blind
@@ -38,7 +39,7 @@ class TextEmbedding(Attack):
 
     def change(self, stage: Stage, radius: float) -> Outcome:
         encoder = stage.encoder
-        if not isinstance(encoder, WordEncoder):
+        if not offers(encoder, WordEncoder):
             raise RecipeError(f"text_embedding: the words of a {type(encoder).__name__} cannot be moved; use one_word")
         words: WordEncoder = encoder
         return stage.change_texts(lambda places: self._move(stage, words, places, radius))

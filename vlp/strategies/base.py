@@ -46,6 +46,9 @@ class Strategy:
         """Return what it holds on the device beside `weights` and `state_dict`, and no checkpoint keeps."""
         return ()
 
+    def borrow(self, lent: Mapping[str, nn.Parameter]) -> None:
+        """Take parameters that terms train and this strategy puts to work, by name, before all below."""
+
     def twin_of(self, model: DualEncoder) -> DualEncoder | None:
         """Return a copy that it needs beside the model, which is whole for the last time: both are split hereafter.
 
@@ -55,9 +58,6 @@ class Strategy:
 
     def start(self, model: DualEncoder) -> None:
         """See the model once, before the first step."""
-
-    def borrow(self, lent: Mapping[str, nn.Parameter]) -> None:
-        """Take parameters that terms train and this strategy puts to work, by name, before all below."""
 
     def before_step(self, step: int, wanted: frozenset[str]) -> None:
         """Learn which step, counted from 0, is about to begin, and what terms that have begun need of embeddings.

@@ -92,10 +92,11 @@ def test_a_copy_recomputes_with_its_own_weights():
     assert all(value.grad is None for value in model.core.text.parameters())
 
 
-def test_what_cannot_be_recomputed_apart_is_refused():
+@pytest.mark.parametrize("way", WAYS[1:])
+def test_batch_norms_that_would_see_a_batch_twice_are_refused(way):
     with pytest.raises(RecipeError, match=r"model\.lock_batch_norm=true"):
-        tiny_model(image={**TIMM, "name": "test_resnet"}, grad_checkpointing="selective")
-    tiny_model(image={**TIMM, "name": "test_resnet"}, grad_checkpointing="selective", lock_batch_norm=True)
+        tiny_model(image={**TIMM, "name": "test_resnet"}, grad_checkpointing=way)
+    tiny_model(image={**TIMM, "name": "test_resnet"}, grad_checkpointing=way, lock_batch_norm=True)
 
 
 @pytest.mark.long

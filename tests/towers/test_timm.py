@@ -15,7 +15,7 @@ TIMM = {"type": "timm"}
 
 @pytest.mark.parametrize("name", ["test_vit", "test_resnet", "test_convnext"])
 def test_a_backbone_embeds_and_learns(name):
-    model = tiny_model(image={**TIMM, "name": name}, grad_checkpointing=True)
+    model = tiny_model(image={**TIMM, "name": name}, grad_checkpointing=name != "test_resnet")
     found = model(*tiny_batch(model, ["a cat", "a dog"]))
     assert found.image.shape == (2, 16)
     found.image[:, 0].sum().backward()

@@ -180,7 +180,7 @@ def set_grad_checkpointing(core: CustomTextCLIP) -> None:
     if (decoder := decoder_of(core)) is not None:
         decoder.set_grad_checkpointing(True)
     if isinstance(visual, ModifiedResNet):
-        raise RecipeError("model.grad_checkpointing: open_clip's ResNet does not support it; use a timm `resnet50`")
+        raise RecipeError("model.grad_checkpointing: open_clip's ResNet does not support it; timm's towers do")
     try:
         # open_clip's timm adapter would log the refusal and go on without
         (visual.trunk if isinstance(visual, TimmModel) else visual).set_grad_checkpointing(True)

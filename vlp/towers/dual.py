@@ -212,15 +212,15 @@ class DualEncoder(TwoTowers):
         check_tokenizer(text, text_cfg, tokenizer)
 
     def _recompute(self, how: Literal[True, "selective"]) -> None:
-        if how != "selective":
+        if how == "selective":
+            keep_products(*self._parts().values())
+        else:
             set_grad_checkpointing(self.core)
-            return
         if self.has_batch_norm:
             raise RecipeError(
-                "model.grad_checkpointing: 'selective' would count each batch twice in the statistics of batch norms: "
-                "set model.lock_batch_norm=true, or leave it out"
+                "model.grad_checkpointing: would count each batch twice in the statistics of batch norms: set "
+                "model.lock_batch_norm=true, or leave it out"
             )
-        keep_products(*self._parts().values())
 
     def _learn(self, words: tuple[str, ...]) -> NewTokens:
         text = self.core.text

@@ -16,7 +16,6 @@ from unittest.mock import patch
 
 import torch
 import torch.distributed as torch_dist
-from accelerate import Accelerator
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -26,7 +25,6 @@ from benchmarks.gpu.runs import SIZES, losses_of, smoke, watched_run
 from benchmarks.gpu.steps import compiling
 from benchmarks.gpu.waits import in_words
 from vlp.recipe.model import build_model
-from vlp.recipe.schema import Recipe
 from vlp.run import assemble
 from vlp.run.distributing import distribute
 from vlp.run.float8_fit import CAPABILITY
@@ -188,9 +186,8 @@ def _group_of_one(setting: Setting) -> Iterator[None]:
 def _data_parallel(setting: Setting) -> Iterator[None]:
     """Wrap by hand what Accelerate leaves alone with one process; device ids make PyTorch move all inputs."""
 
-    def by_hand(accelerator: Accelerator, towers: DualEncoder, recipe: Recipe, *, sharded: bool) -> nn.Module:
-        model = distribute(accelerator, towers, recipe, sharded=sharded)
-        return DistributedDataParallel(model, device_ids=[0] if setting.device == "cuda" else None)
+    def by_hand(*parts: Any, **how: Any) -> nn.Module:
+        return DistributedDataParallel(distribute(*parts, **how), device_ids=[0] if setting.device == "cuda" else None)
 
     with _group_of_one(setting), patch.object(assemble, "distribute", by_hand):
         yield

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from vlp.ground import dist
 from vlp.ground.types import VlpWarning
@@ -60,20 +60,14 @@ def copied(state: Any) -> Any:
     From a GPU all of them travel at once, through memory that is pinned for it and that torch keeps for the next copy;
     the wait is for the last one.
     """
-    found = _copied(state)
+    found = tree_map_only(Tensor, _copy, state)
     for device in {value.device for value in tree_leaves(state) if isinstance(value, Tensor) and value.is_cuda}:
         torch.cuda.synchronize(device)
     return found
 
 
-def _copied(state: Any) -> Any:
-    if isinstance(state, Tensor):
-        if state.device.type != "cuda":
-            return state.detach().to("cpu", copy=True)
-        pinned = torch.empty_like(state, device="cpu", pin_memory=True, requires_grad=False)
-        return pinned.copy_(state.detach(), non_blocking=True)
-    if isinstance(state, dict):
-        return type(state)((key, _copied(value)) for key, value in state.items())
-    if isinstance(state, list | tuple):
-        return type(state)(_copied(value) for value in state)
-    return state
+def _copy(value: Tensor) -> Tensor:
+    if value.device.type != "cuda":
+        return value.detach().to("cpu", copy=True)
+    pinned = torch.empty_like(value, device="cpu", pin_memory=True, requires_grad=False)
+    return pinned.copy_(value.detach(), non_blocking=True)

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from vlp.ground import files
@@ -55,8 +55,7 @@ class Checkpoint:
 
     def weights(self, label: str = MODEL) -> dict[str, Tensor]:
         """Return the weights called `label` (`model`, or the label of a strategy such as `ema`)."""
-        path = self.path / f"{label}{WEIGHTS}"
-        return read_whole(path) if pieces_of(path) else load_file(path)
+        return read_whole(self.path / f"{label}{WEIGHTS}")
 
     def training(self) -> dict[str, Any]:
         """Return optimizer, strategy and guard state; only tensors and plain values can be in it."""

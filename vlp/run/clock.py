@@ -12,7 +12,7 @@ from types import FrameType
 from typing import TypeVar
 
 from vlp.ground import dist
-from vlp.run.device_idle import DeviceIdle
+from vlp.run.device_idle import DeviceIdle, HostWaits
 
 Thing = TypeVar("Thing")
 NOTICEABLE_WAIT = 0.1  # share of time; less is noise between batches
@@ -68,11 +68,10 @@ class Clock:
 
     def __init__(self, first_step: int, position: int, idle: DeviceIdle | None = None) -> None:
         self.step = first_step
-        self.idle = idle
+        self.waits = idle or HostWaits()
         self.position = position
         self.laps = 0
         self.lap_started = time.monotonic()
-        self.waited = 0.0
 
     def waiting(self, things: Iterable[Thing]) -> Iterator[Thing]:
         """Pass things on and count the seconds spent waiting for them."""
@@ -83,16 +82,12 @@ class Clock:
                 thing = next(source)
             except StopIteration:
                 return
-            waited = time.monotonic() - started
-            self.waited += waited
-            if self.idle is not None:
-                self.idle.step_begins(waited)
+            self.waits.step_begins(time.monotonic() - started)
             yield thing
 
     def step_launched(self) -> None:
         """Take note that the host has launched all of a step, which a GPU may only have begun."""
-        if self.idle is not None:
-            self.idle.step_launched()
+        self.waits.step_launched()
 
     def lap(self, step: int, position: int) -> dict[str, float]:
         """Return speed and waiting share since the last lap, and start a new one.
@@ -103,14 +98,9 @@ class Clock:
             position: Samples that the whole job has consumed so far.
         """
         seconds = max(time.monotonic() - self.lap_started, 1e-9)
-        measured = {
-            "samples_per_second": (position - self.position) / seconds,
-            "data_wait": min(1.0, self.waited / seconds),
-        }
-        if self.idle is not None:
-            measured |= self.idle.lap(seconds)
+        measured = {"samples_per_second": (position - self.position) / seconds, **self.waits.lap(seconds)}
         self.step, self.position = step, position
-        self.laps, self.lap_started, self.waited = self.laps + 1, time.monotonic(), 0.0
+        self.laps, self.lap_started = self.laps + 1, time.monotonic()
         return measured
 
     @contextmanager
@@ -120,8 +110,7 @@ class Clock:
         yield
         lasted = time.monotonic() - started
         self.lap_started += lasted
-        if self.idle is not None:
-            self.idle.pause(lasted)
+        self.waits.pause(lasted)
 
 
 def diagnose(measured: Mapping[str, float], workers: int) -> str:

@@ -29,7 +29,33 @@ class Gap:
     paused: float
 
 
-class DeviceIdle:
+class HostWaits:
+    """Tell what a run waited for whose host computes: all the time in which no batch was there."""
+
+    def __init__(self) -> None:
+        self._waited = 0.0
+
+    def step_begins(self, waited: float) -> None:
+        """Take note that the next batch is there.
+
+        Args:
+            waited: Seconds that it took.
+        """
+        self._waited += waited
+
+    def step_launched(self) -> None:
+        """Take note that the host has launched all of a step, which a GPU may only have begun."""
+
+    def pause(self, seconds: float) -> None:
+        """Leave out what the host did since the step, and for how long."""
+
+    def lap(self, seconds: float) -> dict[str, float]:
+        """Return `data_wait`, the share of a lap of so many seconds that was lost waiting for data."""
+        waited, self._waited = self._waited, 0.0
+        return {"data_wait": min(1.0, waited / seconds)}
+
+
+class DeviceIdle(HostWaits):
     """Tell what a GPU waited for: events are set at both ends of each step, and read once per lap.
 
     A host that waits for data while the device still works costs nothing, so its own clock cannot tell.
@@ -39,32 +65,30 @@ class DeviceIdle:
     """
 
     def __init__(self, new_event: Callable[[], Event]):
+        super().__init__()
         self._new_event = new_event
         self._gaps: list[Gap] = []
         self._end: Event | None = None
         self._launched = self._paused = 0.0
 
     def step_launched(self) -> None:
-        """Take note that the host has launched a step."""
+        """Set an event behind the step."""
         self._end = self._set()
         self._launched, self._paused = time.monotonic(), 0.0
 
     def pause(self, seconds: float) -> None:
-        """Leave out what the host did since the step, and for how long."""
+        """Remember for how long; the gap to the next step holds it."""
         self._paused += seconds
 
     def step_begins(self, waited: float) -> None:
-        """Take note that the next batch is there.
-
-        Args:
-            waited: Seconds that it took.
-        """
+        """Set an event in front of the step."""
+        super().step_begins(waited)
         if self._end is not None:
             self._gaps.append(Gap(self._end, self._set(), self._launched, waited, self._paused))
         self._end = None
 
     def lap(self, seconds: float) -> dict[str, float]:
-        """Return metrics since the last lap, for which it waits for the device; none where no gap was seen.
+        """Return metrics since the last lap, for which it waits for the device; without a gap those of the host.
 
         Args:
             seconds: Length of the lap.
@@ -74,9 +98,10 @@ class DeviceIdle:
             part of it in which the host waited for data. `work_ahead`, the work that the device had left when the host
             had launched a step, as a share of a step (median): near 0, the device waits for launches within steps.
         """
+        of_host = super().lap(seconds)
         gaps, self._gaps = self._gaps, []
         if not gaps:
-            return {}
+            return of_host
         now = self._set()
         now.synchronize()
         there = time.monotonic()

@@ -18,9 +18,7 @@ from vlp.towers.blocks import blocks_of
 aten = torch.ops.aten
 PRODUCTS = {op.default for op in (aten.mm, aten.addmm, aten.bmm, aten.baddbmm, aten._scaled_mm, aten.convolution)}
 DROPOUT = "dropout_p"  # an argument of every kernel of attention
-RESPECTS = (
-    "respect_saved_tensors_hooks"  # what torch knows by its later versions: whoever counts bytes sees all of them
-)
+RESPECTS = "respect_saved_tensors_hooks"  # whoever counts bytes sees all of them; earlier torch does not know it
 COUNTED: dict[str, Any] = {RESPECTS: True} if RESPECTS in inspect.signature(checkpoint).parameters else {}
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import multiprocessing
 import sqlite3
+import threading
 
 import numpy as np
 import pytest
 
+from vlp.data import rows_by_key
 from vlp.data.batches import keys_of
 from vlp.data.rows_by_key import RowsByKey
 from vlp.ground.types import RecipeError
@@ -52,6 +54,28 @@ def test_processes_that_add_at_one_time_lose_nothing(tmp_path):
         process.join()
     known, found = opened(tmp_path).read(KEYS)
     assert known.all() and np.array_equal(found, ROWS)
+
+
+def test_who_opens_a_file_that_another_is_making_waits(tmp_path):
+    """Then SQLite says at once that the database is locked, whatever time it was given."""
+    (tmp_path / "kept").mkdir()
+    maker = sqlite3.connect(tmp_path / "kept" / "0.sqlite", isolation_level=None, check_same_thread=False)
+    maker.execute("BEGIN IMMEDIATE")
+    maker.execute("CREATE TABLE about (told TEXT)")
+    done = threading.Timer(0.3, lambda: maker.execute("COMMIT"))
+    done.start()
+    assert opened(tmp_path).num_known == 0
+    done.join()
+
+
+def test_a_file_that_stays_locked_is_named_with_the_way_out(tmp_path, monkeypatch):
+    (tmp_path / "kept").mkdir()
+    maker = sqlite3.connect(tmp_path / "kept" / "0.sqlite", isolation_level=None)
+    maker.execute("BEGIN IMMEDIATE")
+    maker.execute("CREATE TABLE about (told TEXT)")
+    monkeypatch.setattr(rows_by_key, "SECONDS_TO_WAIT", 0.2)
+    with pytest.raises(RecipeError, match=r"0.sqlite cannot be used \(database is locked\)"):
+        opened(tmp_path)
 
 
 def test_a_row_that_finds_no_room_leaves_those_that_were_there(tmp_path):

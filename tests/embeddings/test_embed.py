@@ -127,7 +127,7 @@ def test_a_sample_that_cannot_be_read_is_left_out_and_listed(tmp_path, export):
 
 
 def _embed(rank, world_size, export, data, folder):
-    module.SAMPLES_PER_PART = 6
+    pytest.MonkeyPatch().setattr(module, "SAMPLES_PER_PART", 6)
     return embed(export, data, folder)
 
 

@@ -77,7 +77,7 @@ def test_a_folder_with_other_captions_is_refused(model, pictures, tmp_path):
 
 
 def _on_two(rank, world_size, model, shards, folder):
-    module.PICTURES_PER_PART = 4
+    pytest.MonkeyPatch().setattr(module, "PICTURES_PER_PART", 4)
     (card,) = shards
     return written(model, card, folder=folder, temperature=2.0)
 

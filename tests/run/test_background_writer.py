@@ -138,7 +138,7 @@ def test_one_thing_after_the_other():
 
 def _with_trouble_on_the_first(rank, world_size, folder, shards):
     recipe = tiny_recipe(Path(folder) / str(rank), shards, f"runs={folder}/runs", BEHIND, *OFTEN)
-    checkpoint.save_file = fail_at(2, FULL_DISK)
+    pytest.MonkeyPatch().setattr(checkpoint, "save_file", fail_at(2, FULL_DISK))
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         run = train(recipe)

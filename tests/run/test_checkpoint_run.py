@@ -80,7 +80,7 @@ def test_a_last_save_that_fails_ends_the_run_with_the_way_out(tmp_path, shards, 
 
 def _fail_on_the_first(rank, world_size, folder, shards):
     if rank == 0:
-        checkpoint.save_file = fail_at(3, FULL_DISK)
+        pytest.MonkeyPatch().setattr(checkpoint, "save_file", fail_at(3, FULL_DISK))
     return losses(train(tiny_recipe(Path(folder) / str(rank), shards, f"runs={folder}/runs")))
 
 
@@ -94,7 +94,7 @@ def _fail_on_the_second(rank, world_size, folder, shards):
                 raise MemoryError("no room for a copy")
             return real(*args, **options)
 
-        saving.get_optimizer_state_dict = gather
+        pytest.MonkeyPatch().setattr(saving, "get_optimizer_state_dict", gather)
     return losses(train(tiny_recipe(Path(folder) / str(rank), shards, f"runs={folder}/runs")))
 
 
@@ -116,10 +116,10 @@ def _read_with_trouble(rank, world_size, folder, shards, own_folders):
         train(recipe)
     if rank == 1:
 
-        def load_file(path):
+        def read_whole(path):
             raise OSError(5, "Input/output error", str(path))
 
-        checkpoint.load_file = load_file
+        pytest.MonkeyPatch().setattr(checkpoint, "read_whole", read_whole)  # which refuses a name that is not there
     try:
         train(recipe, resume=True)
     except Exception as error:

@@ -113,7 +113,7 @@ def test_it_goes_on_where_it_was_stopped(tmp_path, export, monkeypatch):
 
 
 def _embed_with_others(rank, world_size, folder, shards, model, overrides):
-    module.PAIRS_PER_PART = 16
+    pytest.MonkeyPatch().setattr(module, "PAIRS_PER_PART", 16)
     recipe = tiny_recipe(Path(folder) / str(rank), shards, f"runs={folder}/runs", *overrides)
     card = next(iter(recipe.data.train.values())).card
     return embed_views(model, [card], Path(folder) / "two", recipe, epochs=2, kind="float32")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from vlp.ground.types import RecipeError
 
 SELECT = "SELECT key, row FROM kept WHERE key IN (SELECT value FROM json_each(?))"
 SECONDS_TO_WAIT = 60.0  # for another process that writes
+SECONDS_BETWEEN_TRIES = 0.02
 
 
 class RowsByKey:
@@ -36,7 +38,7 @@ class RowsByKey:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._base = sqlite3.connect(path, timeout=SECONDS_TO_WAIT, isolation_level=None)
-            self._base.execute("PRAGMA journal_mode = WAL")
+            self._write_ahead()
             self._base.execute("PRAGMA synchronous = NORMAL")
             self._begin(f"{about} {width}")
         except (OSError, sqlite3.Error) as error:
@@ -44,6 +46,18 @@ class RowsByKey:
                 f"train.keep_locked: {path} cannot be used ({error}): remove it, make room, name another folder, or "
                 "set train.keep_locked=false"
             ) from error
+
+    def _write_ahead(self) -> None:
+        """Let writers and readers of the file meet: SQLite itself does not wait where another has just made it."""
+        end = time.monotonic() + SECONDS_TO_WAIT
+        while True:
+            try:
+                self._base.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError:
+                if time.monotonic() > end:
+                    raise
+            time.sleep(SECONDS_BETWEEN_TRIES)
 
     def _begin(self, about: str) -> None:
         with self._base:

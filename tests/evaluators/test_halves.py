@@ -11,10 +11,9 @@ import pytest
 from tests.evaluators.sets import HashEncoder, opened, task_on, write_captions, write_classes
 from tests.evaluators.splits import write_splits
 from tests.house import FILES
-from vlp.evaluators.base import Task, load_task
+from vlp.evaluators.base import Task, evaluators, load_task
 from vlp.evaluators.dataset import DataSource, open_set
 from vlp.evaluators.halves import Half, part_of
-from vlp.evaluators.instances import JUDGED_TOGETHER
 from vlp.evaluators.per_sample import read_samples
 from vlp.evaluators.shared import SharedEncoder
 from vlp.evaluators.tasks import run_task, run_tasks, task_sha256
@@ -109,7 +108,8 @@ def test_samples_that_are_judged_together_stay_together():
         if isinstance(node, ast.ImportFrom) and node.module == "vlp.evaluators.instances"
         if any(alias.name == "runs_of" for alias in node.names)
     }
-    assert readers == set(JUDGED_TOGETHER)
+    together = {name for name in evaluators if getattr(evaluators[name], "judges_instances", False)}
+    assert readers == together
 
 
 def test_a_half_without_samples_is_refused(tmp_path):

@@ -30,6 +30,8 @@ class Association:
     `details.ties` counts the instances where that decides.
     """
 
+    judges_instances = True
+
     def __init__(self, data: EvaluationSet):
         check_kind(data, "association")
         self.data = data

@@ -10,7 +10,6 @@ from pydantic import BaseModel
 
 from vlp.evaluators.dataset import DataSource, EvaluationSet
 from vlp.evaluators.halves import Half, Part
-from vlp.evaluators.instances import JUDGED_TOGETHER
 from vlp.evaluators.layout import CLASS_NAMES, KIND_FILE
 from vlp.evaluators.shared import SharedEncoder
 from vlp.evaluators.variants import read_task
@@ -25,7 +24,10 @@ class Evaluator(Protocol):
     """Score a model on one evaluation set.
 
     The positional argument of the class is the opened set; its keyword-only arguments are the `settings` of a task.
-    `run` is called by all processes and must ask for the same embeddings on each of them.
+    `run` is called by all processes and must ask for the same embeddings on each of them. A class whose samples are
+    judged together, in instances that must not be torn apart, says `judges_instances = True`; one that lets a decoder
+    write has a static method `check_decoder(type)`, which raises a RecipeError unless a decoder of that type, or none,
+    will do.
 
     Args:
         texts: Every text the evaluator embeds, in order; their hash goes into the record.
@@ -114,8 +116,21 @@ class Task:
 
     def half(self, part: Part) -> Task:
         """Return the task on one half of its samples: choose by one, report the other."""
-        half = Half(part=part, of_instances=self.evaluator in JUDGED_TOGETHER)
+        half = Half(part=part, of_instances=getattr(evaluators[self.evaluator], "judges_instances", False))
         return replace(self, data=self.data.model_copy(update={"half": half}))
+
+    def check_decoder(self, decoder: str | None) -> None:
+        """Refuse a model whose decoder is of no use to the evaluator.
+
+        Args:
+            decoder: Its type, as a recipe names it; None where the model has none.
+
+        Raises:
+            RecipeError: The evaluator lets one write, and this one cannot, or a package that it needs is missing.
+        """
+        check = getattr(evaluators[self.evaluator], "check_decoder", None)
+        if check is not None:
+            check(decoder)
 
     def open(self, encoder: SharedEncoder) -> Evaluator:
         """Open the data, complete or refused, and create the evaluator.

@@ -60,6 +60,13 @@ class CaptionMetrics:
         )
         self.texts = tuple(caption for listed in data.captions for caption in listed)
 
+    @staticmethod
+    def check_decoder(decoder: str | None) -> None:
+        """Refuse a model that writes no captions, and an environment that cannot score them."""
+        check_packages()
+        if decoder is None:
+            raise RecipeError("the model has no decoder of captions")
+
     def run(self, encoder: SharedEncoder) -> Evaluation:
         """Write captions and score them."""
         return score_captions(encoder.captions(self.data, self.writing), self.data.captions, self.measures)

@@ -11,6 +11,7 @@ from vlp.evaluators.dataset import EvaluationSet
 from vlp.evaluators.intervals import mean, proportion
 from vlp.evaluators.shared import SharedEncoder
 from vlp.ground.types import Evaluation, PerSample, RecipeError
+from vlp.towers.locating_decoder import LOCATING
 
 RIGHT = 0.5  # the overlap from which on a box is right
 KEPT_EXAMPLES = 20
@@ -39,6 +40,12 @@ class Grounding:
         if not self.texts:
             raise RecipeError(f"{data.folder.locate('')}: none of its {len(data)} images has a region")
         self.boxes = torch.tensor([region.box for sample in data.samples for region in sample.regions])
+
+    @staticmethod
+    def check_decoder(decoder: str | None) -> None:
+        """Refuse a model that writes no boxes."""
+        if decoder != LOCATING:
+            raise RecipeError("the model has no decoder that knows boxes (model.decoder={type: locating})")
 
     def run(self, encoder: SharedEncoder) -> Evaluation:
         """Write boxes and compare."""

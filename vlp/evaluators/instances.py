@@ -5,9 +5,6 @@ from __future__ import annotations
 from vlp.evaluators.dataset import EvaluationSet
 from vlp.ground.types import RecipeError
 
-JUDGED_TOGETHER = ("association", "winoground")
-"""Evaluators that score instances, whose samples must not be torn apart."""
-
 
 def runs_of(data: EvaluationSet) -> dict[str, list[int]]:
     """Return the samples of each instance by its name, numbered from 0; instances in the order of the set.

@@ -38,6 +38,8 @@ class Winoground:
         group: Column of `data.groups`, equal for the two samples of an example: adds means over its values.
     """
 
+    judges_instances = True
+
     def __init__(
         self,
         data: EvaluationSet,

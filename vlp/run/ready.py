@@ -10,7 +10,6 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from vlp.evaluators.base import load_task
-from vlp.evaluators.caption_metrics import check_packages
 from vlp.evaluators.dataset import look
 from vlp.ground import dist
 from vlp.ground.files import beside, remove
@@ -19,10 +18,8 @@ from vlp.recipe.schema import Recipe
 from vlp.run.checkpoint import candidates
 from vlp.run.trackers import check_trackers
 from vlp.strategies.base import Strategy
-from vlp.towers.locating_decoder import LOCATING
 
 GIB = 2**30
-WRITES, LOCATES = "caption_metrics", "grounding"  # evaluators that need a decoder, and one that knows boxes
 
 
 def check_ready(recipe: Recipe) -> None:
@@ -33,26 +30,17 @@ def check_ready(recipe: Recipe) -> None:
     """
     with dist.together():
         check_trackers(recipe)
+        decoder = getattr(recipe.model, "decoder", None)
         for name in recipe.evaluation.tasks:
             try:
                 task = load_task(name)
                 look(task.data)
-                _check_decoder(task.evaluator, getattr(recipe.model, "decoder", None))
+                task.check_decoder(None if decoder is None else decoder.type)
             except RecipeError as error:
                 raise RecipeError(
                     f"evaluation.tasks: {name}: {error}; bring the set there, or take the task out of the list"
                 ) from error
     dist.on_main(lambda: check_writable(recipe.folder))
-
-
-def _check_decoder(evaluator: str, decoder: object | None) -> None:
-    """Refuse an evaluator that asks a decoder for what it cannot do."""
-    if evaluator == WRITES:
-        check_packages()
-        if decoder is None:
-            raise RecipeError("the model has no decoder of captions")
-    if evaluator == LOCATES and getattr(decoder, "type", None) != LOCATING:
-        raise RecipeError("the model has no decoder that knows boxes (model.decoder={type: locating})")
 
 
 def check_writable(folder: Path) -> None:

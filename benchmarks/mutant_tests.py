@@ -50,6 +50,7 @@ ROWS: dict[str, tuple[str, ...]] = {
         "tests/objectives/test_twins.py -k processes",
     ),
     "vlp/objectives/needs.py": ("tests/objectives/test_contract.py -k clip",),
+    "vlp/objectives/ask.py": ("tests/objectives/test_widths.py", "tests/objectives/test_head.py"),
     "vlp/objectives/base.py": (f"{TERMS} -k 'clip or siglip'", "tests/objectives/test_behaviour.py"),
     "vlp/objectives/projections/*.py": ("tests/objectives/test_head.py",),
     "vlp/objectives/schedule.py": ("tests/test_golden.py",),

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from functools import cache
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from vlp.ground.coordinates import first_coordinates
 from vlp.pairs import (
     HIST,
     KMEAN,
@@ -72,6 +77,26 @@ def sides_of(image: Tensor, text: Tensor, ids: Tensor | None = None) -> tuple[Si
             None if ids is None else ids.repeat_interleave(3),
         ),
     )
+
+
+def cut_blocks(blocks: Mapping[str, Block], widths: Iterable[int]) -> dict[str, Block]:
+    """Return blocks of first coordinates, `NAME@WIDTH`; those of all are no others."""
+    narrow: dict[tuple[Side, int], Side] = {}
+
+    def cut(side: Side, width: int) -> Side:
+        if width == side.local.shape[1]:
+            return side
+        if (side, width) not in narrow:
+            everyone = cache(lambda: first_coordinates(side.everyone, width))
+            local = first_coordinates(side.local, width)
+            narrow[side, width] = replace(side, local=local, gather=everyone, cut=side)
+        return narrow[side, width]
+
+    return {
+        f"{name}@{width}": Block(cut(block.rows, width), cut(block.columns, width), block.scale, block.bias)
+        for name, block in blocks.items()
+        for width in widths
+    }
 
 
 def dense_stat(block: Block, request: Request) -> Tensor:

@@ -8,13 +8,15 @@ from functools import partial
 import pytest
 import torch
 
-from tests.pairs.dense import REQUESTS, blocks_of, leaves, mix, unit
+from tests.pairs.dense import REQUESTS, blocks_of, cut_blocks, leaves, mix, unit
 from tests.processes import run_processes
 from vlp.ground import dist
 from vlp.ground.types import Embeddings
 from vlp.pairs import HIST, TOPK, Block, Pairs, pair_stats
 
 SIZE = 12
+WIDTHS = (2, 4, 6)
+AT_WIDTHS = ("both", "all", "rectangular", "twins", "means")
 
 
 def weighted(stats, rows):
@@ -62,6 +64,25 @@ def engine_on(rank, world_size):
     return answers
 
 
+def widths_of(requests):
+    return {f"{name}@{width}": asked for name, asked in requests.items() for width in WIDTHS}
+
+
+def widths_on(rank, world_size):
+    """Several widths in one walk: return the gradients of one process, and how many walks there were."""
+    rows = slice(rank * SIZE // world_size, (rank + 1) * SIZE // world_size)
+    found = {}
+    for name in AT_WIDTHS:
+        image, text, scale, bias = leaves(SIZE)
+        local = [leaf.detach().requires_grad_() for leaf in (image[rows], text[rows], scale, bias)]
+        blocks = cut_blocks(local_blocks(*local), WIDTHS)
+        stats = pair_stats(blocks, widths_of(REQUESTS[name]), tile_size=3, kept_bytes=2**6)
+        loss = weighted(stats, rows)
+        walks = {values.grad_fn for values in stats.values() if values.grad_fn is not None}
+        found[name] = len(walks), loss.item(), [each.numpy() for each in torch.autograd.grad(loss, local[:3])]
+    return found
+
+
 def sums_on(rank, world_size):
     size = 6 // world_size
     rows = slice(rank * size, (rank + 1) * size)
@@ -75,7 +96,7 @@ def sums_on(rank, world_size):
 
 
 def both_on(rank, world_size):
-    return engine_on(rank, world_size), sums_on(rank, world_size)
+    return engine_on(rank, world_size), sums_on(rank, world_size), widths_on(rank, world_size)
 
 
 @pytest.fixture(scope="module", params=[2, 3])
@@ -90,7 +111,7 @@ def test_processes_add_up_to_one(parts):
         inputs = leaves(SIZE)
         stats = pair_stats(blocks_of(*inputs), requests, tile_size=5)
         loss = mix(stats)
-        largest, losses, images, texts, scales, biases = zip(*(part[name] for part, _ in parts), strict=True)
+        largest, losses, images, texts, scales, biases = zip(*(part[0][name] for part in parts), strict=True)
         whole = [values for (_, request), values in stats.items() if isinstance(request, TOPK)]
         for expected, *pieces in zip(whole, *largest, strict=True):
             assert torch.equal(torch.cat([torch.as_tensor(piece) for piece in pieces]), expected), name
@@ -104,10 +125,24 @@ def test_processes_add_up_to_one(parts):
 
 
 @pytest.mark.processes
+def test_processes_walk_several_widths_at_once_and_add_up_to_one(parts):
+    for name in AT_WIDTHS:
+        inputs, requests = leaves(SIZE), widths_of(REQUESTS[name])
+        loss = weighted(pair_stats(cut_blocks(blocks_of(*inputs), WIDTHS), requests), slice(0, SIZE))
+        walks, losses, found = zip(*(part[2][name] for part in parts), strict=True)
+        assert set(walks) == {len(REQUESTS[name])}, name
+        assert sum(losses) == pytest.approx(loss.item(), rel=1e-12)
+        for number, expected in enumerate(torch.autograd.grad(loss, inputs[:3])):
+            pieces = [torch.as_tensor(each[number]) for each in found]
+            ours = torch.stack(pieces).sum(0) if pieces[0].ndim == 0 else torch.cat(pieces)
+            torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-10, msg=name)
+
+
+@pytest.mark.processes
 def test_sums_see_through_to_other_processes(parts):
     share, total, gradient, sizes = sums_on(0, 1)
     assert sizes == [6]
-    sums = [sums for _, sums in parts]
+    sums = [part[1] for part in parts]
     assert all(part[3] == [6 // len(parts)] * len(parts) for part in sums)
     assert sum(part[0] for part in sums) == pytest.approx(share)
     assert [part[1] for part in sums] == [pytest.approx(total)] * len(parts)

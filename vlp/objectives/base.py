@@ -14,9 +14,10 @@ from vlp.ground import dist
 from vlp.ground.registry import Registry
 from vlp.ground.types import RecipeError
 from vlp.ground.undo import Undo
+from vlp.objectives.ask import Standpoint, ask
 from vlp.objectives.head import Head, HeadPairs, TrainedHead, find_head
 from vlp.objectives.needs import NEEDS
-from vlp.pairs import Numerics, Pairs, PrefixPairs, Request, Stats, TileMemory, kernel_of, mask_of, pair_stats
+from vlp.pairs import Numerics, Pairs, PrefixPairs, Request, Stats, TileMemory
 
 Report = dict[str, Tensor]
 
@@ -284,38 +285,28 @@ class Objective(nn.Module):
             self._undo = None  # what is settled stays
 
     def _shares(self, pairs: Pairs, step: int) -> dict[str, Float[Tensor, ""]]:
-        """Let the terms of each head and width read one walk; return what they say, in their own order."""
-        found: dict[str, Tensor] = {}
+        """Let all terms read one walk of each matrix, and several widths of it together."""
         read = {k: each for k, each in self._terms.items() if self._has_begun(k, step) or each.needs <= pairs.carries}
-        for place in dict.fromkeys(map(self._place_of, read)):
-            name, width = place
-            seen = pairs if name is None else HeadPairs(pairs, self._heads[name])
-            seen = seen if width is None else PrefixPairs(seen, width)
-            alike = {label: term for label, term in read.items() if self._place_of(label) == place}
-            stats = self._stats(seen, alike.values())
-            found.update({label: term(seen, stats) for label, term in alike.items()})
-        return {label: found[label] for label in read}
+        seen = self._seen(pairs, dict.fromkeys(map(self._place_of, read)))
+        asking: dict[Standpoint, list[Term]] = {place: [] for place in seen}
+        for label, term in read.items():
+            asking[self._place_of(label)].append(term)
+        stats = ask(seen, asking, pairs.group, memory=self._memory, numerics=self.numerics)
+        return {k: term(seen[self._place_of(k)], stats[self._place_of(k)]) for k, term in read.items()}
+
+    def _seen(self, pairs: Pairs, places: Iterable[Standpoint]) -> dict[Standpoint, Pairs]:
+        """Return what terms see behind each head, at each width."""
+        names = dict.fromkeys(name for name, _ in places)
+        behind = {name: pairs if name is None else HeadPairs(pairs, self._heads[name]) for name in names}
+        return {
+            (name, width): behind[name] if width is None else PrefixPairs(behind[name], width) for name, width in places
+        }
 
     def _has_begun(self, label: str, step: int) -> bool:
         return step >= self._begins.get(label, 0)
 
-    def _place_of(self, label: str) -> tuple[str | None, int | None]:
+    def _place_of(self, label: str) -> Standpoint:
         return self.behind.get(label), self.widths.get(label)
-
-    def _stats(self, pairs: Pairs, alike: Iterable[Term]) -> Stats:
-        wanted: dict[str, list[Request]] = {}
-        for term in alike:
-            for block, requests in term.plan(pairs).items():
-                wanted.setdefault(block, []).extend(requests)
-        blocks = {
-            name: pairs.block(
-                name,
-                labels=any(mask_of(request) == "label" for request in requests),
-                references={kernel.of for request in requests if (kernel := kernel_of(request)) is not None},
-            )
-            for name, requests in wanted.items()
-        }
-        return pair_stats(blocks, wanted, pairs.group, memory=self._memory, numerics=self.numerics)
 
     def _check(self, pairs: Pairs, step: int) -> None:
         self._check_sizes(pairs)

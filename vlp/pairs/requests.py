@@ -155,6 +155,7 @@ class Side:
         ids: Sample ids of the whole batch; None where no two rows are of one sample.
         labels: Of the whole batch, for the `label` mask.
         scales: Of the whole batch, for `individual` requests.
+        cut: Whose first coordinates they are, made unit again; None where they are nobody's.
         references: Features of the whole batch for kernels, by name: the kernel sees their products.
     """
 
@@ -164,6 +165,12 @@ class Side:
     scales: Float[Tensor, " b"] | None = None
     references: Mapping[str, Float[Tensor, "b r"]] = field(default_factory=dict)
     ids: Int64[Tensor, " b"] | None = None
+    cut: Side | None = None
+
+    @property
+    def origin(self) -> Side:
+        """The side whose first coordinates these are, or this one."""
+        return self if self.cut is None else self.cut
 
     @property
     def everyone(self) -> Float[Tensor, "b d"]:

@@ -15,7 +15,7 @@ from vlp.pairs.engine.plan import plan_statistics
 from vlp.pairs.engine.split_products import Numerics
 from vlp.pairs.engine.statistic import Statistic
 from vlp.pairs.engine.tiles import Rectangle, TileMemory
-from vlp.pairs.requests import Block, Request
+from vlp.pairs.requests import Block, Request, Side
 
 
 @dataclass(frozen=True)
@@ -97,11 +97,7 @@ def matrix_of(
     """Return the matrix of a block, in float64 where its rows are and in float32 elsewhere; a collective."""
     dtype = torch.float64 if block.rows.local.dtype == torch.float64 else torch.float32
     is_alone = dist.world_size(group) == 1
-    rows = block.rows.local.detach().to(dtype)
-    if is_alone:
-        columns = rows if block.symmetric else block.columns.local.detach().to(dtype)
-    else:
-        columns = block.columns.everyone.detach().to(dtype)
+    rows, columns = features_of(block.rows, block.columns, dtype, group)
     rank, num_own_columns = dist.rank(group), len(block.columns.local)
     part = Rectangle(
         rows,
@@ -128,6 +124,14 @@ def matrix_of(
         is_fused=is_fused,
         numerics=numerics,
     )
+
+
+def features_of(rows: Side, columns: Side, dtype: torch.dtype, group: dist.Group) -> tuple[Tensor, Tensor]:
+    """Return this process's rows and everyone's columns, without gradient; a collective."""
+    own = rows.local.detach().to(dtype)
+    if dist.world_size(group) > 1:
+        return own, columns.everyone.detach().to(dtype)
+    return own, own if columns is rows else columns.local.detach().to(dtype)
 
 
 def bound_of_cosines(part: Rectangle, group: dist.Group) -> float | None:

@@ -1,8 +1,8 @@
 """Three ways over the tiles of a matrix to its sums, and from there to its gradients.
 
 `TwoWalks` is the plain one and does for everything. A log-sum-exp alone goes by `KeptExponentials`, which differs in
-what its kept tiles hold; a pointwise sum alone by `EarlyGradients`, which walks once. On CUDA there is a fourth way,
-`FusedWalk`.
+what its kept tiles hold; a pointwise sum alone by `EarlyGradients`, which walks once. There are two further ways:
+`FusedWalk` on CUDA, and `NestedWalk` over several widths of the same embeddings.
 """
 
 from __future__ import annotations
@@ -46,11 +46,9 @@ class TwoWalks:
         self._matrix, self._wanted, self.kept = matrix, wanted, kept
 
     def forward(self) -> None:
-        """Add every tile to every statistic; the last one may overwrite the tile."""
-        statistics = list(zip(self._matrix.statistics, self._matrix.ratios, strict=True))
+        """Add every tile to every statistic."""
         for tile in self._matrix.scaled().tiles(keep_in=self.kept):
-            for k, (statistic, ratio) in enumerate(statistics, start=1):
-                statistic.add(tile, tile.take(ratio, keep=k != len(statistics)))
+            add_to_all(self._matrix, tile)
 
     def backward(self, returned: Sequence[Returned]) -> Gradients:
         """Turn every tile into the sum of what its statistics make of it."""
@@ -58,28 +56,8 @@ class TwoWalks:
         whole = self._matrix.scaled()
         sums = GradientSums(self._matrix, whole, self._wanted)
         for tile in whole.tiles(take_from=self.kept):
-            sums.add(tile, self._derivative(tile, sums))
+            sums.add(tile, derivative_of(self._matrix, tile, sums))
         return sums.finish()
-
-    def _derivative(self, tile: Tile, sums: GradientSums) -> Float[Tensor, "height width"]:
-        """Return the derivative of the loss with respect to the tile's logits; add those of scale and bias."""
-        used = self._matrix.differentiable
-        if len(used) == 1 and used[0][1] is None and not sums.scale_by_tile:
-            ((statistic, _),) = used
-            statistic.to_derivative(tile, tile.logits)
-            if statistic.biased:
-                sums.add_bias(tile, tile.logits)
-            return tile.logits
-        total = tile.buffer("derivative").zero_()
-        for k, (statistic, ratio) in enumerate(used, start=1):
-            derivative = tile.take(ratio, keep=True)
-            statistic.to_derivative(tile, derivative)
-            if statistic.biased:
-                sums.add_bias(tile, derivative)
-            total.add_(derivative) if ratio is None else total.addcmul_(derivative, ratio)
-            if sums.scale_by_tile and k == sums.num_learned:  # those at the model's scale come first
-                sums.add_scale(tile, total)
-        return total
 
 
 class KeptExponentials:
@@ -153,6 +131,34 @@ class EarlyGradients:
             scale=sum_of_products(self._rows, self._whole.rows) * weight / self._matrix.scale,
             bias=self._slopes.sum() * weight,
         )
+
+
+def add_to_all(matrix: Matrix, tile: Tile) -> None:
+    """Add a tile to every statistic of its matrix; the last one may overwrite it."""
+    statistics = list(zip(matrix.statistics, matrix.ratios, strict=True))
+    for k, (statistic, ratio) in enumerate(statistics, start=1):
+        statistic.add(tile, tile.take(ratio, keep=k != len(statistics)))
+
+
+def derivative_of(matrix: Matrix, tile: Tile, sums: GradientSums) -> Float[Tensor, "height width"]:
+    """Return the derivative of the loss with respect to a tile's logits; add those of scale and bias."""
+    used = matrix.differentiable
+    if len(used) == 1 and used[0][1] is None and not sums.scale_by_tile:
+        ((statistic, _),) = used
+        statistic.to_derivative(tile, tile.logits)
+        if statistic.biased:
+            sums.add_bias(tile, tile.logits)
+        return tile.logits
+    total = tile.buffer("derivative").zero_()
+    for k, (statistic, ratio) in enumerate(used, start=1):
+        derivative = tile.take(ratio, keep=True)
+        statistic.to_derivative(tile, derivative)
+        if statistic.biased:
+            sums.add_bias(tile, derivative)
+        total.add_(derivative) if ratio is None else total.addcmul_(derivative, ratio)
+        if sums.scale_by_tile and k == sums.num_learned:  # those at the model's scale come first
+            sums.add_scale(tile, total)
+    return total
 
 
 def begin_backward(matrix: Matrix, returned: Sequence[Returned]) -> None:

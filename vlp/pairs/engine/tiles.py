@@ -95,6 +95,11 @@ class Rectangle:
         """Whether rows and columns are the same embeddings."""
         return self.row_side is self.column_side
 
+    @property
+    def num_bytes(self) -> int:
+        """What all of it would take, if it existed."""
+        return len(self.rows) * len(self.columns) * self.rows.element_size()
+
     def tiles(self, *, keep_in: KeptTiles | None = None, take_from: KeptTiles | None = None) -> Iterator[Tile]:
         """Yield the tiles in order; each overwrites the one before, but for those that are kept.
 
@@ -102,9 +107,8 @@ class Rectangle:
             keep_in: Keeps the first tiles, as far as it has room.
             take_from: Has tiles that need no product.
         """
-        largest = min(self.tile_size, max(len(self.rows), len(self.columns)))
-        buffers = Buffers(self.memory, self.rows, largest)
-        for rows, columns in self._places():
+        buffers = self.buffers()
+        for rows, columns in self.places():
             kept = None if take_from is None else take_from.pop(rows, columns)
             if kept is not None:
                 yield Tile(self, rows, columns, buffers, kept, was_kept=True)
@@ -116,7 +120,12 @@ class Rectangle:
             yield Tile(self, rows, columns, buffers, logits, is_kept=room is not None)
         buffers.give_back()
 
-    def _places(self) -> Iterator[tuple[slice, slice]]:
+    def buffers(self) -> Buffers:
+        """Return scratch memory for a walk."""
+        return Buffers(self.memory, self.rows, min(self.tile_size, max(len(self.rows), len(self.columns))))
+
+    def places(self) -> Iterator[tuple[slice, slice]]:
+        """Yield rows and columns of the tiles in their order."""
         for rows in cut(0, len(self.rows), self.tile_size):
             of_row = self._half(rows) if self.triangular else cut(0, len(self.columns), self.tile_size)
             yield from ((rows, columns) for columns in of_row)

@@ -12,8 +12,8 @@ process walks its rows and its columns, takes six products instead of four.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from vlp.pairs.engine.answers import answers_of, own_gradients, return_gradients
 from vlp.pairs.engine.fused import Backend, FusedWalk, share_out
 from vlp.pairs.engine.gradients import WantedGradients
 from vlp.pairs.engine.matrix import Matrix, matrix_of
+from vlp.pairs.engine.nested import Nest, NestedWalk, inverse_norms
 from vlp.pairs.engine.plain_sums import PointwiseSum
 from vlp.pairs.engine.plan import axis_of, is_differentiable
 from vlp.pairs.engine.softmax_sums import LogSumExp
@@ -84,8 +85,8 @@ def _pair_stats(
     backend: Backend,
     numerics: Numerics,
 ) -> Stats:
-    stats: Stats = {}
     memory = memory or TileMemory()
+    asked: list[Asked] = []
     for name, wanted in requests.items():
         unique = tuple(dict.fromkeys(wanted))
         block = blocks[name]
@@ -105,9 +106,12 @@ def _pair_stats(
                     is_fused=is_fused,
                     numerics=numerics,
                 )
-                columns = None if block.symmetric else block.columns.local
-                answers = _PairStats.apply(matrix, block.rows.local, columns, block.scale, block.bias)
-            stats.update({(name, request): answer for request, answer in zip(share, answers, strict=True)})
+            asked.append(Asked(name, block, matrix))
+    stats: Stats = {}
+    for together in walked_together(asked):
+        with torch.autocast(together[0].block.rows.local.device.type, enabled=False):
+            answers = iter(_ask(together[0]) if len(together) == 1 else _ask_nested(together))
+        stats.update({(each.name, request): next(answers) for each in together for request in each.matrix.requests})
     return stats
 
 
@@ -118,50 +122,154 @@ def _check_symmetric(name: str, requests: Sequence[Request]) -> None:
         raise ValueError(f"block '{name}' is symmetric, individual scales would make it something else")
 
 
+class Asked(NamedTuple):
+    """A matrix, and the block about which it is asked."""
+
+    name: str
+    block: Block
+    matrix: Matrix
+
+    @property
+    def width(self) -> int:
+        """Coordinates of its embeddings."""
+        return self.block.rows.local.shape[1]
+
+
+def walked_together(asked: Sequence[Asked]) -> list[list[Asked]]:
+    """Return questions by walk: one alone, or those about several widths of the same embeddings, narrow ones first.
+
+    Where half of a matrix can be kept, each is alone: kept exponentials save more than shared products.
+    """
+    walks: dict[Any, list[Asked]] = {}
+    for question in asked:
+        block, matrix = question.block, question.matrix
+        first = matrix.statistics[0]
+        inputs = (block.rows.origin.local, block.columns.origin.local, block.scale, block.bias)
+        key = (*map(id, inputs), block.symmetric, first.learned, first.factor)  # the same scale, too
+        is_taken = any(question.width == other.width for other in walks.get(key, ()))
+        is_alone = is_taken or matrix.is_fused or matrix.part.num_bytes <= 2 * matrix.kept_bytes
+        walks.setdefault(id(question.matrix) if is_alone else key, []).append(question)
+    return [sorted(together, key=lambda question: question.width) for together in walks.values()]
+
+
+def _ask(question: Asked) -> tuple[Tensor, ...]:
+    block, matrix = question.block, question.matrix
+
+    def start(wanted: WantedGradients, kept: Sequence[KeptTiles]) -> WalkPath:
+        return choose_path(matrix, wanted, kept[0])
+
+    columns = None if block.symmetric else block.columns.local
+    answers: tuple[Tensor, ...] = _PairStats.apply(
+        (matrix,), start, block.rows.local, columns, block.scale, block.bias, None, None
+    )
+    return answers
+
+
+def _ask_nested(together: Sequence[Asked]) -> tuple[Tensor, ...]:
+    """Ask about several widths in one walk, gradients to the embeddings that they are cut from."""
+    block, matrices = together[-1].block, [question.matrix for question in together]
+    rows, columns = block.rows.origin, block.columns.origin
+    cut = [question.width for question in together if question.block.rows.cut is not None]
+    nest = Nest(matrices, [question.width for question in together], rows, columns, cut)
+
+    def start(wanted: WantedGradients, kept: Sequence[KeptTiles]) -> WalkPath:
+        return NestedWalk(nest, wanted, kept)
+
+    sides = [rows] if block.symmetric else [rows, columns]
+    local = [side.local[:, : together[-1].width] for side in sides]
+    norms = [inverse_norms(features, cut) for features in local]
+    answers: tuple[Tensor, ...] = _PairStats.apply(
+        matrices,
+        start,
+        local[0],
+        None if block.symmetric else local[1],
+        block.scale,
+        block.bias,
+        norms[0],
+        None if block.symmetric else norms[1],
+    )
+    return answers
+
+
+Start = Callable[[WantedGradients, Sequence[KeptTiles]], WalkPath]
+"""Returns a path over matrices whose statistics have begun, given what wants gradients and where tiles stay."""
+
+
 class _PairStats(torch.autograd.Function):
+    """The answers to all that is asked of matrices that are walked together, as a function of embeddings.
+
+    What comes back to rows and columns has that of their inverse norms behind it, where those are inputs.
+    """
+
     @staticmethod
     def forward(
-        ctx: Any, matrix: Matrix, rows: Tensor, columns: Tensor | None, scale: Tensor, bias: Tensor
+        ctx: Any,
+        matrices: Sequence[Matrix],
+        start: Start,
+        rows: Tensor,
+        columns: Tensor | None,
+        scale: Tensor,
+        bias: Tensor,
+        row_norms: Tensor | None,  # noqa: ARG004 - what is walked has them
+        column_norms: Tensor | None,  # noqa: ARG004
     ) -> tuple[Tensor, ...]:
-        ctx.matrix = matrix
+        ctx.matrices = matrices
+        ctx.width = rows.shape[1]
         ctx.dtypes = (rows.dtype, rows.dtype if columns is None else columns.dtype, scale.dtype, bias.dtype)
-        ctx.path = walk_forward(matrix, WantedGradients(*ctx.needs_input_grad[1:]))
-        ctx.saved = saved_of(matrix)
-        answers = answers_of(matrix)
+        ctx.path = walk_forward(matrices, WantedGradients(*ctx.needs_input_grad[2:6]), start)
+        ctx.saved = [saved_of(matrix) for matrix in matrices]
+        answers = [answer for matrix in matrices for answer in answers_of(matrix)]
+        requests = [request for matrix in matrices for request in matrix.requests]
         ctx.mark_non_differentiable(
-            *(a for a, request in zip(answers, matrix.requests, strict=True) if not is_differentiable(request))
+            *(answer for answer, request in zip(answers, requests, strict=True) if not is_differentiable(request))
         )
-        return answers
+        return tuple(answers)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        returned = return_gradients(ctx.matrix, ctx.saved, gradients)
-        found = own_gradients(ctx.matrix, ctx.path.backward(returned))
-        typed = (
+        each = iter(gradients)
+        returned = [
+            back
+            for matrix, saved in zip(ctx.matrices, ctx.saved, strict=True)
+            for back in return_gradients(matrix, saved, [next(each) for _ in matrix.requests])
+        ]
+        found = own_gradients(ctx.matrices[-1], ctx.path.backward(returned))
+        rows, columns, scale, bias = (
             gradient.to(dtype) if gradient is not None and is_wanted else None
-            for gradient, dtype, is_wanted in zip(found, ctx.dtypes, ctx.needs_input_grad[1:], strict=True)
+            for gradient, dtype, is_wanted in zip(found, ctx.dtypes, ctx.needs_input_grad[2:6], strict=True)
         )
-        return None, *typed
+        (rows, of_rows), (columns, of_columns) = _parted(rows, ctx.width), _parted(columns, ctx.width)
+        return None, None, rows, columns, scale, bias, of_rows, of_columns
 
 
-def walk_forward(matrix: Matrix, wanted: WantedGradients) -> WalkPath:
-    """Let the statistics of a matrix add up all of it; return the path that leads back to the gradients.
+def _parted(gradient: Tensor | None, width: int) -> tuple[Tensor | None, Tensor | None]:
+    """Return what belongs to coordinates, and what stands behind them."""
+    if gradient is None or gradient.shape[1] == width:
+        return gradient, None
+    return gradient[:, :width], gradient[:, width:]
+
+
+def walk_forward(matrices: Sequence[Matrix], wanted: WantedGradients, start: Start) -> WalkPath:
+    """Let the statistics of matrices add up all of them; return the path that leads back to the gradients.
 
     With a bound for all logits a walk is quicker, but may find that it lost digits; then it is repeated without one.
     """
-    for statistic, bound in zip(matrix.statistics, matrix.bounds, strict=True):
-        statistic.begin_forward(matrix.part, bound)
-    kept = KeptTiles(matrix.kept_bytes if any(wanted) else 0, matrix.part.memory)
-    path = choose_path(matrix, wanted, kept)
-    _add_up(matrix, path)
-    if matrix.cosine_bound is None or _all_exact(matrix):
+    for matrix in matrices:
+        for statistic, bound in zip(matrix.statistics, matrix.bounds, strict=True):
+            statistic.begin_forward(matrix.part, bound)
+    kept = [KeptTiles(matrix.kept_bytes if any(wanted) else 0, matrix.part.memory) for matrix in matrices]
+    path = start(wanted, kept)
+    _add_up(matrices, path)
+    if matrices[0].cosine_bound is None or _all_exact(matrices):
         return path
-    kept.give_back()
-    for statistic in matrix.statistics:
-        statistic.begin_forward(matrix.part, None)
-    path = TwoWalks(matrix, wanted, KeptTiles(0, matrix.part.memory))
-    _add_up(matrix, path)
+    for tiles in kept:
+        tiles.give_back()
+    for matrix in matrices:
+        for statistic in matrix.statistics:
+            statistic.begin_forward(matrix.part, None)
+    path = start(wanted, [KeptTiles(0, matrix.part.memory) for matrix in matrices])
+    _add_up(matrices, path)
     return path
 
 
@@ -179,13 +287,14 @@ def choose_path(matrix: Matrix, wanted: WantedGradients, kept: KeptTiles) -> Wal
     return TwoWalks(matrix, wanted, kept)
 
 
-def _add_up(matrix: Matrix, path: WalkPath) -> None:
+def _add_up(matrices: Sequence[Matrix], path: WalkPath) -> None:
     path.forward()
-    for statistic in matrix.statistics:
-        statistic.merge_processes(matrix.group)
+    for matrix in matrices:
+        for statistic in matrix.statistics:
+            statistic.merge_processes(matrix.group)
 
 
-def _all_exact(matrix: Matrix) -> bool:
+def _all_exact(matrices: Sequence[Matrix]) -> bool:
     """Whether no process doubts its sums; a collective."""
-    doubted = not all(statistic.is_exact() for statistic in matrix.statistics)
-    return not bool(dist.all_reduce_max(matrix.scale.new_tensor(float(doubted)), matrix.group))
+    doubted = not all(statistic.is_exact() for matrix in matrices for statistic in matrix.statistics)
+    return not bool(dist.all_reduce_max(matrices[0].scale.new_tensor(float(doubted)), matrices[0].group))

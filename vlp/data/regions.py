@@ -93,6 +93,8 @@ def _along(sides: Sequence[float], length: int, shown: Sequence[float]) -> tuple
     start, stop = shown
     first, last = ((side * length - start) / (stop - start) for side in sides)
     begin, end = max(first, 0.0), min(last, 1.0)
+    if last <= first:  # rounded to nothing
+        return begin, end, 0.0
     return begin, end, max(end - begin, 0.0) / (last - first)
 
 
@@ -109,20 +111,18 @@ def read_regions(sample: Sample, key: str, captions: Captions) -> list[Region]:
 
 def _region(value: Any, key: str, captions: Captions) -> Region:
     box, said = value["box"], captions.tidy(value["caption"], key)
-    whole = (
+    is_inside = (
         isinstance(box, list)
         and len(box) == 4
         and all(math.isfinite(side) and -BEYOND <= side <= 1 + BEYOND for side in box)
-        and box[0] < box[2]
-        and box[1] < box[3]
     )
-    if not whole or not said:
+    left, top, right, bottom = (min(max(float(side), 0.0), 1.0) for side in box) if is_inside else (0.0, 0.0, 0.0, 0.0)
+    if not (left < right and top < bottom and said):
         raise BadSampleError(
             "bad_region",
             f"'{key}': {str(value)[:MOST_SHOWN]}: a box has left, top, right and bottom in shares of the image, from 0 "
             "to 1, and a caption",
         )
-    left, top, right, bottom = (min(max(float(side), 0.0), 1.0) for side in box)
     return Region((left, top, right, bottom), said)
 
 

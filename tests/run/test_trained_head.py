@@ -13,11 +13,15 @@ from tests.evaluators.sets import write_classes
 from tests.processes import run_processes
 from tests.strategies.runs import STEADY, assert_resumes, losses_of, recipe_of
 from tests.towers.tiny import CAPTIONS, tiny_images
+from vlp.embeddings.embed import embed
+from vlp.embeddings.model_agreement import agree
+from vlp.embeddings.parts import read_embeddings, read_manifest
 from vlp.evaluate import load
 from vlp.evaluators.aspect_retrieval import GateEncoder
 from vlp.export.run import export_any
 from vlp.ground.offers import offers
 from vlp.ground.types import PixelEncoder, RecipeError, WordEncoder
+from vlp.merging.merge import merge
 from vlp.run.subject import find_subject
 from vlp.train import train
 
@@ -129,6 +133,26 @@ def test_a_matrix_becomes_a_part_of_the_exported_towers(run, tmp_path, name):
     tokens = open_clip.get_tokenizer(f"local-dir:{tmp_path / 'export'}")(CAPTIONS)
     with torch.no_grad():
         torch.testing.assert_close(model.eval().encode_text(tokens, normalize=True), expected[1], rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_behind_a_head_is_told_by_its_width_and_never_taken_for_the_model(run, tmp_path):
+    card = str(run.parent.parent / "card.yaml")
+    for part, width in (("@local", 8), ("@amcl", 24), ("@4", 4), ("@local@4", 4)):
+        embed(f"{run}{part}", card, tmp_path / part, kind="float32", file_format="npy")
+        assert read_manifest(tmp_path / part)["width"] == width == read_embeddings(tmp_path / part)[1].shape[1]
+    with pytest.raises(RecipeError, match=r"@local' is a model behind a head.*name the model itself"):
+        merge([str(run), f"{run}@local"], tmp_path / "merge")
+    for parts in (("@local", "@flat"), ("", "@flat"), ("@4", "@8")):
+        with pytest.raises(RecipeError, match="behind @WIDTH or @HEAD has no weights of its own"):
+            agree(*(f"{run}{part}" for part in parts))
+    for part, complaint in (
+        ("@nothing", r"no head is called 'nothing' \(known: local, gate, flat, amcl\)"),
+        ("@clip", "no head is called 'clip'"),
+        ("@17", "@17: the model's embeddings have 16 coordinates"),
+        ("@local@9", "@9: the model's embeddings have 8 coordinates"),
+    ):
+        with pytest.raises(RecipeError, match=complaint):
+            find_subject(f"{run}{part}")
 
 
 def test_a_text_opens_a_filter_behind_a_gate_alone(run):

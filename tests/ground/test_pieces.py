@@ -139,6 +139,17 @@ def test_pieces_of_others_are_read_in_whatever_way_they_lie(tmp_path):
     assert torch.equal(read_whole(path)["rows"], whole)
 
 
+def test_pieces_of_others_are_all_needed_and_lie_with_no_others(tmp_path):
+    path = tmp_path / "theirs.safetensors"
+    _of_others(path, (ROW, at(0, 0)), (ROW, at(2, 0)), (ROW, at(4, 0)))
+    pieces_of(path)[-1].unlink()
+    with pytest.raises(ValueError, match="2 of its 3 pieces are there"):
+        read_whole(path)
+    _of_others(path, (ROW, at(0, 0)), (ROW, at(2, 0)))
+    with pytest.raises(ValueError, match="pieces of 2 and of 3 files lie together"):
+        shapes(path)
+
+
 def test_one_piece_is_no_file_of_its_own(path):
     one = pieces_of(path)[0]
     with pytest.raises(RecipeError, match=r"one of the pieces of model\.safetensors: name that"):

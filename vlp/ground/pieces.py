@@ -22,7 +22,7 @@ from torch.distributed.tensor import DTensor
 from vlp.ground.errors import first_line
 
 SUFFIX = ".safetensors"
-PIECE = re.compile(r"(.+)-\d{5}-of-\d{5}\.safetensors")
+PIECE = re.compile(r"(.+)-\d{5}-of-(\d{5})\.safetensors")
 IN_PIECES = "in pieces"  # the key that stands for a tensor in a state whose tensors lie in files with pieces
 HEADER, OFFSETS, WHOLE = "DCP_SHARDING_INFO", "saved_offsets", "whole_shape"  # the last one is ours
 
@@ -187,7 +187,18 @@ def _places(path: Path) -> dict[str, list[_Place]]:
                 raise ValueError(f"it is one of the pieces of {whole_name(path.name)}: name that, and all are read")
             for name, place in _places_in(opened, file).items():
                 found.setdefault(name, []).append(place)
+    _check_all_there(path, all(at.whole is not None for places in found.values() for at in places))
     return found
+
+
+def _check_all_there(path: Path, tells_wholes: bool) -> None:
+    """Refuse pieces of two writings, and a part of those whose tensors tell nobody how large they are."""
+    pieces = pieces_of(path)
+    counts = sorted({int(found[2]) for file in pieces if (found := PIECE.fullmatch(file.name))})
+    if len(counts) > 1:
+        raise ValueError(f"{path.name}: pieces of {' and of '.join(map(str, counts))} files lie together")
+    if not tells_wholes and counts not in ([], [len(pieces)]):
+        raise ValueError(f"{path.name}: {len(pieces)} of its {counts[0]} pieces are there")
 
 
 def _places_in(opened: Any, file: Path) -> dict[str, _Place]:

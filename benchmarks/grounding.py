@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import chain, cycle, islice
 from pathlib import Path
 
 import torch
@@ -56,7 +57,10 @@ def _overlaps_of_all(some: Float[Tensor, "m 4"], boxes: Float[Tensor, "n 4"]) ->
 
 
 def told_of_others(data: EvaluationSet) -> EvaluationSet:
-    """Return a set in which each image is asked for what the next one that has as many regions says."""
+    """Return a set in which each image is asked for what the next one that has as many regions says.
+
+    Where no other has as many, it is asked for what others say, one image after the other.
+    """
     by_count: dict[int, list[int]] = {}
     for place, captions in enumerate(data.captions):
         by_count.setdefault(len(captions), []).append(place)
@@ -64,6 +68,9 @@ def told_of_others(data: EvaluationSet) -> EvaluationSet:
     for places in by_count.values():
         for place, other in zip(places, [*places[1:], places[0]], strict=True):
             captions[place] = data.captions[other]
+        if len(places) == 1:
+            others = chain(*data.captions[place + 1 :], *data.captions[:place])
+            captions[place] = tuple(islice(cycle(others), len(data.captions[place])))
     return replace(data, captions=tuple(captions))
 
 

@@ -31,6 +31,6 @@ def test_the_square_that_is_right_most_often_need_not_overlap_most():
 
 
 def test_images_are_told_of_each_other(tmp_path):
-    captions = [["a", "b"], ["c"], ["d", "e"], ["f"], []]
+    captions = [["a", "b"], ["c"], ["d", "e"], ["f"], [], [*"ghijklmn"]]
     data = opened(write_regions(tmp_path / "parts.yaml", [[(LEFT, text) for text in listed] for listed in captions]))
-    assert told_of_others(data).captions == (("d", "e"), ("f",), ("a", "b"), ("c",), ())
+    assert told_of_others(data).captions == (("d", "e"), ("f",), ("a", "b"), ("c",), (), (*"abcdefab",))

@@ -80,16 +80,23 @@ def test_one_of_the_regions_in_sight_is_drawn_and_none_where_there_are_none(samp
 @pytest.mark.parametrize(
     "regions",
     [
-        "x", [1], {"box": 3}, [{"box": [0, 0, 1, 1]}], [{**LEFT, "caption": " "}], [{**LEFT, "caption": ["a"]}],
+        "x", 3, [1], {"box": 3}, [{"box": [0, 0, 1, 1]}], [{**LEFT, "caption": " "}], [{**LEFT, "caption": ["a"]}],
+        [{**LEFT, "caption": None}], [{**LEFT, "caption": 5}],
         *([{**LEFT, "box": box}] for box in (
-            [0, 0, 1], [0, 0, 24, 20], [0.5, 0, 0.5, 1], [0.5, 0.5, 0.2, 1], [0, 0, "1", 1], "0011", [0, 0, 1, 1e999]
+            [0, 0, 1], [0, 0, 24, 20], [0.5, 0, 0.5, 1], [0.5, 0.5, 0.2, 1], [0, 0, "1", 1], "0011", [0, 0, 1, 1e999],
+            [1, 0, 1.0005, 1], [0, -0.0008, 1, -0.0001], [0, 0, float("nan"), 1], [None, 0, 1, 1], [10**400, 0, 1, 1],
         )),
     ],
 )  # fmt: skip
 def test_what_is_no_region_is_a_fault_of_its_sample(sample, regions):
     with pytest.raises(BadSampleError) as bad:
         draw(sample(regions))
-    assert bad.value.reason in ("bad_region", "bad_caption")
+    assert bad.value.reason == "bad_region"
+    assert "'json.regions': " in bad.value.detail and "a box has left, top" in bad.value.detail
+
+
+def test_a_box_that_is_nothing_in_numbers_of_this_size_is_none(sample):
+    assert draw(sample([{**LEFT, "box": [1e-300, 0, 2e-300, 1]}]), (7, 5, 18, 15, 1)) is None
 
 
 def test_settings_that_mean_nothing_are_refused():

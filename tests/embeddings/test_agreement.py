@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from tests.shards import write_shards
 from tests.towers.tiny import tiny_export
 from vlp.embeddings.agreement import compare_embeddings
 from vlp.embeddings.embed import embed
+from vlp.embeddings.model_agreement import agree
 from vlp.embeddings.parts import read_embeddings
 from vlp.evaluators.cka import linear_cka
 from vlp.ground.types import RecipeError
@@ -58,6 +60,14 @@ def test_other_data_are_refused(folders, tmp_path):
     embed(str(export), "embedded", tmp_path / "other", sides=["texts"], file_format="npy")
     with pytest.raises(RecipeError, match="are of other data"):
         compare_embeddings(folders / "same", tmp_path / "other")
+
+
+def test_too_few_samples_are_told_by_the_name_of_their_card(folders, tmp_path):
+    write_shards(tmp_path / "few", 1, 3)
+    (tmp_path / "few" / "card.yaml").write_text("name: few\nshards: '*.tar'\n")
+    export = tiny_export(tmp_path / "model")
+    with pytest.raises(RecipeError, match=r"^3 samples of few are embedded in both, and a comparison takes 4"):
+        agree(str(export), str(export), str(tmp_path / "few" / "card.yaml"))
 
 
 def test_no_common_side_is_refused(folders, tmp_path):

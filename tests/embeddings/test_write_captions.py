@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 from PIL import Image
@@ -55,6 +56,25 @@ def test_what_is_no_picture_is_told_and_stops_nothing(model, pictures):
     first, *others = written(model, pictures)
     assert first["fault"].startswith("corrupt_image") and "caption" not in first
     assert all("caption" in line for line in others)
+
+
+def test_names_of_any_bytes_are_kept_and_what_is_wrong_is_told_in_the_same_words_each_time(model, tmp_path):
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    for name in (b"a\xe2\x80\xa8b.png", b"c\xc2\x85d.png", b"e\xff.png"):  # other ends of lines, and no UTF-8
+        Image.new("RGB", (4, 3)).save(folder / os.fsdecode(name), "PNG")
+    (folder / "f.bmp").write_bytes(b"BM")
+    (folder / "g.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    lines = written(model, folder, folder=tmp_path / "out")
+    assert lines == written(model, folder)
+    assert [line["image"].removeprefix(f"{folder}/") for line in lines[:3]] == [
+        "a\u2028b.png",
+        "c\x85d.png",
+        "e\\xff.png",
+    ]
+    assert [line["fault"] for line in lines[3:]] == [
+        "corrupt_image: neither JPEG, PNG nor WebP", "corrupt_image: damaged PNG"
+    ]  # fmt: skip
 
 
 def test_what_is_there_is_not_written_again(model, pictures, tmp_path, monkeypatch):

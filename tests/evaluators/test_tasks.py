@@ -10,10 +10,11 @@ from dataclasses import replace
 import pytest
 
 from tests.evaluators.sets import HashEncoder, task_on, write_captions, write_classes
-from vlp.evaluators.base import Task
+from vlp.evaluators.base import Task, evaluators
 from vlp.evaluators.record import flatten, headline, table, to_json
 from vlp.evaluators.shared import SharedEncoder
 from vlp.evaluators.tasks import by_set, finished, run_task, run_tasks
+from vlp.ground.registry import settings_of
 from vlp.ground.types import RecipeError
 
 MAIN = {"zero_shot": "acc1", "retrieval": "mean_recall@1", "geometry": "modality_gap"}
@@ -81,6 +82,21 @@ def test_a_nan_is_never_written():
 def test_a_mistake_in_a_task_names_the_file_the_key_and_a_neighbour(changes, named):
     with pytest.raises(RecipeError, match=f"(?s)eval/t.yaml.*{named}"):
         checked(**changes)
+
+
+ODD = {"seed": (-1, 2**32), "max_pairs": (0, -1), "recall_at": ([0], [1, -5])}
+
+
+def test_numbers_that_mean_nothing_are_refused_by_every_evaluator():
+    tried = set()
+    for name in evaluators:
+        for key in ODD.keys() & settings_of(evaluators[name]).model_fields.keys():
+            for value in ODD[key]:
+                mapping = {"version": 1, "evaluator": name, "main_metric": "m", "data": {"root": "x"}}
+                with pytest.raises(RecipeError, match=f"settings: {key}.*input should be"):
+                    Task.from_mapping("t", mapping | {"settings": {key: value}}, "t.yaml")
+            tried.add(key)
+    assert tried == ODD.keys()
 
 
 def test_a_main_metric_that_is_not_measured_is_an_error(tmp_path):

@@ -15,7 +15,7 @@ from tests.shards import write_shards
 from tests.tiny import tiny_recipe
 from tests.towers.tiny import CAPTIONS, tiny_images
 from vlp.evaluate import evaluate_models, load
-from vlp.export.run import export_run, find_results
+from vlp.export.run import export_any, export_run, find_results
 from vlp.ground.types import RecipeError
 from vlp.run.subject import find_subject
 from vlp.train import train
@@ -70,7 +70,7 @@ def test_a_folder_may_have_such_a_name(run, tmp_path):
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_the_export_is_that_model_everywhere(run, tmp_path, width):
-    export_run(run, tmp_path / "export", width=width)
+    export_any(f"{run}@{width}", tmp_path / "export")
     expected = embeddings_of(find_subject(f"{run}@{width}").encoder("cpu"))
     for ours, theirs in zip(embeddings_of(load(str(tmp_path / "export"))), expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
@@ -86,6 +86,8 @@ def test_the_export_is_that_model_everywhere(run, tmp_path, width):
 def test_an_export_of_another_width_is_refused(run, tmp_path, width):
     with pytest.raises(RecipeError, match=f"--width: {width} is not within the 16 coordinates"):
         export_run(run, tmp_path / "export", width=width)
+    with pytest.raises(RecipeError, match=r"--width 4: .* tells a width as well"):
+        export_any(f"{run}@{width}", tmp_path / "export", width=4)
 
 
 def test_scores_of_a_width_stand_apart_and_go_into_its_export(run, tmp_path, capsys):

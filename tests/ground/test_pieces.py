@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 from torch.distributed import checkpoint as dcp
 
 from vlp.ground.pieces import (
+    HEADER,
+    OFFSETS,
     joined,
     piece_name,
     pieces_of,
@@ -20,6 +25,7 @@ from vlp.ground.pieces import (
     write_pieces,
 )
 from vlp.ground.types import RecipeError
+from vlp.towers.sources import find_weights
 from vlp.towers.weight_files import read_tensors
 
 WHOLE = {
@@ -43,7 +49,8 @@ def path(tmp_path):
         offsets = {
             name: [] if span is None else [span[0]] + [0] * (WHOLE[name].ndim - 1) for name, span in rows.items()
         }
-        write_pieces(tmp_path / piece_name("model", number, 3), tensors, offsets)
+        wholes = {name: WHOLE[name].shape for name in rows}
+        write_pieces(tmp_path / piece_name("model", number, 3), tensors, offsets, wholes)
     save_file({"rows": torch.zeros(1)}, tmp_path / "ema.safetensors")
     return tmp_path / "model.safetensors"
 
@@ -75,12 +82,88 @@ def test_torch_reads_them_too(path, tmp_path):
     assert all(torch.equal(found[name], WHOLE[name]) for name in found)
 
 
-def test_a_gap_is_refused(path):
-    pieces_of(path)[0].unlink()
-    with pytest.raises(ValueError, match="do not make up 'half' of shape"):
-        read_whole(path)
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_a_gap_is_refused(path, number):
+    pieces_of(path)[number].unlink()
+    for read in (read_whole, shapes):
+        with pytest.raises(ValueError, match=r"do not make up '\w+' of shape .*: some are missing"):
+            read(path)
     with pytest.raises(RecipeError, match="cannot be read as weights"):
         read_tensors(path)
+
+
+def _of_others(path: Path, *pieces: tuple[Tensor, object]) -> None:
+    """Write pieces of `rows` as another program would, without the whole shape."""
+    for number, (value, header) in enumerate(pieces):
+        file = path.with_name(piece_name("theirs", number, len(pieces)))
+        save_file(
+            {"rows": value.contiguous()},
+            file,
+            {HEADER: header if isinstance(header, str) else json.dumps({"rows": header})},
+        )
+
+
+def at(*begin: int) -> dict[str, list[int]]:
+    return {OFFSETS: list(begin)}
+
+
+ROW = torch.ones(2, 3)
+ODD = {
+    "over another, and as much is missing": ([(ROW, at(0, 0)), (ROW, at(0, 0)), (ROW, at(4, 0))], "or there twice"),
+    "over another in part": ([(ROW, at(0, 0)), (ROW, at(1, 0)), (ROW[:1], at(4, 0))], "or there twice"),
+    "side by side and over another": ([(ROW, at(0, 0)), (ROW, at(0, 2)), (ROW[:, :1], at(0, 5))], "or there twice"),
+    "of another type": ([(ROW, at(0, 0)), (ROW.half(), at(2, 0))], r"of different types \(F16, F32\)"),
+    "of a tensor with other axes": ([(ROW, at(0, 0)), (ROW[0], at(2))], "of different numbers of axes"),
+    "before its tensor": ([(ROW, at(0, 0)), (ROW, at(-2, 0))], "does not say where pieces lie"),
+    "with a place of other axes": ([(ROW, at(0, 0)), (ROW, at(2))], "does not say where pieces lie"),
+    "with a place in words": ([(ROW, at(0, 0)), (ROW, {OFFSETS: "20"})], "does not say where pieces lie"),
+    "with a header of another kind": ([(ROW, "[1]"), (ROW, at(2, 0))], "does not say where pieces lie"),
+    "with a header that is no JSON": ([(ROW, "{"), (ROW, at(2, 0))], "does not say where pieces lie"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("odd", ODD.values(), ids=ODD)
+def test_pieces_of_others_fit_or_are_refused(tmp_path, odd):
+    pieces, said = odd
+    path = tmp_path / "theirs.safetensors"
+    _of_others(path, *pieces)
+    for read in (read_whole, shapes):
+        with pytest.raises(ValueError, match=said):
+            read(path)
+
+
+def test_pieces_of_others_are_read_in_whatever_way_they_lie(tmp_path):
+    whole, path = torch.arange(24.0).reshape(4, 6), tmp_path / "theirs.safetensors"
+    corners = [(0, 3, 0, 2), (0, 1, 2, 6), (1, 4, 2, 6), (3, 4, 0, 2), (2, 2, 0, 6)]
+    _of_others(path, *((whole[a:b, c:d], at(a, c)) for a, b, c, d in corners))
+    assert torch.equal(read_whole(path)["rows"], whole)
+
+
+def test_pieces_of_others_are_all_needed_and_lie_with_no_others(tmp_path):
+    path = tmp_path / "theirs.safetensors"
+    _of_others(path, (ROW, at(0, 0)), (ROW, at(2, 0)), (ROW, at(4, 0)))
+    pieces_of(path)[-1].unlink()
+    with pytest.raises(ValueError, match="2 of its 3 pieces are there"):
+        read_whole(path)
+    _of_others(path, (ROW, at(0, 0)), (ROW, at(2, 0)))
+    with pytest.raises(ValueError, match="pieces of 2 and of 3 files lie together"):
+        shapes(path)
+
+
+def test_one_piece_is_no_file_of_its_own(path):
+    one = pieces_of(path)[0]
+    with pytest.raises(RecipeError, match=r"one of the pieces of model\.safetensors: name that"):
+        read_tensors(one)
+    other = one.rename(one.with_name("renamed.safetensors"))
+    with pytest.raises(RecipeError, match=r"do not make up .*: some are missing"):
+        read_tensors(other)
+
+
+def test_weights_are_named_by_the_file_that_pieces_make_up(path):
+    for name in (str(path), f"ViT-B-32:{path}"):
+        assert find_weights(name).path == path
+    with pytest.raises(RecipeError, match="no weights at"):
+        find_weights(str(path.with_name("teacher.safetensors")))
 
 
 def test_a_state_without_shards_stays_as_it_is():

@@ -13,11 +13,15 @@ from tests.evaluators.sets import write_classes
 from tests.processes import run_processes
 from tests.strategies.runs import STEADY, assert_resumes, losses_of, recipe_of
 from tests.towers.tiny import CAPTIONS, tiny_images
+from vlp.embeddings.embed import embed
+from vlp.embeddings.model_agreement import agree
+from vlp.embeddings.parts import read_embeddings, read_manifest
 from vlp.evaluate import load
 from vlp.evaluators.aspect_retrieval import GateEncoder
 from vlp.export.run import export_any
 from vlp.ground.offers import offers
 from vlp.ground.types import PixelEncoder, RecipeError, WordEncoder
+from vlp.merging.merge import merge
 from vlp.run.subject import find_subject
 from vlp.train import train
 
@@ -103,7 +107,7 @@ def test_a_run_is_scored_behind_its_heads_as_on_the_way(run):
     for name, width in (("local", 8), ("flat", 8), ("amcl", 24), ("amcl.1", 8)):
         subject = find_subject(f"{run}@{name}")
         images, texts = embeddings_of(subject.encoder("cpu"))
-        assert images.shape[1] == texts.shape[1] == width
+        assert images.shape[1] == texts.shape[1] == width == subject.embed_dim
         torch.testing.assert_close(images.norm(dim=1), torch.ones(len(images)))
         assert (subject.name, subject.folder.name) == (f"tiny@{name}", f"head_{name}")
         assert (subject.folder / "classes.json").is_file() and f"eval@{name}/classes/acc1" in line
@@ -129,6 +133,21 @@ def test_a_matrix_becomes_a_part_of_the_exported_towers(run, tmp_path, name):
     tokens = open_clip.get_tokenizer(f"local-dir:{tmp_path / 'export'}")(CAPTIONS)
     with torch.no_grad():
         torch.testing.assert_close(model.eval().encode_text(tokens, normalize=True), expected[1], rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_behind_a_head_is_told_by_its_width_and_never_taken_for_the_model(run, tmp_path):
+    embed(f"{run}@local@4", str(run.parent.parent / "card.yaml"), tmp_path, kind="float32", file_format="npy")
+    assert read_manifest(tmp_path)["width"] == 4 == read_embeddings(tmp_path)[1].shape[1]
+    with pytest.raises(RecipeError, match=r"@local' is a model behind a head.*name the model itself"):
+        merge([f"{run}@local", str(run)], tmp_path / "merge")
+    with pytest.raises(RecipeError, match="behind @WIDTH or @HEAD has no weights of its own"):
+        agree(str(run), f"{run}@flat")
+    for part, complaint in (
+        ("@nothing", r"no head is called 'nothing' \(known: local, gate, flat, amcl\)"),
+        ("@local@9", "@9: the model's embeddings have 8 coordinates"),
+    ):
+        with pytest.raises(RecipeError, match=complaint):
+            find_subject(f"{run}{part}")
 
 
 def test_a_text_opens_a_filter_behind_a_gate_alone(run):

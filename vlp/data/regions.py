@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -93,6 +92,8 @@ def _along(sides: Sequence[float], length: int, shown: Sequence[float]) -> tuple
     start, stop = shown
     first, last = ((side * length - start) / (stop - start) for side in sides)
     begin, end = max(first, 0.0), min(last, 1.0)
+    if last <= first:  # rounded to nothing
+        return begin, end, 0.0
     return begin, end, max(end - begin, 0.0) / (last - first)
 
 
@@ -104,26 +105,31 @@ def read_regions(sample: Sample, key: str, captions: Captions) -> list[Region]:
         BadSampleError: What stands there are no regions.
     """
     found = [value for value in values_under(sample, key, {}) if value is not None]
-    return [_region(value, key, captions) for values in found for value in values]
+    return [
+        _region(value, key, captions)
+        for values in found
+        for value in (values if isinstance(values, list) else [values])
+    ]
 
 
 def _region(value: Any, key: str, captions: Captions) -> Region:
-    box, said = value["box"], captions.tidy(value["caption"], key)
-    whole = (
-        isinstance(box, list)
-        and len(box) == 4
-        and all(math.isfinite(side) and -BEYOND <= side <= 1 + BEYOND for side in box)
-        and box[0] < box[2]
-        and box[1] < box[3]
+    told = value if isinstance(value, dict) else {}
+    box = told["box"] if isinstance(told.get("box"), list) else []
+    said = captions.tidy(told["caption"], key) if isinstance(told.get("caption"), str) else ""
+    if said and len(box) == 4 and all(map(_is_inside, box)):
+        left, top, right, bottom = (min(max(float(side), 0.0), 1.0) for side in box)
+        if left < right and top < bottom:
+            return Region((left, top, right, bottom), said)
+    raise BadSampleError(
+        "bad_region",
+        f"'{key}': {str(value)[:MOST_SHOWN]}: a box has left, top, right and bottom in shares of the image, from 0 to "
+        "1, and a caption",
     )
-    if not whole or not said:
-        raise BadSampleError(
-            "bad_region",
-            f"'{key}': {str(value)[:MOST_SHOWN]}: a box has left, top, right and bottom in shares of the image, from 0 "
-            "to 1, and a caption",
-        )
-    left, top, right, bottom = (min(max(float(side), 0.0), 1.0) for side in box)
-    return Region((left, top, right, bottom), said)
+
+
+def _is_inside(side: Any) -> bool:
+    """Whether a side of a box lies in the image; NaN does not."""
+    return isinstance(side, int | float) and -BEYOND <= side <= 1 + BEYOND
 
 
 def region_rows(regions: Sequence[Region | None], tokenizer: Tokenizer) -> RegionRows:

@@ -63,7 +63,7 @@ def compare_embeddings(first: Path, second: Path) -> Agreement:
     rows = {side: _common(first, second, side) for side in sides}
     size = len(rows[sides[0]][0])
     if size < 4:
-        raise RecipeError(f"{first} and {second} have {size} samples in common, and it takes 4")
+        raise RecipeError(f"{size} samples of {both[0]['data']} are embedded in both, and a comparison takes 4")
     metrics: list[Metric] = []
     for side, (one, other) in rows.items():
         metrics.append(linear_cka(one, other).as_metric(f"cka_{side}"))

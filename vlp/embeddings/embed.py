@@ -81,7 +81,7 @@ def embed(
         "fingerprint": card.fingerprint,
         "samples": len(samples),
         "samples_per_part": SAMPLES_PER_PART,
-        "width": subject.model.embed_dim,
+        "width": subject.embed_dim,
         "type": kind,
         "format": file_format,
         "sides": list(sides),

@@ -52,7 +52,8 @@ def agree(first: str, second: str, data: str | None = None) -> Agreement:
     if data is None:
         if not drift:
             raise RecipeError(
-                f"{first} and {second} have no weights of equal names and shapes; --data CARD compares what they say"
+                f"{first} and {second} have no weights of equal names and shapes; --data CARD compares what they say "
+                "(what is behind @WIDTH or @HEAD has no weights of its own)"
             )
         return Agreement(0, tuple(drift))
     found = _embed_and_compare(first, second, data)
@@ -70,7 +71,9 @@ def drift_of_models(first: Subject, second: Subject) -> list[Metric]:
 
 
 def _weights(subject: Subject) -> Mapping[str, Tensor]:
-    """Return weights by name; none of a pair of ONNX files, which may have folded and renamed them."""
+    """Return weights by name; none of a pair of ONNX files, which may have folded and renamed them, or of a part."""
+    if subject.width is not None or subject.head is not None:
+        return {}
     if isinstance(subject.model, DualEncoder):
         return subject.model.state_dict()
     return subject.model.model.state_dict() if isinstance(subject.model, BorrowedModel) else {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -59,8 +60,8 @@ class PictureFiles:
         return len(self.paths)
 
     def name(self, number: int) -> str:
-        """Return the path."""
-        return str(self.paths[number])
+        """Return the path; bytes that are no UTF-8 are written as `\\xff`."""
+        return os.fsencode(self.paths[number]).decode("utf-8", "backslashreplace")
 
     def bytes_of(self, number: int) -> bytes:
         """Read the file."""
@@ -207,4 +208,4 @@ def _part_file(folder: Path, number: int) -> Path:
 def _join(folder: Path, count: int) -> list[dict[str, str]]:
     texts = [_part_file(folder, number).read_text(encoding="utf-8") for number, _ in enumerate(_parts(count))]
     files.write_text(folder / TOGETHER, "".join(texts))
-    return [json.loads(line) for text in texts for line in text.splitlines()]
+    return [json.loads(line) for text in texts for line in text.split("\n")[:-1]]  # names may have other ends of lines

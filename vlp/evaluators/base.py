@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from vlp.evaluators.dataset import DataSource, EvaluationSet
 from vlp.evaluators.halves import Half, Part
@@ -18,6 +18,9 @@ from vlp.ground.explain import validated
 from vlp.ground.registry import Registry, settings_of
 from vlp.ground.strict import Strict
 from vlp.ground.types import Evaluation, RecipeError
+
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what NumPy and scikit-learn take
 
 
 class Evaluator(Protocol):

@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 from torch.nn import functional
 
-from vlp.evaluators.base import check_class_names, check_kind, evaluators
+from vlp.evaluators.base import Seed, check_class_names, check_kind, evaluators
 from vlp.evaluators.dataset import EvaluationSet
 from vlp.evaluators.probes.clusters import find_clusters, score_clusters
 from vlp.evaluators.probes.train_split import Features, read_features
@@ -40,7 +40,7 @@ class Clustering:
         clusters: int | None = None,
         starts: int = 10,
         features: Features = "projected",
-        seed: int = 0,
+        seed: Seed = 0,
     ):
         check_kind(data, "classification")
         check_class_names(data)

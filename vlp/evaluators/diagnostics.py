@@ -11,7 +11,7 @@ from jaxtyping import Float32, Float64
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vlp.evaluators.base import check_kind, evaluators
+from vlp.evaluators.base import Count, check_kind, evaluators
 from vlp.evaluators.cka import linear_cka
 from vlp.evaluators.dataset import EvaluationSet
 from vlp.evaluators.influence import Estimate
@@ -53,7 +53,7 @@ class Diagnostics:
         data: EvaluationSet,
         *,
         k: int = 10,
-        max_pairs: int = 10_000,
+        max_pairs: Count = 10_000,
         centred: bool = False,
         temperature: float | None = None,
     ):

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float32, Float64, Int64
 from torch import Tensor
 
-from vlp.evaluators.base import check_kind, evaluators
+from vlp.evaluators.base import Count, check_kind, evaluators
 from vlp.evaluators.dataset import EvaluationSet
 from vlp.evaluators.intervals import mean_of_means, proportion
 from vlp.evaluators.r_precision import precision_at_r
@@ -45,7 +45,7 @@ class EccvCaption:
         self,
         data: EvaluationSet,
         *,
-        recall_at: tuple[int, ...] = (1, 5, 10),
+        recall_at: tuple[Count, ...] = (1, 5, 10),
         order: Literal["keys", "karpathy"] = "keys",
     ):
         check_kind(data, "retrieval")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from vlp.evaluators.base import check_class_names, check_kind, evaluators
+from vlp.evaluators.base import Seed, check_class_names, check_kind, evaluators
 from vlp.evaluators.dataset import EvaluationSet
 from vlp.evaluators.probes.few import check_draws, deal_draws, draw_few, mean_over_draws
 from vlp.evaluators.probes.logistic import LabelledRows, fit
@@ -53,7 +53,7 @@ class FewShot:
         train_split: str = "train",
         features: Features = "projected",
         l2: float | None = None,
-        seed: int = 0,
+        seed: Seed = 0,
     ):
         check_kind(data, "classification")
         check_class_names(data)

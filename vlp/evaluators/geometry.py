@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float32, Float64
 from torch import Tensor
 
-from vlp.evaluators.base import check_kind, evaluators
+from vlp.evaluators.base import Count, check_kind, evaluators
 from vlp.evaluators.dataset import EvaluationSet
 from vlp.evaluators.influence import Estimate
 from vlp.evaluators.intervals import mean, proportion
@@ -35,7 +35,7 @@ class Geometry:
         max_pairs: Take this many pairs, evenly spaced, from larger sets; the cost is quadratic.
     """
 
-    def __init__(self, data: EvaluationSet, *, max_pairs: int = 10_000):
+    def __init__(self, data: EvaluationSet, *, max_pairs: Count = 10_000):
         check_kind(data, "retrieval")
         self.data = data
         self.chosen = spaced_places(len(data), max_pairs)

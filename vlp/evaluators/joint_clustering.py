@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from vlp.evaluators.base import check_class_names, check_kind, evaluators
+from vlp.evaluators.base import Seed, check_class_names, check_kind, evaluators
 from vlp.evaluators.dataset import EvaluationSet
 from vlp.evaluators.intervals import linearised
 from vlp.evaluators.probes.clusters import Cells, find_clusters, influences_of, score_clusters
@@ -40,7 +40,7 @@ class JointClustering:
         prompts: str | None = None,
         clusters: int | None = None,
         starts: int = 10,
-        seed: int = 0,
+        seed: Seed = 0,
     ):
         check_kind(data, "classification")
         check_class_names(data)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from vlp.evaluators.base import check_class_names, check_kind, evaluators
+from vlp.evaluators.base import Seed, check_class_names, check_kind, evaluators
 from vlp.evaluators.dataset import EvaluationSet
 from vlp.evaluators.probes.logistic import LabelledRows, LinearClassifier
 from vlp.evaluators.probes.penalties import PenaltySearch, fit_exactly, hold_out, search_penalty
@@ -46,7 +46,7 @@ class LinearProbe:
         held_out: float = 0.2,
         features: Features = "projected",
         l2: float | None = None,
-        seed: int = 0,
+        seed: Seed = 0,
     ):
         check_kind(data, "classification")
         check_class_names(data)

@@ -12,7 +12,7 @@ from jaxtyping import Float32, Float64, Int64
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vlp.evaluators.base import check_kind, evaluators
+from vlp.evaluators.base import Count, check_kind, evaluators
 from vlp.evaluators.dataset import EvaluationSet
 from vlp.evaluators.intervals import mean, mean_of_means, mean_of_proportions, median, proportion
 from vlp.evaluators.r_precision import precision_at_r
@@ -46,7 +46,7 @@ class Retrieval:
         self,
         data: EvaluationSet,
         *,
-        recall_at: tuple[int, ...] = (1, 5, 10),
+        recall_at: tuple[Count, ...] = (1, 5, 10),
         captions: Literal["all", "first"] = "all",
         folds: int = 1,
         r_precision: bool = False,

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from vlp.evaluators.base import check_class_names, check_kind, evaluators
+from vlp.evaluators.base import Seed, check_class_names, check_kind, evaluators
 from vlp.evaluators.dataset import EvaluationSet
 from vlp.evaluators.groups import ones
 from vlp.evaluators.intervals import proportion
@@ -52,7 +52,7 @@ class TipAdapter:
         weight: float = 1.0,
         sharpness: float = 5.5,
         prompts: str | None = None,
-        seed: int = 0,
+        seed: Seed = 0,
     ):
         check_kind(data, "classification")
         check_class_names(data)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from vlp.evaluators.base import check_class_names, check_kind, evaluators
+from vlp.evaluators.base import Seed, check_class_names, check_kind, evaluators
 from vlp.evaluators.corruptions import generator
 from vlp.evaluators.dataset import EvaluationSet
 from vlp.evaluators.intervals import proportion
@@ -32,7 +32,7 @@ class Typographic:
         seed: Class, size, colour and place depend on it and on the key of the sample, and on nothing else.
     """
 
-    def __init__(self, data: EvaluationSet, *, prompts: str | None = None, seed: int = 0):
+    def __init__(self, data: EvaluationSet, *, prompts: str | None = None, seed: Seed = 0):
         check_kind(data, "classification")
         check_class_names(data)
         if len({name.casefold() for name in data.class_names}) < 2:

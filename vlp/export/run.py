@@ -18,21 +18,25 @@ from vlp.run.checkpoint import LOCK
 from vlp.run.folder import at_width, behind_head, evaluations_of
 from vlp.run.trained_head import load_head, split_head
 from vlp.run.trained_model import is_run, load_model_of_run, split_label
-from vlp.towers.load import load_model
+from vlp.towers.load import load_model, split_width
 
 
 def export_any(name: str, to: Path, *, weights: str | None = None, width: int | None = None) -> ExportReport:
     """Export a run or one of its checkpoints, or write anew what open_clip's towers can express.
 
     Args:
-        name: As `vlp eval` takes it: run or checkpoint folder (`RUN:LABEL`), exported folder, `NAME:TAG` of open_clip,
-            `hf-hub:ORG/NAME`.
+        name: As `vlp eval` takes it: run or checkpoint folder (`RUN:LABEL`, `RUN@HEAD`, `RUN@WIDTH`), exported folder,
+            `NAME:TAG` of open_clip, `hf-hub:ORG/NAME`.
         weights: As for `export_run`; of a run alone, as `width`.
 
     Raises:
         RecipeError: No such model, the target exists, or the libraries disagree.
     """
-    run, head = split_head(name)
+    whole, told = split_width(name)
+    if width is not None and told is not None:
+        raise RecipeError(f"--width {width}: '{name}' tells a width as well: leave one of them out")
+    width = told if width is None else width
+    run, head = split_head(whole)
     path, label = split_label(run)
     if is_run(path):
         return export_run(path, to, weights=weights or label, width=width, head=head)

@@ -45,6 +45,8 @@ def open_contributor(name: str) -> tuple[Contributor, DualEncoder]:
     model = subject.model
     if subject.width is not None:
         raise RecipeError(f"'{name}' is the first {subject.width} coordinates of a model: name the model itself")
+    if subject.head is not None:
+        raise RecipeError(f"'{name}' is a model behind a head, which is not averaged: name the model itself")
     if not isinstance(model, DualEncoder):
         raise RecipeError(
             f"'{name}' is a {type(model).__name__}, which computes with code of another library: only models that "

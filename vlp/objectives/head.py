@@ -33,6 +33,10 @@ class TrainedHead(Protocol):
     def own_scale(self) -> float | None:
         """Inverse temperature; None where it is the model's."""
 
+    @property
+    def width(self) -> int:
+        """Coordinates of its embeddings."""
+
     def embed(self, modality: Modality, rows: Float[Tensor, "n d"]) -> Float[Tensor, "n e"]:
         """Return unit rows, each without the others."""
 
@@ -64,6 +68,12 @@ class MatrixHead:
     matrices: Mapping[str, Float[Tensor, "c e d"]]
     reads: Reads = "embeddings"
     own_scale: float | None = None
+
+    @property
+    def width(self) -> int:
+        """Coordinates of its embeddings."""
+        count, width, _ = self.matrices["image"].shape
+        return count * width
 
     def embed(self, modality: Modality, rows: Float[Tensor, "n d"]) -> Float[Tensor, "n e"]:
         """Return unit rows, each without the others."""

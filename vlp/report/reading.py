@@ -139,7 +139,7 @@ def _num_parameters(folder: Path) -> dict[str, int]:
     for checkpoint in candidates(folder):
         try:
             return _count(checkpoint / f"{MODEL}.safetensors")
-        except (OSError, SafetensorError):  # damaged
+        except (OSError, ValueError, SafetensorError):  # damaged
             continue
     return {}
 

@@ -141,6 +141,7 @@ class PieceWriter(StorageWriter):
         number, count = plan.storage_data
         tensors: dict[str, dict[str, Tensor]] = {}
         offsets: dict[str, dict[str, Any]] = {}
+        wholes: dict[str, dict[str, Any]] = {}
         written: Future[list[WriteResult]] = Future()
         try:
             for item in plan.items:
@@ -148,10 +149,11 @@ class PieceWriter(StorageWriter):
                 part, _, name = item.index.fqn.partition("/")
                 tensors.setdefault(part, {})[name] = planner.resolve_data(item).cpu()  # type: ignore[union-attr]
                 offsets.setdefault(part, {})[name] = item.tensor_data.chunk.offsets
+                wholes.setdefault(part, {})[name] = item.tensor_data.size
             results = []
             for part in tensors:
                 path = self.folder / piece_name(part, number, count)
-                write_pieces(path, tensors[part], offsets[part])
+                write_pieces(path, tensors[part], offsets[part], wholes[part])
                 files.sync(path)
                 results.append(WriteResult(MetadataIndex(path.name), path.stat().st_size, files.sha256_of(path)))
         except Exception as error:

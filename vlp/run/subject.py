@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from vlp.ground.types import RecipeError
 from vlp.objectives.head import TrainedHead
 from vlp.run.folder import at_width, behind_head, evaluations_of
 from vlp.run.trained_head import HeadEncoder, load_head, split_head
@@ -48,6 +49,13 @@ class Subject:
     width: int | None = None
     head: TrainedHead | None = None
 
+    @property
+    def embed_dim(self) -> int:
+        """Coordinates of the embeddings that its encoder gives."""
+        if self.width is not None:
+            return self.width
+        return self.model.embed_dim if self.head is None else self.head.width
+
     def encoder(self, device: torch.device | str, *, batch_size: int = 256) -> AnyEncoder:
         """Move the model to a device and return what evaluators take."""
         whole = self._encoder(device, batch_size)
@@ -81,11 +89,13 @@ def find_subject(name: str) -> Subject:
     looks behind a head.
 
     Raises:
-        RecipeError: No such model, or it has no weights.
+        RecipeError: No such model, it has no weights, or its embeddings are not as wide.
     """
     whole_name, width = split_width(name)
     if width is not None:
         whole = find_subject(whole_name)
+        if not 0 < width <= whole.embed_dim:
+            raise RecipeError(f"@{width}: the model's embeddings have {whole.embed_dim} coordinates")
         folder = whole.folder and at_width(whole.folder, width)
         return replace(whole, name=f"{whole.name}@{width}", width=width, folder=folder)
     run, head = split_head(name)

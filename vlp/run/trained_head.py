@@ -16,6 +16,7 @@ from vlp.objectives.base import Term
 from vlp.objectives.head import TrainedHead, find_head
 from vlp.objectives.shared.view_pairs import Modality
 from vlp.recipe.named_parts import build_head, build_term
+from vlp.recipe.schema import Recipe
 from vlp.run.trained_model import TrainedModel, is_run, split_label
 from vlp.towers.around_encoder import AroundEncoder
 from vlp.towers.encoder import TowerEncoder
@@ -39,19 +40,25 @@ def load_head(trained: TrainedModel, name: str) -> TrainedHead:
     recipe, model = trained.recipe, trained.model
     state: Mapping[str, Tensor] = trained.checkpoint.training()["objective"]
     label = name.partition(".")[0]
+    known = [*recipe.heads, *(each for each in recipe.objective if _offers_heads(recipe, each))]
+    if name not in recipe.heads and label not in known:
+        raise RecipeError(f"no head is called '{name}' (known: {', '.join(known) or 'none'})")
     heads, offering = {}, {}
     if name in recipe.heads:
         heads[name] = head = build_head(recipe, name)
         head.create(model.embed_dim, feature_widths(model) if head.reads == "features" else None)
         head.load_state_dict(_within(state, f"heads.{name}."))
-    elif label in recipe.objective:
-        term = build_term(recipe, label)
-        if type(term).offered_heads is not Term.offered_heads:  # others may need more than a width to be made
-            offering[label] = term
-            if saved := _within(state, f"terms.{label}."):
-                term.create(model.embed_dim)
-                term.load_state_dict(saved)
+    else:
+        offering[label] = term = build_term(recipe, label)
+        if saved := _within(state, f"terms.{label}."):
+            term.create(model.embed_dim)
+            term.load_state_dict(saved)
     return find_head(name, heads, offering)
+
+
+def _offers_heads(recipe: Recipe, label: str) -> bool:
+    """Whether a term has heads of its own; others may need more than a width to be made."""
+    return type(build_term(recipe, label)).offered_heads is not Term.offered_heads
 
 
 def _within(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ import open_clip
 from huggingface_hub import snapshot_download
 from open_clip.pretrained import download_pretrained, download_pretrained_from_hf, get_pretrained_cfg
 
+from vlp.ground.pieces import holds_tensors
 from vlp.ground.registry import nearest
 from vlp.ground.types import RecipeError
 from vlp.towers import transformers_folders
@@ -123,7 +124,7 @@ def architecture_of(weights: str) -> str:
     Raises:
         RecipeError: A bare file, which does not say what its towers are.
     """
-    if Path(weights).expanduser().is_file():
+    if holds_tensors(Path(weights).expanduser()):
         raise RecipeError(
             f"'{weights}' does not say what its towers are: name an open_clip model before it, as in ViT-B-32:{weights}"
         )
@@ -152,13 +153,13 @@ def find_weights(source: str, beside: str | None = None) -> WeightFile:
             return replace(find_weights(adapters.base, beside), name=source, adapters=adapters)
         return _weights_in(folder, source)
     path = place_of(source)
-    if path.is_file():
+    if holds_tensors(path):
         beside_it = path.with_name(CONFIG_FILE)
         is_export = path.name in WEIGHT_FILES and beside_it.is_file()
         meaning = meaning_of_config(_read_json(beside_it)) if is_export else meaning_of_file(path, beside)
         return WeightFile(path, meaning, source)
     name, colon, tag = source.partition(":")
-    if colon and (file := Path(tag).expanduser()).is_file():
+    if colon and holds_tensors(file := Path(tag).expanduser()):
         return WeightFile(file, meaning_of_file(file, name), source)
     if colon and name in open_clip.list_models():
         return _pretrained(name, tag)

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 from torch.serialization import MAGIC_NUMBER, PROTOCOL_VERSION
 
@@ -68,8 +67,7 @@ def _read(path: Path, head: bytes) -> dict[str, Tensor]:
     if path.name.endswith(INDEX):
         return _read_parts(path)
     if head[8:9] == b"{":
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+        return read_whole(path)
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             whole = partial(_record, archive, path.stat().st_size)

@@ -45,6 +45,8 @@ class Writing:
             raise RecipeError("top_k and top_p have no effect without temperature: set temperature=1.0 to draw words")
         if num_beams == 1 and length_penalty != 1.0:
             raise RecipeError("length_penalty has no effect on a single caption: set num_beams")
+        if max_words is not None and min_words > max_words:
+            raise RecipeError(f"min_words {min_words} is more than max_words {max_words}: set max_words too")
         self.num_beams = num_beams
         self.length_penalty = length_penalty
         self.temperature = temperature

@@ -233,6 +233,7 @@ def test_no_number_depends_on_the_other_tasks_or_on_chance(tmp_path):
         (["a", "a"], "compared with itself"),
         (["a", "nowhere"], "nowhere"),
         (["a", "empty"], "empty: no records"),
+        (["a", "run"], r"run: a run without evaluations; vlp eval .*run writes them"),
         (["a", "broken"], r"broken/t\.json: not an evaluation record"),
     ],
 )
@@ -241,6 +242,8 @@ def test_mistakes_are_named(tmp_path, names, said):
     (tmp_path / "empty").mkdir()
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "t.json").write_text('{"task": "t"}')
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "data.lock.json").write_text("{}")
     with pytest.raises(RecipeError, match=said):
         compare_folders([tmp_path / name for name in names])
 

@@ -127,7 +127,7 @@ def test_captions_end_within_the_context():
 
 @pytest.mark.parametrize(
     ("settings", "complaint"),
-    [({"top_p": 0.5}, "temperature"), ({"length_penalty": 2.0}, "num_beams")],
+    [({"top_p": 0.5}, "temperature"), ({"length_penalty": 2.0}, "num_beams"), ({"min_words": 40}, "set max_words too")],
 )
 def test_settings_without_effect_are_refused(settings, complaint):
     with pytest.raises(RecipeError, match=complaint):

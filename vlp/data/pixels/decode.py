@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from vlp.data.faults import BadSampleError, net
 
@@ -172,6 +172,9 @@ def _open_with_pillow(data: bytes) -> PillowPicture:
         return PillowPicture(Image.open(io.BytesIO(data), formats=PILLOW_FORMATS))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BadSampleError("oversized_image", str(error)) from error
+    except UnidentifiedImageError as error:  # its words have an address in memory, another one each time
+        kind = format_of(data)
+        raise BadSampleError("corrupt_image", f"damaged {kind}" if kind else "neither JPEG, PNG nor WebP") from error
 
 
 def _check_chunks(data: bytes) -> None:

@@ -11,6 +11,7 @@ from vlp.evaluators.per_sample import MetricSamples, read_samples
 from vlp.evaluators.record import Record
 from vlp.ground.types import RecipeError
 
+OF_A_RUN = "checkpoints"  # a folder that no records have
 TOLERANCE = 1e-6  # evaluators average in float32 and float64
 
 
@@ -82,6 +83,8 @@ def read_run(path: Path) -> ScoredRun:
     folder = next((step for step in reversed(steps) if any(step.glob("*.json"))), path)
     if not folder.is_dir():
         raise RecipeError(f"there is no folder of records '{path}'; vlp eval MODEL --to FOLDER writes one")
+    if folder == path and (path / OF_A_RUN).is_dir():
+        raise RecipeError(f"{path}: a run without evaluations; vlp eval {path} writes them")
     records = [_read(file) for file in sorted(folder.glob("*.json"))]
     if not records:
         raise RecipeError(f"{folder}: no records in it; vlp eval MODEL --to FOLDER writes them")

@@ -25,7 +25,8 @@ def fetch_npm(folder: Path, name: str) -> Path:
         parts = _partial(folder, target)
         _run(["npm", "pack", "--silent", f"{name}@{NPM[name]}", "--pack-destination", str(parts)], folder, name)
         with tarfile.open(next(parts.glob("*.tgz"))) as archive:
-            archive.extractall(parts, filter="data")
+            archive.extraction_filter = getattr(tarfile, "data_filter", None)  # Python 3.11.4 and newer have it
+            archive.extractall(parts)
         (parts / "package").rename(target)
         shutil.rmtree(parts)
     return target

@@ -12,7 +12,7 @@ from vlp.pairs.engine import walk
 from vlp.pairs.engine.nested import NestedWalk
 
 DIM = 6
-SIZES = [(1, 4, 0), (7, 3, 2**7), (13, 4, 2**9), (13, 13, 0)]
+SIZES = [(7, 3, 2**7), (13, 4, 2**9)]
 TWINS = torch.tensor([3, 1, 3, 2, 5, 5, 9, 8, 3, 0, 4, 6, 7])
 
 
@@ -51,6 +51,11 @@ def assert_equals_dense(inputs, requests, ids=None, **options):
 @pytest.mark.parametrize(("size", "tile_size", "kept_bytes"), SIZES)
 def test_equals_dense(name, size, tile_size, kept_bytes):
     assert_equals_dense(leaves(size), several(REQUESTS[name]), tile_size=tile_size, kept_bytes=kept_bytes)
+
+
+@pytest.mark.parametrize(("size", "tile_size"), [(1, 4), (2, 1), (13, 13)])
+def test_one_tile_and_the_smallest_ones_equal_dense(size, tile_size):
+    assert_equals_dense(leaves(size), several(REQUESTS["all"]), tile_size=tile_size, kept_bytes=0)
 
 
 @pytest.mark.parametrize("name", ["all", "within_mixed", "rectangular", "means"])

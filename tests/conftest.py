@@ -6,6 +6,7 @@ import gc
 import importlib
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,10 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(slow.Stopwatch())
     if config.getoption("keyword") and not config.getoption("markexpr"):
         config.pluginmanager.register(slow.QuickAnswer())
+    words = narrowing.words_of(config.getoption("keyword"))
+    if words and not config.option.collectonly and not config.getoption("numprocesses", None):
+        places = [Path(str(argument).partition("::")[0]) for argument in config.args]
+        start_server(narrowing.files_with("run_processes(", places, frozenset(words)))  # while tests are collected
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -67,5 +72,11 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     gc.freeze()
     gc.enable()
     starting = {item.module.__name__ for item in session.items if hasattr(item.module, "run_processes")}
-    if starting and not session.config.option.collectonly:
-        importlib.import_module("tests.processes").start_server(sorted(starting))
+    if not session.config.option.collectonly:
+        start_server(sorted(starting))
+
+
+def start_server(modules: Sequence[str]) -> None:
+    """Make ready for tests on several processes, if there are any; what runs already stays."""
+    if modules:
+        importlib.import_module("tests.processes").start_server(modules)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
@@ -29,6 +30,14 @@ def may_hold(path: Path, words: frozenset[str]) -> bool:
     text = path.read_text(encoding="utf-8")
     said = f"{path.as_posix()}\n{text}".lower()
     return any(word in said for word in words) or has_computed_names(text)
+
+
+def files_with(text: str, places: Iterable[Path], words: frozenset[str]) -> list[str]:
+    """Return the modules among some files and folders in which a text stands and tests may have one of some words."""
+    files = [file for place in places for file in ([place] if place.is_file() else sorted(place.rglob("test_*.py")))]
+    found = [file.resolve() for file in files if text in file.read_text(encoding="utf-8") and may_hold(file, words)]
+    root = Path(__file__).parents[1]
+    return [".".join(file.relative_to(root).with_suffix("").parts) for file in found if file.is_relative_to(root)]
 
 
 @cache

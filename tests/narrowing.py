@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 
 OPERATORS = {"and", "or"}
+SKIPS = re.compile(r"^(\w+ = )?pytest\.(importorskip|skip)\(", re.MULTILINE)
 
 
 def words_of(keyword: str) -> set[str] | None:
@@ -33,10 +34,13 @@ def may_hold(path: Path, words: frozenset[str]) -> bool:
 
 
 def files_with(text: str, places: Iterable[Path], words: frozenset[str]) -> list[str]:
-    """Return the modules among some files and folders in which a text stands and tests may have one of some words."""
+    """Return the modules among some files and folders in which a text stands and tests may have one of some words.
+
+    Those that may skip themselves at their import are left out.
+    """
     files = [file for place in places for file in ([place] if place.is_file() else sorted(place.rglob("test_*.py")))]
-    found = [file.resolve() for file in files if text in file.read_text(encoding="utf-8") and may_hold(file, words)]
-    root = Path(__file__).parents[1]
+    having = [file for file in files if text in (said := file.read_text(encoding="utf-8")) and not SKIPS.search(said)]
+    root, found = Path(__file__).parents[1], [file.resolve() for file in having if may_hold(file, words)]
     return [".".join(file.relative_to(root).with_suffix("").parts) for file in found if file.is_relative_to(root)]
 
 

@@ -77,3 +77,5 @@ def test_files_that_start_processes_are_known_before_they_are_imported(tmp_path)
     assert "tests.pairs.test_exchanged_bytes" not in found  # has no such word, and no computed names
     (tmp_path / "test_elsewhere.py").write_text("run_processes(several_widths)")
     assert narrowing.files_with("run_processes(", [tmp_path], frozenset({"several_widths"})) == []
+    evaluators = Path(__file__).parent / "evaluators"
+    assert not any("caption_metrics" in name for name in narrowing.files_with("", [evaluators], frozenset({"caption"})))

@@ -78,6 +78,15 @@ def test_a_file_that_stays_locked_is_named_with_the_way_out(tmp_path, monkeypatc
         opened(tmp_path)
 
 
+def test_a_file_that_cannot_be_written_is_not_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(rows_by_key.time, "sleep", lambda _: pytest.fail("nobody else will change it"))
+    opened(tmp_path)._base.close()
+    (tmp_path / "kept" / "0.sqlite-wal").unlink(missing_ok=True)
+    (tmp_path / "kept" / "0.sqlite-wal").mkdir()  # where its journal belongs
+    with pytest.raises(RecipeError, match=r"0.sqlite cannot be used .*set train.keep_locked=false"):
+        opened(tmp_path)
+
+
 def test_a_row_that_finds_no_room_leaves_those_that_were_there(tmp_path):
     rows = opened(tmp_path)
     rows.add(KEYS[:1], ROWS[:1])

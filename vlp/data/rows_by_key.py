@@ -54,8 +54,8 @@ class RowsByKey:
             try:
                 self._base.execute("PRAGMA journal_mode = WAL")
                 return
-            except sqlite3.OperationalError:
-                if time.monotonic() > end:
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > end:
                     raise
             time.sleep(SECONDS_BETWEEN_TRIES)
 

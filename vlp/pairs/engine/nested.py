@@ -87,8 +87,6 @@ class NestedWalk:
 
     def __init__(self, nest: Nest, wanted: WantedGradients, kept: Sequence[KeptTiles]):
         self._levels, self._whole, self._wanted, self.kept = nest.levels, nest.whole, wanted, kept
-        used = [statistic for level in nest.levels for statistic, _ in level.matrix.differentiable]
-        self._scale_by_rows = wanted.rows and all(statistic.learned for statistic in used)
 
     def forward(self) -> None:
         """Add every tile of every width to its statistics."""
@@ -103,7 +101,7 @@ class NestedWalk:
         each = iter(returned)
         for level in self._levels:
             begin_backward(level.matrix, [next(each) for _ in level.matrix.differentiable])
-        sums = NestedSums(self._levels, self._pieces(), self._wanted, scale_by_rows=self._scale_by_rows)
+        sums = NestedSums(self._levels, self._pieces(), self._wanted)
         buffers = self._whole.buffers()
         for place in self._places(sums.pieces, buffers, is_first=False):
             self._add_back(place, sums)
@@ -190,17 +188,16 @@ class NestedTile:
 
 
 class NestedSums:
-    """Gradients of several widths that are added up tile by tile.
+    """Gradients of several widths that are added up tile by tile; that of the scale as in `GradientSums`.
 
     Args:
         pieces: What is walked, cut into what each width adds to the one before.
-        scale_by_rows: Whether the gradient of the scale follows from that of the rows.
     """
 
-    def __init__(
-        self, levels: Sequence[Level], pieces: Sequence[Rectangle], wanted: WantedGradients, *, scale_by_rows: bool
-    ):
-        self._levels, self._wanted, self.pieces = levels, wanted, pieces
+    def __init__(self, levels: Sequence[Level], pieces: Sequence[Rectangle], wanted: WantedGradients):
+        self._levels, self.pieces = levels, pieces
+        used = [statistic for level in levels for statistic, _ in level.matrix.differentiable]
+        scale_by_rows = wanted.rows and all(statistic.learned for statistic in used)
         by_rows = wanted._replace(scale=wanted.scale and scale_by_rows, bias=False)
         by_tile = WantedGradients(False, False, wanted.scale and not scale_by_rows, wanted.bias)
         self.of_piece = [GradientSums(levels[-1].matrix, piece, by_rows) for piece in pieces]

@@ -27,9 +27,11 @@ from vlp.data.faults import BadSampleError
 from vlp.data.shards import copies, download, homes, prefetch, remote
 from vlp.data.shards import shard as shard_module
 from vlp.data.shards.cache import cache_folder
-from vlp.data.shards.copies import make_copy
+from vlp.data.shards.copies import use_copy
 from vlp.data.shards.download import Expected, RemoteStats
 from vlp.data.shards.download import download as fetch
+from vlp.data.shards.index import Index, open_index
+from vlp.data.shards.open_files import OpenFiles
 from vlp.data.shards.prefetch import Needed, Prefetcher
 from vlp.data.shards.room import check_cache
 from vlp.data.shards.shard import open_shards
@@ -419,12 +421,33 @@ def test_of_many_threads_one_makes_the_copy(tmp_path):
         return ""
 
     target = copies.copy_path("ab" * 16)
-    threads = [threading.Thread(target=make_copy, args=(target, fill, None)) for _ in range(8)]
+    threads = [threading.Thread(target=use_copy, args=(target, target.exists, fill, None)) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert len(made) == 1 and target.read_bytes() == content
+
+
+def test_a_copy_does_not_leave_between_its_arrival_and_its_opening(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(copies, "ARRIVED_SECONDS", 0.0)
+    card = put(server, tmp_path, 2)
+    card = card.model_copy(update={"cache_gb": 1.5 * max(map(len, server.files.values())) / 1e9})
+    first, second = open_shards(card)
+    others = []
+
+    def open_slowly(path: Path, files: OpenFiles) -> Index | None:
+        index = open_index(path, files)
+        others.append(threading.Thread(target=second.fetch))
+        others[-1].start()
+        others[-1].join(0.3)  # another process has all this time to take the room
+        return index
+
+    monkeypatch.setattr(homes, "open_index", open_slowly)
+    assert texts(first)
+    for other in others:
+        other.join()
+    assert len(copied()) == 1
 
 
 def age(path: Path, seconds: float) -> None:
@@ -507,7 +530,8 @@ def fill(target):
     os._exit(1) if {dies} else sys.stdin.read()
     raise OSError
 
-copies.make_copy(copies.copy_path("{"ab" * 16}"), fill, 1e9, {2 * len(server.files[SHARD])})
+target = copies.copy_path("{"ab" * 16}")
+copies.use_copy(target, target.exists, fill, 1e9, {2 * len(server.files[SHARD])})
 """
     other = subprocess.Popen(
         [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL

@@ -13,11 +13,12 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, TypeVar
 
 from vlp.data.shards.cache import cache_folder
 from vlp.data.shards.index import SUFFIX, build_index
 
+Answer = TypeVar("Answer")
 # The copies that some process reads are touched more often than this.
 IN_USE_SECONDS = 60.0
 # A reader opens a copy within this time of its arrival, however little room there is.
@@ -38,31 +39,40 @@ def index_path(copy: Path) -> Path:
     return copy.with_name(copy.name + SUFFIX)
 
 
-def make_copy(
-    target: Path, fill: Callable[[Path], str], limit_bytes: float | None, num_bytes: int = 0, *, soon: bool = False
-) -> bool:
-    """Make a copy with its index unless it is there; of several processes one does, the others wait.
+def use_copy(
+    target: Path,
+    use: Callable[[], Answer | None],
+    fill: Callable[[Path], str],
+    limit_bytes: float | None,
+    num_bytes: int = 0,
+    *,
+    soon: bool = False,
+) -> Answer | None:
+    """Use a copy while it cannot leave, made first unless it is there; of several processes one makes it.
 
     Args:
         target: From `copy_path`.
+        use: What to do with it; returns nothing true where it is not there, or not sound, so that it is made anew.
         fill: Writes a plain tar to the path it is given, and returns what cut it short.
         limit_bytes: Largest sum of all copies; those used longest ago leave.
         num_bytes: How large it will be, as far as that is known.
         soon: Whether it is only wanted soon: then it does not take the room of one in use.
 
     Returns:
-        Whether it is there; without `soon` always.
+        What `use` did; nothing true with `soon` where there is no room, or where a new copy is not sound either.
 
     Raises:
         OSError: The cache cannot be written.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     with locked(f"{int(target.stem, 16) % NUM_LOCKS:02x}"):
-        if target.exists():
-            return True
+        with locked("room"):
+            used = use()
+        if used:
+            return used
         with _reserve(target, num_bytes, limit_bytes, soon=soon) as is_free:
             if not is_free:
-                return False
+                return None
             unready = target.with_suffix(".new")
             fault = fill(unready)
             index_path(target).write_bytes(build_index(unready, fault))
@@ -71,7 +81,7 @@ def make_copy(
             if limit_bytes is not None and target.stat().st_size > num_bytes:
                 with locked("room"):
                     _make_room(target, target.stat().st_size, limit_bytes, even_used=not soon)
-    return True
+            return use()
 
 
 def touch(copy: Path) -> None:

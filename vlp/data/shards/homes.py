@@ -9,12 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from vlp.data.faults import BadSampleError
 from vlp.data.shards.cache import cache_name, cache_path
 from vlp.data.shards.cards import Card
-from vlp.data.shards.copies import copy_path, index_path, make_copy, release, touch
+from vlp.data.shards.copies import copy_path, index_path, release, touch, use_copy
 from vlp.data.shards.download import Expected, RemoteStats, download
 from vlp.data.shards.index import SUFFIX, Footer, Index, build_index, index_in_memory, open_index
 from vlp.data.shards.open_files import OpenFiles
@@ -25,9 +25,9 @@ from vlp.data.shards.waits import waiting
 from vlp.ground.files import write_whole
 from vlp.ground.types import RecipeError
 
+Answer = TypeVar("Answer")
 # Every sample of a shard that cannot be fetched would wait for all tries again.
 GIVEN_UP_SECONDS = 300.0
-MOST_EVICTIONS = 3  # of a copy between its arrival and its opening, before it counts as damaged
 
 
 class Home(Protocol):
@@ -137,27 +137,36 @@ class Copied:
         """Return the copy and its index."""
         if self._given_up and time.monotonic() < self._given_up[0]:
             raise BadSampleError("shard_error", self._given_up[1])
-        for _ in range(MOST_EVICTIONS):
-            files.close_deleted()
-            try:
-                self.fetch()
-            except TransferError as error:
-                self._given_up = time.monotonic() + GIVEN_UP_SECONDS, str(error)
-                raise BadSampleError("shard_error", str(error)) from error
-            index = open_index(index_path(self._copy), files)
-            if index is not None and index.footer.tar_bytes == files.size(self._copy):
-                return self._copy, index
-            self._copy.unlink(missing_ok=True)  # somebody else's eviction, or a damaged file
-        raise FileNotFoundError(2, "the copy in the cache is damaged", str(self._copy))
+        self.touch()
+        try:
+            found = self._look(files) or self._make(partial(self._look, files))
+        except TransferError as error:
+            self._given_up = time.monotonic() + GIVEN_UP_SECONDS, str(error)
+            raise BadSampleError("shard_error", str(error)) from error
+        if not found:
+            raise FileNotFoundError(2, "the copy in the cache is damaged", str(self._copy))
+        return found
 
     def fetch(self, *, soon: bool = False) -> bool:
         """Make the copy unless it is there."""
         if self._copy.exists():
-            touch(self._copy)
+            self.touch()
             return True
+        return bool(self._make(self._copy.exists, soon=soon))
+
+    def _look(self, files: OpenFiles) -> tuple[Path, Index] | None:
+        """Open the copy and its index; None where it is not there, or damaged."""
+        files.close_deleted()
+        index = open_index(index_path(self._copy), files)
+        with contextlib.suppress(FileNotFoundError):
+            if index is not None and index.footer.tar_bytes == files.size(self._copy):
+                return self._copy, index
+        return None
+
+    def _make(self, use: Callable[[], Answer | None], *, soon: bool = False) -> Answer | None:
         try:
             with waiting():
-                return make_copy(self._copy, self._fill, self._limit_bytes, self._num_bytes, soon=soon)
+                return use_copy(self._copy, use, self._fill, self._limit_bytes, self._num_bytes, soon=soon)
         except FileNotFoundError:
             raise
         except OSError as error:

@@ -84,6 +84,8 @@ def test_sharded_parameters_train_like_whole_ones(tmp_path, processes, more):
     for whole, sharded in zip(lines(one), first, strict=True):
         for key in ("loss", "scale", "gradient_norm/image", "gradient_norm/text"):
             assert sharded[key] == pytest.approx(whole[key], rel=2e-4), key  # float32 sums in another order, 6 steps
+        shares = [sharded[f"memory_gb/{part}"] / whole[f"memory_gb/{part}"] for part in ("weights", "gradients")]
+        assert all(0.5 <= share < (0.75 if own else 0.6) for share in shares), shares  # what terms learn is not split
     assert [line["loss"] for line in resumed] == [line["loss"] for line in first]
     from safetensors.torch import load_file
 

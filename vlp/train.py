@@ -30,6 +30,7 @@ from vlp.run.device_memory import peak_memory
 from vlp.run.folder import behind_head, evaluations_of
 from vlp.run.launch import agreed_checksum, was_launched
 from vlp.run.log import Log
+from vlp.run.memory_parts import memory_by_part
 from vlp.run.saving import save
 from vlp.run.state import restore, weights_to_evaluate
 from vlp.run.trained_head import HeadEncoder
@@ -214,6 +215,7 @@ def write_metrics(
         "workers": float(run.stream.workers),
         **run.micro_batches.metrics(step - 1),
         "peak_memory_gb": peak_memory(run.device) / 1e9,
+        **memory_by_part(run),
         "weights_checksum": agreed_checksum(run.kept_equal),
         "skipped_steps": float(guard["skipped"]),
         "bad_samples": float(faults.total),

@@ -47,13 +47,17 @@ def test_what_is_no_plan_is_refused(tmp_path, content, said):
 
 def test_the_report_says_how_far_off_the_plan_was(tmp_path):
     folder = write_run(tmp_path)
+    measured = {"peak_memory_gb": 30.0, "memory_gb/weights": 8.0, "memory_gb/passing": 3.0}
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(line | {"peak_memory_gb": 30.0}) + "\n" for line in lines))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line | measured) + "\n" for line in lines))
     speeds = sorted(value for _, value in read_run(folder).curve("samples_per_second"))
-    saved(tmp_path / "plan.json", pairs_per_second=2 * speeds[len(speeds) // 2], memory_gb=20.0)
+    parts = {"weights, float32": 2.0, "pixels": 1.0, "libraries (assumed)": 1.5}
+    saved(tmp_path / "plan.json", pairs_per_second=2 * speeds[len(speeds) // 2], memory_gb=20.0, memory_parts_gb=parts)
     page = write_report(folder, tmp_path / "page.html", plan=tmp_path / "plan.json").read_text()
     (section,) = [part for part in page.split("<section")[1:] if 'id="plan"' in part]
     assert section.count("0.50</td>") == 1 and section.count("1.50</td>") == 1
+    assert section.count("4.00</td>") == 1 and section.count("1.20</td>") == 1  # weights, and all that passes
+    assert "Memory of a process in GB: 8 weights, 3 passing." in page
     assert 'id="plan"' not in write_report(folder, tmp_path / "other.html").read_text()
 
 

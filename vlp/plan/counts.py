@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -29,6 +29,7 @@ from vlp.ground.types import Batch
 from vlp.objectives.base import Objective, Term
 from vlp.plan.pretend_batch import images_of, pixel_shape, pretend_batch, pretend_documents, pretend_regions
 from vlp.plan.splitting import SplitRows, rows_of
+from vlp.plan.storages import kept_by, storage_bytes
 from vlp.recipe.model import build_model, without_weights
 from vlp.recipe.named_parts import build_objective, build_strategies, load_strategies, teacher_dim_of, widths_of
 from vlp.recipe.schema import Recipe
@@ -145,7 +146,7 @@ def count(recipe: Recipe, *, tokens: float | None = None) -> Counts:
             parameters=sum(value.numel() for value in towers.parameters()),
             trained=sum(value.numel() for module in modules for value in module.parameters() if value.requires_grad),
             weights=sum(_bytes(module) for module in modules),
-            beside=_beside(used.values()),
+            beside=storage_bytes(kept_by(used.values())),
             image=image,
             text=text,
             decoder=decoder,
@@ -321,13 +322,6 @@ def _embed_tokens(towers: DualEncoder, count: int, length: int) -> Tensor:
 
 def _bytes(module: nn.Module) -> int:
     return sum(value.nbytes for value in (*module.parameters(), *module.buffers()))
-
-
-def _beside(used: Iterable[Strategy]) -> int:
-    values = [value for strategy in used for value in {**(strategy.weights() or {}), **strategy.state_dict()}.values()]
-    values += [value for strategy in used for value in strategy.held()]
-    storages = {value.untyped_storage()._cdata: value.untyped_storage().nbytes() for value in values}
-    return sum(storages.values())
 
 
 def _matrices(objective: Objective, embed_dim: int) -> float:

@@ -24,6 +24,7 @@ class SavedPlan(Strict):
         basis: Where the rates come from: measured on which machine, or assumed.
         pairs_per_second: Of the whole job.
         memory_gb: Of one device, in 1e9 bytes.
+        memory_parts_gb: The same by what takes it; empty in plans of versions that did not write it.
         cores: That decode for one device.
     """
 
@@ -33,6 +34,7 @@ class SavedPlan(Strict):
     basis: str
     pairs_per_second: float = Field(gt=0)
     memory_gb: float = Field(gt=0)
+    memory_parts_gb: dict[str, float] = {}
     cores: float = Field(ge=0)
 
     @classmethod
@@ -46,6 +48,7 @@ class SavedPlan(Strict):
             basis=f"measured: {measured}" if measured else "assumed, not measured",
             pairs_per_second=found.pairs_per_second,
             memory_gb=found.total_memory / GB,
+            memory_parts_gb={name: value / GB for name, value in found.memory.items() if value},
             cores=found.cores,
         )
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from vlp.html.axes import window
 from vlp.html.frame import gap, section
-from vlp.html.words import ARROW, count, is_share, metric_name, text
+from vlp.html.words import ARROW, count, is_share, metric_name, number, text
 from vlp.report.charts import Series, line_chart
 from vlp.report.classes import can_show_confusion, class_chart, confusion_chart
 from vlp.report.distributions import histogram_chart, ridge_chart
@@ -77,7 +77,7 @@ def learning(run: RecordedRun) -> str:
     wide = window(min(240, len(run.lines)))
     note = f"{count(len(run.lines))} logged lines. "
     note += f"Faint: as logged; solid: running median of {wide}." if wide > 1 else "As logged, not smoothed."
-    note += _waiting(run)
+    note += _waiting(run) + _memory(run)
     return section("Learning", note, f'<div class="grid">{"".join(charts)}</div>')
 
 
@@ -97,6 +97,13 @@ def _waiting(run: RecordedRun) -> str:
     workers = run.last("workers")  # how many there were, which runs did not log before they could be `auto`
     said = diagnose(middles, wanted if workers is None else round(workers)) if middles.keys() >= set(needed) else ""
     return f" The run is {said}." if said else ""
+
+
+def _memory(run: RecordedRun) -> str:
+    """Say what takes the memory of a device, where lines tell it."""
+    parts = [(part, run.last(f"memory_gb/{part}")) for part in ("weights", "gradients", "optimizer", "kept", "passing")]
+    said = [f"{number(value)} {part}" for part, value in parts if value]
+    return f" Memory of a process in GB: {', '.join(said)}." if said else ""
 
 
 def _losses(run: RecordedRun) -> str:

@@ -1,0 +1,24 @@
+"""How many bytes tensors take, those that share memory counted once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from vlp.strategies.base import Strategy
+
+
+def storage_bytes(tensors: Iterable[Tensor]) -> int:
+    """Return the bytes of the memory behind tensors; of those that are split over processes, this process's part."""
+    here = (tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors)
+    storages = {each.untyped_storage()._cdata: each.untyped_storage().nbytes() for each in here}
+    return sum(storages.values())
+
+
+def kept_by(used: Iterable[Strategy]) -> Iterator[Tensor]:
+    """Yield what strategies keep from step to step: averages, teachers, queues."""
+    for strategy in used:
+        yield from {**(strategy.weights() or {}), **strategy.state_dict()}.values()
+        yield from strategy.held()

@@ -15,6 +15,7 @@ from tests.tiny import tiny_recipe
 from vlp.data import SampleSet
 from vlp.data.arrange import arrange
 from vlp.data.order.timetable import Ramp
+from vlp.ground import dist
 from vlp.ground.types import RecipeError, VlpWarning
 from vlp.run.build_stream import count_copies, count_workers
 from vlp.train import train
@@ -77,6 +78,13 @@ def test_copies_on_two_processes_count_as_on_one(tmp_path, shards):
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
 
 
+def share_machine(monkeypatch, everyones: list[frozenset[int]]) -> None:
+    """Pretend to be the first of some processes of this machine, each of which may use these cores."""
+    others = [("another", frozenset(range(100)))]
+    monkeypatch.setattr("vlp.ground.cores.own_cores", lambda: everyones[0])
+    monkeypatch.setattr(dist, "gather_objects", lambda _: [*((dist.machine(), own) for own in everyones), *others])
+
+
 @pytest.mark.parametrize(
     ("device", "cores", "processes", "expected"),
     [
@@ -91,7 +99,19 @@ def test_copies_on_two_processes_count_as_on_one(tmp_path, shards):
     ],
 )
 def test_workers_take_the_cores_that_are_left(monkeypatch, device, cores, processes, expected):
-    monkeypatch.setattr("vlp.run.build_stream.usable_cores", lambda: cores)
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    share_machine(monkeypatch, [frozenset(range(cores))] * processes)
     assert count_workers("auto", torch.device(device)) == expected
     assert count_workers(0, torch.device(device)) == 0
+
+
+def test_cores_that_a_launcher_gave_to_each_process_are_not_shared_out_again(monkeypatch):
+    share_machine(monkeypatch, [frozenset(range(6 * rank, 6 * rank + 6)) for rank in range(8)])
+    assert count_workers("auto", torch.device("cuda")) == 5
+    share_machine(monkeypatch, [frozenset(range(8 * (rank // 4), 8 * (rank // 4) + 8)) for rank in range(8)])
+    assert count_workers("auto", torch.device("cuda")) == 1  # 2 cores each: four share a memory node
+
+
+def test_a_containers_time_is_shared_too(monkeypatch):
+    share_machine(monkeypatch, [frozenset(range(64))] * 4)
+    monkeypatch.setattr("vlp.ground.cores.quota", lambda: 16.0)
+    assert count_workers("auto", torch.device("cuda")) == 3

@@ -26,6 +26,7 @@ from vlp.ground.types import RecipeError
 from vlp.recipe.compose import load_recipe
 from vlp.recipe.model import build_model
 from vlp.recipe.schema import Recipe
+from vlp.run.near_cores import cores_beside
 from vlp.run.ready import check_ready
 from vlp.run.subject import DEFAULT_TASKS
 from vlp.run.trackers import PACKAGES
@@ -118,6 +119,8 @@ def look_at_devices() -> Iterator[Look]:
         free, total = torch.cuda.mem_get_info(number)
         level = "ok" if free > 0.9 * total else "note"
         memory = f"{total / GIB:.0f} GiB, {free / GIB:.0f} free"
+        beside = cores_beside(torch.device("cuda", number))
+        memory += f", {len(beside)} cores beside it" if beside else ""
         yield Look("devices", f"GPU {number}: {facts.name}, {memory}, sm_{facts.major}{facts.minor}", level)
     if not torch.cuda.is_bf16_supported():
         yield Look("devices", "no bfloat16 here: set train.precision=float16 or float32", "note")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
@@ -40,6 +42,12 @@ def rank(group: Group = None) -> int:
 def local_world_size() -> int:
     """Return the number of processes of this machine, as the launcher says; of all where it says nothing."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", world_size()))
+
+
+def machine() -> tuple[str, ...]:
+    """Return what processes that share a machine's memory and cores have in common, and others have not."""
+    boot = Path("/proc/sys/kernel/random/boot_id")  # tells machines of one name apart
+    return platform.node(), boot.read_text() if boot.is_file() else "", str(rank() // local_world_size())
 
 
 def is_main() -> bool:

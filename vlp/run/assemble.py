@@ -17,7 +17,7 @@ from torch.distributed.fsdp import FSDPModule
 import vlp.run.trained_model  # noqa: F401 - weights may come from runs
 from vlp.data import Augment, Stream
 from vlp.ground import dist
-from vlp.ground.cores import usable_cores
+from vlp.ground.cores import fair_share
 from vlp.objectives.base import Objective
 from vlp.recipe.model import build_model, settled
 from vlp.recipe.named_parts import (
@@ -39,6 +39,7 @@ from vlp.run.kept_towers import KeptTowers, keep_towers
 from vlp.run.launch import check_same, check_wrapped, join
 from vlp.run.log import Log
 from vlp.run.micro_batch_count import MicroBatchCount, count_micro_batches
+from vlp.run.near_cores import stay_near
 from vlp.run.ready import check_ready, check_room
 from vlp.run.score_history import ScoreHistory
 from vlp.run.stored_teachers import settle_stored_teachers
@@ -278,8 +279,9 @@ def _start_processes(recipe: Recipe) -> Accelerator:
     """Start the accelerator; threads, seeds and determinism are set here and nowhere else."""
     accelerator = join(log_with=list(recipe.log.trackers) or None, project_dir=str(recipe.folder))
     check_same("the recipe", json.dumps(recipe.model_dump(mode="json", exclude=PLACES)))
+    stay_near(accelerator.device)
     if accelerator.device.type == "cpu":
-        torch.set_num_threads(recipe.train.threads or max(1, usable_cores() // dist.local_world_size()))
+        torch.set_num_threads(recipe.train.threads or fair_share())
     if recipe.train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)

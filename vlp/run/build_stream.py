@@ -22,7 +22,7 @@ from vlp.data.sample_groups import read_groups
 from vlp.data.shards.cards import load_card
 from vlp.data.texts.documents import Documents
 from vlp.ground import dist
-from vlp.ground.cores import usable_cores
+from vlp.ground.cores import fair_share
 from vlp.ground.patch_budget import PatchBudget
 from vlp.ground.types import RecipeError, VlpWarning
 from vlp.recipe.inflation import inflated
@@ -80,10 +80,10 @@ def build_augment(recipe: Recipe, towers: DualEncoder) -> Augment:
 
 
 def count_workers(wanted: int | Literal["auto"], device: torch.device) -> int:
-    """Return how many processes decode for this one."""
+    """Return how many processes decode for this one; called by all processes of a job."""
     if wanted != "auto":
         return wanted
-    cores = usable_cores() // dist.local_world_size()
+    cores = fair_share()
     # a core enqueues what a GPU does; on the CPU the model itself takes most of the time
     spare = cores - 1 if device.type != "cpu" else cores // 4
     return min(MOST_WORKERS, max(1, spare))

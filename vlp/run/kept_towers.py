@@ -126,9 +126,7 @@ def keep_towers(
 
 def first_of_this_machine() -> int:
     """Return the number of the first process that shares this one's memory; called everywhere."""
-    boot = Path("/proc/sys/kernel/random/boot_id")  # tells machines of one name apart
-    told = (platform.node(), boot.read_text() if boot.is_file() else "", dist.rank() // dist.local_world_size())
-    return dist.gather_objects(told).index(told)
+    return dist.gather_objects(dist.machine()).index(dist.machine())
 
 
 def _place(recipe: Recipe, name: str, about: Mapping[str, Any]) -> Path:

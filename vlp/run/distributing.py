@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 import torch
 from accelerate import Accelerator
@@ -11,6 +13,7 @@ from accelerate.utils import DistributedDataParallelKwargs, parse_flag_from_env
 from timm.layers import convert_sync_batchnorm
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.nn.parallel import DistributedDataParallel
 
 from vlp.ground import dist
 from vlp.ground.types import RecipeError
@@ -65,10 +68,7 @@ def distribute(
         if recipe.train.shards is not None and dist.world_size() > 1:
             raise RecipeError("train.shards: the launch shards nothing; use recipes/launch/fsdp2.yaml, or remove it")
         towers.to(memory_format=torch.channels_last)  # what convolution kernels are fastest with
-        # buffers that no step changes are equal already; gradients need no second copy to be exchanged from
-        accelerator.ddp_handler = DistributedDataParallelKwargs(
-            broadcast_buffers=towers.has_batch_norm, gradient_as_bucket_view=True
-        )
+        accelerator.ddp_handler = copies_of(towers)
         model: nn.Module = accelerator.prepare_model(towers)
         return model
     mesh = mesh_of(accelerator.device.type, recipe.train.shards)
@@ -80,6 +80,26 @@ def distribute(
             reshard_after_forward=parse_flag_from_env("FSDP_RESHARD_AFTER_FORWARD", default=True),
         )
     return towers
+
+
+@dataclass
+class Copies(DistributedDataParallelKwargs):
+    """Beside what Accelerate knows, what newer versions of torch take."""
+
+    forward_sync_buffers: bool | None = None
+    batched_grad_copy: bool = False
+
+
+def copies_of(towers: DualEncoder) -> Copies:
+    """Return how whole copies of towers are kept equal.
+
+    Buffers that no step changes are equal already. Gradients need no second copy to be exchanged from, and get there
+    in two launches for each of few buckets where torch can do that (2.14), not in one for each parameter.
+    """
+    known = inspect.signature(DistributedDataParallel).parameters
+    syncs = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    copies = Copies(gradient_as_bucket_view=True, batched_grad_copy="batched_grad_copy" in known)
+    return replace(copies, **{syncs: towers.has_batch_norm})
 
 
 def mesh_of(device_type: str, shards: int | None) -> DeviceMesh:

@@ -26,7 +26,7 @@ from benchmarks.gpu.steps import compiling
 from benchmarks.gpu.waits import in_words
 from vlp.recipe.model import build_model
 from vlp.run import assemble
-from vlp.run.distributing import distribute
+from vlp.run.distributing import copies_of, distribute
 from vlp.run.float8_fit import CAPABILITY
 from vlp.towers.blocks import blocks_of
 from vlp.towers.dual import DualEncoder
@@ -186,8 +186,10 @@ def _group_of_one(setting: Setting) -> Iterator[None]:
 def _data_parallel(setting: Setting) -> Iterator[None]:
     """Wrap by hand what Accelerate leaves alone with one process; device ids make PyTorch move all inputs."""
 
-    def by_hand(*parts: Any, **how: Any) -> nn.Module:
-        return DistributedDataParallel(distribute(*parts, **how), device_ids=[0] if setting.device == "cuda" else None)
+    def by_hand(accelerator: Any, towers: DualEncoder, *more: Any, **how: Any) -> nn.Module:
+        alone = distribute(accelerator, towers, *more, **how)
+        devices = [0] if setting.device == "cuda" else None
+        return DistributedDataParallel(alone, device_ids=devices, **copies_of(towers).to_kwargs())
 
     with _group_of_one(setting), patch.object(assemble, "distribute", by_hand):
         yield

@@ -19,6 +19,7 @@ os.environ.update(HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1", PYTHONDONTWRITEBYTECO
 sys.dont_write_bytecode = False  # whatever containers set: to compile and rewrite all tests anew takes each process 5 s
 settings.register_profile("shared machine", deadline=None)  # a case may wait for its core
 settings.load_profile("shared machine")
+COMPUTED = "narrowing/computed"  # where the cache of pytest has what `narrowing` found
 gc.disable()  # until ten thousand tests are collected, which would be looked through over and over
 
 
@@ -35,10 +36,19 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(slow.Stopwatch())
     if config.getoption("keyword") and not config.getoption("markexpr"):
         config.pluginmanager.register(slow.QuickAnswer())
+    cache = getattr(config, "cache", None)
+    narrowing.remembered.update({} if cache is None else cache.get(COMPUTED, {}))
     words = narrowing.words_of(config.getoption("keyword"))
     if words and not config.option.collectonly and not config.getoption("numprocesses", None):
         places = [Path(str(argument).partition("::")[0]) for argument in config.args]
         start_server(narrowing.files_with("run_processes(", places, frozenset(words)))  # while tests are collected
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Remember what was found of files of tests."""
+    cache = getattr(config, "cache", None)
+    if cache is not None and narrowing.remembered != cache.get(COMPUTED, {}):
+        cache.set(COMPUTED, narrowing.remembered)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

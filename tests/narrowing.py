@@ -8,12 +8,16 @@ computed, or come from elsewhere: a list that is read from a registry has names 
 from __future__ import annotations
 
 import ast
+import hashlib
 import re
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
+RULES = Path(__file__).read_text(encoding="utf-8")
 OPERATORS = {"and", "or"}
+remembered: dict[str, bool] = {}
+"""What was found of files before, by their content: to parse all tests takes a second."""
 SKIPS = re.compile(r"^(\w+ = )?pytest\.(importorskip|skip)\(", re.MULTILINE)
 
 
@@ -47,6 +51,13 @@ def files_with(text: str, places: Iterable[Path], words: frozenset[str]) -> list
 @cache
 def has_computed_names(text: str) -> bool:
     """Return whether parameters of a file's tests are more than what stands there: `each_term` is all terms."""
+    key = hashlib.sha256(f"{RULES}{text}".encode()).hexdigest()[:16]
+    if key not in remembered:
+        remembered[key] = _look_for_computed_names(text)
+    return remembered[key]
+
+
+def _look_for_computed_names(text: str) -> bool:
     if any(f"\n{name} = " not in text for name in re.findall(r"^@(each_\w+)", text, re.MULTILINE)):
         return True
     if "def pytest_generate_tests" in text:

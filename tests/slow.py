@@ -15,7 +15,7 @@ import pytest
 
 LIST = Path(__file__).with_name("slow.txt")
 ONE_CASE, ALL_CASES = 1.5, 5.0  # seconds: a function is slow if one of its cases takes so long, or all of them do
-PATIENCE = 2.0  # seconds that a case may take where `pytest -k NAME` asks about one part
+PATIENCE = 1.0  # seconds that a case may take where `pytest -k NAME` asks about one part
 
 
 def listed() -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import unicodedata
 
 import pytest
 
@@ -26,6 +27,9 @@ KARPATHY = {
         for colour in COLOURS
     ]
 }
+
+
+SPLITS = ("train", "train", "train", "train", "restval", "val", "test", "test")
 
 
 @pytest.fixture
@@ -91,6 +95,90 @@ def test_sentences_of_karpathy_are_lists(pictures):
     assert texts_of(packed(pictures / "dataset.json")) == [[f"{colour} 0", f"{colour} 1"] for colour in COLOURS]
 
 
+def test_splits_of_a_table_are_not_mixed_unasked(pictures):
+    images = [{**image, "split": split} for image, split in zip(KARPATHY["images"], SPLITS, strict=True)]
+    (pictures / "dataset.json").write_text(json.dumps({"images": images}))
+    message = r"rows of several splits: train \(4\), restval \(1\), val \(1\), test \(2\); choose with --split"
+    refused(pictures / "dataset.json", message)
+    refused(pictures / "dataset.json", r"no split 'dev' \(known: train", split="dev")
+    assert packed(pictures / "dataset.json", split="train+restval").samples == 5
+
+
+def test_splits_of_a_parquet_file_are_not_mixed_unasked(tmp_path):
+    write_parquet(
+        tmp_path / "t.parquet", [row(number, caption="x", split=split) for number, split in enumerate(SPLITS)]
+    )
+    refused(tmp_path / "t.parquet", r"rows of several splits: train \(4\)")
+    assert packed(tmp_path / "t.parquet", split="test").samples == 2
+    write_parquet(
+        tmp_path / "t.parquet", [row(number, caption="x", split="left") for number in range(3)]
+    )  # names no split
+    assert pack(tmp_path / "t.parquet", tmp_path / "all", workers=1).samples == 3
+
+
+@pytest.mark.parametrize("names", [("train", "val"), ("train2017", "val2017"), ("Training", "Test")])
+@pytest.mark.parametrize("has_classes", [False, True])
+def test_folders_of_splits_are_not_mixed_unasked(tmp_path, names, has_classes):
+    for name in names:
+        for label in ("cat", "dog") if has_classes else ("",):
+            (tmp_path / "set" / name / label).mkdir(parents=True)
+            (tmp_path / "set" / name / label / "a.jpg").write_bytes(image_bytes(0))
+    refused(tmp_path / "set", rf"images of several splits; pack one of them instead: .*{min(names)}, .*{max(names)}")
+
+
+@pytest.mark.parametrize(
+    ("folders", "classes"),
+    [
+        (("001.Black_footed_Albatross", "200.Common_Yellowthroat"), ["Black footed Albatross", "Common Yellowthroat"]),
+        (("n02085620-Chihuahua", "n02085782-Japanese_spaniel"), ["Chihuahua", "Japanese spaniel"]),
+        (("10_my dog", "2_a cat"), ["my dog", "a cat"]),
+        (("2012_Audi", "1999_Fiat"), ["1999 Fiat", "2012 Audi"]),
+        (("737-200", "747-400"), ["737-200", "747-400"]),
+        (("1_boat", "ship"), ["1 boat", "ship"]),
+    ],
+)
+def test_numbers_in_front_of_all_classes_are_no_part_of_their_names(tmp_path, folders, classes):
+    for folder in folders:
+        (tmp_path / "set" / folder).mkdir(parents=True)
+        (tmp_path / "set" / folder / "a.jpg").write_bytes(image_bytes(0))
+    assert captions_of(packed(tmp_path / "set").card) == classes
+
+
+def test_images_lie_beside_the_annotations_of_coco(pictures):
+    (pictures / "annotations").mkdir()
+    (pictures / "annotations" / "captions_val2017.json").write_text(json.dumps(COCO))
+    refused(pictures, r"or pack a table \(perhaps .*annotations/captions_val2017\.json\)")
+    assert packed(pictures / "annotations" / "captions_val2017.json").rows == 16
+
+
+def test_a_list_in_a_cell_is_several_captions(pictures):
+    rows = [f'"[""{colour} boat"", ""a boat""]",{colour}.jpg' for colour in COLOURS]
+    (pictures / "t.csv").write_text("\n".join(["raw,Image Path", *rows]))
+    assert texts_of(packed(pictures / "t.csv")) == [[f"{colour} boat", "a boat"] for colour in COLOURS]
+
+
+def test_numbers_of_captions_are_no_part_of_a_name(pictures):
+    rows = [f"{colour}.jpg#{number}\t{colour} {number}" for colour in COLOURS for number in range(2)]
+    (pictures / "token.txt").write_text("\n".join(rows))
+    refused(pictures / "token.txt", r"names no columns \(red\.jpg#0, red 0\): put one such as path<TAB>caption above")
+    (pictures / "token.txt").write_text("\n".join(["image\tcaption", *rows]))
+    assert texts_of(packed(pictures / "token.txt")) == [[f"{colour} 0", f"{colour} 1"] for colour in COLOURS]
+
+
+def test_names_are_found_as_other_systems_spell_them(pictures):
+    apart = unicodedata.normalize("NFD", "é.jpg")
+    (pictures / "pics" / apart).write_bytes(image_bytes(0))
+    (pictures / "pics" / "LARGE.JPG").write_bytes(image_bytes(1))
+    names = ["pics\\\u00e9.jpg", "pics/LARGE.jpg", "pics/red.JPG"]
+    (pictures / "t.csv").write_text("\n".join(["path,caption", *(f"{name},x" for name in names)]))
+    assert packed(pictures / "t.csv").samples == 3
+
+
+def test_what_is_compressed_is_to_be_unpacked(pictures):
+    (pictures / "t.csv.gz").write_bytes(b"\x1f\x8b")
+    refused(pictures / "t.csv.gz", "compressed as a whole: unpack it first")
+
+
 @pytest.mark.parametrize("text", ["5", "{}", '{"images": 3}', "{broken", "[" * 100_000, '{"images": [1]}'])
 def test_other_json_is_no_table(pictures, text):
     (pictures / "t.json").write_text(text)
@@ -146,8 +234,9 @@ def test_splits_of_a_clone_are_never_mixed(tmp_path, place):
 
 
 def test_a_split_of_what_has_none_is_refused(pictures):
-    (pictures / "t.csv").write_text("path,caption\n")
+    (pictures / "t.csv").write_text("path,caption\npics/red.jpg,red boat\n")
     refused(pictures / "t.csv", "--split train: .* has no splits", split="train")
+    refused(pictures, "--split train: .* has no splits", split="train")
 
 
 def test_numbers_of_classes_get_their_names(tmp_path):

@@ -54,7 +54,7 @@ def test_a_broken_first_record_is_named(tmp_path):
         ("url,caption\n", "", "no rows"),
         ("url,caption\nhttps://a/b.jpg,x\n", "", "a column of addresses.*fetch the images first"),
         ("url,caption\nhttps://a/b.jpg,x\n", "image=url", r"line 2: 'https://a/b\.jpg' is an address"),
-        ("picture,caption\na.jpg,x\n", "", r"no column for the image \(columns: picture, caption\)"),
+        ("figure,caption\na.jpg,x\n", "", r"no column for the image \(columns: figure, caption\)"),
         ("path,words\na.jpg,x\n", "", "no column for the caption"),
         ("path,caption\na.jpg,x\n", "caption=captoin", r"no such column .*did you mean 'caption'"),
         ("path,caption\na.jpg,x\n", "imgae=path", r"write image=NAME,caption=NAME; did you mean 'image'"),

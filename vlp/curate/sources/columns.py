@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -21,8 +22,25 @@ IMAGE = (
     "img",
     "jpg",
     "image_name",
+    "image_filename",
+    "image_filepath",
+    "img_path",
+    "picture",
+    "photo",
 )
-CAPTION = ("caption", "captions", "text", "title", "description", "alt", "comment")
+CAPTION = (
+    "caption",
+    "captions",
+    "text",
+    "title",
+    "description",
+    "alt",
+    "comment",
+    "raw",
+    "sentence",
+    "sentences",
+    "prompt",
+)
 LABEL = ("label", "class", "class_name", "category", "target", "cls", "fine_label", "labels")
 ADDRESS = ("url", "image_url", "urls", "uri")
 
@@ -84,7 +102,7 @@ def _choose(noun: str, given: str, usual: Collection[str], names: Collection[str
                 f"{where}: --columns {noun}={given}: no such column ({_list(names)}){nearest(given, names)}"
             )
         return given
-    by_lower = {name.lower(): name for name in names}
+    by_lower = {plain(name): name for name in names}
     found = next((by_lower[name] for name in usual if name in by_lower), None)
     if found is not None:
         return found
@@ -94,6 +112,11 @@ def _choose(noun: str, given: str, usual: Collection[str], names: Collection[str
             "fetch the images first (img2dataset does it, and writes shards at once)"
         )
     raise RecipeError(f"{where}: no column for the {noun} ({_list(names)}); name it with --columns {noun}=NAME")
+
+
+def plain(name: str) -> str:
+    """Return the name of a column as it is looked up: `Image Path` is `image_path`."""
+    return re.sub(r"[\W_]+", "_", name.strip().lower()).strip("_")
 
 
 def _list(names: Collection[str]) -> str:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Collection, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import ClassVar
 
 from vlp.curate.sources.columns import Columns
 from vlp.curate.sources.rows import ListedRows, Row, Rows, caption_members, sources
+from vlp.curate.sources.splits import is_split
 from vlp.curate.sources.tables import JSON, Table
 from vlp.data.pixels.decode import EXTENSIONS
 from vlp.ground.types import RecipeError
@@ -19,6 +21,8 @@ from vlp.ground.types import RecipeError
 OTHERS = ("gif", "bmp", "tif", "tiff", "avif", "heic", "jxl", "jp2")
 IMAGES = (*EXTENSIONS, *OTHERS)
 REGIONS = "regions"  # the key of a JSON file that holds captions of parts of its image
+NUMBERED = re.compile(r"(?:\d+[._ -]+|n\d{8}[-_ ]+)(?=.*[^\W\d_])")
+YEAR = re.compile(r"(?:19|20)\d\d\D")
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 
 
@@ -49,6 +53,8 @@ class Folder:
         self.caption_keys = {"txt": 1.0}
         if captioned is None:
             self._check_labels()
+        self._check_splits()
+        self.numbering = numbering_of({image.parent.name for image, _ in walk(path)}) if self.is_labelled else None
         record = next((captions["json"] for _, captions in walk(path) if "json" in captions), None)
         keys = [] if record is None else _json_keys(record)
         if record is not None:
@@ -64,8 +70,21 @@ class Folder:
     def _rows(self) -> Iterator[Row]:
         for number, (image, captions) in enumerate(walk(self.path)):
             name = image.relative_to(self.path)
-            label = name.parent.name.replace("_", " ") if self.is_labelled else None
+            label = self._class(name.parent.name) if self.is_labelled else None
             yield Row(number, str(name), image, captions=caption_members(label or None), files=captions)
+
+    def _class(self, folder: str) -> str:
+        """Return the name of a class whose images lie in a folder."""
+        name = folder if self.numbering is None else self.numbering.sub("", folder)
+        return name.replace("_", " ")
+
+    def _check_splits(self) -> None:
+        """Refuse a folder of several splits."""
+        splits = [folder for folder in _folders_with_images(self.path) if is_split(folder.name)]
+        if len(splits) > 1:
+            raise RecipeError(
+                f"{self.path}: images of several splits; pack one of them instead: {', '.join(map(str, splits))}"
+            )
 
     def _check_labels(self) -> None:
         tables = _tables(self.path)
@@ -83,7 +102,29 @@ class Folder:
             raise RecipeError(
                 f"{self.path}: {found[0].name} has no caption{where}; put a {found[0].stem}.txt or .json beside "
                 "each image, sort the images into subfolders named after their classes, or pack a table"
+                f"{_such_as(self.path)}"
             )
+
+
+def numbering_of(folders: Collection[str]) -> re.Pattern[str] | None:
+    """Return what numbers all folders of classes in front of their names, as in `001.Black_footed_Albatross`.
+
+    So that a name says what is seen. None where some folder has no number and no synset of WordNet (`n02085620-`), no
+    letter behind it, or where the numbers are years.
+    """
+    is_numbered = all(NUMBERED.match(name) and not YEAR.match(name) for name in folders)
+    return NUMBERED if folders and is_numbered else None
+
+
+def _folders_with_images(folder: Path) -> Iterator[Path]:
+    yield from (each for each in sorted(folder.iterdir()) if each.is_dir() and holds_images(each))
+
+
+def _such_as(folder: Path) -> str:
+    """Name a file that may be a table, as COCO's are, whose name does not say so."""
+    found = (path for pattern in ("*", "*/*") for path in sorted(folder.glob(pattern)) if path.is_file())
+    like = next((path for path in found if JSON in path.suffixes or path.suffixes[-2:-1] in ([".csv"], [".tsv"])), None)
+    return "" if like is None else f" (perhaps {like})"
 
 
 def _tables(folder: Path) -> list[Path]:

@@ -13,8 +13,9 @@ from vlp.curate.sources.tables import DELIMITED, JSON, LINES
 from vlp.ground.registry import settings_of
 from vlp.ground.types import RecipeError
 
+COMPRESSED = (".gz", ".zip", ".bz2", ".xz", ".zst", ".7z", ".rar")
 WHERE = {
-    "split": "has no splits; name a folder of parquet files",
+    "split": "has no splits; name a folder of parquet files, or a table with a column `split`",
     "encoding": f"is no table of lines ({', '.join(DELIMITED)})",
 }
 
@@ -52,4 +53,6 @@ def _why_not(path: Path) -> str:
         return "neither a file nor a folder"
     if path.suffix.lower() == ".tar" or path.name.endswith((".tar.gz", ".tgz")):
         return "a shard already; write a card for it (docs/add-a-dataset.md)"
+    if path.suffix.lower() in COMPRESSED:
+        return "compressed as a whole: unpack it first, and pack what is in it"
     return f"expected a folder of images or a table ({', '.join((*DELIMITED, *LINES, JSON, SUFFIX))})"

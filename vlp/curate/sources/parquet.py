@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any, ClassVar
 from vlp.curate.sources.columns import Columns
 from vlp.curate.sources.folders import holds_images
 from vlp.curate.sources.rows import JSON_KEY, Row, Rows, sources
+from vlp.curate.sources.splits import chosen_splits, column_of_splits, is_split
 from vlp.curate.sources.tables import named, row_of
 from vlp.ground.errors import first_line
 from vlp.ground.types import RecipeError
@@ -29,7 +32,8 @@ class Parquet:
     Args:
         path: The file or the folder; all files have the columns of the first.
         columns: Names of the columns, where they are not the usual ones.
-        split: Which split of a folder with several; splits are never mixed unasked.
+        split: Which split of a folder with several, or which rows where a column `split` names splits; they are never
+            mixed unasked.
 
     Raises:
         RecipeError: pyarrow is missing, a file is broken, or there is no column for images or captions.
@@ -47,9 +51,13 @@ class Parquet:
         return not any(path.glob("*.tar")) and not holds_images(path) and bool(files_in(path))
 
     def __init__(self, path: Path, columns: Columns, *, split: str = ""):
-        if split and path.is_file():
+        paths = [path] if path.is_file() else files_in(path)
+        self.split, counts = _rows_of_splits(paths)
+        self.wanted = tuple(sorted(chosen_splits(counts, split, path))) if self.split else ()
+        if not self.split and split and path.is_file():
             raise RecipeError(f"--split {split}: {path} has no splits; name a folder of parquet files")
-        paths = [path] if path.is_file() else _of_split(path, files_in(path), split)
+        if not self.split and not path.is_file():
+            paths = _of_split(path, paths, split)
         self.files = [(path, _open(path).metadata.num_rows) for path in paths]
         first = paths[0]
         schema = _open(first).schema_arrow
@@ -63,7 +71,10 @@ class Parquet:
         for path, num_rows in self.files:
             for start in range(0, num_rows, size):
                 stop = min(start + size, num_rows)
-                yield ParquetRows(path, start, stop, before + start, self.image, self.caption, self.classes or ())
+                yield ParquetRows(
+                    path, start, stop, before + start, self.image, self.caption, self.classes or (),
+                    self.split, self.wanted,
+                )  # fmt: skip
             before += num_rows
 
 
@@ -87,6 +98,20 @@ def _of_split(path: Path, parts: Sequence[Path], split: str) -> list[Path]:
     return splits[split] if split else list(parts)
 
 
+def _rows_of_splits(paths: Sequence[Path]) -> tuple[str, Counter[str]]:
+    """Return the column that names splits, and the rows of each; nothing where no value is called as splits are."""
+    column = column_of_splits(_open(paths[0]).schema_arrow.names)
+    counts = Counter(str(value) for path in paths if column for value in _values(path, column))
+    return (column, counts) if any(map(is_split, counts)) else ("", Counter())
+
+
+def _values(path: Path, column: str) -> Iterator[Any]:
+    """Yield what stands in a column, up to where a file is damaged: its rows say so when they are read."""
+    with contextlib.suppress(Exception):  # pyarrow raises its own, OSError and ValueError over damaged bytes
+        for batch in _open(path).iter_batches(BATCH, columns=[column], use_threads=False):
+            yield from batch.column(0).to_pylist()
+
+
 @dataclass(frozen=True)
 class ParquetRows:
     """The rows `start` to `stop` of a file, read where they are needed."""
@@ -98,12 +123,16 @@ class ParquetRows:
     image: str
     caption: str
     classes: tuple[str, ...] = ()
+    split: str = ""
+    wanted: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[Row]:
         for place, record in enumerate(self._records()):
             number, where = self.number + place, f"{self.path.name}: row {self.start + place + 1}"
             if isinstance(record, str):
                 yield Row(number, where, fault=("bad_row", f"{where}: {record}"))
+                continue
+            if self.split and str(record[self.split]) not in self.wanted:
                 continue
             data, name = encoded(record[self.image])
             yield row_of(number, self.path.parent, name, named(record[self.caption], self.classes), where, data=data)
@@ -127,7 +156,9 @@ class ParquetRows:
         place = given = 0
         why = "the file ends before it"
         try:
-            for batch in file.iter_batches(BATCH, [group], sorted({self.image, self.caption}), use_threads=False):
+            for batch in file.iter_batches(
+                BATCH, [group], sorted({self.image, self.caption, self.split} - {""}), use_threads=False
+            ):
                 first, last = max(low - place, 0), min(high - place, len(batch))
                 rows = batch.slice(first, last - first).to_pylist() if first < last else []
                 given += len(rows)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, cast
 
+from vlp.curate.sources.spelled_lists import listed
 from vlp.data import Captions
 from vlp.data.faults import BadSampleError, Reason
 from vlp.data.pixels.decode import MOST_BYTES, check_bytes, decode_image, format_of
@@ -164,8 +165,10 @@ class _InMemory:
 def caption_members(value: Any) -> dict[str, bytes]:
     """Return the member for a caption of a table: a text becomes `.txt`, anything else `.json`, nothing none.
 
-    What is no caption goes into the record as it is, for the reader of captions to judge.
+    A text that spells out a list of texts is that list. What is no caption goes into the record as it is, for the
+    reader of captions to judge.
     """
+    value = listed(value)
     if value is None or value in ("", []):
         return {}
     if isinstance(value, bytes):

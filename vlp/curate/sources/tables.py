@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +15,10 @@ import numpy as np
 
 from vlp.curate.sources.columns import Columns
 from vlp.curate.sources.delimited import has_columns, read_delimited, separator_of
+from vlp.curate.sources.image_paths import NUMBER, find_folder, local_path
 from vlp.curate.sources.rows import JSON_KEY, ListedRows, Row, Rows, caption_members, sources
+from vlp.curate.sources.spelled_lists import listed
+from vlp.curate.sources.splits import chosen_splits, column_of_splits, is_split
 from vlp.data.pixels.decode import EXTENSIONS
 from vlp.ground.randomness import hash64
 from vlp.ground.types import RecipeError
@@ -43,9 +47,10 @@ class Table:
         path: The file.
         columns: Names of the columns, where they are not the usual ones.
         encoding: Of a CSV or TSV, where it is neither UTF-8 nor UTF-16.
+        split: Which rows of a table with a column `split`; several have `+` between them.
 
     Raises:
-        RecipeError: Not such a file, no rows, or no column for images or captions.
+        RecipeError: Not such a file, no rows, no column for images or captions, or rows of several splits.
     """
 
     caption_keys = {"txt": 1.0, f"json.{JSON_KEY}": 1.0}
@@ -58,7 +63,7 @@ class Table:
         suffix = path.suffix.lower()
         return path.is_file() and (suffix in (*DELIMITED, *LINES, JSON) or (suffix == ".txt" and has_columns(path)))
 
-    def __init__(self, path: Path, columns: Columns, *, encoding: str = ""):
+    def __init__(self, path: Path, columns: Columns, *, encoding: str = "", split: str = ""):
         self.path = path
         self.encoding = encoding
         if encoding and path.suffix.lower() not in (*DELIMITED, ".txt"):
@@ -68,13 +73,18 @@ class Table:
             why = next((f" (line {record.line}: {record.fault})" for record in self._records()), "")
             raise RecipeError(f"{path}: no rows{why}")
         names = [name for name in heads[0].values if name]
-        if any(name.lower().endswith(SUFFIXES) for name in names):
+        if any(map(is_image, names)):
+            head = "path<TAB>caption" if separator_of(path, encoding) == "\t" else "path,caption"
             raise RecipeError(
-                f"{path}: the first line names no columns ({', '.join(names)}): put one such as path,caption above it"
+                f"{path}: the first line names no columns ({', '.join(names)}): put one such as {head} above it"
             )
         self.image, self.caption = columns.image_of(names, str(path)), columns.caption_of(names, str(path))
-        self.folder = self._find_folder(heads)
+        self.is_numbered = False
+        told = [name for name in map(self._name, heads) if _is_name(name) and "://" not in name]
+        self.is_numbered = bool(told) and all(NUMBER.search(name) for name in told)
+        self.folder = find_folder(path.parent, [self._cut(name) for name in told])
         self._check_images(heads)
+        self.split, self.wanted = self._find_splits(names, split)
 
     def units(self, size: int) -> Iterator[Rows]:
         """Yield the rows, `size` at a time."""
@@ -87,7 +97,7 @@ class Table:
         together, told = self._together(), set[str]()
         for number, record in enumerate(self._records()):
             name = self._name(record)
-            if _is_name(name) and name in told:
+            if not self._is_wanted(record) or (_is_name(name) and name in told):
                 continue
             rows = together.pop(name, [record]) if _is_name(name) else [record]
             if len(rows) > 1:
@@ -99,33 +109,39 @@ class Table:
         said = f"line {first.line}"
         if first.fault:
             return Row(number, said, fault=("bad_row", f"{said}: {first.fault}"))
-        texts = [record.values.get(self.caption) for record in records]
+        texts = [listed(record.values.get(self.caption)) for record in records]
         caption = texts[0] if len(texts) == 1 else _merged(texts)
         return row_of(number, self.folder, name, caption, said, num_rows=len(records))
 
     def _name(self, record: TableRecord) -> Any:
-        return record.values.get(self.image)
+        return self._cut(record.values.get(self.image))
+
+    def _cut(self, name: Any) -> Any:
+        return NUMBER.sub("", name) if self.is_numbered and isinstance(name, str) else name
+
+    def _is_wanted(self, record: TableRecord) -> bool:
+        return record.fault != "" or not self.split or str(record.values.get(self.split)) in self.wanted
+
+    def _find_splits(self, names: Sequence[str], split: str) -> tuple[str, frozenset[str]]:
+        """Return the column that names splits, and which of them are read; no column where there are none."""
+        column = column_of_splits(names)
+        counts = Counter(str(record.values.get(column)) for record in self._records() if column and not record.fault)
+        if not any(map(is_split, counts)):
+            column, counts = "", Counter()
+        return column, chosen_splits(counts, split, self.path)
 
     def _together(self) -> dict[str, list[TableRecord]]:
         """Return the rows of each image that may have several; holds eight bytes of every other row meanwhile."""
-        hashes = np.fromiter((_hash(name) for name in map(self._name, self._records()) if _is_name(name)), np.uint64)
+        names = (self._name(record) for record in self._records() if self._is_wanted(record))
+        hashes = np.fromiter((_hash(name) for name in names if _is_name(name)), np.uint64)
         values, counts = np.unique(hashes, return_counts=True)
         several = set(values[counts > 1].tolist())
         found: dict[str, list[TableRecord]] = {}
         for record in self._records() if several else ():
             name = self._name(record)
-            if _is_name(name) and _hash(name) in several:
+            if _is_name(name) and self._is_wanted(record) and _hash(name) in several:
                 found.setdefault(name, []).append(record)
         return found
-
-    def _find_folder(self, heads: Sequence[TableRecord]) -> Path:
-        """Return what paths are relative to: the folder of the table, or the one within that has the first images."""
-        beside = self.path.parent
-        names = [name for name in map(self._name, heads) if _is_name(name) and "://" not in name]
-        if not names or any(is_file(beside / name) for name in names):
-            return beside
-        folders = sorted(entry for entry in beside.iterdir() if entry.is_dir())
-        return next((folder for folder in folders if all(is_file(folder / name) for name in names)), beside)
 
     def _check_images(self, heads: Sequence[TableRecord]) -> None:
         """Refuse a column as a whole whose first rows hold no paths."""
@@ -170,6 +186,11 @@ class Table:
             raise RecipeError(f"{self.path}: {error.strerror}") from error
 
 
+def is_image(text: str) -> bool:
+    """Whether a text is the name of an image, with the number of its caption or without."""
+    return NUMBER.sub("", text).lower().endswith(SUFFIXES)
+
+
 def _read_json(path: Path) -> Iterator[TableRecord]:
     """Read a list of mappings, or COCO's or Karpathy's lists of images and sentences.
 
@@ -200,7 +221,11 @@ def _rows_of_images(content: Mapping[str, Any]) -> Any:
             if isinstance(note, dict) and _is_id(note.get("image_id"))
         ]
     return [
-        {"image": "/".join(filter(None, (image.get("filepath"), image.get("filename")))), "caption": _sentences(image)}
+        {
+            "image": "/".join(filter(None, (image.get("filepath"), image.get("filename")))),
+            "caption": _sentences(image),
+            **({"split": image["split"]} if "split" in image else {}),
+        }
         for image in images
     ]
 
@@ -236,14 +261,6 @@ def _merged(captions: Sequence[Any]) -> list[Any]:
     return [text for text in listed if text is not None and text != ""]
 
 
-def is_file(path: Path) -> bool:
-    """Whether there is a file; no name is too odd or too long to ask for."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False
-
-
 def row_of(
     number: int, folder: Path, name: Any, caption: Any, where: str, *, data: bytes | None = None, num_rows: int = 1
 ) -> Row:
@@ -258,22 +275,6 @@ def row_of(
     except RecipeError as error:
         return Row(number, where, fault=("missing_image", str(error)), num_rows=num_rows)
     return Row(number, str(name or where), image, data, caption_members(caption), num_rows=num_rows)
-
-
-def local_path(folder: Path, name: Any, where: str) -> Path:
-    """Return the file that a table means.
-
-    Raises:
-        RecipeError: An address, or no text.
-    """
-    if not isinstance(name, str):
-        raise RecipeError(f"{where}: an image must be a path, not {type(name).__name__}; see --columns image=NAME")
-    if "://" in name:
-        raise RecipeError(f"{where}: '{name}' is an address; nothing is downloaded here: fetch the images first")
-    path = folder / name
-    if "\\" in name and not is_file(path):  # from a table that was written on Windows
-        path = folder / name.replace("\\", "/")
-    return path
 
 
 def named(value: Any, classes: Sequence[str]) -> Any:

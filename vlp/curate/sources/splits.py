@@ -1,0 +1,45 @@
+"""Splits of a source, which are never mixed unasked: what is tested on would be trained on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from vlp.curate.sources.columns import plain
+from vlp.ground.types import RecipeError
+
+NAMES = re.compile(
+    r"((rest|mini)?(train(ing)?|val(id(ation)?)?|dev|test(ing)?|eval)|unlabel(l)?ed)([-_]?\d{2,4})?", re.I
+)
+
+
+def is_split(name: str) -> bool:
+    """Whether a folder, or a value of a column, is called as splits are: `train`, `val2017`."""
+    return NAMES.fullmatch(name.strip()) is not None
+
+
+def column_of_splits(names: Iterable[str]) -> str:
+    """Return the column that may name splits; nothing where there is none."""
+    return next((name for name in names if plain(name) == "split"), "")
+
+
+def chosen_splits(counts: Mapping[str, int], wanted: str, path: Path) -> frozenset[str]:
+    """Return the splits to read of those that a table names.
+
+    Args:
+        counts: Rows of each; none where no column names splits.
+        wanted: Names with `+` between them; empty where nobody chose.
+
+    Raises:
+        RecipeError: There are several and nobody chose, or none of that name.
+    """
+    if wanted and not counts:
+        raise RecipeError(f"--split {wanted}: {path} has no splits: no column is called split")
+    known = ", ".join(f"{name or 'none'} ({count:,})" for name, count in counts.items())
+    names = frozenset(wanted.split("+")) if wanted else frozenset(counts)
+    for name in sorted(names - counts.keys()):
+        raise RecipeError(f"--split {wanted}: {path} has no split '{name}' (known: {known})")
+    if len(names) > 1 and not wanted:
+        raise RecipeError(f"{path}: rows of several splits: {known}; choose with --split NAME, or several: train+val")
+    return names

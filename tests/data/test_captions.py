@@ -299,6 +299,14 @@ def test_a_json_document_is_no_caption(sample_of, text):
     assert Captions()(sample_of(txt=b"[a red boat] {sic}"), Draws(0)).text == "[a red boat] {sic}"
 
 
+@pytest.mark.parametrize("text", [b"['a boat', 'the boat']", b"{'en': 'a boat'}\n", b"['a boat'\n 'the \\d boat']"])
+def test_what_python_prints_is_no_caption(sample_of, text):
+    with pytest.raises(BadSampleError, match="spells out a list or mapping of Python"):
+        Captions()(sample_of(txt=text), Draws(0))
+    for kept in ("['a boat', sic]", "{a, boat}", "['a boat'", "[" * 5000 + "]" * 5000, "['a boat'] on the sea"):
+        assert Captions()(sample_of(txt=kept.encode()), Draws(0)).text == kept
+
+
 HOSTILE = (
     b'{"caption": "a cat", "n": ' + b"9" * 5000 + b"}",
     b'{"caption": ' * 100_000,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -288,7 +290,7 @@ def _read_text(sample: Sample, extension: str, largest: int) -> str:
 
 
 def _check_text(text: str, key: str) -> None:
-    """Refuse what is no caption: halves of surrogate pairs, whole books, and JSON documents."""
+    """Refuse what is no caption: halves of surrogate pairs, whole books, JSON documents, and lists of Python."""
     try:
         size = len(text.encode())
     except UnicodeEncodeError as error:
@@ -297,12 +299,25 @@ def _check_text(text: str, key: str) -> None:
         raise BadSampleError("bad_caption", f"'{key}': {size} bytes, more than {LARGEST_CAPTION}")
     if text.startswith(("{", "[")) and _is_json(text):
         raise BadSampleError("bad_caption", f"'{key}' is a JSON document: name it NAME.json, and a key in it")
+    if text.startswith(("{", "[")) and text.rstrip().endswith(("}", "]")) and _is_python(text):
+        raise BadSampleError("bad_caption", f"'{key}' spells out a list or mapping of Python: write it as JSON")
 
 
 def _is_json(text: str) -> bool:
     try:
         json.loads(text)
     except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _is_python(text: str) -> bool:
+    """Whether a text is what Python, or NumPy, prints of a list or a mapping."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # over odd escapes
+            ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return False
     return True
 

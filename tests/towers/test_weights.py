@@ -31,6 +31,26 @@ def test_one_tower_can_have_weights_of_its_own(trained):
     assert torch.equal(found["core.text.text_projection"], random["core.text.text_projection"])
 
 
+@pytest.mark.parametrize("side", ["image", "text"])
+def test_one_tower_may_go_to_a_space_of_another_width(trained, side):
+    sides = {"image": VIT, "text": TEXT}
+    sides[side] = {**sides[side], "weights": str(trained)}
+    model = tiny_model(**sides, moved=False, embed_dim=24)
+    part, last = ("core.visual.", "proj") if side == "image" else ("core.text.", "text_projection")
+    found, expected, random = model.state_dict(), tiny_model().state_dict(), tiny_model(moved=False, embed_dim=24)
+    for name, value in found.items():
+        if name.startswith(part):
+            assert torch.equal(value, random.state_dict()[name] if name == part + last else expected[name]), name
+    assert found[part + last].shape == (32, 24)
+    (said,) = model.origins()
+    assert "the others start at random; its projection has 16 coordinates and the model 24, so that a new one" in said
+
+
+def test_both_towers_at_once_may_not(trained):
+    with pytest.raises(RecipeError, match=r"'visual\.proj' has shape \(32, 16\), the model \(32, 24\)"):
+        tiny_model(weights=str(trained), embed_dim=24)
+
+
 def test_a_bias_may_be_new(trained):
     assert tiny_model(weights=str(trained), init_bias=-10.0).bias.item() == -10.0
 

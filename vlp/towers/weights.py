@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -31,6 +32,7 @@ from vlp.towers.weight_files import read_tensors
 
 DECODER = "text_decoder."  # what a CoCa calls its multimodal half
 WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.", "_fsdp_wrapped_module.")  # of torch, anywhere in a name
+PROJECTION = re.compile(r"visual\.(proj|attnpool\.c_proj\.\w+|head\.proj\.\w+)|text\.(text_projection|proj)(\.\w+)?")
 SIDES = {"visual.": "image tower", "text.": "text tower", DECODER: "caption decoder"}
 
 
@@ -88,6 +90,7 @@ def load_weights(
     """Copy weights in any layout of open_clip and transformers, or of a backbone alone, out of any container.
 
     Position embeddings are resized where the grid differs; a causal text tower with a shorter context keeps the first.
+    One tower alone may go to a shared space of another width: then its last projection starts at random.
 
     Args:
         part: Name prefix of what to copy, such as `visual.`; everything by default.
@@ -123,7 +126,12 @@ def load_weights(
     # a model with a sigmoid bias may start from one without
     if "logit_bias" in wanted and "logit_bias" not in found:
         found["logit_bias"] = core.logit_bias.detach()
-    _check(path, {name: value for name, value in wanted.items() if name.startswith(layout.scope)}, found, tensors)
+    left, said = _other_projection(wanted, found) if part else (set(), "")
+    if left:
+        notes[part] = "; ".join(filter(None, [notes.get(part), said]))
+        found = {name: value for name, value in found.items() if name not in left}
+    asked = {name for name in wanted if name.startswith(layout.scope) and name not in left}
+    _check(path, {name: wanted[name] for name in asked}, found, tensors)
     core.load_state_dict(found, strict=False)
     sides = [side for side in SIDES if (side.startswith(part) or part.startswith(side)) and _count(wanted, side)]
     return [
@@ -255,6 +263,18 @@ def _add_rows(core: CustomTextCLIP, state: dict[str, Tensor], new_tokens: NewTok
     if name in state:
         rows = new_tokens.means(state[name])
         state[name] = grown(state[name], new_tokens.ids[num_known:], rows[num_known:])
+
+
+def _other_projection(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> tuple[set[str], str]:
+    """Return the tensors of a tower's last projection, and what is said of it, where it has another width."""
+    pairs = {name: zip(found[name].shape, wanted[name].shape) for name in wanted.keys() & found.keys()}  # noqa: B905
+    apart = {name: [sizes for sizes in pair if len(set(sizes)) > 1] for name, pair in pairs.items()}
+    names = {name for name, sizes in apart.items() if sizes and PROJECTION.fullmatch(name)}
+    widths = {sizes for name in names for sizes in apart[name]}
+    if len(widths) != 1 or any(len(apart[name]) != 1 for name in names):
+        return set(), ""
+    theirs, ours = widths.pop()
+    return names, f"its projection has {theirs} coordinates and the model {ours}, so that a new one learns"
 
 
 def _check(

@@ -260,6 +260,16 @@ def hub_folder(name: str) -> Path | None:
     return None
 
 
+def is_of_transformers_alone(name: str) -> bool:
+    """Whether a name leads to a model of transformers that open_clip does not load.
+
+    Raises:
+        RecipeError: It is a page of the hub that cannot be fetched.
+    """
+    folder = folder_of(_here(name))
+    return folder is not None and not (folder / CONFIG_FILE).is_file() and bool(transformers_folders.kind_of(folder))
+
+
 def _here(name: str) -> str:
     """Return a copy of a page of the hub that transformers or peft can read; any other name as it is.
 

@@ -76,9 +76,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         length = (f"runs={parsed.runs}", f"train.samples={parsed.samples}")
         start = train_recipe("quickstart", *START, *more_settings(parsed), *length, resume=True)
     folders = {way: [tune(way, seed, start, parsed) for seed in range(parsed.seeds)] for way in WAYS}
-    folders["WiSE-FT of full"] = [between(start, folder, parsed.runs) for folder in folders["full"]]
+    folders[f"WiSE-FT of {FULL}"] = [between(start, folder, parsed.runs) for folder in folders[FULL]]
     rows = table({"start": [start], **folders})
     pages = [f"**{way}** (B) beside the start (A)\n\n{compared([start], runs)}" for way, runs in folders.items()]
+    others = [way for way in folders if way != FULL]
+    pages += [f"**{way}** (B) beside **{FULL}** (A)\n\n{compared(folders[FULL], folders[way])}" for way in others]
     words = command_line("finetune_proof", arguments)
     seen = 0 if (found := latest(start)) is None else found.position
     what = f"{parsed.seeds} seeds of {parsed.steps} steps of 64 pairs; a start that saw {seen:,} drawings."

@@ -40,8 +40,9 @@ def tuned(folder, *overrides):
     return place, train(load_recipe("base", settings))
 
 
-def test_peft_and_vlp_read_the_adapters_of_a_run(tmp_path):
-    place, run = tuned(tmp_path, "model.tune=lora")
+@pytest.mark.parametrize("tune", ["lora", "{type: lora, rank: {image: 8, text: 3}, alpha: {image: 16, text: 12}}"])
+def test_peft_and_vlp_read_the_adapters_of_a_run(tmp_path, tune):
+    place, run = tuned(tmp_path, f"model.tune={tune}")
     folder = export_adapters(run, tmp_path / "adapters")
     assert not changed_files(folder)
     assert f"base_model: {place}" in (folder / "README.md").read_text()
@@ -81,7 +82,8 @@ def test_adapters_of_a_model_of_transformers_have_its_names(tmp_path):
 
     place = tmp_path / "clip"
     clip_folder(place)
-    settings = (*SETTINGS, f"model.weights={place}", "model.tune=lora", "name=tuned", f"runs={tmp_path}")
+    tune = "model.tune={type: lora, rank: {image: 2, text: 3}, alpha: 5}"
+    settings = (*SETTINGS, f"model.weights={place}", tune, "name=tuned", f"runs={tmp_path}")
     folder = export_adapters(train(load_recipe("base", settings)), tmp_path / "adapters")
     ours = find_subject(str(tmp_path / "tuned")).model
     assert "AutoModel.from_pretrained" in (folder / "README.md").read_text()

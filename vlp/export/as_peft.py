@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import save_file
 from torch import Tensor
@@ -72,16 +73,20 @@ def export_adapters(path: Path, to: Path, *, weights: str | None = None) -> Path
     is_theirs = is_of_transformers_alone(base)
     name_them = names_in_transformers if is_theirs else peft_names
     tensors = name_them(checkpoint.weights(label))
-    settings = Lora(**tune.model_dump(exclude={"type"})).adapter
+    adapters = Lora(**tune.model_dump(exclude={"type"})).adapters
+    first = next(iter(adapters.values()))
+    targets = sorted(
+        name.removeprefix(WRAPPER).removesuffix(A) for name in tensors if name.endswith(A) and INNER not in name
+    )
     config = {
         "peft_type": "LORA",
         BASE: base.removeprefix(HUB),
-        "r": settings["rank"],
-        "lora_alpha": settings["alpha"],
-        "lora_dropout": settings["dropout"],
-        "target_modules": sorted(
-            name.removeprefix(WRAPPER).removesuffix(A) for name in tensors if name.endswith(A) and INNER not in name
-        ),
+        "r": first["rank"],
+        "lora_alpha": first["alpha"],
+        "rank_pattern": _others(targets, adapters, "rank"),
+        "alpha_pattern": _others(targets, adapters, "alpha"),
+        "lora_dropout": first["dropout"],
+        "target_modules": targets,
         "bias": "none",
         "inference_mode": True,
     }
@@ -92,12 +97,22 @@ def export_adapters(path: Path, to: Path, *, weights: str | None = None) -> Path
             _card(
                 base,
                 recipe.name,
-                f"rank {settings['rank']}, step {checkpoint.step}",
+                f"rank {_ranks(adapters)}, step {checkpoint.step}",
                 IN_TRANSFORMERS if is_theirs else IN_OPEN_CLIP,
             ),
             encoding="utf-8",
         )
     return to
+
+
+def _others(targets: Sequence[str], adapters: Mapping[str, Mapping[str, Any]], key: str) -> dict[str, float]:
+    """Return what layers of the text tower have in place of what the first tower has, where it is something else."""
+    usual, own = next(iter(adapters.values()))[key], adapters.get("text", {}).get(key)
+    return {} if own in (None, usual) else {name: own for name in targets if name.startswith("text")}
+
+
+def _ranks(adapters: Mapping[str, Mapping[str, Any]]) -> str:
+    return " and ".join(dict.fromkeys(str(each["rank"]) for each in adapters.values()))
 
 
 def _card(base: str, name: str, which: str, ways: Sequence[str]) -> str:

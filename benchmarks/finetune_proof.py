@@ -29,6 +29,7 @@ from vlp.run.checkpoint import latest
 from vlp.train import train_recipe
 
 OWN, KEPT = "photos-cc0", ("emoji24", "clipart-folders")
+FULL = "full"  # the way that others are compared with
 CAPTIONS = (
     "data.captions={separator: ',', wording: {first: 0.25, all: 0.1, one: 0.5, some: 0.15}, lower: true, templates: "
     "['a picture of a {}.', 'a drawing of a {}.', 'an emoji of a {}.', 'clip art of a {}.', 'a photo of a {}.']}"
@@ -51,7 +52,7 @@ TUNING = (
     "model.image.patch_dropout=0.0",
 )
 WAYS: dict[str, tuple[str, ...]] = {
-    "full": ("optimizer={layer_decay: 1.0, decay_towards: zero}", "optimizer.learning_rate=3e-4"),
+    FULL: ("optimizer={layer_decay: 1.0, decay_towards: zero}", "optimizer.learning_rate=3e-4"),
     "layer decay": ("optimizer={layer_decay: 0.7, decay_towards: zero}", "optimizer.learning_rate=3e-4"),
     "towards the start": (
         "optimizer={layer_decay: 1.0, decay_towards: start, weight_decay: 100.0}",

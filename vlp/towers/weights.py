@@ -16,6 +16,8 @@ from open_clip.convert import convert_state_dict
 from open_clip.model import convert_to_custom_text_state_dict, resize_pos_embed, resize_text_pos_embed
 from open_clip.timm_model import TimmModel
 from open_clip.transformer import TextTransformer
+from timm.layers import resample_abs_pos_embed
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from vlp.ground.types import RecipeError
@@ -230,7 +232,7 @@ def _fit_positions(core: CustomTextCLIP, state: dict[str, Tensor]) -> dict[str, 
         if name in state:
             state[name] = state[name].reshape(1)
     state.pop("text.transformer.embeddings.position_ids", None)  # written by transformers before 4.31
-    resized = fit_native(core.visual, state)
+    resized = fit_native(core.visual, state) or _fit_trunk(core.visual, state)
     notes = {} if resized is None else {"visual.": resized}
     for side, fit in (("visual.", resize_pos_embed), ("text.", _fit_text_positions)):
         name = f"{side}positional_embedding"
@@ -242,6 +244,20 @@ def _fit_positions(core: CustomTextCLIP, state: dict[str, Tensor]) -> dict[str, 
         if (after := len(state[name])) != before:
             notes[side] = f"its {before} positions {how} to {after}"
     return notes
+
+
+def _fit_trunk(visual: nn.Module, state: dict[str, Tensor]) -> str | None:
+    """Give a vision transformer of timm as many positions as it has; return what was done."""
+    name, trunk = "visual.trunk.pos_embed", getattr(visual, "trunk", None)
+    if not isinstance(trunk, VisionTransformer) or trunk.pos_embed is None or name not in state:
+        return None
+    before, after = state[name].shape[1], trunk.pos_embed.shape[1]
+    if before == after:
+        return None
+    prefix = 0 if trunk.no_embed_class else trunk.num_prefix_tokens
+    grid = list(trunk.patch_embed.grid_size)
+    state[name] = resample_abs_pos_embed(state[name].float(), grid, num_prefix_tokens=prefix)
+    return f"its {before} positions interpolated to {after}"
 
 
 def _fit_text_positions(state: dict[str, Tensor], core: CustomTextCLIP) -> str | None:

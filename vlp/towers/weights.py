@@ -132,8 +132,8 @@ def load_weights(
     if left:
         notes[part] = "; ".join(filter(None, [notes.get(part), said]))
         found = {name: value for name, value in found.items() if name not in left}
-    asked = {name for name in wanted if name.startswith(layout.scope) and name not in left}
-    _check(path, {name: wanted[name] for name in asked}, found, tensors)
+    asked = {name: value for name, value in wanted.items() if name.startswith(layout.scope) and name not in left}
+    _check(path, asked, found, tensors)
     core.load_state_dict(found, strict=False)
     sides = [side for side in SIDES if (side.startswith(part) or part.startswith(side)) and _count(wanted, side)]
     return [

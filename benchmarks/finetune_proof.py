@@ -29,6 +29,7 @@ from vlp.run.checkpoint import latest
 from vlp.train import train_recipe
 
 OWN, KEPT = "photos-cc0", ("emoji24", "clipart-folders")
+FULL = "full"  # the way that others are compared with
 CAPTIONS = (
     "data.captions={separator: ',', wording: {first: 0.25, all: 0.1, one: 0.5, some: 0.15}, lower: true, templates: "
     "['a picture of a {}.', 'a drawing of a {}.', 'an emoji of a {}.', 'clip art of a {}.', 'a photo of a {}.']}"
@@ -51,7 +52,7 @@ TUNING = (
     "model.image.patch_dropout=0.0",
 )
 WAYS: dict[str, tuple[str, ...]] = {
-    "full": ("optimizer={layer_decay: 1.0, decay_towards: zero}", "optimizer.learning_rate=3e-4"),
+    FULL: ("optimizer={layer_decay: 1.0, decay_towards: zero}", "optimizer.learning_rate=3e-4"),
     "layer decay": ("optimizer={layer_decay: 0.7, decay_towards: zero}", "optimizer.learning_rate=3e-4"),
     "towards the start": (
         "optimizer={layer_decay: 1.0, decay_towards: start, weight_decay: 100.0}",
@@ -76,9 +77,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         length = (f"runs={parsed.runs}", f"train.samples={parsed.samples}")
         start = train_recipe("quickstart", *START, *more_settings(parsed), *length, resume=True)
     folders = {way: [tune(way, seed, start, parsed) for seed in range(parsed.seeds)] for way in WAYS}
-    folders["WiSE-FT of full"] = [between(start, folder, parsed.runs) for folder in folders["full"]]
+    folders[f"WiSE-FT of {FULL}"] = [between(start, folder, parsed.runs) for folder in folders[FULL]]
     rows = table({"start": [start], **folders})
     pages = [f"**{way}** (B) beside the start (A)\n\n{compared([start], runs)}" for way, runs in folders.items()]
+    others = [way for way in folders if way != FULL]
+    pages += [f"**{way}** (B) beside **{FULL}** (A)\n\n{compared(folders[FULL], folders[way])}" for way in others]
     words = command_line("finetune_proof", arguments)
     seen = 0 if (found := latest(start)) is None else found.position
     what = f"{parsed.seeds} seeds of {parsed.steps} steps of 64 pairs; a start that saw {seen:,} drawings."

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.teachers import with_tiny_teachers
+from vlp.data.shards.cards import load_card
 from vlp.ground.yaml import read_yaml
 from vlp.objectives.base import terms
 from vlp.recipe.compose import load_recipe, lock_text
@@ -64,6 +65,8 @@ NARROWER = {
     "vitb32_near_start": ("model.weights=null", "optimizer.unfreeze_every=null"),  # two steps are too few
 }
 
+OF_A_PAPER = ("finetune_degla", "finetune_tecoa")  # 256 pairs, of a card with labels or wrong captions
+
 
 def test_there_are_recipes():
     names = {path.stem for path in RECIPES}
@@ -87,6 +90,17 @@ def test_every_recipe_trains_two_steps(path, tmp_path):
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2]
     assert all(line["loss"] is not None for line in lines)
+
+
+def test_the_pairs_that_ship_fill_a_batch_of_the_recipes_that_name_them():
+    found = {}
+    for path in RECIPES:
+        recipe = load_recipe(str(path)) if path.stem not in ("base", *OF_A_PAPER) else None
+        cards = set() if recipe is None else {source.card for source in recipe.data.train.values()}
+        if recipe is not None and cards <= {"embedded", "embedded-photos"}:
+            found[path.stem] = sum(load_card(card).samples for card in cards) - recipe.train.batch_size
+    assert {"smoke", "finetune", "finetune_lora", "lit_embedded"} <= found.keys()
+    assert not [name for name, left in found.items() if left < 0]
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

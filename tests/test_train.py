@@ -325,6 +325,13 @@ def test_a_tower_locked_at_random_is_said(tmp_path, shards):
         train(tiny_recipe(tmp_path, shards, "objective.cwcl={}", "model.freeze=[visual]", "train.steps=1"))
 
 
+def test_a_projection_locked_at_random_is_said(tmp_path, shards):
+    start = train(tiny_recipe(tmp_path, shards, "train.steps=1", "name=start"))
+    with pytest.warns(VlpWarning, match=r"image tower is locked, and 1 of its tensors are random: keep its own width"):
+        locked = (f"model.image.weights={start}", "model.embed_dim=24", "model.freeze=[visual]")
+        train(tiny_recipe(tmp_path, shards, *locked, "train.steps=1"))
+
+
 @pytest.fixture(scope="module")
 def earlier(tmp_path_factory):
     """A run with QuickGELU and colours of its own."""

@@ -7,11 +7,17 @@ import json
 import pytest
 
 from tests.curate.conftest import write_images
+from tests.curate.pairs import captions_in, photo, write_pairs
 from tests.curate.test_pack import captions_of
 from tests.shards import image_bytes, write_tar
 from vlp.curate.pack import pack
+from vlp.curate.pack_set import SetOptions, pack_set
 from vlp.curate.sources.columns import Columns
 from vlp.curate.sources.open_source import open_source
+from vlp.curate.split import split_card
+from vlp.data.shards.cards import load_card
+from vlp.evaluators.base import load_task
+from vlp.evaluators.dataset import DataSource, open_set
 from vlp.ground.types import RecipeError
 
 
@@ -159,3 +165,34 @@ def test_rows_of_a_record_without_an_image_are_counted(tmp_path):
         pack(tmp_path / "table.jsonl", tmp_path / "mine", columns="caption=caption", workers=1)
     reasons = [json.loads(line)["reason"] for line in (tmp_path / "mine" / "quarantine.jsonl").read_text().splitlines()]
     assert reasons == ["missing_image", "missing_caption"]
+
+
+def test_a_part_of_a_card_is_packed_for_tests(tmp_path):
+    pairs = [(photo(number), f"caption {number}") for number in range(12)]
+    whole = write_pairs(tmp_path, pairs)
+    split_card(load_card(whole), tmp_path / "parts", "train=0.5,val=0.5", workers=1)
+    part = tmp_path / "parts" / "pairs-val.yaml"
+    kept = captions_in(part)
+    assert 0 < len(kept) < 12
+    packed = pack_set(part, tmp_path / "mine", SetOptions(), limits="samples=2", workers=1)
+    found = open_set(DataSource(root=str(tmp_path / "mine")))
+    assert found.kind == load_task(str(packed.task)).evaluator == "retrieval"
+    assert [texts for (texts,) in found.captions] == kept
+    assert [sample.image_bytes() for sample in found.samples] == [image for image, text in pairs if text in kept]
+    packed = pack(part, tmp_path / "again", limits="samples=2", workers=1)
+    assert captions_of(packed.card) == kept
+    refused(part, "leave out --columns", "caption=txt")
+
+
+def test_a_card_keeps_its_shares_of_captions_and_lists_what_is_broken(tmp_path):
+    record = json.dumps({"alt": "a long wording", "id": 7}).encode()
+    members = [("0.jpg", photo(0)), ("0.txt", b"short"), ("0.json", record), ("1.txt", b"no image")]
+    write_tar(tmp_path / "0.tar", members)
+    card = tmp_path / "two.yaml"
+    card.write_text("name: two\nshards: 0.tar\ncaptions: {txt: 3, json.alt: 1}\n")
+    packed = pack(card, tmp_path / "mine", limits="bad=1", workers=1)
+    assert load_card(str(packed.card)).captions == {"txt": 3.0, "json.alt": 1.0}
+    faults = [json.loads(line) for line in (tmp_path / "mine" / "quarantine.jsonl").read_text().splitlines()]
+    assert [fault["reason"] for fault in faults] == ["missing_image"] and packed.samples == 1
+    card.write_text("name: two\nshards: 0.tar\ndocuments: json\n")
+    refused(card, "its samples are documents")

@@ -68,7 +68,9 @@ def fidelity(crop, width, height):
         for number in range(12):
             picture = open_picture(data, width * height)
             cut = crop.draw(picture, Draws(number))
-            expected = reference.convert("RGB").crop(cut.box).resize((crop.size,) * 2, Image.Resampling.BICUBIC)
+            expected = (
+                reference.convert("RGB").crop(cut.box).resize((crop.width, crop.height), Image.Resampling.BICUBIC)
+            )
             found.append(decibels(crop_one(picture, crop, number), np.asarray(expected)))
     return found
 
@@ -88,6 +90,29 @@ def test_areas_and_ratios_keep_to_their_ranges():
     areas, ratios = widths * heights / 1e6, widths / heights
     assert areas.min() == pytest.approx(0.25, abs=0.01) and areas.max() == pytest.approx(0.5, abs=0.01)
     assert ratios.min() == pytest.approx(0.8, abs=0.02) and ratios.max() == pytest.approx(1.25, abs=0.02)
+
+
+def test_boxes_have_the_shape_of_a_result_that_is_no_square():
+    wide = Crop((8, 16), scale=(0.25, 0.5), ratio=(0.8, 1.25))
+    boxes = np.array([wide.box(1000, 1000, Draws(number)) for number in range(500)])
+    ratios = (boxes[:, 2] - boxes[:, 0]) / (boxes[:, 3] - boxes[:, 1])
+    assert ratios.min() == pytest.approx(1.6, abs=0.04) and ratios.max() == pytest.approx(2.5, abs=0.04)
+    whole = Crop((8, 16), scale=(1.0, 1.0), ratio=(1.0, 1.0))
+    assert wide.shape == (8, 16, 3) and whole.box(400, 400, Draws(0)) == (0, 100, 400, 300)
+
+
+def test_a_wide_crop_shows_what_its_box_holds():
+    assert min(fidelity(Crop((48, 96), flip=0.0, decoding="exact"), 500, 400)) > 50
+
+
+def test_a_wide_crop_is_never_enlarged():
+    data, _ = photograph(0, 1600, 1200)
+    for size in ((60, 240), (240, 60)):
+        crop = Crop(size, scale=(0.05, 1.0))
+        for number in range(50):
+            cut = crop.draw(open_picture(data, 10**7), Draws(number))
+            width, height = (cut.box[2] - cut.box[0]) / cut.factor, (cut.box[3] - cut.box[1]) / cut.factor
+            assert cut.factor == 1 or (width >= crop.width and height >= crop.height)
 
 
 def test_ten_boxes_are_drawn_before_the_middle_is_taken():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+import shlex
 
 import pytest
 
@@ -11,8 +13,11 @@ from docs.tools.pages import DOCS, MEASURED, README, SNIPPETS, shown_in, with_fi
 from docs.tools.results import Report, missed, read_reports, results_page
 from docs.tools.rooms import arrows, rooms
 from tests.house import FLOOR, imports, room_of
+from vlp.cli import build_parser
+from vlp.recipe.arguments import parse
 
 PAGES = sorted(DOCS.glob("*.md"))
+WITH_COMMANDS = [*PAGES, README, *(README.parent / name / "README.md" for name in ("data", "eval", "benchmarks"))]
 HOW_TOS = [page for page in PAGES if page.stem.startswith("add-a") and page.stem != "add-a-dataset"]
 
 
@@ -45,6 +50,42 @@ def test_every_part_is_shown_somewhere():
 def test_another_file_makes_a_page_stale():
     text = "[`eval/x.yaml`](snippets/eval/emoji24-calibration.yaml):\n\n```yaml\nversion: 0\n```\n"
     assert "version: 0" not in with_snippets(text) and "evaluator: calibration" in with_snippets(text)
+
+
+def commands_in_blocks(text):
+    """Return the words of every `vlp` command of a page that stands in a block, without what a shell does behind it."""
+    lines = (
+        "\n".join(re.findall(r"```(?:bash|text)\n(.*?)```", text, flags=re.DOTALL)).replace("\\\n", " ").splitlines()
+    )
+    found = [shlex.split(match[1], comments=True) for line in lines if (match := re.match(r"(?:\$ )?vlp (.+)", line))]
+    return [list(itertools.takewhile(lambda word: word not in ("|", ">", "&&", ";"), words)) for words in found]
+
+
+def what_is_wrong_with(words, capsys):
+    """Return what the command line says of a command, or nothing."""
+    try:
+        parse(build_parser(), words)
+    except SystemExit as left:
+        return capsys.readouterr().err if left.code else ""
+    return ""
+
+
+@pytest.mark.parametrize("page", WITH_COMMANDS, ids=lambda page: str(page.relative_to(README.parent)))
+def test_the_command_line_understands_every_command_of_a_page(page, capsys):
+    text = page.read_text(encoding="utf-8")
+    for words in commands_in_blocks(text):
+        assert not what_is_wrong_with(words, capsys), words
+    for words in map(str.split, re.findall(r"`vlp ([^`]+)`", text)):  # which may leave out what a sentence is not about
+        if words[0].islower():
+            assert not re.search("unrecognized|invalid choice", what_is_wrong_with(words, capsys)), words
+
+
+def test_pages_with_commands_that_do_not_exist_are_seen(capsys):
+    assert len([words for page in WITH_COMMANDS for words in commands_in_blocks(page.read_text("utf-8"))]) > 150
+    wrong = "```bash\nvlp data split a.yaml --to a \\\n  --names train=1  # x\n```"
+    (words,) = commands_in_blocks(wrong)
+    assert words == ["data", "split", "a.yaml", "--to", "a", "--names", "train=1"]
+    assert "--shares" in what_is_wrong_with(words, capsys)
 
 
 def test_the_picture_of_the_house_is_up_to_date():

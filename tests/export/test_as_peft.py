@@ -8,14 +8,21 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+import transformers
 from torch.nn.functional import normalize
 
-from tests.towers.tiny import tiny_batch, tiny_export
-from vlp.export.as_peft import export_adapters
+from tests.export.test_siglip import IMAGE
+from tests.export.test_siglip import SETTINGS as SIGLIP
+from tests.towers.test_borrowed import clip_folder
+from tests.towers.tiny import SIGLIP_TEXT, tiny_batch, tiny_bert, tiny_export, tiny_model
+from vlp.export.as_peft import export_adapters, names_in_transformers
+from vlp.export.as_siglip import convert_siglip
 from vlp.export.checksums import changed_files
 from vlp.ground.types import RecipeError
 from vlp.recipe.compose import load_recipe
 from vlp.run.subject import find_subject
+from vlp.towers.low_rank import ADAPTER, merged
+from vlp.towers.peft_folders import WRAPPER, A, B
 from vlp.train import train
 
 SETTINGS = (
@@ -33,8 +40,9 @@ def tuned(folder, *overrides):
     return place, train(load_recipe("base", settings))
 
 
-def test_peft_and_vlp_read_the_adapters_of_a_run(tmp_path):
-    place, run = tuned(tmp_path, "model.tune=lora")
+@pytest.mark.parametrize("tune", ["lora", "{type: lora, rank: {image: 8, text: 3}, alpha: {image: 16, text: 12}}"])
+def test_peft_and_vlp_read_the_adapters_of_a_run(tmp_path, tune):
+    place, run = tuned(tmp_path, f"model.tune={tune}")
     folder = export_adapters(run, tmp_path / "adapters")
     assert not changed_files(folder)
     assert f"base_model: {place}" in (folder / "README.md").read_text()
@@ -67,6 +75,55 @@ def _check_against_peft(place, run, folder):
         (theirs.logit_scale, ours.core.logit_scale[0]),
     ):
         torch.testing.assert_close(found, expected, atol=2e-6, rtol=0)
+
+
+def test_adapters_of_a_model_of_transformers_have_its_names(tmp_path):
+    from peft import PeftModel
+
+    place = tmp_path / "clip"
+    clip_folder(place)
+    tune = "model.tune={type: lora, rank: {image: 2, text: 3}, alpha: 5}"
+    settings = (*SETTINGS, f"model.weights={place}", tune, "name=tuned", f"runs={tmp_path}")
+    folder = export_adapters(train(load_recipe("base", settings)), tmp_path / "adapters")
+    ours = find_subject(str(tmp_path / "tuned")).model
+    assert "AutoModel.from_pretrained" in (folder / "README.md").read_text()
+    plain = transformers.AutoModel.from_pretrained(place).eval()
+    pixels, tokens, lengths = tiny_batch(ours)
+    with torch.no_grad():
+        start = seen_by(plain, pixels[0])
+        theirs = PeftModel.from_pretrained(plain, folder).eval().base_model.model
+        images = ours.embed_images(pixels[0])
+        assert (images - start).abs().max() > 1e-4
+        torch.testing.assert_close(seen_by(theirs, pixels[0]), images, atol=2e-6, rtol=0)
+        read = theirs.get_text_features(input_ids=torch.as_tensor(tokens[0]))
+        read = normalize(getattr(read, "pooler_output", read), dim=-1)
+        torch.testing.assert_close(read, ours.embed_tokens(tokens[0], np.asarray(lengths[0])), atol=2e-6, rtol=0)
+        torch.testing.assert_close(theirs.logit_scale.reshape(1), ours.core.logit_scale)
+        again = find_subject(str(folder)).model
+        torch.testing.assert_close(again.embed_images(pixels[0]), images, atol=2e-6, rtol=0)
+
+
+def seen_by(model, pixels):
+    found = model.get_image_features(pixel_values=pixels)
+    return normalize(getattr(found, "pooler_output", found), dim=-1)
+
+
+@torch.no_grad()
+def test_adapters_of_a_siglip_have_its_names(tmp_path):
+    text = {**SIGLIP_TEXT, "tokenizer": tiny_bert(tmp_path)}
+    state = tiny_model(image=IMAGE, text=text, tune="lora", **SIGLIP).core.state_dict()
+    whole = convert_siglip(merged(state))
+    start = convert_siglip({name: value for name, value in state.items() if ADAPTER not in name.split(".")})
+    found = {name.removeprefix(WRAPPER): value for name, value in names_in_transformers(state).items()}
+    layers = {name.removesuffix(A) for name in found if name.endswith(A)}
+    assert len(layers) == 2 * (3 + 1 + 2) + 2 * (3 + 2)  # the last projection of open_clip's own attention has none
+    assert {name for name in whole if not torch.equal(whole[name], start[name])} == {
+        f"{name}.weight" for name in layers
+    }
+    for layer in layers:
+        expected = start[f"{layer}.weight"] + 2 * found[f"{layer}{B}"] @ found[f"{layer}{A}"]
+        torch.testing.assert_close(whole[f"{layer}.weight"], expected, atol=1e-6, rtol=0)
+    assert found["logit_scale"].shape == whole["logit_scale"].shape == found["logit_bias"].shape
 
 
 @pytest.mark.parametrize(

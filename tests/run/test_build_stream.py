@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
 
 import numpy as np
@@ -18,6 +19,7 @@ from vlp.data.order.timetable import Ramp
 from vlp.ground import dist
 from vlp.ground.types import RecipeError, VlpWarning
 from vlp.run.build_stream import count_copies, count_workers
+from vlp.run.subject import find_subject
 from vlp.train import train
 
 
@@ -42,6 +44,25 @@ def test_many_copies_are_warned_of(tmp_path, shards):
     recipe = tiny_recipe(tmp_path, shards, "data.train.tiny.repeat=4", "train.batch_size=16", "train.steps=1")
     with pytest.warns(VlpWarning, match=r"data\.train: about [\d.]+ of the 16 pairs of a batch are copies"):
         train(recipe)
+
+
+def test_images_that_are_no_squares_train_and_start_from_squares(tmp_path, shards, capsys):
+    squares = train(tiny_recipe(tmp_path, shards, "name=squares"))
+    wide = (
+        "name=wide",
+        f"model.weights={squares}",
+        "model.image.image_size=[32, 64]",
+        "data.augment={affine: 0.5, rotation: 20}",
+    )
+    run = train(tiny_recipe(tmp_path, shards, *wide))
+    assert "its 5 positions interpolated to 9" in capsys.readouterr().err
+    last = [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()][-1]
+    assert np.isfinite(last)
+    encoder = find_subject(str(run)).model
+    assert encoder.image_size == (32, 64) and encoder.embed_images(torch.zeros(2, 3, 32, 64)).shape == (2, 16)
+    shutil.rmtree(run / "checkpoints" / "step_00000006")
+    again = train(tiny_recipe(tmp_path, shards, *wide), resume=True)
+    assert [json.loads(line)["loss"] for line in (again / "metrics.jsonl").read_text().splitlines()][-1] == last
 
 
 def test_few_copies_are_not(tmp_path, shards):

@@ -187,7 +187,10 @@ def test_rules_that_could_never_end_a_run_are_refused(tmp_path):
     for change, said in (
         ("evaluation.before=false", "set evaluation.before=true, or against: best"),
         ("evaluation.every=null", "set evaluation.every"),
-        ("evaluation.kept=[emoji]", "evaluation.kept: 'emoji' is none of evaluation.tasks"),
+        (
+            "evaluation.kept=[emoji]",
+            "evaluation.kept: 'emoji' is none of evaluation.tasks.*; add it, or set evaluation.kept",
+        ),
     ):
         with pytest.raises(RecipeError, match=said):
             tiny_recipe(tmp_path, "none", TASKS % rule, change)

@@ -25,6 +25,14 @@ def batch_of(side: int) -> Batch:
     return Batch(images, rows, rows[..., 0], rows.float(), ids, ids, ("tiny",) * 4)
 
 
+def test_wide_images_are_refused(tmp_path):
+    write_shards(tmp_path / "shards", 1, 16)
+    wide = "model.image.image_size=[32, 64]"
+    settings = ("strategies={small_first: {image_size: 32, steps: 2}}", "evaluation={}", wide)
+    with pytest.raises(RecipeError, match=r"small_first: its images are square, and .* is \[32, 64\]"):
+        train(tiny_recipe(tmp_path, f"{tmp_path}/shards/*.tar", *settings))
+
+
 def test_images_shrink_until_the_step_then_stay_as_they_are():
     strategy, batch = SmallFirst(image_size=32, steps=2), batch_of(64)
     sides = []

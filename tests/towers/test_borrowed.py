@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -205,6 +206,13 @@ try:
     load("hf-hub:me/nothing")
 except ValueError as error:
     print(error)
+
+from vlp.recipe.compose import load_recipe
+from vlp.recipe.model import build_model
+
+start = build_model(load_recipe("finetune", ("model.weights=hf-hub:me/clip",)).model)
+assert all(map(torch.equal, start.parameters(), load(f"{sys.argv[1]}/me/clip").model.parameters()))
+print(start.origins()[0])
 """
 
 
@@ -226,6 +234,7 @@ def test_a_page_of_the_hub_for_transformers(tmp_path):
     lines = done.stdout.splitlines()
     assert lines[:2] == ["BorrowedEncoder", "TowerEncoder"]
     assert "cannot fetch open_clip_config.json of 'hf-hub:me/nothing'" in lines[2]
+    assert re.fullmatch(r"image tower: (\d+) of \1 tensors from hf-hub:me/clip", lines[-1])
     assert not [call for call in hub.calls if call.endswith(("model.py", "old.bin"))]
 
 

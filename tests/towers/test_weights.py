@@ -1,13 +1,29 @@
 """Weights: from files, folders and single towers; never by half."""
 
+import json
+
 import pytest
 import timm
 import torch
 import transformers
 from safetensors.torch import save_file
+from timm.models import generate_default_cfgs, register_model
 
-from tests.towers.tiny import TEXT, VIT, tiny_bert, tiny_model
+from tests.export.test_siglip import IMAGE as SIGLIP_IMAGE
+from tests.export.test_siglip import SETTINGS as SIGLIP
+from tests.export.test_siglip import tiny_siglip_for_tests
+from tests.towers.tiny import SIGLIP_TEXT, TEXT, VIT, tiny_bert, tiny_model
 from vlp.ground.types import RecipeError
+
+default_cfgs = generate_default_cfgs(
+    {"larger_siglip_for_tests.untrained": {"input_size": (3, 48, 48), "fixed_input_size": True}}
+)
+__all__: list[str] = []
+
+
+@register_model
+def larger_siglip_for_tests(pretrained=False, **kwargs):
+    return tiny_siglip_for_tests(pretrained, img_size=48, **kwargs)
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +47,26 @@ def test_one_tower_can_have_weights_of_its_own(trained):
     assert torch.equal(found["core.text.text_projection"], random["core.text.text_projection"])
 
 
+@pytest.mark.parametrize("side", ["image", "text"])
+def test_one_tower_may_go_to_a_space_of_another_width(trained, side):
+    sides = {"image": VIT, "text": TEXT}
+    sides[side] = {**sides[side], "weights": str(trained)}
+    model = tiny_model(**sides, moved=False, embed_dim=24)
+    part, last = ("core.visual.", "proj") if side == "image" else ("core.text.", "text_projection")
+    found, expected, random = model.state_dict(), tiny_model().state_dict(), tiny_model(moved=False, embed_dim=24)
+    for name, value in found.items():
+        if name.startswith(part):
+            assert torch.equal(value, random.state_dict()[name] if name == part + last else expected[name]), name
+    assert found[part + last].shape == (32, 24)
+    (said,) = model.origins()
+    assert "the others start at random; its projection has 16 coordinates and the model 24, so that a new one" in said
+
+
+def test_both_towers_at_once_may_not(trained):
+    with pytest.raises(RecipeError, match=r"'visual\.proj' has shape \(32, 16\), the model \(32, 24\)"):
+        tiny_model(weights=str(trained), embed_dim=24)
+
+
 def test_a_bias_may_be_new(trained):
     assert tiny_model(weights=str(trained), init_bias=-10.0).bias.item() == -10.0
 
@@ -48,6 +84,35 @@ def test_a_larger_grid_resizes_the_positions(trained):
     assert (
         tiny_model(image={**VIT, "image_size": 64}, weights=str(trained)).core.visual.positional_embedding.shape[0]
         == 65
+    )
+
+
+def test_a_tower_of_timm_of_another_size_resizes_the_positions(tmp_path):
+    text = {**SIGLIP_TEXT, "tokenizer": tiny_bert(tmp_path / "words")}
+    small = tiny_model(image=SIGLIP_IMAGE, text=text, **SIGLIP)
+    save_file(small.core.state_dict(), tmp_path / "open_clip_model.safetensors")
+    (tmp_path / "open_clip_config.json").write_text(
+        json.dumps({"model_cfg": small.model_cfg, "preprocess_cfg": small.preprocess_cfg})
+    )
+    image = {**SIGLIP_IMAGE, "name": "larger_siglip_for_tests"}
+    text = {"type": "open_clip", "name": str(tmp_path)}
+    large = tiny_model(image=image, text=text, weights=str(tmp_path), moved=False, embed_dim=32)
+    assert (
+        large.bias.item() == -10.0
+        and large.image_size == 48
+        and "its 16 positions interpolated to 36" in large.origins()[0]
+    )
+    found, expected = large.core.state_dict(), small.core.state_dict()
+    name = "visual.trunk.pos_embed"
+    assert all(torch.equal(found[each], value) for each, value in expected.items() if each != name)
+    back = torch.nn.functional.interpolate(
+        found[name].reshape(1, 6, 6, 32).permute(0, 3, 1, 2), (4, 4), mode="bicubic", antialias=True
+    )
+    assert (
+        torch.corrcoef(
+            torch.stack([back.flatten(), expected[name].reshape(1, 4, 4, 32).permute(0, 3, 1, 2).flatten()])
+        )[0, 1]
+        > 0.9
     )
 
 

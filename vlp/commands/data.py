@@ -77,7 +77,9 @@ def _add_source(parser: argparse.ArgumentParser, limits: str) -> None:
         limits: What holds without `--limits`.
     """
     parser.add_argument(
-        "source", type=Path, help="folder of images; CSV, TSV, JSON, JSONL or parquet; or saved dataset of Hugging Face"
+        "source",
+        type=Path,
+        help="folder of images; CSV, TSV, JSON, JSONL or parquet; saved dataset of Hugging Face; or a card, NAME.yaml",
     )
     parser.add_argument("--to", type=Path, required=True, help="folder to write; its name becomes that of the data")
     parser.add_argument("--split", default="", help="which split of a dataset with several, such as train")

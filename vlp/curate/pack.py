@@ -12,6 +12,7 @@ from ruamel.yaml import YAML
 from vlp.curate.packing import Limits, Tally, claimed, pack_units
 from vlp.curate.sources.columns import Columns
 from vlp.curate.sources.open_source import open_source
+from vlp.curate.sources.rows import Source
 from vlp.curate.sources.unit import Unit, UnitRecord
 from vlp.data.shards.cards import is_record
 from vlp.ground.cores import usable_cores
@@ -41,7 +42,7 @@ def pack(
     """Write a source as shards with a card; what an earlier, interrupted pack finished is kept.
 
     Args:
-        source: A folder of images or of documents, a table, or a saved Hugging Face dataset.
+        source: A folder of images or of documents, a table, a saved Hugging Face dataset, or a card.
         to: Folder for shards and card; its name becomes the name of the data set.
         columns: Names of the columns, as `Columns.parse` reads them.
         limits: Sizes and budget, as `Limits.changed` reads them.
@@ -61,7 +62,7 @@ def pack(
     )
     with claimed(to, _settings(source, given, bounds, split, encoding)):
         records, tally = pack_units(units, to, bounds.bad, usable_cores() if workers is None else workers)
-        return Packed(**vars(tally), card=_write_card(to, records, getattr(opened, "regions", None)))
+        return Packed(**vars(tally), card=_write_card(to, records, opened))
 
 
 def _settings(source: Path, columns: Columns, limits: Limits, split: str, encoding: str) -> dict[str, Any]:
@@ -76,7 +77,7 @@ def _settings(source: Path, columns: Columns, limits: Limits, split: str, encodi
     }
 
 
-def _write_card(to: Path, records: list[UnitRecord], regions: str | None) -> Path:
+def _write_card(to: Path, records: list[UnitRecord], source: Source) -> Path:
     """Write the card, keeping keys and comments that somebody added to an earlier one."""
     path = to / f"{to.name}.yaml"
     yaml = YAML()
@@ -86,11 +87,13 @@ def _write_card(to: Path, records: list[UnitRecord], regions: str | None) -> Pat
     for record in records:
         captions.update(record.captions)
     documents = next(filter(is_record, captions), None)  # whole records are no captions
+    shares = getattr(source, "captions", None) or dict.fromkeys(sorted(captions), 1.0)
+    regions = getattr(source, "regions", None)
     card |= {
         "name": to.name,
         "shards": "*.tar",
         "samples": sum(record.samples for record in records),
-        **({"documents": documents} if documents else {"captions": dict.fromkeys(sorted(captions), 1.0)}),
+        **({"documents": documents} if documents else {"captions": shares}),
         **({"regions": regions} if regions else {}),
         "sha256": {shard.name: shard.sha256 for record in records for shard in record.shards},
     }

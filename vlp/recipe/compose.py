@@ -137,7 +137,10 @@ def _check_rules(evaluation: EvaluationSection) -> None:
     tasks = [name_in_records(task) for task in evaluation.tasks]
     for task in evaluation.kept if tasks else ():  # a run that evaluates nothing may go by a recipe that would
         if name_in_records(task) not in tasks:
-            raise RecipeError(f"evaluation.kept: '{task}' is none of evaluation.tasks{nearest(task, tasks)}")
+            hint = nearest(task, tasks)
+            raise RecipeError(
+                f"evaluation.kept: '{task}' is none of evaluation.tasks{hint}; add it, or set evaluation.kept"
+            )
     for label, rule in evaluation.stop_when.items():
         key = f"evaluation.stop_when.{label}"
         if name_in_records(rule.task) not in tasks:

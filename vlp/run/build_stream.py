@@ -42,9 +42,7 @@ def build_stream(recipe: Recipe, towers: DualEncoder, device: torch.device) -> S
     Raises:
         RecipeError: Sources or settings that cannot work; names the key.
     """
-    data, size = inflated(recipe.data), towers.image_size
-    if not isinstance(size, int):
-        raise RecipeError(f"model.image.image_size: training crops are square, {size} is not")
+    data = inflated(recipe.data)
     samples = SampleSet(
         {label: load_card(source.card) for label, source in data.train.items()},
         {label: source.repeat for label, source in data.train.items()},
@@ -55,7 +53,7 @@ def build_stream(recipe: Recipe, towers: DualEncoder, device: torch.device) -> S
     _check_twins(recipe.train.batch_size, samples, order)
     return Stream(
         samples,
-        _build_views(data, size, towers.budget),
+        _build_views(data, towers.image_size, towers.budget),
         towers.tokenizer,
         batch_size=recipe.train.batch_size,
         first_batches=recipe.train.first_sizes,
@@ -137,7 +135,7 @@ def count_copies(batch_size: int, samples: SampleSet, order: Order) -> float:
     return float(np.mean(copies))
 
 
-def _build_views(data: DataSection, size: int, budget: PatchBudget | None) -> Views:
+def _build_views(data: DataSection, size: int | tuple[int, int], budget: PatchBudget | None) -> Views:
     crops, rewordings = [Crop(size, **settings(data.crop))], [TextAugment(**settings(data.captions.augment))]
     for label, view in data.views.items():
         with _renamed("data.crop", f"data.views.{label}"):

@@ -105,28 +105,26 @@ def _check_precision(recipe: Recipe) -> None:
 
 def _check_weights(recipe: Recipe, towers: DualEncoder) -> None:
     """Refuse an architecture whose weights lie beside it unread, and warn of a tower that is locked at random."""
-    loaded = {found.part for found in towers.loaded}
+    loaded = {found.part: found for found in towers.loaded}
     model: Any = recipe.model
     for side, part, locked in (
         ("image", "visual.", towers.locked_image),
         ("text", "text.", towers.locked_text),
     ):
-        name = getattr(getattr(model, side), "name", "")
-        if part in loaded:
-            continue
-        if getattr(model, side).type == "open_clip" and holds_weights(name):
+        name, found = getattr(getattr(model, side), "name", ""), loaded.get(part)
+        if found is None and getattr(model, side).type == "open_clip" and holds_weights(name):
             raise RecipeError(
                 f"model.{side}.name: '{name}' has weights, and the tower would start from random ones: set "
                 f"model.{side}.weights={name} (or model.weights={name} for both towers); for the architecture alone, "
                 "name its JSON file"
             )
-        if locked:
-            warnings.warn(
-                f"model.freeze: the {side} tower is locked, and starts from random weights: give it some "
-                f"(model.{side}.weights, model.{side}.pretrained or model.weights)",
-                VlpWarning,
-                stacklevel=3,
+        if locked and (found is None or found.found < found.of):
+            some = f"give it some (model.{side}.weights, model.{side}.pretrained or model.weights)"
+            random = (
+                "starts from random weights" if found is None else f"{found.of - found.found} of its tensors are random"
             )
+            ways = some if found is None else "keep its own width (model.embed_dim), or let its projection train"
+            warnings.warn(f"model.freeze: the {side} tower is locked, and {random}: {ways}", VlpWarning, stacklevel=3)
 
 
 def _check_new_tokens(towers: DualEncoder) -> None:

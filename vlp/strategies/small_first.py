@@ -37,6 +37,11 @@ class SmallFirst(FirstSteps):
 
     @torch.no_grad()
     def start(self, model: DualEncoder) -> None:
+        if not isinstance(model.image_size, int):
+            raise RecipeError(
+                "strategies.small_first: its images are square, and model.image.image_size is "
+                f"{list(model.image_size)}: leave one of them out"
+            )
         device = next(model.parameters()).device
         take_any_size(model.core.visual)
         try:

@@ -101,6 +101,8 @@ class DualEncoder(TwoTowers):
                 raise RecipeError(f"model.{name}: {value} must be positive")
         image, text = image_tower.fragment(), text_tower.fragment()
         sources = find_sources(image, text, weights)
+        if weights is not None and init_bias is None:  # of one model, although another tower may stand in it
+            init_bias = image.init_bias if text.init_bias is None else text.init_bias
         self.model_cfg = join(image, text, embed_dim, init_bias, trained_with(sources), decoder)
         self.core, self.loaded = build_core(image, text, self.model_cfg, init_scale)
         self.max_scale = max_scale

@@ -52,7 +52,12 @@ class OpenClipImage:
             raise RecipeError(f"image.patch_dropout has no effect on '{self.name}', a convolutional network: remove it")
         if self.image_size is not None:
             if is_timm:
-                raise RecipeError(f"image.image_size: '{self.name}' is a timm tower; set its size with `type: timm`")
+                trunk = config["timm_model_name"]
+                raise RecipeError(
+                    f"image.image_size: '{self.name}' has timm's tower {trunk}, which has the size of its name: choose "
+                    "another: model.image={type: timm, name: vit_base_patch16_siglip_384, pool: map, proj: none}; "
+                    "positions are interpolated"
+                )
             config["image_size"] = self.image_size
         if self.patch_dropout is not None:
             config["patch_dropout"] = self.patch_dropout

@@ -90,7 +90,7 @@ def read_config(name: str) -> dict[str, Any]:
     Raises:
         RecipeError: Nothing by that name, or not the configuration of a dual encoder.
     """
-    name = _adapters_here(name)
+    name = _here(name)
     if name.startswith(HUB):
         found = _read_json(_from_hub(name.removeprefix(HUB), CONFIG_FILE))
     elif folder := folder_of(name):
@@ -143,7 +143,7 @@ def find_weights(source: str, beside: str | None = None) -> WeightFile:
     for find in finders:
         if found := find(source):
             return found
-    here = _adapters_here(source)
+    here = _here(source)
     if here.startswith(HUB):
         name = source.removeprefix(HUB)
         config = _read_json(_from_hub(name, CONFIG_FILE))
@@ -260,24 +260,24 @@ def hub_folder(name: str) -> Path | None:
     return None
 
 
-def _adapters_here(name: str) -> str:
-    """Return a copy of a page of the hub that holds adapters and no model; any other name as it is.
+def is_of_transformers_alone(name: str) -> bool:
+    """Whether a name leads to a model of transformers that open_clip does not load.
 
     Raises:
-        RecipeError: The page cannot be fetched, or is neither.
+        RecipeError: It is a page of the hub that cannot be fetched.
     """
-    if not name.startswith(HUB):
-        return name
-    page = name.removeprefix(HUB)
-    try:
-        _from_hub(page, CONFIG_FILE)
-    except RecipeError as error:
-        try:
-            _from_hub(page, ADAPTER_CONFIG)
-            return snapshot_download(page, allow_patterns=FETCHED)
-        except Exception:  # whatever it is, the first error says more
-            raise error from None
-    return name
+    folder = folder_of(_here(name))
+    return folder is not None and not (folder / CONFIG_FILE).is_file() and bool(transformers_folders.kind_of(folder))
+
+
+def _here(name: str) -> str:
+    """Return a copy of a page of the hub that transformers or peft can read; any other name as it is.
+
+    Raises:
+        RecipeError: The page cannot be fetched, or is no model's.
+    """
+    folder = hub_folder(name.removeprefix(HUB)) if name.startswith(HUB) else None
+    return name if folder is None else str(folder)
 
 
 def _from_hub(name: str, file: str | None) -> Path:

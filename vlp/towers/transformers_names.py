@@ -45,6 +45,8 @@ TRUNK_BLOCK = {
     "mlp.fc1": "mlp.fc1",
     "mlp.fc2": "mlp.fc2",
 }
+LAYER = re.compile(r"(visual|text)\.(?:transformer\.resblocks|trunk\.blocks)\.(\d+)\.(.+)")
+PACKED = ("attn", "attn.qkv")  # queries, keys and values in one
 ATTENTION = re.compile(r"(.*\.self_attn\.)q_proj\.(weight|bias)")
 POSITIONS = re.compile(r".*position_ids")  # constants that older releases stored
 OF_CLIP = "visual_projection.weight"
@@ -60,6 +62,17 @@ def to_open_clip(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename and reshape the weights of CLIPModel or SiglipModel to open_clip's; unknown names stay as they are."""
     known = {name: value for name, value in state.items() if not POSITIONS.fullmatch(name)}
     return dict(_siglip(_joined(known)) if OF_SIGLIP in known else _clip(_joined(known)))
+
+
+def layers_in_transformers(layer: str) -> list[str]:
+    """Return what CLIPModel or SiglipModel calls a linear layer of a block: one name, or three for a packed one."""
+    found = LAYER.fullmatch(layer)
+    assert found is not None, layer
+    side, number, inner = found.groups()
+    block = f"{'vision' if side == 'visual' else 'text'}_model.encoder.layers.{number}"
+    if inner in PACKED:
+        return [f"{block}.self_attn.{part}_proj" for part in "qkv"]
+    return [f"{block}.{(BLOCK | TRUNK_BLOCK)[inner]}"]
 
 
 def _joined(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -15,6 +16,8 @@ from open_clip.convert import convert_state_dict
 from open_clip.model import convert_to_custom_text_state_dict, resize_pos_embed, resize_text_pos_embed
 from open_clip.timm_model import TimmModel
 from open_clip.transformer import TextTransformer
+from timm.layers import resample_abs_pos_embed
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from vlp.ground.types import RecipeError
@@ -31,6 +34,7 @@ from vlp.towers.weight_files import read_tensors
 
 DECODER = "text_decoder."  # what a CoCa calls its multimodal half
 WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.", "_fsdp_wrapped_module.")  # of torch, anywhere in a name
+PROJECTION = re.compile(r"visual\.(proj|attnpool\.c_proj\.\w+|head\.proj\.\w+)|text\.(text_projection|proj)(\.\w+)?")
 SIDES = {"visual.": "image tower", "text.": "text tower", DECODER: "caption decoder"}
 
 
@@ -88,6 +92,7 @@ def load_weights(
     """Copy weights in any layout of open_clip and transformers, or of a backbone alone, out of any container.
 
     Position embeddings are resized where the grid differs; a causal text tower with a shorter context keeps the first.
+    One tower alone may go to a shared space of another width: then its last projection starts at random.
 
     Args:
         part: Name prefix of what to copy, such as `visual.`; everything by default.
@@ -123,7 +128,12 @@ def load_weights(
     # a model with a sigmoid bias may start from one without
     if "logit_bias" in wanted and "logit_bias" not in found:
         found["logit_bias"] = core.logit_bias.detach()
-    _check(path, {name: value for name, value in wanted.items() if name.startswith(layout.scope)}, found, tensors)
+    left, said = _other_projection(wanted, found) if part else (set(), "")
+    if left:
+        notes[part] = "; ".join(filter(None, [notes.get(part), said]))
+        found = {name: value for name, value in found.items() if name not in left}
+    asked = {name: value for name, value in wanted.items() if name.startswith(layout.scope) and name not in left}
+    _check(path, asked, found, tensors)
     core.load_state_dict(found, strict=False)
     sides = [side for side in SIDES if (side.startswith(part) or part.startswith(side)) and _count(wanted, side)]
     return [
@@ -222,7 +232,7 @@ def _fit_positions(core: CustomTextCLIP, state: dict[str, Tensor]) -> dict[str, 
         if name in state:
             state[name] = state[name].reshape(1)
     state.pop("text.transformer.embeddings.position_ids", None)  # written by transformers before 4.31
-    resized = fit_native(core.visual, state)
+    resized = fit_native(core.visual, state) or _fit_trunk(core.visual, state)
     notes = {} if resized is None else {"visual.": resized}
     for side, fit in (("visual.", resize_pos_embed), ("text.", _fit_text_positions)):
         name = f"{side}positional_embedding"
@@ -234,6 +244,20 @@ def _fit_positions(core: CustomTextCLIP, state: dict[str, Tensor]) -> dict[str, 
         if (after := len(state[name])) != before:
             notes[side] = f"its {before} positions {how} to {after}"
     return notes
+
+
+def _fit_trunk(visual: nn.Module, state: dict[str, Tensor]) -> str | None:
+    """Give a vision transformer of timm as many positions as it has; return what was done."""
+    name, trunk = "visual.trunk.pos_embed", getattr(visual, "trunk", None)
+    if not isinstance(trunk, VisionTransformer) or trunk.pos_embed is None or name not in state:
+        return None
+    before, after = state[name].shape[1], trunk.pos_embed.shape[1]
+    if before == after:
+        return None
+    prefix = 0 if trunk.no_embed_class else trunk.num_prefix_tokens
+    grid = list(trunk.patch_embed.grid_size)
+    state[name] = resample_abs_pos_embed(state[name].float(), grid, num_prefix_tokens=prefix)
+    return f"its {before} positions interpolated to {after}"
 
 
 def _fit_text_positions(state: dict[str, Tensor], core: CustomTextCLIP) -> str | None:
@@ -255,6 +279,18 @@ def _add_rows(core: CustomTextCLIP, state: dict[str, Tensor], new_tokens: NewTok
     if name in state:
         rows = new_tokens.means(state[name])
         state[name] = grown(state[name], new_tokens.ids[num_known:], rows[num_known:])
+
+
+def _other_projection(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> tuple[set[str], str]:
+    """Return the tensors of a tower's last projection, and what is said of it, where it has another width."""
+    pairs = {name: zip(found[name].shape, wanted[name].shape) for name in wanted.keys() & found.keys()}  # noqa: B905
+    apart = {name: [sizes for sizes in pair if len(set(sizes)) > 1] for name, pair in pairs.items()}
+    names = {name for name, sizes in apart.items() if sizes and PROJECTION.fullmatch(name)}
+    widths = {sizes for name in names for sizes in apart[name]}
+    if len(widths) != 1 or any(len(apart[name]) != 1 for name in names):
+        return set(), ""
+    theirs, ours = widths.pop()
+    return names, f"its projection has {theirs} coordinates and the model {ours}, so that a new one learns"
 
 
 def _check(

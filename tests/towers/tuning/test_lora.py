@@ -53,6 +53,16 @@ def test_merged_is_the_same_model(text):
     torch.testing.assert_close(embed(model), before, atol=1e-6, rtol=0)
 
 
+def test_each_tower_has_a_rank_of_its_own():
+    model = tiny_model(tune={"type": "lora", "rank": {"image": 2, "text": 5}, "alpha": {"image": 6.0, "text": 10.0}})
+    found = {(name.split(".")[1], len(adapter.a), adapter.share.item()) for name, _, adapter in adapters_of(model)}
+    assert found == {("visual", 2, 3.0), ("text", 5, 2.0)}
+    with pytest.raises(RecipeError, match=r"model\.tune\.rank: has none for the text tower: give one, or set"):
+        tiny_model(tune={"type": "lora", "rank": {"image": 2}})
+    only = tiny_model(tune={"type": "lora", "rank": {"image": 2}, "text": False})
+    assert {name.split(".")[1] for name, _, _ in adapters_of(only)} == {"visual"}
+
+
 def test_the_share_is_alpha_over_rank():
     layer = LowRank(4, 5, rank=2, alpha=6.0)
     nn.init.ones_(layer.b)

@@ -121,7 +121,8 @@ class Source(Protocol):
 
     A source whose captions are names of classes says so in an attribute `classes`: all of them in the order of their
     numbers, or none where the names alone order them. One that has captions of regions says where they will be in an
-    attribute `regions`, as a card does. They are absent or null elsewhere.
+    attribute `regions`, as a card does, and one that knows the shares of its captions has `captions`, as a card too.
+    They are absent or null elsewhere.
 
     Args:
         rank: Sources are asked in this order whether they take a path.

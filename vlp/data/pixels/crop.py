@@ -53,10 +53,10 @@ class Crop:
     Szegedy et al. 2015, section 6 (arXiv:1409.4842); the box is drawn as in torchvision's RandomResizedCrop.
 
     Args:
-        size: Side of the result in pixels.
+        size: Side of the result in pixels, or its height and its width.
         scale: Smallest and largest share of the image's area; [1, 1] is the largest box of a ratio within the range,
             in the middle, the same at every visit.
-        ratio: Smallest and largest width / height of the box.
+        ratio: Smallest and largest width / height of the box, as multiples of those of the result; 1 stretches nothing.
         flip: Probability of a mirror image.
         interpolation: Filter of the resize.
         decoding: `exact` decodes at full size and gives the pixels of open_clip's crop up to rounding; `fast` lets
@@ -66,7 +66,7 @@ class Crop:
 
     def __init__(
         self,
-        size: int,
+        size: int | tuple[int, int],
         *,
         scale: tuple[float, float] = (0.5, 1.0),
         ratio: tuple[float, float] = (0.75, 1.3333),
@@ -80,18 +80,19 @@ class Crop:
             raise RecipeError(f"data.crop.ratio: {list(ratio)} is not a range of positive numbers")
         if not 0 <= flip <= 1:
             raise RecipeError(f"data.crop.flip: {flip} is no probability")
-        self.size = size
+        self.height, self.width = (size, size) if isinstance(size, int) else size
+        aspect = self.width / self.height
         self.scale = scale
-        self.ratio = ratio
+        self.ratio = ratio[0] * aspect, ratio[1] * aspect
         self.flip = flip
         self.interpolation = interpolation
         self.decoding: str = decoding
-        self._log_ratio = math.log(ratio[0]), math.log(ratio[1])
+        self._log_ratio = math.log(self.ratio[0]), math.log(self.ratio[1])
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """Shape of the result."""
-        return self.size, self.size, 3
+        return self.height, self.width, 3
 
     @property
     def is_fixed(self) -> bool:
@@ -106,9 +107,9 @@ class Crop:
         return Cut(snap(box, factor, picture.width, picture.height), factor, flip)
 
     def take(self, pixels: NDArray[np.uint8], cut: Cut, factor: int) -> NDArray[np.uint8]:
-        """Return shape (size, size, 3), from the pixels of a picture that was reduced by `factor`."""
+        """Return shape (height, width, 3), from the pixels of a picture that was reduced by `factor`."""
         left, top, right, bottom = (side // factor for side in cut.box)
-        image = resized(pixels[top:bottom, left:right], self.size, self.size, self.interpolation)
+        image = resized(pixels[top:bottom, left:right], self.height, self.width, self.interpolation)
         return np.ascontiguousarray(image[:, ::-1]) if cut.flip else image
 
     def box(self, width: int, height: int, draws: Draws) -> Box:
@@ -127,7 +128,7 @@ class Crop:
         return left, top, left + max(box_width, 1), top + max(box_height, 1)
 
     def _factor(self, box: Box, factors: Sequence[int]) -> int:
-        reserve = min(box[2] - box[0], box[3] - box[1]) / (MARGIN * self.size)
+        reserve = min((box[2] - box[0]) / (MARGIN * self.width), (box[3] - box[1]) / (MARGIN * self.height))
         return next(factor for factor in factors if factor == 1 or factor <= reserve)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from open_clip import CustomTextCLIP
@@ -18,6 +18,8 @@ from vlp.towers.low_rank import LowRank, adapt, adapters_of
 from vlp.towers.trial_inputs import one_image, one_text
 from vlp.towers.tuning.base import Tuning, keep_training, towers_of, tunings
 
+SideName = Literal["image", "text"]
+
 
 @tunings.register("lora")
 class Lora(Tuning):
@@ -28,22 +30,22 @@ class Lora(Tuning):
     format.
 
     Args:
-        rank: Rank of an adapter.
-        alpha: Multiplies what an adapter adds, divided by the rank; null takes twice the rank.
+        rank: Rank of an adapter; or one for each tower, as `{image: 8, text: 4}`.
+        alpha: Multiplies what an adapter adds, divided by the rank; null takes twice the rank. Or one for each tower.
         dropout: Share of an adapter's inputs that a training step leaves out.
         image: Adapt the image tower.
         text: Adapt the text tower.
-        targets: Name patterns of the layers that get one, such as `*.attn` or `*.mlp.*`; without any, all linear layers
-            of the blocks do, queries, keys and values included. The last projection of open_clip's own attention never
-            does: peft 0.21 would add it twice.
+        targets: Name patterns of the layers that get one, such as `*.attn` or `*.mlp.*`, and `visual.*` or `text.*` for
+            those of one tower; without any, all linear layers of the blocks do, queries, keys and values included. The
+            last projection of open_clip's own attention never does: peft 0.21 would add it twice.
         heads: Train what stands behind the last block too: projections, poolers and norms.
     """
 
     def __init__(
         self,
         *,
-        rank: PositiveInt = 8,
-        alpha: PositiveFloat | None = None,
+        rank: PositiveInt | dict[SideName, PositiveInt] = 8,
+        alpha: PositiveFloat | dict[SideName, PositiveFloat] | None = None,
         dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
         image: bool = True,
         text: bool = True,
@@ -52,8 +54,12 @@ class Lora(Tuning):
     ):
         if not image and not text:
             raise RecipeError("model.tune: LoRA of neither tower trains nothing: adapt image or text")
-        self.adapter: dict[str, Any] = {"rank": rank, "alpha": 2 * rank if alpha is None else alpha, "dropout": dropout}
         self.wanted = {"image": image, "text": text}
+        self.adapters: dict[str, dict[str, Any]] = {}
+        for side in (side for side, wanted in self.wanted.items() if wanted):
+            own = _of_side("rank", rank, side)
+            scale = 2 * own if alpha is None else _of_side("alpha", alpha, side)
+            self.adapters[side] = {"rank": own, "alpha": scale, "dropout": dropout}
         self.targets = targets
         self.heads = heads
 
@@ -80,11 +86,25 @@ class Lora(Tuning):
                     f"model.tune.{side}=false, or model.tune=last_blocks"
                 )
             for layer in layers.values():
-                adapt(layer, **self.adapter)
+                adapt(layer, **self.adapters[side])
         _check_used(core)
 
     def _is_target(self, name: str) -> bool:
         return not self.targets or matches(name, self.targets)
+
+
+def _of_side(name: str, value: float | dict[SideName, Any], side: str) -> Any:
+    """Return what holds for one tower.
+
+    Raises:
+        RecipeError: Each tower has a value of its own, but for this one.
+    """
+    if not isinstance(value, dict):
+        return value
+    found = next((each for tower, each in value.items() if tower == side), None)
+    if found is None:
+        raise RecipeError(f"model.tune.{name}: has none for the {side} tower: give one, or set model.tune.{side}=false")
+    return found
 
 
 def _linear_layers(block: nn.Module) -> Iterator[nn.Module]:

@@ -13,6 +13,7 @@ from vlp.ground.types import RecipeError
 from vlp.run.subject import find_subject
 from vlp.towers.encoder import TowerEncoder
 from vlp.towers.merged_prompts import merge_prompts
+from vlp.towers.onnx_pair import OnnxPair
 
 pytest.importorskip("onnxruntime", reason="pip install 'vlp[onnx]' to test pairs of ONNX files")
 pytest.importorskip("onnxscript", reason="torch.onnx needs onnxscript")
@@ -35,6 +36,16 @@ def test_tokens_beside_patches_are_kept(tmp_path):
     images = [image.convert("RGB") for image in tiny_images()]
     torch.testing.assert_close(theirs.embed_images(images), ours.embed_images(images), atol=1e-5, rtol=0)
     torch.testing.assert_close(theirs.embed_texts(CAPTIONS), ours.embed_texts(CAPTIONS), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "towers",
+    [{}, {"image": {"type": "timm", "name": "resnet10t", "image_size": 32}, "text": TEXT | {"causal": False}}],
+    ids=["transformers", "convolutions, and captions read in both directions"],
+)
+def test_towers_take_any_number_of_rows(tmp_path, towers):
+    pair = OnnxPair(export(tiny_model(**towers), tmp_path, formats=("onnx",)).folder)
+    assert pair.image.batch_size is None and pair.text.batch_size is None
 
 
 def test_captions_of_learned_tokens_are_for_every_library(tmp_path):

@@ -9,6 +9,7 @@ import torch
 
 from tests.export.test_export import export
 from tests.towers.tiny import CAPTIONS, TEXT, tiny_images, tiny_model
+from vlp.cli import main
 from vlp.ground.types import RecipeError
 from vlp.run.subject import find_subject
 from vlp.towers.encoder import TowerEncoder
@@ -53,6 +54,17 @@ def test_captions_of_learned_tokens_are_for_every_library(tmp_path):
     assert report.formats == ("open_clip", "transformers")
     for library in ("open_clip", "vlp", "transformers"):
         assert report.parity[library]["text"]["max_abs"] < 1e-5
+
+
+def test_the_command_writes_a_pair_on_request(tmp_path, capsys):
+    start = export(tiny_model(), tmp_path).folder
+    main(["export", str(start), "--to", str(tmp_path / "pair"), "--formats", "onnx"])
+    assert "loads and agrees in onnx" in capsys.readouterr().out
+    assert {file.name for file in (tmp_path / "pair").glob("*.onnx")} == {"image.onnx", "text.onnx"}
+    assert not (tmp_path / "pair" / "open_clip_config.json").exists()
+    with pytest.raises(SystemExit):
+        main(["export", str(start), "--to", str(tmp_path / "other"), "--adapters", "--formats", "onnx"])
+    assert "--adapters writes for peft alone" in capsys.readouterr().err
 
 
 def test_what_a_pair_cannot_hold_is_said(tmp_path, monkeypatch):

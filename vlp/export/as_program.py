@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -14,7 +15,8 @@ from vlp.towers.trial_inputs import one_image
 
 FILE = "purifier.pt2"
 TOLERANCE = 1e-4
-LOADING = f"""The model is what it was; what was trained stands in front of it, and takes and returns normalised pixels:
+INSIDE = "`image.onnx` has the auto-encoder inside that was trained in front of the model."
+BESIDE = f"""The model is what it was; what was trained stands in front of it, and takes and returns normalised pixels:
 
 ```python
 import torch
@@ -22,6 +24,12 @@ import torch
 purify = torch.export.load("PATH/{FILE}").module()
 image = model.encode_image(purify(preprocess(picture)[None]), normalize=True)
 ```"""
+
+
+def told_of_purifier(formats: Collection[str]) -> str:
+    """Return what a model card says of it, as Markdown."""
+    others = [form for form in formats if form != "onnx"]
+    return "\n\n".join([BESIDE] * bool(others) + [INSIDE] * ("onnx" in formats))
 
 
 def write_program(model: DualEncoder, autoencoder: PixelAutoencoder, folder: Path) -> None:

@@ -62,3 +62,21 @@ def test_an_export_is_the_frozen_model_and_a_program_in_front_of_it(tmp_path):
         found = core.eval().encode_image(purify(pixels), normalize=True)
         torch.testing.assert_close(found, model.eval().embed_images(pixels), atol=1e-5, rtol=1e-4)
         assert not torch.allclose(core.encode_image(pixels, normalize=True), found, atol=1e-3)
+
+
+def test_a_pair_of_onnx_files_has_the_autoencoder_inside(tmp_path):
+    pytest.importorskip("onnxscript")
+    runtime = pytest.importorskip("onnxruntime")
+    model = tiny_model(tune={"type": "purifier", "width": 4})
+    torch.nn.init.normal_(model.core.visual.purifier.leave.weight, std=0.1)
+    for number, formats in enumerate([("onnx",), ("open_clip", "onnx")]):
+        out = tmp_path / str(number)
+        export_model(model, out, name="out", recipe_text="", results=[], data_note="", formats=formats)
+        pixels = tiny_batch(model)[0][0]
+        session = runtime.InferenceSession(out / "image.onnx")
+        (features,) = session.run(None, {session.get_inputs()[0].name: pixels.numpy()})
+        found = torch.nn.functional.normalize(torch.from_numpy(features), dim=1)
+        torch.testing.assert_close(found, model.eval().embed_images(pixels).detach(), atol=1e-5, rtol=1e-4)
+        card = (out / "README.md").read_text()
+        assert "`image.onnx` has the auto-encoder inside" in card
+        assert ("purify(" in card) == (out / "purifier.pt2").exists() == ("open_clip" in formats)

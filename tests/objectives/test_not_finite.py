@@ -33,6 +33,7 @@ PLACES = (
     "region_losses",
     "hidden_patches",
     "taught_patches",
+    "pixel_changes",
     "scale",
     "bias",
 )

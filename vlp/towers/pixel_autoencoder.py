@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
+PROGRAM_FILE = "purifier.pt2"  # beside an exported model
 PLACE = "purifier"  # what it is called within the tower that it stands in front of
 
 

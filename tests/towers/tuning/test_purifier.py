@@ -10,10 +10,11 @@ from tests.small_steps import small_recipe
 from tests.strategies.runs import STEADY, assert_resumes, losses_of, recipe_of
 from tests.towers.tiny import tiny_batch, tiny_model
 from vlp.export import export_model
-from vlp.ground.types import RecipeError
+from vlp.ground.types import RecipeError, VlpWarning
 from vlp.plan.counts import count
 from vlp.run.trained_model import load_model_of_run
 from vlp.strategies.fare import Fare
+from vlp.towers.load import load_any_model
 from vlp.towers.pixel_autoencoder import squared_change
 from vlp.train import train
 
@@ -131,6 +132,8 @@ def test_an_export_is_the_frozen_model_and_a_program_in_front_of_it(tmp_path):
     parity = json.loads((tmp_path / "out" / "parity.json").read_text())
     assert parity["purifier"]["max_abs"] < 1e-5
     assert "purify(preprocess(picture)[None])" in (tmp_path / "out" / "README.md").read_text()
+    with pytest.warns(VlpWarning, match=r"without purifier\.pt2, which was trained .* --formats onnx"):
+        load_any_model(str(tmp_path / "out"))
     core, _ = open_clip.create_model_from_pretrained(f"local-dir:{tmp_path / 'out'}")
     purify = torch.export.load(tmp_path / "out" / "purifier.pt2").module()
     pixels = tiny_batch(model)[0][0]

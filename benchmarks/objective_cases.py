@@ -240,6 +240,9 @@ def embeddings_of(leaves: list[Tensor], needs: frozenset[str], seed: int) -> tup
             losses = (5.0 * drawn(13)[:, :4].abs()).requires_grad_()
             more["region_losses"], more["region_words"] = losses, torch.full((size, 4), WORDS)
             gradients.append(losses)
+        elif need == "pixel_changes":
+            more["pixel_changes"] = (5.0 * drawn(14)[:, 0].abs()).requires_grad_()
+            gradients.append(more["pixel_changes"])
         elif need == "maps":
             more["image_maps"] = tuple(places(7 + view).unflatten(1, GRID).requires_grad_() for view in range(2))
             gradients.extend(more["image_maps"])

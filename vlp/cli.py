@@ -11,6 +11,7 @@ from typing import Any
 from vlp.commands.adding import add_commands
 from vlp.commands.caption_images import add_caption
 from vlp.commands.data import add_data_commands
+from vlp.commands.for_others import add_export, add_push
 from vlp.commands.machines import add_bench, add_doctor, add_plan
 from vlp.commands.several_models import add_interpolate, add_merge
 from vlp.commands.stage_by_stage import add_stages
@@ -43,11 +44,11 @@ def build_parser() -> argparse.ArgumentParser:
             _embed,
             add_caption,
             _agree,
-            _export,
+            add_export,
             add_merge,
             add_interpolate,
             add_stages,
-            _push,
+            add_push,
             add_data_commands,
             _list,
             _config,
@@ -218,45 +219,6 @@ def _report(parser: argparse.ArgumentParser) -> None:
         from vlp.report import write_report
 
         print(write_report(parsed.run, parsed.to, plan=parsed.plan))
-
-    parser.set_defaults(command=command)
-
-
-def _export(parser: argparse.ArgumentParser) -> None:
-    """export: write a model for open_clip and transformers, compare, and push it on request."""
-    parser.add_argument("model", help="run or checkpoint folder, or what vlp eval takes: NAME:TAG, an exported folder")
-    parser.add_argument("--to", type=Path, required=True, help="folder to write")
-    parser.add_argument("--weights", help="label of the weights, such as ema; default: those the recipe evaluates")
-    parser.add_argument("--width", type=int, metavar="N", help="export the first N coordinates of the embeddings alone")
-    parser.add_argument("--adapters", action="store_true", help="write LoRA adapters alone, in the format of peft")
-    parser.add_argument("--push", metavar="NAME", help="upload to this repository of the hub afterwards")
-
-    def command(parsed: argparse.Namespace) -> None:
-        from vlp.export.as_peft import export_adapters
-        from vlp.export.hub import push
-        from vlp.export.run import export_any
-
-        if parsed.adapters:
-            print(f"{export_adapters(Path(parsed.model), parsed.to, weights=parsed.weights)}: adapters that peft loads")
-        else:
-            print(export_any(parsed.model, parsed.to, weights=parsed.weights, width=parsed.width))
-        if parsed.push:
-            print(f"pushed to {push(parsed.to, parsed.push)}")
-
-    parser.set_defaults(command=command)
-
-
-def _push(parser: argparse.ArgumentParser) -> None:
-    """push: upload an exported folder to the hub; the same command again completes an upload that broke off."""
-    parser.add_argument("folder", type=Path, help="exported folder")
-    parser.add_argument("name", metavar="NAME", help="repository on the hub: ORG/NAME")
-    parser.add_argument("--private", action="store_true", help="create it for members alone")
-    parser.add_argument("--revision", metavar="BRANCH", help="branch to upload to, made if it is not there")
-
-    def command(parsed: argparse.Namespace) -> None:
-        from vlp.export.hub import push
-
-        print(f"pushed to {push(parsed.folder, parsed.name, private=parsed.private, revision=parsed.revision)}")
 
     parser.set_defaults(command=command)
 

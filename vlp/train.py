@@ -176,7 +176,8 @@ def embed(run: Run, batch: Batch) -> Embeddings:
         for strategy in run.strategies.values():
             shown = strategy.before_towers(shown, batch)
         lengths, kept = batch.lengths.numpy(), (known.images, known.texts)
-        told = (batch.interleaved, batch.grids, batch.regions, batch.draws[0])
+        clean = images if run.towers.hands_out_changes else None
+        told = (batch.interleaved, batch.grids, batch.regions, batch.draws[0], clean)
         embeddings = run.model(shown, batch.tokens, lengths, *kept, *told)
         embeddings = run.kept.complete(batch, embeddings, known)
         for strategy in run.strategies.values():

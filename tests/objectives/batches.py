@@ -47,6 +47,7 @@ def extras(size: int, dtype: torch.dtype = torch.float64) -> dict[str, Any]:
         "image_maps": tuple(_maps(size, seed, dtype).requires_grad_() for seed in (21, 22)),
         "taught_maps": tuple(_maps(size, seed, dtype) for seed in (23, 24)),
         "hidden_patches": unit(3 * size, DIM, 27, dtype).view(size, 3, DIM).requires_grad_(),
+        "pixel_changes": (0.25 + torch.arange(size, dtype=dtype) % 4).requires_grad_(),
         "taught_patches": unit(3 * size, DIM, 28, dtype).view(size, 3, DIM),
         "image_cuts": tuple(_cuts(size, seed) for seed in (25, 26)),
     }

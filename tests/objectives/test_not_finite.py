@@ -33,6 +33,7 @@ PLACES = (
     "region_losses",
     "hidden_patches",
     "taught_patches",
+    "pixel_changes",
     "scale",
     "bias",
 )
@@ -67,7 +68,7 @@ def poisoned(fields, place, number, rows):
 
 def step_on(objective, fields):
     """Return loss, report, and the gradients of all that the towers say but views, and of terms' own parameters."""
-    names = ("image", "text", "scale", "bias", "caption_losses")
+    names = ("image", "text", "scale", "bias", "caption_losses", "pixel_changes")
     leaves = [fields[name].detach().clone().requires_grad_() for name in names]
     loss, report = objective(pairs_of(**fields | dict(zip(names, leaves, strict=True))), 0)
     wanted = [*leaves, *objective.parameters()]

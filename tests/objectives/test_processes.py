@@ -38,7 +38,7 @@ def spoilt_by_the_last(case, rows, is_last):
     before = state_of(objective)
     spoilt = image[rows].clone()
     spoilt[0, 0] = torch.nan if is_last else spoilt[0, 0]
-    alone = ("caption_losses", "region_losses", "hidden_patches")
+    alone = ("caption_losses", "region_losses", "hidden_patches", "pixel_changes")
     more |= {name: more[name].detach().requires_grad_() for name in alone}
     more["image_maps"] = tuple(maps.detach().requires_grad_() for maps in more["image_maps"])
     leaves = [leaf.clone().requires_grad_() for leaf in (spoilt, text[rows], scale)]

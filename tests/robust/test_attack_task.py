@@ -73,6 +73,19 @@ def test_the_worst_case_takes_each_image_from_the_attack_that_did_worst_to_it(cl
     assert worst["metrics"]["acc1"]["low"] < worst["metrics"]["acc1"]["value"] < worst["metrics"]["acc1"]["high"]
 
 
+def test_of_a_search_the_worst_case_is_no_better_than_an_attack(captions, learned):
+    radii = (2, 4, 8, 16)
+    record = record_of(
+        opened(captions, learned), [*plan_of("pgd", *radii, steps=2), *plan_of("pgd_margin", *radii, steps=2)]
+    )
+    main = record["main_metric"]
+    assert [each["radius"] for each in record["worst"]] == list(radii)
+    for worst in record["worst"]:
+        alone = [each["metrics"] for each in record["attacks"] if each["radius"] == worst["radius"]]
+        assert len(alone) == 2
+        assert worst["metrics"][main]["value"] <= min(each[main]["value"] for each in alone)
+
+
 def test_some_samples_are_a_set_of_their_own(classes):
     stage = opened(classes, samples=5)
     assert (len(stage.data), stage.of) == (5, 12)

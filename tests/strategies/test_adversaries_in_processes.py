@@ -13,7 +13,9 @@ CASES = {
     "texts": ("vitb32_clip", (STEADY, "strategies.adversarial_texts={steps: 2, epsilon: 0.3}")),
     "words": ("vitb32_clip", (STEADY, "strategies.adversarial_words={}", WORDINGS)),
     "both": ("vitb32_clip", (STEADY, "strategies.adversarial_texts={}", "strategies.adversarial_images={}")),
+    "purifier": ("finetune_purifier", (STEADY, "strategies.fare.steps=2", "train.micro_batches=1")),
 }
+TOLERANCE = {"purifier": 1e-3}  # its loss is all adversary: 0.004, of which a colour that turns is a part
 LAYOUTS = {
     "whole": ({}, 1),
     "whole in pieces": ({}, 2),
@@ -24,7 +26,7 @@ LAYOUTS = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_micro_batches_equal_one_pass(case):
-    assert_alike(steps_of(*CASES[case], micro_batches=4), steps_of(*CASES[case]))
+    assert_alike(steps_of(*CASES[case], micro_batches=4), steps_of(*CASES[case]), TOLERANCE.get(case, 1e-4))
 
 
 @pytest.fixture(scope="module")
@@ -38,4 +40,4 @@ def found():
 def test_two_processes_equal_one(found, case, layout):
     expected = steps_of(*CASES[case])
     for of_a_process in found:
-        assert_alike(of_a_process[layout][case], expected)
+        assert_alike(of_a_process[layout][case], expected, TOLERANCE.get(case, 1e-4))

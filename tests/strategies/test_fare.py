@@ -57,6 +57,22 @@ def test_changed_images_go_further_than_noise(monkeypatch):
     assert (attacked - clean).norm() > 2 * (shaken - clean).norm()
 
 
+def test_clean_images_may_stay_beside_changed_ones_by_weight(monkeypatch):
+    parts = parts_of(monkeypatch, "{clean_weight: 0.5, adversarial_weight: 2.0, first_step: 1, probability: 0.6}")
+    quiet, _ = one_step(parts, batch_for(parts.recipe, PAIRS, 0), 0)
+    assert quiet["loss"].item() == pytest.approx(0, abs=1e-6)  # nothing is changed, and the model is its teacher
+    report, _ = one_step(parts, batch_for(parts.recipe, PAIRS, 1), 1)
+    clean, changed = report["loss/feature_distillation"], report["loss/fare/feature_distillation"]
+    assert 0 < clean.item() < changed.item()
+    assert report["loss"].item() == pytest.approx(0.5 * clean.item() + 2.0 * changed.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("settings", [{"start": 0.0}, {"adversarial_weight": 0.0, "clean_weight": 1.0}])
+def test_what_would_teach_nothing_is_refused(settings):
+    with pytest.raises(ValueError, match="must be positive"):
+        Fare(**settings)
+
+
 def test_micro_batches_equal_one_pass():
     case = "vitb32_clip", ("strategies.fare={steps: 2}", STEADY, LOSS, LOCKED)
     assert_alike(steps_of(*case, micro_batches=2), steps_of(*case))

@@ -11,7 +11,7 @@ from typing import Any
 
 from vlp.export.as_onnx import onnx_obstacles, write_onnx
 from vlp.export.as_open_clip import open_clip_obstacles, point_to, write_open_clip
-from vlp.export.as_program import LOADING, compare_program, write_program
+from vlp.export.as_program import compare_program, told_of_purifier, write_program
 from vlp.export.as_transformers import obstacles, write_transformers
 from vlp.export.card import write_card
 from vlp.export.compare import compare
@@ -85,7 +85,7 @@ def export_model(
     chosen, left_out = _choose(model, formats)
     left_out |= lost
     if purifier_of(model.core.visual) is not None:
-        further = {**further, "Purifier": LOADING}
+        further = {**further, "Purifier": told_of_purifier(chosen)}
     was_training = model.training
     try:
         with whole_folder(to) as work:
@@ -124,18 +124,22 @@ def _choose(model: DualEncoder, formats: tuple[str, ...]) -> tuple[tuple[str, ..
 
 
 def _write_and_compare(model: DualEncoder, folder: Path, formats: tuple[str, ...]) -> dict[str, Any]:
-    with stepped_aside(model.core.visual) as purifier:  # which no format has a place for
+    parity: dict[str, Any] = {}
+    of_libraries = tuple(form for form in formats if form in LIBRARIES)
+    with stepped_aside(model.core.visual) as purifier:  # which neither library has a place for
         if "open_clip" in formats:
             write_open_clip(model, folder)
         if "transformers" in formats:
             write_transformers(model, folder)
-        if "onnx" in formats:
-            write_onnx(model, folder)
-        parity = compare(model, folder, formats)
-    if purifier is None:
-        return parity
-    write_program(model, purifier, folder)
-    return parity | {"purifier": compare_program(model, folder)}
+        if of_libraries:
+            parity |= compare(model, folder, of_libraries)
+    if "onnx" in formats:  # which has one
+        write_onnx(model, folder)
+        parity |= compare(model, folder, ("onnx",))
+    if purifier is not None and of_libraries:
+        write_program(model, purifier, folder)
+        parity |= {"purifier": compare_program(model, folder)}
+    return parity
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:

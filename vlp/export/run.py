@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vlp.data.shards.cards import load_card
-from vlp.export import ExportReport, export_model
+from vlp.export import LIBRARIES, ExportReport, export_model
 from vlp.export.take_in_head import take_in
 from vlp.ground.types import RecipeError
 from vlp.ground.yaml import read_yaml
@@ -21,13 +21,21 @@ from vlp.run.trained_model import is_run, load_model_of_run, split_label
 from vlp.towers.load import load_model, split_width
 
 
-def export_any(name: str, to: Path, *, weights: str | None = None, width: int | None = None) -> ExportReport:
+def export_any(
+    name: str,
+    to: Path,
+    *,
+    weights: str | None = None,
+    width: int | None = None,
+    formats: tuple[str, ...] = LIBRARIES,
+) -> ExportReport:
     """Export a run or one of its checkpoints, or write anew what open_clip's towers can express.
 
     Args:
         name: As `vlp eval` takes it: run or checkpoint folder (`RUN:LABEL`, `RUN@HEAD`, `RUN@WIDTH`), exported folder,
             `NAME:TAG` of open_clip, `hf-hub:ORG/NAME`.
         weights: As for `export_run`; of a run alone, as `width`.
+        formats: As for `export_model`.
 
     Raises:
         RecipeError: No such model, the target exists, or the libraries disagree.
@@ -39,18 +47,25 @@ def export_any(name: str, to: Path, *, weights: str | None = None, width: int | 
     run, head = split_head(whole)
     path, label = split_label(run)
     if is_run(path):
-        return export_run(path, to, weights=weights or label, width=width, head=head)
+        return export_run(path, to, weights=weights or label, width=width, head=head, formats=formats)
     for flag, value in (("--weights", weights), ("--width", width)):
         if value is not None:
             raise RecipeError(f"{flag} {value}: '{name}' is no run, and holds one set of weights: leave the flag out")
     model = load_model(name)
     return export_model(
-        model, to, name=to.name, recipe_text="", results=[], data_note="", origins=[f"both towers from {name}"]
-    )
+        model, to, name=to.name, recipe_text="", results=[], data_note="", origins=[f"both towers from {name}"],
+        formats=formats,
+    )  # fmt: skip
 
 
 def export_run(
-    path: Path, to: Path, *, weights: str | None = None, width: int | None = None, head: str | None = None
+    path: Path,
+    to: Path,
+    *,
+    weights: str | None = None,
+    width: int | None = None,
+    head: str | None = None,
+    formats: tuple[str, ...] = LIBRARIES,
 ) -> ExportReport:
     """Export the newest whole checkpoint of a run, or one checkpoint folder.
 
@@ -59,6 +74,7 @@ def export_run(
         width: Export a model whose embeddings are so many first coordinates of the trained one's, for a run whose
             terms have `widths`; its scores are those of `vlp eval RUN@WIDTH`.
         head: Export a model whose projections have taken in a head that is a matrix.
+        formats: As for `export_model`.
 
     Raises:
         RecipeError: No checkpoint, no such weights or head, the target exists, or the libraries disagree.
@@ -77,6 +93,7 @@ def export_run(
         results=find_results(run, trained.checkpoint.step, trained.weights, width, head),
         data_note=describe_data(trained.recipe),
         origins=find_origins(run),
+        formats=formats,
         further={"Left behind": lost} if lost else {},
     )
     return replace(report, left_behind=lost)

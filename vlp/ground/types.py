@@ -13,7 +13,8 @@ from torch import Tensor, cat, device, stack
 from vlp.ground.interleaved import Interleaved
 from vlp.ground.region_rows import RegionRows
 
-OPTIONAL_NUMBERS = ("reference", "negatives", "caption_losses", "region_losses", "hidden_patches", "taught_patches")
+OF_DECODER = ("caption_losses", "region_losses")
+OPTIONAL_NUMBERS = ("reference", "negatives", *OF_DECODER, "hidden_patches", "taught_patches", "pixel_changes")
 ON_DEVICE = ("images", "tokens", "draws", "ids", "caption_ids")
 BY_VIEW = ("images", "tokens", "lengths", "draws", "caption_keys", "cuts", "grids")
 BY_NARROWING = ("interleaved", "regions")
@@ -154,6 +155,7 @@ class Embeddings:
         taught_maps: The same of averaged weights, of the first views. `image_cuts`: what these show, as `Batch.cuts`.
         hidden_patches: What the image tower says of patches that it does not see, as many of each image.
             `taught_patches`: what averaged weights say of them, which see them; without gradient.
+        pixel_changes: How far what stands in front of the image tower moves each clean image; mean square, in 255ths.
         replayed: Which samples come from data that were learned before.
         caption_losses: What a decoder says of each caption of the first text view given the first view of its image:
             -log of its probability. `caption_words`: over how many tokens that is a sum; on the CPU.
@@ -178,6 +180,7 @@ class Embeddings:
     image_cuts: tuple[Float32[Tensor, "n 5"], ...] = ()
     hidden_patches: Float32[Tensor, "n p c"] | None = None
     taught_patches: Float32[Tensor, "n p c"] | None = None
+    pixel_changes: Float32[Tensor, " n"] | None = None
     replayed: Bool[Tensor, " n"] | None = None
     caption_losses: Float32[Tensor, " n"] | None = None
     caption_words: Int64[Tensor, " n"] | None = None

@@ -33,7 +33,7 @@ class Term(nn.Module, ABC):
 
     needs: frozenset[str] = frozenset()
     """What a batch must carry beyond two embeddings: ids, caption_ids, reference, teacher, negatives,
-    caption_losses, region_losses, maps, taught_maps, hidden_patches, tokens."""
+    caption_losses, region_losses, maps, taught_maps, hidden_patches, pixel_changes, tokens."""
 
     min_pairs: int = 1
     """Fewest pairs for which the formula is defined."""

@@ -15,6 +15,7 @@ NEEDS = {
     "maps": "maps of the image tower",
     "taught_maps": "maps of averaged weights",
     "hidden_patches": "patches that are hidden from the image tower",
+    "pixel_changes": "an auto-encoder in front of the image tower",
     "tokens": "the tokens of captions",
 }
 PROVIDERS = {
@@ -27,6 +28,7 @@ PROVIDERS = {
     "region_losses": "read some (data.regions={}) with a decoder that knows boxes (model.decoder={type: locating})",
     "taught_maps": "add strategies.dense_teacher={}",
     "hidden_patches": "add strategies.local_to_global={}",
+    "pixel_changes": "put one there (model.tune={type: purifier})",
     "negatives": "add some (strategies.shuffled_captions={}, or strategies.hard_negatives={} with "
     "data.captions.negatives={})",
 }

@@ -22,7 +22,7 @@ from vlp.pairs.numbers import all_finite, at_least_float32, harmless
 from vlp.pairs.products import products_at
 from vlp.pairs.requests import Block, Side
 
-ALONE = ("caption_losses", "region_losses", "hidden_patches", "tokens")
+ALONE = ("caption_losses", "region_losses", "hidden_patches", "pixel_changes", "tokens")
 OPTIONAL = ("replayed", "reference", "teacher", "negatives", *ALONE)
 DIGITS, LETTERS = string.digits, string.ascii_letters
 

@@ -78,6 +78,7 @@ class Counts:
         image: One view of one image.
         text: One caption of `tokens` tokens.
         decoder: The decoder of captions, for one pair.
+        clean: The auto-encoder in front on a clean image, where a term looks at that.
         cast: Bytes of weights in the recipe's precision beside their float32 ones.
         tokens: Length that captions are counted with.
         embed_dim: Width of the embeddings.
@@ -106,6 +107,7 @@ class Counts:
     matrices: float
     pixels: int
     decoder: TowerCounts = NO_COST
+    clean: TowerCounts = NO_COST
     moments: float = 2.0
     guarded: float = 0.0
     strategies: float = 0.0
@@ -138,6 +140,7 @@ def count(recipe: Recipe, *, tokens: float | None = None) -> Counts:
             length = max(2, min(length, round(tokens)))
         image, text, cast = tower_costs(towers, length, recipe.train.number_format)
         decoder, cast_beside = decoder_cost(towers, length, recipe)
+        clean = _clean_cost(towers, recipe.train.number_format)
         modules: tuple[nn.Module, ...] = (towers, objective)
         seen = _see(towers, used, recipe, length)
         networks = [label for label, term in objective.terms.items() if any(True for _ in term.parameters())]
@@ -150,6 +153,7 @@ def count(recipe: Recipe, *, tokens: float | None = None) -> Counts:
             image=image,
             text=text,
             decoder=decoder,
+            clean=clean,
             cast=cast + cast_beside,
             tokens=length,
             embed_dim=towers.embed_dim,
@@ -314,6 +318,13 @@ def _autocast(number_format: torch.dtype | None) -> AbstractContextManager[Any]:
 
 def _embed_images(towers: DualEncoder, count: int) -> Tensor:
     return towers.embed_images(torch.empty(count, *pixel_shape(towers)))
+
+
+def _clean_cost(towers: DualEncoder, number_format: torch.dtype | None) -> TowerCounts:
+    def change(size: int) -> Tensor:
+        return towers.pixel_changes(torch.empty(size, *pixel_shape(towers)))
+
+    return _tower(towers, change, number_format)[0] if towers.hands_out_changes else NO_COST
 
 
 def _embed_tokens(towers: DualEncoder, count: int, length: int) -> Tensor:

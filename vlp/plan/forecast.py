@@ -145,13 +145,14 @@ class Forecast:
     def _towers(self) -> Iterator[StepPart]:
         counts, share = self.counts, self.assumed.share
         again = self.micro_batches > 1  # a forward pass more
-        image, text, decoder = (
-            tower.operations + again * tower.forward for tower in (counts.image, counts.text, counts.decoder)
+        image, text, decoder, clean = (
+            part.operations + again * part.forward for part in (counts.image, counts.text, counts.decoder, counts.clean)
         )
         operations = {
             "image tower": counts.image_views * image,
             "text tower": counts.text_views * text,
             "decoder": decoder,
+            "auto-encoder on clean images": clean,
             "teachers and strategies": counts.strategies * (1 + again),
         }
         for name, number in operations.items():

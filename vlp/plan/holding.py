@@ -77,7 +77,8 @@ class Holding:
     def activations(self, micro_batches: int) -> float:
         """Return the bytes that are kept for the gradients of one piece."""
         counts = self.counts
-        saved = counts.image_views * counts.image.saved + counts.text_views * counts.text.saved + counts.decoder.saved
+        saved = counts.image_views * counts.image.saved + counts.text_views * counts.text.saved
+        saved += counts.decoder.saved + counts.clean.saved
         return self.pairs // micro_batches * saved
 
     def beside_activations(self, micro_batches: int) -> float:

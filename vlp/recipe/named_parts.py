@@ -16,6 +16,7 @@ from vlp.step.optimizers.base import OptimizerKind, optimizers
 from vlp.strategies.base import Strategy, strategies
 from vlp.towers.dual import DualEncoder
 from vlp.towers.feature_widths import feature_widths
+from vlp.towers.pixel_autoencoder import purifier_of
 from vlp.towers.token_table import token_table
 
 COMMON = ("weight", "widths", "head")  # of every term
@@ -66,6 +67,7 @@ def widths_of(towers: DualEncoder, objective: Objective) -> tuple[tuple[int, int
     Raises:
         RecipeError: A tower has no projection to look behind, or no map.
     """
+    towers.hands_out_changes = "pixel_changes" in objective.needs and purifier_of(towers.core.visual) is not None
     features = feature_widths(towers) if "features" in objective.needs else None
     vocabulary = token_table(towers.core.text).num_embeddings if "tokens" in objective.needs else None
     if "maps" in objective.needs:

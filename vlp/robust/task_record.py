@@ -16,6 +16,7 @@ from vlp.robust.findings import Outcome
 from vlp.robust.gates import Evidence, Gate, Trial, judge
 from vlp.robust.opening import Opened
 from vlp.robust.planned_attacks import CHANCE, Planned
+from vlp.robust.scored import Laid, Scorer
 from vlp.robust.shown_samples import pictures, rewritten
 
 WORST = "worst case"
@@ -30,6 +31,8 @@ def task_record(opened: Opened, done: Done) -> Record:
     """
     scorer = opened.scorer
     evidence = _evidence(opened, [pair for pair in done if pair[0].is_of_pixels])
+    found = [scorer.metrics(**{each.attack.side: outcome.rows}) for each, outcome in done]
+    alone = [(each.radius, metrics) for (each, _), metrics in zip(done, found, strict=True) if each.is_of_pixels]
     return {
         "task": opened.task.name,
         "version": opened.task.version,
@@ -48,15 +51,14 @@ def task_record(opened: Opened, done: Done) -> Record:
                 "radius": each.radius,
                 "unit": each.attack.unit,
                 "is_probe": each.is_probe,
-                "metrics": scorer.metrics(**{each.attack.side: outcome.rows}),
+                "metrics": metrics,
                 "examples": rewritten(opened.stage, outcome) if outcome.texts else [],
             }
-            for each, outcome in done
+            for (each, outcome), metrics in zip(done, found, strict=True)
         ],
         "worst": [
-            {"label": WORST, "radius": radius, "unit": PIXELS, "metrics": scorer.metrics(rows)}
+            {"label": WORST, "radius": radius, "unit": PIXELS, "metrics": _least(scorer, evidence, radius, alone)}
             for radius in evidence.radii
-            for rows in [_worst(evidence, radius)]
         ],
         "pictures": _pictures(opened, done),
         "diagnostics": _diagnostics(opened, done),
@@ -112,6 +114,20 @@ def _diagnostics(opened: Opened, done: Done) -> Record | None:
     return diagnose(
         kept[False][1], attacked, goal.candidates[firsts].cpu(), label=each.listed.label, radius=each.radius
     )
+
+
+def _least(scorer: Scorer, evidence: Evidence, radius: float, alone: Sequence[tuple[float, Laid]]) -> Laid:
+    """Return what the worst images leave: each from the attack that did worst to it, or all of one attack.
+
+    As queries images stand by themselves. To captions that search among them they do not, and one attack on all of them
+    may do more than any mixture.
+
+    Args:
+        alone: Radius and metrics of each attack on pixels.
+    """
+    mixed = scorer.metrics(_worst(evidence, radius))
+    main = next(iter(mixed))
+    return min((mixed, *(each for at, each in alone if at == radius)), key=lambda each: each[main]["value"] or 0.0)
 
 
 def _worst(evidence: Evidence, radius: float) -> Float32[Tensor, "n d"]:

@@ -29,6 +29,7 @@ from vlp.strategies.replay import Replay
 from vlp.strategies.style_views import StyleViews
 from vlp.towers.dual import DualEncoder
 from vlp.towers.locating_decoder import LocatingDecoder
+from vlp.towers.pixel_autoencoder import purifier_of
 from vlp.towers.sources import holds_weights
 from vlp.towers.token_table import token_table
 
@@ -50,6 +51,7 @@ def check_fit(
     _check_optimizer(recipe, towers)
     provided = {"reference"} if towers.locked_image else set()
     provided |= {"caption_losses"} if towers.decoder is not None else set()
+    provided |= {"pixel_changes"} if purifier_of(towers.core.visual) is not None else set()
     provided |= {"region_losses"} if recipe.data.regions and isinstance(towers.decoder, LocatingDecoder) else set()
     _check_decoder(towers, objective)
     check_regions_are_read(recipe.data, objective)

@@ -122,8 +122,9 @@ def _join(parts: Sequence[Embeddings], *, with_graph: bool) -> Embeddings:
         lambda part: part.caption_losses,
         lambda part: part.region_losses,
         lambda part: part.hidden_patches,
+        lambda part: part.pixel_changes,
     )
-    negatives, losses, of_regions, hidden = (
+    negatives, losses, of_regions, hidden, changes = (
         None if (found := together(pick)) is None else one(found) for pick in picks
     )
     return Embeddings(
@@ -143,6 +144,7 @@ def _join(parts: Sequence[Embeddings], *, with_graph: bool) -> Embeddings:
         image_cuts=tuple(torch.cat(cuts) for cuts in zip(*(part.image_cuts for part in parts), strict=True)),
         hidden_patches=hidden,
         taught_patches=together(lambda part: part.taught_patches),
+        pixel_changes=changes,
         replayed=together(lambda part: part.replayed),
         caption_losses=losses,
         caption_words=together(lambda part: part.caption_words),
@@ -175,7 +177,7 @@ def _inject(embeddings: Embeddings, leaves: Embeddings, index: int, size: int, *
 
 def _rows(embeddings: Embeddings) -> tuple[Tensor, ...]:
     losses = (embeddings.caption_losses, embeddings.region_losses)
-    optional = (embeddings.negatives, *losses, embeddings.hidden_patches)
+    optional = (embeddings.negatives, *losses, embeddings.hidden_patches, embeddings.pixel_changes)
     further = (part for part in optional if part is not None)
     views = (*embeddings.image_views, *embeddings.text_views)
     features = (*embeddings.image_features, *embeddings.text_features, *embeddings.image_maps)

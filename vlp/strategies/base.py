@@ -148,6 +148,7 @@ def _check_read_once(label: str, embeddings: Embeddings) -> None:
         (embeddings.caption_losses is not None, "the decoder of captions", "model.decoder"),
         (bool(embeddings.taught_maps), "what compares places of views", "strategies.dense_teacher"),
         (embeddings.hidden_patches is not None, "what predicts hidden patches", "objective.masked_prediction"),
+        (embeddings.pixel_changes is not None, "what keeps an auto-encoder near the image", "objective.pixel_change"),
     ):
         if is_read:
             raise RecipeError(

@@ -29,7 +29,14 @@ class Fare(PixelAdversary):
         epsilon: Largest change of a colour, in 255ths.
         step_size: Change of every colour at a step, in 255ths.
         steps: Signed steps of the attack. Each costs a pass of the image tower.
+        start: Where they begin: drawn evenly from a ball of this share of epsilon; not 0, where all slopes are.
+        probability: Share of the samples that are attacked; the others stay as they are.
+        first_step: Steps of the training that come before the first attack.
+        last_step: Steps of the training after which there are no more attacks; null is the end.
         warmup_steps: Steps of the training in which epsilon grows to its value.
+        clean_weight: Weight of the objective on clean images, which the authors leave out; costs a pass of the image
+            tower.
+        adversarial_weight: Weight of the objective on changed images.
 
     Raises:
         ValueError: A number out of its range.
@@ -37,18 +44,33 @@ class Fare(PixelAdversary):
 
     provides = frozenset({"teacher"})
 
-    def __init__(self, *, epsilon: float = 2.0, step_size: float = 1.0, steps: int = 10, warmup_steps: int = 0):
+    def __init__(
+        self,
+        *,
+        epsilon: float = 2.0,
+        step_size: float = 1.0,
+        steps: int = 10,
+        start: float = 1.0,
+        probability: float = 1.0,
+        first_step: int = 0,
+        last_step: int | None = None,
+        warmup_steps: int = 0,
+        clean_weight: float = 0.0,
+        adversarial_weight: float = 1.0,
+    ):
+        if not start or not adversarial_weight:
+            raise ValueError(f"start {start} and adversarial_weight {adversarial_weight} must be positive")
         super().__init__(
             epsilon=epsilon,
             step_size=step_size,
             steps=steps,
-            start=1.0,
-            probability=1.0,
-            first_step=0,
-            last_step=None,
+            start=start,
+            probability=probability,
+            first_step=first_step,
+            last_step=last_step,
             warmup_steps=warmup_steps,
-            clean_weight=0.0,
-            adversarial_weight=1.0,
+            clean_weight=clean_weight,
+            adversarial_weight=adversarial_weight,
         )
         self._at_start = DualTeacher(decay=1.0, warmup=False)
         self._said: Teacher | None = None

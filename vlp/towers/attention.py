@@ -55,7 +55,8 @@ class LeanBlock(ResidualAttentionBlock):
             groups = zip(parts, attn_mask.groups, strict=True)
             seen = torch.cat([_attend(part, group, layer.num_heads, is_causal=True) for part, group in groups])
         else:
-            seen = _attend(rows, (len(q_x), q_x.shape[1]), layer.num_heads, attn_mask)
+            count, longest = q_x.shape[:2]  # not len(), which would write this number into exported programs
+            seen = _attend(rows, (count, longest), layer.num_heads, attn_mask)
         out: Tensor = layer.out_proj(seen)
         return out.view(q_x.shape)
 

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from vlp.ground.types import RecipeError
+from vlp.ground.types import RecipeError, VlpWarning
 from vlp.towers.borrowed import BorrowedModel, is_borrowed
 from vlp.towers.dual import DualEncoder
 from vlp.towers.joined import JoinedModel, is_joined
 from vlp.towers.onnx_pair import OnnxPair, is_onnx_pair
 from vlp.towers.open_clip import OpenClipDecoder, OpenClipImage, OpenClipText
+from vlp.towers.pixel_autoencoder import PROGRAM_FILE
 from vlp.towers.sources import CONFIG_FILE, HUB, architecture_of, folder_of, hub_folder, is_place, read_config
 from vlp.towers.transformers_folders import kind_of
 
@@ -87,6 +89,7 @@ def load_any_model(name: str) -> AnyModel:
         return JoinedModel(folder, load_any_model)
     if (inner := _clip_in_sentence_transformers(folder)) is not None:
         return load_any_model(str(inner))
+    _check_nothing_in_front(folder)
     if (folder / CONFIG_FILE).is_file() or not is_borrowed(folder):
         return load_model(str(folder))
     if kind_of(folder) is None:
@@ -95,6 +98,16 @@ def load_any_model(name: str) -> AnyModel:
         return load_model(str(folder))
     except RecipeError:  # a CLIP or SigLIP with something that open_clip's towers do not have
         return BorrowedModel(folder)
+
+
+def _check_nothing_in_front(folder: Path) -> None:
+    if (folder / PROGRAM_FILE).is_file():
+        warnings.warn(
+            f"{folder}: this is the model without {PROGRAM_FILE}, which was trained to stand in front of it: to have "
+            "both as one, take the run, or an export with --formats onnx",
+            VlpWarning,
+            stacklevel=3,
+        )
 
 
 def _folder(name: str) -> Path | None:

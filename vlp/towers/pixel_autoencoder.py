@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
+PROGRAM_FILE = "purifier.pt2"  # beside an exported model
 PLACE = "purifier"  # what it is called within the tower that it stands in front of
 
 
@@ -37,13 +38,18 @@ class PixelAutoencoder(nn.Module):
 
     def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
         """Return normalised pixels in place of normalised pixels."""
+        return images + self.change(images)
+
+    def change(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
+        """Return what is added to normalised pixels."""
         large = F.gelu(self.enter(images))
         middle = F.gelu(self.shrink(large))
         small = self.norm_small(F.gelu(self.shrink_more(middle)))
         small = small + F.gelu(self.inside(small))
         middle = F.gelu(self.grow(F.interpolate(small, size=middle.shape[-2:])))
         large = self.norm_large(F.gelu(self.grow_more(F.interpolate(middle, size=large.shape[-2:]))))
-        return images + self.leave(large)
+        changed: Tensor = self.leave(large)
+        return changed
 
 
 def stand_in_front(tower: nn.Module, autoencoder: PixelAutoencoder) -> None:
@@ -68,6 +74,21 @@ def stepped_aside(tower: nn.Module) -> Iterator[PixelAutoencoder | None]:
     finally:
         if autoencoder is not None:
             tower.add_module(PLACE, autoencoder)
+
+
+def squared_change(
+    tower: nn.Module, images: Float[Tensor, "n 3 h w"], std: tuple[float, float, float]
+) -> Float32[Tensor, " n"]:
+    """Return how far what stands in front of a tower moves each image: the mean square over its colours, in 255ths.
+
+    Args:
+        images: Normalised pixels.
+        std: What they were divided by.
+    """
+    autoencoder = purifier_of(tower)
+    assert autoencoder is not None, "the objective checks what terms need"
+    moved: Tensor = autoencoder.change(images).float()
+    return (moved * moved.new_tensor(std)[:, None, None] * 255).square().mean(dim=(1, 2, 3))
 
 
 def _purify(tower: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:

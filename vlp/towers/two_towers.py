@@ -25,6 +25,7 @@ from vlp.towers.image_tokens import hand_out_tokens, map_shape, maps_of
 from vlp.towers.learned_tokens import add_prompts, count_prompts
 from vlp.towers.locating_decoder import LocatingDecoder, Told
 from vlp.towers.native_aspect import budget_of
+from vlp.towers.pixel_autoencoder import squared_change
 from vlp.towers.text import can_cut, embed_cut, embed_full
 from vlp.towers.tokenizers import PaddingTokenizer, frame
 from vlp.towers.view_dropout import ViewDropout
@@ -36,18 +37,22 @@ class TwoTowers(nn.Module):
     Attributes:
         core: open_clip's model, with both towers, scale and bias.
         model_cfg: open_clip's configuration of both towers.
+        preprocess_cfg: open_clip's description of how evaluation prepares an image.
         context_length: Tokens that the text tower has positions for.
         text_buckets: Groups of similar length that captions are split into.
         hands_out_features: Whether `forward` returns what the towers know before their projections, too.
         hands_out_maps: Whether it returns what the image tower says of each place, too.
+        hands_out_changes: Whether it returns how far what stands in front of the image tower moves clean images, too.
     """
 
     core: Any
     model_cfg: dict[str, Any]
+    preprocess_cfg: dict[str, Any]
     context_length: int
     text_buckets: int
     hands_out_features = False
     hands_out_maps = False
+    hands_out_changes = False
     _view_dropout: ViewDropout | None = None
 
     @property
@@ -66,6 +71,7 @@ class TwoTowers(nn.Module):
         grids: Int64[Tensor, "v n 2"] | None = None,
         regions: RegionRows | None = None,
         draws: Float32[Tensor, "n d"] | None = None,
+        clean: Float32[Tensor, "u n 3 h w"] | None = None,
     ) -> Embeddings:
         """Embed every view; the first of each modality leads.
 
@@ -79,6 +85,7 @@ class TwoTowers(nn.Module):
             grids: Where images are packed, each at its own aspect ratio, their rows and columns of patches.
             regions: A part of the first view of each image, for a decoder that reads them.
             draws: Uniform numbers in [0, 1) of each sample, for what a decoder does by chance.
+            clean: Images before any adversary, for `hands_out_changes`.
         """
         if interleaved is not None:
             return self._embed_documents(images, tokens[0], lengths[0], interleaved)
@@ -99,6 +106,7 @@ class TwoTowers(nn.Module):
             image_features=tuple(seen),
             text_features=tuple(read),
             image_maps=() if image_tokens is None or not self.hands_out_maps else maps_of(image_tokens, images),
+            pixel_changes=self.pixel_changes(clean[0]) if self.hands_out_changes and clean is not None else None,
             tokens=tokens[0],
             token_counts=torch.as_tensor(lengths[0]),
             **({} if told is None else told._asdict()),
@@ -150,6 +158,10 @@ class TwoTowers(nn.Module):
     def see(self, images: Float32[Tensor, "n 3 h w"]) -> Any:
         """Return what the image tower itself says of normalised pixels: features, or features and tokens."""
         return self.core.visual(images)
+
+    def pixel_changes(self, images: Float32[Tensor, "n 3 h w"]) -> Float32[Tensor, " n"]:
+        """Return how far what stands in front of the image tower moves each image, as `squared_change` does."""
+        return squared_change(self.core.visual, images, self.preprocess_cfg["std"])
 
     def embed_images(
         self, images: Float[Tensor, "n 3 h w"], grids: Int64[Tensor, "n 2"] | None = None

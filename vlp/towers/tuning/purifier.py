@@ -14,8 +14,9 @@ class Purifier(Tuning):
     """Train an auto-encoder of pixels in front of the image tower, and nothing of the model.
 
     With `strategies.fare` it learns to undo what an adversary has changed, as the model sees it (a robust auto-encoder
-    before a frozen model, adapted). It begins as the identity, which takes the place of a loss on pixels. `vlp export`
-    writes the model as it was, and beside it the auto-encoder as a program of torch.
+    before a frozen model, adapted). It begins as the identity, and on clean images `objective.pixel_change` holds it
+    near there. `vlp export` writes the model as it was, and beside it the auto-encoder as a program of torch; a pair of
+    ONNX files has it inside.
 
     Args:
         width: Channels of the auto-encoder at the image's full size.

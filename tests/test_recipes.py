@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from pathlib import Path
 
 import pytest
 
 from tests.teachers import with_tiny_teachers
+from vlp.evaluate import find_tasks
 from vlp.ground.yaml import read_yaml
 from vlp.objectives.base import terms
 from vlp.recipe.compose import load_recipe, lock_text
@@ -94,6 +97,18 @@ def test_recipes_are_short_and_say_why(path):
     text = path.read_text()
     assert text.startswith("# ")
     assert len(text.splitlines()) <= 60
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_tasks_that_a_recipe_or_its_header_names_are_there(path):
+    asked = re.findall(r"^#.*vlp eval .*--tasks (.*)$", path.read_text(), flags=re.MULTILINE)
+    names = [name for words in asked for name in shlex.split(words)]
+    tasks, _ = find_tasks([*names, *(load_recipe(str(path)).evaluation.tasks if path.stem != "base" else ())])
+    assert len(tasks) >= len(names)
+
+
+def test_some_headers_name_tasks():
+    assert sum("--tasks" in path.read_text() for path in RECIPES) >= 4
 
 
 @pytest.mark.parametrize("path", [path for path in RECIPES if path.stem != "base"], ids=lambda path: path.stem)

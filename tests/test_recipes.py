@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from pathlib import Path
 
 import pytest
 
 from tests.teachers import with_tiny_teachers
 from vlp.data.shards.cards import load_card
+from vlp.evaluate import find_tasks
 from vlp.ground.yaml import read_yaml
 from vlp.objectives.base import terms
 from vlp.recipe.compose import load_recipe, lock_text
@@ -108,6 +111,32 @@ def test_recipes_are_short_and_say_why(path):
     text = path.read_text()
     assert text.startswith("# ")
     assert len(text.splitlines()) <= 60
+
+
+@pytest.mark.parametrize("name", ["vitb32_improved", "vitb32_multi_crop", "vitb32_swav", "vitb32_pixpro"])
+def test_images_are_blurred_as_the_authors_do(name):
+    augment = load_recipe(name).data.augment
+    assert (augment.blur, augment.blur_sigma) == (0.5, (0.1, 2.0))
+
+
+def test_the_weak_view_of_the_improved_baseline_is_not_mirrored_and_its_rate_ends_above_nothing():
+    recipe = load_recipe("vitb32_improved")
+    assert recipe.data.crop.flip == 0 and recipe.data.views["local"].flip == 0.5
+    assert recipe.schedule.warmup_steps is None
+    assert recipe.schedule.warmup_share * recipe.train.epochs == 1
+    assert recipe.optimizer.learning_rate * recipe.schedule.final_factor == pytest.approx(1e-5, rel=0.02)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_tasks_that_a_recipe_or_its_header_names_are_there(path):
+    asked = re.findall(r"^#.*vlp eval .*--tasks (.*)$", path.read_text(), flags=re.MULTILINE)
+    names = [name for words in asked for name in shlex.split(words)]
+    tasks, _ = find_tasks([*names, *(load_recipe(str(path)).evaluation.tasks if path.stem != "base" else ())])
+    assert len(tasks) >= len(names)
+
+
+def test_some_headers_name_tasks():
+    assert sum("--tasks" in path.read_text() for path in RECIPES) >= 4
 
 
 @pytest.mark.parametrize("path", [path for path in RECIPES if path.stem != "base"], ids=lambda path: path.stem)

@@ -33,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="vlp", description="Vision-language pretraining, from shards to the hub.", allow_abbrev=False
     )
     parser.add_argument("--version", action=_Version, help="show the version, the commit and the libraries, and leave")
-    add_commands(
+    added = add_commands(
         parser,
         (
             _train,
@@ -59,6 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
             add_doctor,
         ),
     )
+    parser.set_defaults(commands=tuple(each.prog.rpartition(" ")[2] for each in added))
     return parser
 
 
@@ -289,11 +290,8 @@ def _describe(parser: argparse.ArgumentParser) -> None:
     """describe: list what can stand in a recipe, a task, a card or a file of rules, or explain a part or a setting."""
     parser.add_argument("name", nargs="?", help="a part, a section or a setting (train.batch_size); default: list all")
     parser.add_argument("--search", metavar="WORD", help="list the parts and settings whose documentation has a word")
-    parser.add_argument(
-        "--page",
-        choices=("terms", "reference", "from-open-clip", "tasks"),
-        help="print a page of Markdown: docs/PAGE.md",
-    )
+    pages = ("terms", "reference", "from-open-clip", "tasks")
+    parser.add_argument("--page", choices=pages, help="print a page of Markdown: docs/PAGE.md")
 
     def command(parsed: argparse.Namespace) -> None:
         from vlp.commands.reference import PAGES, describe, list_all, search
@@ -303,7 +301,7 @@ def _describe(parser: argparse.ArgumentParser) -> None:
         elif parsed.search:
             print(search(parsed.search))
         else:
-            print(describe(parsed.name) if parsed.name else list_all())
+            print(describe(parsed.name, parsed.commands) if parsed.name else list_all())
 
     parser.set_defaults(command=command)
 

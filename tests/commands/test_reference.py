@@ -107,6 +107,11 @@ def test_an_unknown_name_is_answered_with_the_nearest():
         main(["describe", "siglib"])
 
 
+def test_a_command_is_not_taken_for_a_part():
+    with pytest.raises(SystemExit, match="'stages' is a command, and no part of a recipe: vlp stages --help"):
+        main(["describe", "stages"])
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_the_pages_in_docs_are_up_to_date(page):
     """Of the parts that it has: whoever adds a file of his own need not renew it; `.ci/run` asks for all."""

@@ -121,10 +121,12 @@ def test_a_head_that_reads_features_is_a_part_of_the_objective_as_saved(run):
     assert subject.encoder("cpu").scale == pytest.approx(10, rel=0.1)
 
 
-@pytest.mark.parametrize("name", ["flat", "amcl.0"])
-def test_a_matrix_becomes_a_part_of_the_exported_towers(run, tmp_path, name):
+@pytest.mark.parametrize(
+    ("name", "behind"), [("flat", "amcl (amcl)"), ("amcl.0", "flat (linear), amcl (amcl but for amcl.0)")]
+)
+def test_a_matrix_becomes_a_part_of_the_exported_towers(run, tmp_path, name, behind):
     report = export_any(f"{run}@{name}", tmp_path / "export")
-    assert "left behind: the run's heads local (perceptron), gate (text_gate)" in str(report)
+    assert f"left behind: the run's heads local (perceptron), gate (text_gate), {behind};" in str(report)
     assert report.left_behind in (tmp_path / "export" / "README.md").read_text()
     expected = embeddings_of(find_subject(f"{run}@{name}").encoder("cpu"))
     for ours, theirs in zip(embeddings_of(load(str(tmp_path / "export"))), expected, strict=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 from PIL import Image
 from sklearn.cluster import KMeans
 
+from tests.processes import run_processes
 from tests.shards import write_shards
 from tests.strategies.runs import STEADY, losses_of
 from tests.tiny import tiny_recipe
@@ -109,6 +111,23 @@ def test_a_stop_between_or_inside_stages_leaves_no_trace(staged, lost):
     assert train_in_stages(recipe, told, stages=2, clusters=2) == model
     assert losses_of(home / "stage-1") == whole
     assert torch.equal(next(find_subject(str(home / "stage-1")).tensors()), weights)
+
+
+def _train_stages(_rank, _world_size, recipe, told):
+    return str(train_in_stages(recipe, told, stages=2, clusters=2))
+
+
+@pytest.mark.processes
+def test_two_processes_equal_one(staged):
+    recipe, told, model = staged
+    (two, same) = run_processes(_train_stages, 2, recipe, (*told, "name=two"))
+    one, home = model.parent, Path(two).parent
+    assert two == same and home != one
+    assert read_group_folder(home / "groups-1")[1].tolist() == read_group_folder(one / "groups-1")[1].tolist()
+    for stage in ("stage-0", "stage-1"):
+        for ours, theirs in zip(losses_of(home / stage), losses_of(one / stage), strict=True):
+            assert ours == pytest.approx(theirs, rel=1e-4)  # float32, sums in another order
+    assert find_subject(two).model.embed_dim == 32
 
 
 def test_other_settings_than_before_are_refused_and_fewer_stages_are_joined(staged):

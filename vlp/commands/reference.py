@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -181,14 +181,15 @@ def list_all() -> str:
     return "\n".join(lines)
 
 
-def describe(name: str) -> str:
+def describe(name: str, commands: Collection[str] = ()) -> str:
     """Return what a part does, where it comes from, its settings, and what it needs; or what one setting does.
 
     Args:
         name: Of a part, a section or a file, or the path of a setting, such as `train.batch_size`.
+        commands: What else a name may be taken for.
 
     Raises:
-        RecipeError: There is none of that name; names the nearest.
+        RecipeError: There is none of that name; names the nearest, or says that it is a command.
     """
     found = [_in_full(each) for each in everything() if each.name == name]
     section, _, setting = name.rpartition(".")
@@ -197,6 +198,8 @@ def describe(name: str) -> str:
         found += [_one_setting(each, setting, name) for each in holders if setting in fields_of(each)]
         typed = [each for each in everything() if each.kind == section and setting in fields_of(each)]
         found += [_one_setting(each, setting, f"{name} of {each.name}") for each in typed]
+    if not found and name in commands:
+        raise RecipeError(f"'{name}' is a command, and no part of a recipe: vlp {name} --help says what it does")
     if not found:
         known = [each.name for each in everything()]
         raise RecipeError(f"nothing is called '{name}'{nearest(name, known)}; vlp describe lists what there is")

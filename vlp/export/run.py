@@ -16,7 +16,7 @@ from vlp.recipe.compose import lock_text
 from vlp.recipe.schema import Recipe
 from vlp.run.checkpoint import LOCK
 from vlp.run.folder import at_width, behind_head, evaluations_of
-from vlp.run.trained_head import load_head, split_head
+from vlp.run.trained_head import load_head, offers_heads, split_head
 from vlp.run.trained_model import is_run, load_model_of_run, split_label
 from vlp.towers.load import load_model, split_width
 
@@ -100,12 +100,16 @@ def export_run(
 
 
 def describe_heads(recipe: Recipe, taken_in: str | None) -> str:
-    """Return what heads of a run an export lacks; empty where it lacks none.
+    """Return what heads of a run an export lacks, those of terms included; empty where it lacks none.
 
     Args:
         taken_in: The one that it has.
     """
     others = [f"{label} ({head.type})" for label, head in recipe.heads.items() if label != taken_in]
+    for label, term in recipe.objective.items():
+        if offers_heads(recipe, label):
+            is_part = taken_in is not None and taken_in.partition(".")[0] == label
+            others.append(f"{label} ({term.type}{f' but for {taken_in}' if is_part else ''})")
     return f"the run's heads {', '.join(others)}; `vlp eval RUN@HEAD` looks behind them" if others else ""
 
 

@@ -40,7 +40,7 @@ def load_head(trained: TrainedModel, name: str) -> TrainedHead:
     recipe, model = trained.recipe, trained.model
     state: Mapping[str, Tensor] = trained.checkpoint.training()["objective"]
     label = name.partition(".")[0]
-    known = [*recipe.heads, *(each for each in recipe.objective if _offers_heads(recipe, each))]
+    known = [*recipe.heads, *(each for each in recipe.objective if offers_heads(recipe, each))]
     if name not in recipe.heads and label not in known:
         raise RecipeError(f"no head is called '{name}' (known: {', '.join(known) or 'none'})")
     heads, offering = {}, {}
@@ -56,7 +56,7 @@ def load_head(trained: TrainedModel, name: str) -> TrainedHead:
     return find_head(name, heads, offering)
 
 
-def _offers_heads(recipe: Recipe, label: str) -> bool:
+def offers_heads(recipe: Recipe, label: str) -> bool:
     """Whether a term has heads of its own; others may need more than a width to be made."""
     return type(build_term(recipe, label)).offered_heads is not Term.offered_heads
 

@@ -7,6 +7,7 @@ They change when numerics do, and are renewed then.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
@@ -30,6 +31,15 @@ def strategy_losses(name: str) -> list[float]:
     return found
 
 
+def settings_of(name: str, folder: Path) -> str:
+    """Return a checksum of the settings that a strategy's losses belong to, wherever they are computed."""
+    from benchmarks.gpu.runs import strategy_recipe
+    from benchmarks.gpu.waits import ROOT
+
+    text = json.dumps(strategy_recipe(name, folder).model_dump(mode="json"), sort_keys=True)
+    return hashlib.sha256(text.replace(str(folder), "").replace(str(ROOT), "").encode()).hexdigest()[:16]
+
+
 def main() -> None:
     """Train on the CPU and write the losses."""
     os.environ.update(ACCELERATE_USE_CPU="true", CUDA_VISIBLE_DEVICES="")
@@ -41,9 +51,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as text:
         folder = Path(text)
         used = {name: losses_of(train(strategy_recipe(name, folder))) for name in strategies if has_recipe(name)}
+        settings = {name: settings_of(name, folder) for name in used}
         found = {device: losses_of(train(smoke(device, folder, device, "data.workers=0"))) for device in SIZES}
     about = {"commit": commit(), "machine": machine(), "versions": versions()}
-    record = {**about, "losses": found, "strategies": used}
+    record = {**about, "losses": found, "strategies": used, "settings": settings}
     FILE.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     print(f"{FILE}: " + ", ".join(f"{device} {values[0]:.4f} .. {values[-1]:.4f}" for device, values in found.items()))
 

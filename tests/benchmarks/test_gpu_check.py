@@ -17,10 +17,10 @@ from benchmarks.gpu.cases import Finding, Row, Setting, read
 from benchmarks.gpu.launches import by_part, count
 from benchmarks.gpu.marked_tests import marked_files
 from benchmarks.gpu.peer_steps import PeerEpoch
-from benchmarks.gpu.reference import FILE
+from benchmarks.gpu.reference import FILE, settings_of
 from benchmarks.gpu.report import has_failed, short_table, table
 from benchmarks.gpu.runner import Assignment, run
-from benchmarks.gpu.runs import SIZES, has_recipe
+from benchmarks.gpu.runs import SIZES, TEACHING, has_recipe
 from benchmarks.gpu.steps import TINY, synthetic_parts
 from benchmarks.gpu.waits import Waits, in_words
 from benchmarks.gpu_check import PHASES, Phase
@@ -198,6 +198,12 @@ def test_references_cover_all_that_is_compared():
     }
     falling = record["losses"]["cuda"]
     assert min(falling) < falling[0] - 0.2, "a loss that stands still hides wrong gradients"
+
+
+@pytest.mark.parametrize("name", [name for name in strategies if has_recipe(name) and name not in TEACHING])
+def test_references_belong_to_the_recipes_as_they_are(tmp_path, name):
+    known = json.loads(FILE.read_text())["settings"][name]
+    assert settings_of(name, tmp_path) == known, "renew them: python -m benchmarks.gpu.reference"
 
 
 def test_a_synthetic_batch_trains(tmp_path):

@@ -32,9 +32,9 @@ def fair_share() -> int:
     Launchers let the processes of a machine run on all of its cores, or give each its own: those that several may use
     are shared out among them.
     """
-    told = dist.gather_objects((dist.machine(), own_cores()))
-    here = [cores for machine, cores in told if machine == dist.machine()]
-    return max(1, math.floor(min(float(part_of(own_cores(), here)), quota() / len(here))))
+    own = own_cores()
+    here = dist.gather_on_machine(own)
+    return max(1, math.floor(min(float(part_of(own, here)), quota() / len(here))))
 
 
 def part_of(cores: frozenset[int], everyones: Sequence[frozenset[int]]) -> Fraction:

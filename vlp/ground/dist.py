@@ -44,6 +44,12 @@ def local_world_size() -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE", world_size()))
 
 
+def gather_on_machine(thing: Thing) -> list[Thing]:
+    """Return a thing of every process of this machine, in rank order; called by all processes of a job."""
+    own = machine()
+    return [each for place, each in gather_objects((own, thing)) if place == own]
+
+
 def machine() -> tuple[str, ...]:
     """Return what processes that share a machine's memory and cores have in common, and others have not."""
     boot = Path("/proc/sys/kernel/random/boot_id")  # tells machines of one name apart

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
+from vlp.ground import dist
 from vlp.strategies.base import Strategy
 
 
 def storage_bytes(tensors: Iterable[Tensor]) -> int:
     """Return the bytes of the memory behind tensors; of those that are split over processes, this process's part."""
-    here = (tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors)
-    storages = {each.untyped_storage()._cdata: each.untyped_storage().nbytes() for each in here}
-    return sum(storages.values())
+    storages = [dist.own_part(tensor).untyped_storage() for tensor in tensors]
+    return sum({storage._cdata: storage.nbytes() for storage in storages}.values())
 
 
 def kept_by(used: Iterable[Strategy]) -> Iterator[Tensor]:

@@ -15,7 +15,8 @@ PARTS = {
     "optimizer": "optimizer",
     "kept": "averages and teachers",
 }
-"""What runs measure of their memory, and what plans call it; the rest of a plan is there while a step is computed."""
+"""What runs measure of their memory, and what plans call it; the rest, `PASSING`, is there while a step is computed."""
+PASSING = "passing"
 
 
 def planned(run: RecordedRun, plan: SavedPlan) -> str:
@@ -36,11 +37,16 @@ def planned(run: RecordedRun, plan: SavedPlan) -> str:
     return section("Plan", note, table(("quantity", "expected", "measured", "measured / expected"), rows))
 
 
+def memory_of(run: RecordedRun, part: str) -> float | None:
+    """Return what a part of the memory took in the end, in GB; None where lines do not tell."""
+    return run.last(f"memory_gb/{part}")
+
+
 def _parts(run: RecordedRun, planned: Mapping[str, float]) -> Iterator[tuple[str, float, float | None]]:
     """Yield the parts of the memory: what was expected of each, and what was measured."""
     if not planned:
         return
     for part, name in PARTS.items():
-        yield f"{name}, GB", planned.get(name, 0.0), run.last(f"memory_gb/{part}")
+        yield f"{name}, GB", planned.get(name, 0.0), memory_of(run, part)
     rest = sum(value for name, value in planned.items() if name not in PARTS.values())
-    yield "all that passes, GB", rest, run.last("memory_gb/passing")
+    yield "all that passes, GB", rest, memory_of(run, PASSING)

@@ -11,6 +11,7 @@ from vlp.report.charts import Series, line_chart
 from vlp.report.classes import can_show_confusion, class_chart, confusion_chart
 from vlp.report.distributions import histogram_chart, ridge_chart
 from vlp.report.forest import forest_table, metric_table, recall_chart
+from vlp.report.planned import PARTS, PASSING, memory_of
 from vlp.report.reading import Point, Record, RecordedRun
 from vlp.run.clock import diagnose
 
@@ -101,7 +102,7 @@ def _waiting(run: RecordedRun) -> str:
 
 def _memory(run: RecordedRun) -> str:
     """Say what takes the memory of a device, where lines tell it."""
-    parts = [(part, run.last(f"memory_gb/{part}")) for part in ("weights", "gradients", "optimizer", "kept", "passing")]
+    parts = [(part, memory_of(run, part)) for part in (*PARTS, PASSING)]
     said = [f"{number(value)} {part}" for part, value in parts if value]
     return f" Memory of a process in GB: {', '.join(said)}." if said else ""
 

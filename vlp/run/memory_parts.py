@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import chain
 
-import torch
 from torch import Tensor
 
 from vlp.plan.storages import kept_by, storage_bytes
@@ -44,4 +43,4 @@ def _states(run: Run) -> Iterator[Tensor]:
     """Yield moments, and where training started if it is pulled there."""
     for optimizer in run.optimizers:
         for state in optimizer.state.values():
-            yield from (value for value in state.values() if isinstance(value, torch.Tensor))
+            yield from (value for value in state.values() if isinstance(value, Tensor))

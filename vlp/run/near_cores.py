@@ -26,8 +26,7 @@ def stay_near(device: torch.device) -> None:
     """
     own = own_cores()
     near = own & cores_beside(device)
-    told = dist.gather_objects((dist.machine(), own, near))
-    here = [(cores, beside) for machine, cores, beside in told if machine == dist.machine()]
+    here = dist.gather_on_machine((own, near))
     if near and near != own and loses_nothing(here):
         os.sched_setaffinity(0, near)
 

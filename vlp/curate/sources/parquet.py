@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from vlp.curate.sources.columns import Columns
 from vlp.curate.sources.folders import holds_images
 from vlp.curate.sources.rows import JSON_KEY, Row, Rows, sources
-from vlp.curate.sources.splits import chosen_splits, column_of_splits, is_split
+from vlp.curate.sources.splits import chosen_splits, column_of_splits, count_splits
 from vlp.curate.sources.tables import named, row_of
 from vlp.ground.errors import first_line
 from vlp.ground.types import RecipeError
@@ -101,8 +101,7 @@ def _of_split(path: Path, parts: Sequence[Path], split: str) -> list[Path]:
 def _rows_of_splits(paths: Sequence[Path]) -> tuple[str, Counter[str]]:
     """Return the column that names splits, and the rows of each; nothing where no value is called as splits are."""
     column = column_of_splits(_open(paths[0]).schema_arrow.names)
-    counts = Counter(str(value) for path in paths if column for value in _values(path, column))
-    return (column, counts) if any(map(is_split, counts)) else ("", Counter())
+    return count_splits(column, (value for path in paths for value in _values(path, column)))
 
 
 def _values(path: Path, column: str) -> Iterator[Any]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from vlp.curate.sources.columns import plain
 from vlp.ground.types import RecipeError
@@ -22,6 +24,12 @@ def is_split(name: str) -> bool:
 def column_of_splits(names: Iterable[str]) -> str:
     """Return the column that may name splits; nothing where there is none."""
     return next((name for name in names if plain(name) == "split"), "")
+
+
+def count_splits(column: str, values: Iterable[Any]) -> tuple[str, Counter[str]]:
+    """Return a column that may name splits, and its rows of each; nothing where no value is called as splits are."""
+    counts = Counter(map(str, values if column else ()))
+    return (column, counts) if any(map(is_split, counts)) else ("", Counter())
 
 
 def chosen_splits(counts: Mapping[str, int], wanted: str, path: Path) -> frozenset[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +17,7 @@ from vlp.curate.sources.delimited import has_columns, read_delimited, separator_
 from vlp.curate.sources.image_paths import NUMBER, find_folder, local_path
 from vlp.curate.sources.rows import JSON_KEY, ListedRows, Row, Rows, caption_members, sources
 from vlp.curate.sources.spelled_lists import listed
-from vlp.curate.sources.splits import chosen_splits, column_of_splits, is_split
+from vlp.curate.sources.splits import chosen_splits, column_of_splits, count_splits
 from vlp.data.pixels.decode import EXTENSIONS
 from vlp.ground.randomness import hash64
 from vlp.ground.types import RecipeError
@@ -79,8 +78,8 @@ class Table:
                 f"{path}: the first line names no columns ({', '.join(names)}): put one such as {head} above it"
             )
         self.image, self.caption = columns.image_of(names, str(path)), columns.caption_of(names, str(path))
-        self.is_numbered = False
-        told = [name for name in map(self._name, heads) if _is_name(name) and "://" not in name]
+        named_so = (head.values.get(self.image) for head in heads)
+        told = [name for name in named_so if isinstance(name, str) and name and "://" not in name]
         self.is_numbered = bool(told) and all(NUMBER.search(name) for name in told)
         self.folder = find_folder(path.parent, [self._cut(name) for name in told])
         self._check_images(heads)
@@ -125,9 +124,8 @@ class Table:
     def _find_splits(self, names: Sequence[str], split: str) -> tuple[str, frozenset[str]]:
         """Return the column that names splits, and which of them are read; no column where there are none."""
         column = column_of_splits(names)
-        counts = Counter(str(record.values.get(column)) for record in self._records() if column and not record.fault)
-        if not any(map(is_split, counts)):
-            column, counts = "", Counter()
+        values = (record.values.get(column) for record in self._records() if not record.fault)
+        column, counts = count_splits(column, values)
         return column, chosen_splits(counts, split, self.path)
 
     def _together(self) -> dict[str, list[TableRecord]]:

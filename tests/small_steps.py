@@ -40,11 +40,17 @@ TEXT: Settings = {
 }
 GATED: Settings = {"type": "gated", "every": 1}
 PLAIN_STEPS = ("train.micro_batches=1", "train.keep_locked=false", "train.threads=1")  # nothing to measure or thin out
-PLAIN = {"embed_dim": 16, "weights": None, "text_buckets": 2}
+PLAIN = {"embed_dim": 16, "weights": None}
 
 
-def small_recipe(name: str, *overrides: str, image: Settings = IMAGE, text: Settings = TEXT) -> Recipe:
-    """Return a shipped recipe with other, small towers."""
+def small_recipe(
+    name: str, *overrides: str, image: Settings = IMAGE, text: Settings = TEXT, buckets: int | str = 2
+) -> Recipe:
+    """Return a shipped recipe with other, small towers.
+
+    Args:
+        buckets: Groups of captions.
+    """
     whole = load_recipe(name, overrides)
     used = {entry.type for entry in whole.strategies.values()}
     if "unmasked_end" in used:  # needs something to unmask
@@ -64,7 +70,7 @@ def small_recipe(name: str, *overrides: str, image: Settings = IMAGE, text: Sett
         }
     if whole.model.tune is not None and whole.model.tune.type == "purifier":
         towers |= {"tune": {"type": "purifier", "width": 4}}
-    model = whole.model.model_validate(whole.model.model_dump() | PLAIN | towers)
+    model = whole.model.model_validate(whole.model.model_dump() | PLAIN | {"text_buckets": buckets} | towers)
     terms = {
         label: entry.model_copy(update={"widths": (4, 8, 12)[: len(entry.widths)]} | narrow(entry))
         for label, entry in whole.objective.items()

@@ -27,6 +27,7 @@ from vlp.pairs.engine.fused import share_out
 from vlp.run.background_writer import copied
 from vlp.step.optimizers.base import optimizers
 from vlp.towers import view_encoder
+from vlp.towers.unpadded_attention import OPERATIONS
 
 CUDA = torch.device("cuda", 0)
 SIZE = 16
@@ -51,10 +52,12 @@ class Answers(TorchDispatchMode):
 
     def __init__(self):
         super().__init__()
-        self.waits = Counter()
+        self.waits: Counter[str] = Counter()
+        self.operations: Counter[object] = Counter()
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         name, kwargs = operation.__name__, kwargs or {}
+        self.operations[operation] += 1
         assert name.split(".")[0] not in VARYING, name
         tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
         fake = [x for x in tensors if isinstance(x, FakeTensor)]
@@ -86,6 +89,7 @@ def cuda(monkeypatch):
     monkeypatch.setattr(torch.cuda, "Event", lambda: SimpleNamespace(record=lambda: None))  # asked in the next step
     monkeypatch.setattr(torch.utils, "swap_tensors", _move)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (9, 0))
     monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
     monkeypatch.setattr(walk, "share_out", lambda _, *asked: share_out("tiles", *asked))  # Triton asks which GPU it is
     monkeypatch.setattr(view_encoder, "load_any_model", lambda _: tiny_model())  # weights of teachers have content
@@ -134,7 +138,7 @@ def test_there_are_recipes_to_try():
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_takes_a_step_on_a_gpu(cuda, monkeypatch, name):
     """In a wrapper that moves all tensors, the hardest case of one GPU, DDP and FSDP2; nobody waits for the device."""
-    _step_to_the_loss(monkeypatch, small_recipe(name, *PLAIN_STEPS), Moving)
+    _step_to_the_loss(monkeypatch, small_recipe(name, *PLAIN_STEPS, buckets="auto"), Moving)
     assert cuda.waits == {}
 
 
@@ -142,6 +146,16 @@ def test_what_begins_late_takes_a_step_on_a_gpu_too(cuda, monkeypatch):
     at_once = [f"objective.{term}.weight=0.5" for term in ("self_distillation", "masked_prediction")]
     _step_to_the_loss(monkeypatch, small_recipe("vitb16_siglip2", *PLAIN_STEPS, *at_once), Moving)
     assert cuda.waits == {}
+
+
+@pytest.mark.skipif(not OPERATIONS, reason="torch has no attention for captions of any lengths before 2.11")
+@pytest.mark.parametrize(
+    ("precision", "buckets", "calls"), [("bfloat16", "auto", True), ("bfloat16", 4, False), ("float32", "auto", False)]
+)
+def test_captions_are_not_padded_in_half_precision(cuda, monkeypatch, precision, buckets, calls):
+    recipe = small_recipe("vitb32_clip", *PLAIN_STEPS, f"train.precision={precision}", buckets=buckets)
+    _step_to_the_loss(monkeypatch, recipe, Moving)
+    assert (cuda.operations.keys() >= OPERATIONS) is calls
 
 
 def test_a_state_leaves_a_gpu_through_pinned_memory_with_one_wait(cuda, monkeypatch):

@@ -23,6 +23,7 @@ from benchmarks.gpu.cases import Case, Finding, Setting
 from benchmarks.gpu.reference import losses as reference_losses
 from benchmarks.gpu.runs import SIZES, losses_of, smoke, watched_run
 from benchmarks.gpu.steps import compiling
+from benchmarks.gpu.unpadded import LIKE_GROUPS, compare_layouts, has_kernel
 from benchmarks.gpu.waits import in_words
 from vlp.recipe.model import build_model
 from vlp.run import assemble
@@ -100,6 +101,12 @@ def cases(setting: Setting) -> Iterator[Case]:
         seconds=60,
         alone=True,
         needs="" if any(map(shutil.which, COMPILERS)) else "a C compiler",
+    )
+    yield Case(
+        "captions without padding",
+        lambda: compare_layouts(setting),
+        f"errors within {LIKE_GROUPS} x those of groups, and faster",
+        needs="" if has_kernel(device) else "CUDA and torch's attention for captions of any lengths",
     )
     for scales, capability in CAPABILITY.items():
         yield Case(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from vlp.towers.caption_layout import CaptionLayout
 from vlp.towers.low_rank import ADAPTER
+from vlp.towers.unpadded_attention import attend_unpadded
 
 ATTENTIONS = {nn.MultiheadAttention, getattr(transformer, "Attention", nn.MultiheadAttention)}
 """Torch's, and open_clip's own, which its blocks have since version 4."""
@@ -51,9 +52,7 @@ class LeanBlock(ResidualAttentionBlock):
             return found
         rows = self.project(q_x.flatten(0, 1))
         if isinstance(attn_mask, CaptionLayout):
-            parts = rows.split([count * longest for count, longest in attn_mask.groups])
-            groups = zip(parts, attn_mask.groups, strict=True)
-            seen = torch.cat([_attend(part, group, layer.num_heads, is_causal=True) for part, group in groups])
+            seen = _attend_within(rows, attn_mask, layer.num_heads)
         else:
             count, longest = q_x.shape[:2]  # not len(), which would write this number into exported programs
             seen = _attend(rows, (count, longest), layer.num_heads, attn_mask)
@@ -66,6 +65,15 @@ def make_lean(tower: nn.Module) -> None:
     for block in tower.modules():
         if type(block) is ResidualAttentionBlock and _is_plain(block.attn):
             block.__class__ = LeanBlock
+
+
+def _attend_within(rows: Float[Tensor, "t w"], layout: CaptionLayout, num_heads: int) -> Float[Tensor, "t d"]:
+    """Let each token see those of its own caption that do not stand behind it."""
+    if layout.bounds is not None:
+        return attend_unpadded(rows, layout.bounds, layout.longest, num_heads)
+    parts = rows.split([count * longest for count, longest in layout.groups])
+    groups = zip(parts, layout.groups, strict=True)
+    return torch.cat([_attend(part, group, num_heads, is_causal=True) for part, group in groups])
 
 
 def _attend(

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Int32, Int64
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -16,19 +16,25 @@ FEWEST = 2  # captions of a group: compiled code is made anew for one
 
 
 class CaptionLayout(NamedTuple):
-    """Where captions lie in one row of all their tokens: group behind group, each padded to its longest caption.
+    """Where captions lie in one row of all their tokens.
+
+    Either group behind group, each padded to its longest caption, or caption behind caption, without padding.
 
     Args:
         tokens: Which token of the flattened captions stands at each place.
         positions: At which position of its caption.
         starts: The place of each caption's first token, in the captions' own order.
-        groups: Captions and tokens of each group.
+        groups: Captions and tokens of each group; none where there is no padding.
+        bounds: Where each caption begins, and where the last one ends, if there is no padding.
+        longest: Tokens of the longest caption.
     """
 
     tokens: Int64[Tensor, " t"]
     positions: Int64[Tensor, " t"]
     starts: Int64[Tensor, " n"]
     groups: tuple[tuple[int, int], ...]
+    bounds: Int32[Tensor, " m"] | None
+    longest: int
 
 
 def lay_out(
@@ -54,7 +60,22 @@ def lay_out(
         first, place = first + count, place + count * longest
     sent = send(torch.from_numpy(np.concatenate([*tokens, *positions, starts])), device)  # in one piece
     tokens_at, positions_at, starts_at = sent.split([place, place, len(starts)])
-    return CaptionLayout(tokens_at, positions_at, starts_at, tuple(groups))
+    return CaptionLayout(tokens_at, positions_at, starts_at, tuple(groups), None, int(lengths.max()))
+
+
+def lay_out_unpadded(lengths: Int64[NDArray[np.int64], " n"], width: int, device: torch.device) -> CaptionLayout:
+    """Lay captions out in their own order, without a place of padding; nothing waits for the device.
+
+    Args:
+        lengths: Tokens of each caption, on the CPU.
+        width: Tokens of a row of the tensor that holds them.
+    """
+    count, bounds = len(lengths), np.concatenate([[0], np.cumsum(lengths)])
+    positions = np.arange(bounds[-1]) - np.repeat(bounds[:-1], lengths)
+    tokens = np.repeat(width * np.arange(count), lengths) + positions
+    sent = send(torch.from_numpy(np.concatenate([tokens, positions, bounds])), device)  # in one piece
+    tokens_at, positions_at, bounds_at = sent.split([len(tokens), len(tokens), count + 1])
+    return CaptionLayout(tokens_at, positions_at, bounds_at[:-1], (), bounds_at.to(torch.int32), int(lengths.max()))
 
 
 def cut(lengths: Int64[NDArray[np.int64], " n"], num_groups: int) -> list[tuple[int, int]]:

@@ -56,7 +56,9 @@ class DualEncoder(TwoTowers):
             give, and recomputes norms, activations, sums, casts and dropout alone.
         text_dropout: Share of what enters each block of the text tower that is dropped in all text views but the first,
             the caption as it stands (Fini et al. 2023, arXiv:2305.08675: 0.2 with 3 million pairs, 0.05 with 12).
-        text_buckets: Groups of similar length that captions are split into; 1 for a single group.
+        text_buckets: Groups of similar length that captions are split into, each padded to its longest; 1 for a single
+            group. `auto`: no padding in half precision on a GPU, where torch (from 2.11) has a kernel for captions of
+            any lengths and `train.deterministic` does not rule it out; four groups anywhere else.
         weights: Weights to start from: file, folder, run (`RUN` or `RUN:LABEL`), `hf-hub:ORG/NAME` or `NAME:TAG` of
             open_clip.
         mean: Mean of each colour, where the weights do not say.
@@ -88,7 +90,7 @@ class DualEncoder(TwoTowers):
         lock_batch_norm: bool = False,
         grad_checkpointing: bool | Literal["selective"] = False,
         text_dropout: float = 0.0,
-        text_buckets: int = 4,
+        text_buckets: int | Literal["auto"] = "auto",
         weights: str | None = None,
         mean: Color | None = None,
         std: Color | None = None,
@@ -97,7 +99,7 @@ class DualEncoder(TwoTowers):
     ):
         super().__init__()
         for name, value in (("init_scale", init_scale), ("max_scale", max_scale), ("text_buckets", text_buckets)):
-            if value <= 0:
+            if value != "auto" and value <= 0:
                 raise RecipeError(f"model.{name}: {value} must be positive")
         image, text = image_tower.fragment(), text_tower.fragment()
         sources = find_sources(image, text, weights)

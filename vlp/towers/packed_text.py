@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from open_clip.transformer import TextTransformer
@@ -9,6 +12,7 @@ from torch import Tensor, nn
 
 from vlp.towers.attention import LeanBlock
 from vlp.towers.caption_layout import CaptionLayout
+from vlp.towers.unpadded_attention import can_attend_unpadded
 
 
 class PackedTextTransformer(TextTransformer):
@@ -45,6 +49,14 @@ class PackedTextTransformer(TextTransformer):
         length = hidden.shape[1]  # open_clip's own mask wants the whole context
         return hidden, None if mask is None else mask[..., :length, :length]
 
+    def needs_padding(self, device: torch.device) -> bool:
+        """Whether captions of unequal lengths must be padded to one another on a device, in what autocast computes."""
+        held = self.transformer.get_cast_dtype()
+        is_cast = torch.is_autocast_enabled(device.type)
+        number_format = torch.get_autocast_dtype(device.type) if is_cast else held
+        heads = (block.attn.embed_dim // block.attn.num_heads for block in self.transformer.resblocks)
+        return not all(can_attend_unpadded(device, number_format, width) for width in heads)
+
 
 def make_packed(tower: nn.Module) -> None:
     """Let open_clip's own text transformer take captions of any length, and layouts of them."""
@@ -52,7 +64,7 @@ def make_packed(tower: nn.Module) -> None:
         tower.__class__ = PackedTextTransformer
 
 
-def can_pack(tower: nn.Module) -> bool:
+def can_pack(tower: nn.Module) -> TypeGuard[PackedTextTransformer]:
     """Whether a tower takes layouts of captions; `can_cut` says whether they change nothing."""
     return isinstance(tower, PackedTextTransformer) and all(
         isinstance(block, LeanBlock) and block.is_lean for block in tower.transformer.resblocks

@@ -14,6 +14,7 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 
 from vlp.ground.types import RecipeError
 from vlp.towers.blocks import blocks_of
+from vlp.towers.unpadded_attention import OPERATIONS
 
 aten = torch.ops.aten
 PRODUCTS = {op.default for op in (aten.mm, aten.addmm, aten.bmm, aten.baddbmm, aten._scaled_mm, aten.convolution)}
@@ -66,7 +67,7 @@ def _compute(block: nn.Module, *inputs: Any, **named: Any) -> Any:
 
 
 def _choose(_context: Any, operation: Any, *inputs: Any, **named: Any) -> CheckpointPolicy:
-    keeps = operation in PRODUCTS or _dropout_of(operation, inputs, named) == 0.0
+    keeps = operation in PRODUCTS | OPERATIONS or _dropout_of(operation, inputs, named) == 0.0
     return CheckpointPolicy.MUST_SAVE if keeps else CheckpointPolicy.PREFER_RECOMPUTE
 
 

@@ -13,9 +13,12 @@ from open_clip.hf_model import HFTextEncoder
 from torch import Tensor, nn
 
 from vlp.ground.types import send
-from vlp.towers.caption_layout import lay_out
+from vlp.towers.caption_layout import lay_out, lay_out_unpadded
 from vlp.towers.class_token import ClassTokenText
 from vlp.towers.packed_text import can_pack
+
+GROUPS = 4
+"""Of captions, where they need padding and nobody says how many."""
 
 
 def can_cut(tower: nn.Module) -> bool:
@@ -33,7 +36,7 @@ def embed_cut(
     tower: nn.Module,
     tokens: Int64[Tensor, "n l"],
     lengths: Int64[NDArray[np.int64], " n"],
-    num_groups: int,
+    num_groups: int | None = None,
     run: Callable[..., Tensor] | None = None,
 ) -> Float[Tensor, "n d"]:
     """Embed captions in groups of similar length, each cut to its longest, and return them in the given order.
@@ -42,12 +45,17 @@ def embed_cut(
 
     Args:
         lengths: On the CPU, so that the cuts are known without waiting for the device.
+        num_groups: Without it, one behind the other without padding where tower and device can do that, else `GROUPS`.
         run: What calls the tower, where more is wanted of it than its embeddings.
     """
     run = run or tower
     lengths = np.asarray(lengths)
+    is_free, num_groups = num_groups is None, num_groups or GROUPS
     if can_pack(tower) and len(lengths):
-        packed: Tensor = run(tokens, lay_out(lengths, tokens.shape[1], num_groups, tokens.device))
+        width, device = tokens.shape[1], tokens.device
+        is_padded = not is_free or tower.needs_padding(device)
+        layout = lay_out(lengths, width, num_groups, device) if is_padded else lay_out_unpadded(lengths, width, device)
+        packed: Tensor = run(tokens, layout)
         return packed
     order = np.argsort(lengths, kind="stable")
     place = np.empty_like(order)

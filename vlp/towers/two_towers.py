@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -39,7 +39,7 @@ class TwoTowers(nn.Module):
         model_cfg: open_clip's configuration of both towers.
         preprocess_cfg: open_clip's description of how evaluation prepares an image.
         context_length: Tokens that the text tower has positions for.
-        text_buckets: Groups of similar length that captions are split into.
+        text_buckets: Groups of similar length that captions are split into, or `auto`.
         hands_out_features: Whether `forward` returns what the towers know before their projections, too.
         hands_out_maps: Whether it returns what the image tower says of each place, too.
         hands_out_changes: Whether it returns how far what stands in front of the image tower moves clean images, too.
@@ -49,7 +49,7 @@ class TwoTowers(nn.Module):
     model_cfg: dict[str, Any]
     preprocess_cfg: dict[str, Any]
     context_length: int
-    text_buckets: int
+    text_buckets: int | Literal["auto"]
     hands_out_features = False
     hands_out_maps = False
     hands_out_changes = False
@@ -273,7 +273,8 @@ class TwoTowers(nn.Module):
                 pooled, states = tower(tokens)
                 return pooled, states
             if can_cut(tower):
-                return embed_cut(tower, tokens, lengths, self.text_buckets, run), None
+                num_groups = None if self.text_buckets == "auto" else self.text_buckets
+                return embed_cut(tower, tokens, lengths, num_groups, run), None
             return embed_full(run, tokens, self.context_length, self.tokenizer.pad_id), None
 
     @property

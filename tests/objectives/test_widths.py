@@ -77,7 +77,7 @@ def share_on(rank, world_size):
     for name in ("clip", "uniformity", "mv_infonce", "cwcl"):
         leaves = [leaf.detach()[rows].requires_grad_() if leaf.ndim else leaf.detach() for leaf in draw_leaves(SIZE)]
         pairs = pairs_of(*leaves, **rows_of(extras(SIZE), rows))
-        with patch.object(dist, "all_gather_rows", side_effect=dist.all_gather_rows) as gather:
+        with patch.object(dist, "start_gathering", side_effect=dist.start_gathering) as gather:
             loss, _ = objective_of(name)(pairs, 0)
         widths = [call.args[0].shape[1] for call in gather.call_args_list if call.args[0].ndim == 2]
         found[name] = loss.item(), [g.numpy() for g in torch.autograd.grad(loss, leaves[:2])], widths

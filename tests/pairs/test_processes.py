@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from tests.pairs.dense import REQUESTS, blocks_of, cut_blocks, leaves, mix, unit
 from tests.processes import run_processes
 from vlp.ground import dist
 from vlp.ground.types import Embeddings
-from vlp.pairs import HIST, TOPK, Block, Pairs, pair_stats
+from vlp.pairs import HIST, LSE, TOPK, Block, Pairs, pair_stats
+from vlp.pairs.engine import matrix, tiles
 
 SIZE = 12
 WIDTHS = (2, 4, 6)
@@ -45,7 +47,9 @@ def local_blocks(image, text, scale, bias, ids=None):
     for name, block in whole.items():
         for part in ("rows", "columns"):
             cut, full = getattr(local[name], part).local, getattr(block, part)
-            sides.setdefault(id(full), replace(full, local=cut, gather=partial(dist.all_gather_rows, cut)))
+            start = cache(partial(dist.start_gathering, cut))
+            side = replace(full, local=cut, gather=lambda start=start: start().wait(), start=start)
+            sides.setdefault(id(full), side)
     return {name: Block(sides[id(b.rows)], sides[id(b.columns)], scale, bias) for name, b in whole.items()}
 
 
@@ -95,8 +99,43 @@ def sums_on(rank, world_size):
     return share.item(), total.item(), values.grad.tolist(), pairs.sizes()
 
 
+def engine_ahead_on(rank, world_size):
+    """The same, walking what is there while the rest is on its way, however little it is."""
+    with patch.object(matrix, "FEWEST_OWN", 1):
+        return engine_on(rank, world_size)
+
+
+def order_on(rank, world_size):
+    """Return how many tiles were multiplied before and after the columns of others were waited for, by request."""
+    events, tile, wait = [], tiles.Tile.__init__, dist.ArrivingRows.wait
+
+    def multiplied(*given, **named):
+        events.append("tile")
+        tile(*given, **named)
+
+    def waited(rows):
+        events.append("wait")
+        return wait(rows)
+
+    found = {}
+    rows = slice(rank * SIZE // world_size, (rank + 1) * SIZE // world_size)
+    for name in ("image_text", "image_image"):
+        image, text, scale, bias = leaves(SIZE)
+        block = local_blocks(image[rows], text[rows], scale, bias)[name]
+        events.clear()
+        with (
+            patch.object(matrix, "FEWEST_OWN", 1),
+            patch.object(tiles.Tile, "__init__", multiplied),
+            patch.object(dist.ArrivingRows, "wait", waited),
+        ):
+            pair_stats({name: block}, {name: [LSE("row")]}, tile_size=2)
+        found[name] = events.index("wait"), events.count("tile")
+    return found
+
+
 def both_on(rank, world_size):
-    return engine_on(rank, world_size), sums_on(rank, world_size), widths_on(rank, world_size)
+    ways = engine_on(rank, world_size), engine_ahead_on(rank, world_size)
+    return ways, sums_on(rank, world_size), widths_on(rank, world_size), order_on(rank, world_size)
 
 
 @pytest.fixture(scope="module", params=[2, 3])
@@ -106,12 +145,13 @@ def parts(request):
 
 @pytest.mark.claim
 @pytest.mark.processes
-def test_processes_add_up_to_one(parts):
+@pytest.mark.parametrize("way", [0, 1], ids=["all at once", "own first"])
+def test_processes_add_up_to_one(parts, way):
     for name, requests in REQUESTS.items():
         inputs = leaves(SIZE)
         stats = pair_stats(blocks_of(*inputs), requests, tile_size=5)
         loss = mix(stats)
-        largest, losses, images, texts, scales, biases = zip(*(part[0][name] for part in parts), strict=True)
+        largest, losses, images, texts, scales, biases = zip(*(part[0][way][name] for part in parts), strict=True)
         whole = [values for (_, request), values in stats.items() if isinstance(request, TOPK)]
         for expected, *pieces in zip(whole, *largest, strict=True):
             assert torch.equal(torch.cat([torch.as_tensor(piece) for piece in pieces]), expected), name
@@ -122,6 +162,16 @@ def test_processes_add_up_to_one(parts):
         for ours, theirs in zip(together, wanted, strict=True):
             expected = torch.zeros_like(ours) if theirs is None else theirs
             torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-10, msg=name)
+
+
+@pytest.mark.processes
+def test_what_is_there_is_walked_while_the_rest_arrives(parts):
+    size = SIZE // len(parts)
+    high = -(-size // 2)  # tiles of a side
+    for part in parts:
+        assert part[3]["image_text"][0] == high**2
+        assert part[3]["image_image"][0] == high * (high + 1) // 2
+        assert all(before < number for before, number in part[3].values())
 
 
 @pytest.mark.processes

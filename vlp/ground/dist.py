@@ -21,6 +21,7 @@ Thing = TypeVar("Thing")
 Group = torch_dist.ProcessGroup | None
 # Renamed in torch 2.14.
 _reduce_scatter = getattr(torch_dist, "reduce_scatter_single", None) or torch_dist.reduce_scatter_tensor
+_all_gather = getattr(torch_dist, "all_gather_single", None) or torch_dist.all_gather_into_tensor
 _set_timeout = getattr(torch_dist, "set_timeout", None) or torch_dist.distributed_c10d._set_pg_timeout
 
 
@@ -69,14 +70,50 @@ def set_timeout(seconds: float) -> None:
             _set_timeout(timedelta(seconds=seconds), group)
 
 
+class ArrivingRows:
+    """Equally many rows of every process in rank order, on their way; those of this process are there.
+
+    Args:
+        own: This process's.
+        everyones: Where all of them arrive; not to be read before `wait` returned them.
+        own_places: Where this process's lie among them.
+        on_the_way: What to wait for.
+    """
+
+    def __init__(self, own: Tensor, everyones: Tensor, own_places: slice, on_the_way: torch_dist.Work | None):
+        self.own, self.everyones, self.own_places = own, everyones, own_places
+        self._on_the_way = on_the_way
+
+    def wait(self) -> Tensor:
+        """Return all of them; an accelerator waits, not this program."""
+        if self._on_the_way is not None:
+            self._on_the_way.wait()
+            self._on_the_way = None
+        return self.everyones
+
+    def at(self, places: slice) -> Tensor:
+        """Return some of them; waits only for those of others."""
+        first = self.own_places.start
+        if first <= places.start and places.stop <= self.own_places.stop:
+            return self.own[places.start - first : places.stop - first]
+        return self.wait()[places]
+
+
+def start_gathering(rows: Tensor, group: Group = None) -> ArrivingRows:
+    """Send rows to every process, and return without waiting for theirs; carries no gradient."""
+    rows = rows.detach().contiguous()
+    count = world_size(group)
+    if count == 1:
+        return ArrivingRows(rows, rows, slice(0, len(rows)), None)
+    everyones = rows.new_empty(count * len(rows), *rows.shape[1:])
+    on_the_way = _all_gather(everyones, rows, group=group, async_op=True)
+    first = rank(group) * len(rows)
+    return ArrivingRows(rows, everyones, slice(first, first + len(rows)), on_the_way)
+
+
 def all_gather_rows(rows: Tensor, group: Group = None) -> Tensor:
     """Concatenate equally many rows of every process in rank order; carries no gradient."""
-    rows = rows.detach().contiguous()
-    if world_size(group) == 1:
-        return rows
-    parts = [torch.empty_like(rows) for _ in range(world_size(group))]
-    torch_dist.all_gather(parts, rows, group=group)
-    return torch.cat(parts)
+    return start_gathering(rows, group).wait()
 
 
 def all_reduce_sum(value: Tensor, group: Group = None) -> Tensor:

@@ -218,7 +218,8 @@ class Pairs:
         """
         gathered = {key: self.gather(value) for key, value in (references or {}).items()}
         ids = self.everyones_ids if len(features) == self.num_local and self.has_twins else None
-        return Side(features, cache(lambda: self.gather(features)), references=gathered, ids=ids)
+        start = cache(lambda: dist.start_gathering(features, self.group))
+        return Side(features, lambda: start().wait(), references=gathered, ids=ids, start=start)
 
     def block(self, name: str, *, labels: bool = False, references: Iterable[str] = ()) -> Block:
         """Return a similarity matrix for the engine, such as `image_text`, `image_image` or `image1_text`.

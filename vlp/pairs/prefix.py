@@ -39,7 +39,7 @@ class PrefixPairs(DerivedPairs):
         if name not in self._sides:
             whole = self._whole.side(name)
             gather = cache(lambda: first_coordinates(whole.everyone, self._width))
-            self._sides[name] = replace(whole, local=self.view(name), gather=gather, cut=whole)
+            self._sides[name] = replace(whole, local=self.view(name), gather=gather, cut=whole, start=None)
         return self._sides[name]
 
 

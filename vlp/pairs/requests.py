@@ -9,6 +9,7 @@ from typing import Literal
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from vlp.ground.dist import ArrivingRows
 from vlp.pairs.functions import Kernel, Pointwise
 
 Axis = Literal["row", "column"]
@@ -152,6 +153,7 @@ class Side:
 
     Args:
         gather: Returns every process's rows; whoever calls it first, on all processes alike, makes them meet.
+        start: Begins to gather them, if they can be waited for later; alike on all processes.
         ids: Sample ids of the whole batch; None where no two rows are of one sample.
         labels: Of the whole batch, for the `label` mask.
         scales: Of the whole batch, for `individual` requests.
@@ -166,6 +168,7 @@ class Side:
     references: Mapping[str, Float[Tensor, "b r"]] = field(default_factory=dict)
     ids: Int64[Tensor, " b"] | None = None
     cut: Side | None = None
+    start: Callable[[], ArrivingRows] | None = None
 
     @property
     def origin(self) -> Side:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
+from itertools import product
 from types import ModuleType
 from typing import Any, Literal, NamedTuple
 
@@ -36,7 +37,7 @@ from vlp.pairs.engine.plain_sums import KernelSum, PointwiseSum
 from vlp.pairs.engine.softmax_sums import LogSumExp, SoftmaxMean
 from vlp.pairs.engine.split_products import Numerics, add_product_, parts_of, transposed
 from vlp.pairs.engine.statistic import AXES, Returned, Vectors
-from vlp.pairs.engine.tiles import Rectangle
+from vlp.pairs.engine.tiles import Rectangle, cut
 from vlp.pairs.requests import Axis, Block, Request, Side, kernel_of
 
 Backend = Literal["auto", "tiles", "triton"]
@@ -122,8 +123,8 @@ class Panel:
     """A piece of the matrix that is walked by one launch of a kernel.
 
     Args:
-        rows: Of this process; `columns` of the whole batch.
-        places: Where the panel lies in both.
+        rows: The panel's, of this process; `columns` of the whole batch.
+        places: Where they lie in both.
         further: Of both sides.
         numerics: How float32 is multiplied.
     """
@@ -138,7 +139,7 @@ class Panel:
         numerics: Numerics,
     ):
         self.places = places
-        self._rows, self._columns = rows[places["row"]], columns[places["column"]]
+        self._rows, self._columns = rows, columns
         first_row = whole.row_start + places["row"].start
         self._offset = first_row - places["column"].start
         batch_rows = slice(first_row, first_row + len(self._rows))
@@ -280,14 +281,16 @@ class FusedWalk:
         is_broken = self._matrix.feature_dtype == torch.bfloat16 and not self._whole.rows.is_cuda
         # as they came: the products of halves are formed from halves, and are exact
         dtype = torch.float32 if is_broken else self._matrix.feature_dtype
-        rows, columns = (features.to(dtype).contiguous() for features in (self._whole.rows, self._whole.columns))
-        row, column = self._whole.row_side, self._whole.column_side
+        whole = self._whole
+        rows = whole.rows.to(dtype).contiguous()
+        row, column = whole.row_side, whole.column_side
         further: dict[Axis, Further] = {"row": self._further("row", row), "column": self._further("column", column)}
         high, wide = PANEL_SIZE["row"], PANEL_SIZE["column"]
-        for i in range(0, len(rows), high):
-            for j in range(0, len(columns), wide):
-                at: dict[Axis, slice] = {"row": slice(i, i + high), "column": slice(j, j + wide)}
-                yield Panel(rows, columns, at, self._whole, further, self._matrix.numerics)
+        for piece in whole.in_order():
+            for of_rows, of_columns in product(cut(0, len(rows), high), cut(piece.start, piece.stop, wide)):
+                columns = whole.columns_at(of_columns).to(dtype).contiguous()
+                at: dict[Axis, slice] = {"row": of_rows, "column": of_columns}
+                yield Panel(rows[of_rows], columns, at, whole, further, self._matrix.numerics)
 
     def _further(self, axis: Axis, side: Side) -> Further:
         statistics = self._matrix.statistics

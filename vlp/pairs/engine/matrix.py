@@ -15,7 +15,10 @@ from vlp.pairs.engine.plan import plan_statistics
 from vlp.pairs.engine.split_products import Numerics
 from vlp.pairs.engine.statistic import Statistic
 from vlp.pairs.engine.tiles import Rectangle, TileMemory
-from vlp.pairs.requests import Block, Request, Side
+from vlp.pairs.requests import TOPK, Block, Request, Side
+
+FEWEST_OWN = 1024
+"""Columns of a process, from which on it walks them while those of others arrive; fewer make small tiles."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,11 @@ def matrix_of(
     """Return the matrix of a block, in float64 where its rows are and in float32 elsewhere; a collective."""
     dtype = torch.float64 if block.rows.local.dtype == torch.float64 else torch.float32
     is_alone = dist.world_size(group) == 1
-    rows, columns = features_of(block.rows, block.columns, dtype, group)
+    arriving = _start(block.columns, requests, dtype, group)
+    if arriving is None:
+        rows, columns = features_of(block.rows, block.columns, dtype, group)
+    else:
+        rows, columns = block.rows.local.detach().to(dtype), arriving.everyones
     rank, num_own_columns = dist.rank(group), len(block.columns.local)
     part = Rectangle(
         rows,
@@ -108,6 +115,7 @@ def matrix_of(
         triangular=block.symmetric and (is_alone or not is_fused),
         tile_size=tile_size,
         memory=memory,
+        arriving=arriving,
     )
     bias = block.bias.detach().to(dtype)
     return Matrix(
@@ -117,7 +125,7 @@ def matrix_of(
         bias=bias,
         requests=requests,
         statistics=plan_statistics(requests, bias),
-        cosine_bound=None if is_fused else bound_of_cosines(part, group),
+        cosine_bound=None if is_fused else bound_of_cosines(block, dtype, group),
         feature_dtype=torch.promote_types(block.rows.local.dtype, block.columns.local.dtype),
         group=group,
         kept_bytes=kept_bytes,
@@ -134,9 +142,23 @@ def features_of(rows: Side, columns: Side, dtype: torch.dtype, group: dist.Group
     return own, own if columns is rows else columns.local.detach().to(dtype)
 
 
-def bound_of_cosines(part: Rectangle, group: dist.Group) -> float | None:
-    """Return what no cosine exceeds in size, the same on every process; an accelerator is not waited for."""
-    if part.rows.device.type != "cpu" or not len(part.rows):
+def _start(
+    columns: Side, requests: Sequence[Request], dtype: torch.dtype, group: dist.Group
+) -> dist.ArrivingRows | None:
+    """Begin to gather columns that may be walked before all of them are there; a collective.
+
+    Where the largest are asked for, tiles keep their order: among equal ones the first counts.
+    """
+    is_slow = dist.world_size(group) > 1 and len(columns.local) >= FEWEST_OWN and columns.local.dtype == dtype
+    if columns.start is None or not is_slow or any(isinstance(request, TOPK) for request in requests):
         return None
-    norms = torch.stack([features.norm(dim=1).max() for features in (part.rows, part.columns)])
+    return columns.start()
+
+
+def bound_of_cosines(block: Block, dtype: torch.dtype, group: dist.Group) -> float | None:
+    """Return what no cosine exceeds in size, the same on every process; an accelerator is not waited for."""
+    sides = [side.local.detach().to(dtype) for side in (block.rows, block.columns)]
+    if sides[0].device.type != "cpu" or not len(sides[0]):
+        return None
+    norms = torch.stack([features.norm(dim=1).max() for features in sides])
     return 1.001 * float(dist.all_reduce_max(norms, group).prod())

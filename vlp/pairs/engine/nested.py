@@ -71,7 +71,7 @@ class Nest:
         own, everyone = features_of(rows, columns, part.rows.dtype, matrices[-1].group)
         of_rows, of_columns = inverse_norms(own, cut).unbind(1), inverse_norms(everyone, cut).unbind(1)
         norms = dict(zip(cut, zip(of_rows, of_columns, strict=True), strict=True))
-        self.whole = replace(part, rows=own[:, : widths[-1]], columns=everyone[:, : widths[-1]])
+        self.whole = replace(part, rows=own[:, : widths[-1]], columns=everyone[:, : widths[-1]], arriving=None)
         self.levels = [
             Level(matrix, width, *norms.get(width, (None, None)))
             for matrix, width in zip(matrices, widths, strict=True)

@@ -113,7 +113,7 @@ class EarlyGradients:
             self._statistic.add_and_differentiate(tile, tile.logits)
             slope = tile.logits
             self._slopes[tile.rows] += slope.sum(1)
-            self._rows[tile.rows].addmm_(slope, whole.columns[tile.columns])
+            self._rows[tile.rows].addmm_(slope, whole.columns_at(tile.columns))
             if self._columns is not None:
                 self._columns[tile.columns].addmm_(slope.t(), whole.rows[tile.rows])
 

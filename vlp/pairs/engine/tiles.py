@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from vlp.ground.dist import ArrivingRows
 from vlp.pairs.functions import Kernel
 from vlp.pairs.requests import Mask, Side
 
@@ -79,6 +81,7 @@ class Rectangle:
         triangular: Of a symmetric matrix, walk each pair of tiles that mirror each other once among all processes.
         tile_size: Rows and columns of a tile.
         memory: Where tiles come from and go to.
+        arriving: Columns on their way from other processes: what this one has is walked before.
     """
 
     rows: Float[Tensor, "n d"]
@@ -89,6 +92,7 @@ class Rectangle:
     triangular: bool = False
     tile_size: int = TILE_SIZE
     memory: TileMemory = field(default_factory=TileMemory)
+    arriving: ArrivingRows | None = None
 
     @property
     def is_symmetric(self) -> bool:
@@ -116,7 +120,7 @@ class Rectangle:
                 continue
             room = None if keep_in is None else keep_in.keep(rows, columns, self.rows)
             out = buffers.get("logits", rows.stop - rows.start, columns.stop - columns.start) if room is None else room
-            logits = torch.mm(self.rows[rows], self.columns[columns].t(), out=out)
+            logits = torch.mm(self.rows[rows], self.columns_at(columns).t(), out=out)
             yield Tile(self, rows, columns, buffers, logits, is_kept=room is not None)
         buffers.give_back()
 
@@ -124,21 +128,42 @@ class Rectangle:
         """Return scratch memory for a walk."""
         return Buffers(self.memory, self.rows, min(self.tile_size, max(len(self.rows), len(self.columns))))
 
+    def columns_at(self, places: slice) -> Float[Tensor, "c d"]:
+        """Return columns, and wait for them where they are others' and still on their way."""
+        return self.columns[places] if self.arriving is None else self.arriving.at(places)
+
     def places(self) -> Iterator[tuple[slice, slice]]:
         """Yield rows and columns of the tiles in their order."""
-        for rows in cut(0, len(self.rows), self.tile_size):
-            of_row = self._half(rows) if self.triangular else cut(0, len(self.columns), self.tile_size)
-            yield from ((rows, columns) for columns in of_row)
+        all_rows = list(cut(0, len(self.rows), self.tile_size))
+        parts: list[Callable[[slice], Iterator[slice]]] = [self._own_half, self._half_of_others]
+        if not self.triangular:
+            parts = [partial(self._piece, piece) for piece in self.in_order()]
+        if self.arriving is not None:
+            yield from ((rows, columns) for of_row in parts for rows in all_rows for columns in of_row(rows))
+        else:
+            yield from ((rows, columns) for rows in all_rows for of_row in parts for columns in of_row(rows))
 
-    def _half(self, rows: slice) -> Iterator[slice]:
-        """Yield the columns of a row of tiles whose mirror images nobody else walks.
+    def in_order(self) -> list[slice]:
+        """Return pieces of the columns in the order in which they are there: those of others behind this process's."""
+        if self.arriving is None:
+            return [slice(0, len(self.columns))]
+        own = self.arriving.own_places
+        return [own, slice(0, own.start), slice(own.stop, len(self.columns))]
 
-        A process takes its own half of the diagonal block, and the blocks of half of the others, in a circle; from the
-        one opposite it takes every other tile.
+    def _piece(self, columns: slice, _rows: slice) -> Iterator[slice]:
+        return cut(columns.start, columns.stop, self.tile_size)
+
+    def _own_half(self, rows: slice) -> Iterator[slice]:
+        """Yield the columns of a row of tiles in a triangle's own block, on and behind the diagonal."""
+        return cut(self.row_start + rows.start, self.row_start + len(self.rows), self.tile_size)
+
+    def _half_of_others(self, rows: slice) -> Iterator[slice]:
+        """Yield the columns of a row of tiles in others' blocks whose mirror images nobody else walks.
+
+        A process takes the blocks of half of the others, in a circle; from the one opposite it takes every other tile.
         """
         size, tile_size = len(self.rows), self.tile_size
         own, num_blocks = self.row_start // size, len(self.columns) // size
-        yield from cut(self.row_start + rows.start, self.row_start + size, tile_size)
         for step in range(1, num_blocks // 2 + 1):
             other = (own + step) % num_blocks
             for number, columns in enumerate(cut(other * size, (other + 1) * size, tile_size)):

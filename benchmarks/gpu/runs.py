@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -123,6 +124,7 @@ def strategy_recipe(strategy: str, folder: Path) -> Recipe:
     return synthetic_recipe(str(path), folder, STRATEGY_BATCH, STRATEGY_SETTINGS, label=f"{path.stem}_{strategy}")
 
 
+@cache
 def first_recipes() -> dict[str, Path]:
     """Return the first recipe that uses each strategy; those that start from weights come last."""
     found: dict[str, Path] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -153,10 +154,19 @@ def test_when_no_number_does_or_none_may_be_taken_the_way_out_is_named(tmp_path,
         train(tiny_recipe(tmp_path, shards, "name=fixed"))
 
 
-def test_batch_norm_has_no_micro_batches(tmp_path, shards):
+ONE_OR_AUTO = (("one", ()), ("auto", (AUTO,)))
+
+
+def test_batch_norm_has_no_micro_batches(tmp_path, shards, monkeypatch):
     image = "model.image={type: timm, name: test_resnet}"
     with pytest.raises(RecipeError, match="batch norm mixes the samples"):
-        train(tiny_recipe(tmp_path, shards, image, AUTO))
+        train(tiny_recipe(tmp_path, shards, image, "train.micro_batches=2"))
+    one, auto = (train(tiny_recipe(tmp_path, shards, image, f"name={name}", *more)) for name, more in ONE_OR_AUTO)
+    assert losses(one) == losses(auto) and weights(one) == weights(auto)
+    out_of_memory = partial(MicroBatchCount, budget=tight_at(0, 2_000))
+    monkeypatch.setattr(micro_batch_count, "MicroBatchCount", out_of_memory)
+    with pytest.raises(RecipeError, match=r"out of memory .*: model\.grad_checkpointing=selective"):
+        train(tiny_recipe(tmp_path, shards, image, "name=tight", AUTO))
 
 
 def test_one_that_runs_out_where_others_wait_for_it_says_so_to_its_next_start(tmp_path, monkeypatch):

@@ -35,7 +35,8 @@ class TrainSection(Section):
             in place of a learning rate that falls (Smith et al. 2018, arXiv:1711.00489), or more steps at the start.
             They are embedded in fewer micro-batches.
         micro_batches: Pieces in which a process embeds its share; changes memory, not gradients. `auto` starts with the
-            number that a plan finds, and doubles it, step by step, where memory runs out.
+            number that a plan finds, and doubles it, step by step, where memory runs out; with batch norm, which mixes
+            the samples of a pass, it is one.
         memory_gb: Memory that a process may use, in GB (1e9 bytes); null for all of its device. On the CPU what a pass
             keeps for its gradients is counted, if micro_batches is `auto`, and nothing else.
         steps: Length of the training in optimizer steps (give one of steps, samples, epochs).

@@ -170,7 +170,7 @@ def _check_micro_batches(recipe: Recipe, *, sharded: bool) -> None:
 
 
 def _check_batch_norm(recipe: Recipe, towers: DualEncoder) -> None:
-    if towers.has_batch_norm and recipe.train.micro_batches != 1:
+    if towers.has_batch_norm and recipe.train.micro_batches not in (1, "auto"):
         raise RecipeError(
             "model.image: batch norm mixes the samples of one pass, so micro-batches would change the result: set "
             "train.micro_batches=1, use a tower with layer or group norm, or lock the image tower"

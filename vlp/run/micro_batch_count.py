@@ -42,6 +42,7 @@ class MicroBatchCount:
         first: Number of the first steps.
         pairs: Of one process, in its largest batches.
         grows: Whether it may; else a step without memory ends the run.
+        divides: Whether a batch may be embedded in pieces at all.
         budget: Context in which too much memory raises `torch.OutOfMemoryError`, where the device does not.
     """
 
@@ -51,10 +52,12 @@ class MicroBatchCount:
         pairs: int,
         *,
         grows: bool = False,
+        divides: bool = True,
         budget: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ):
         self.pairs = pairs
         self.grows = grows
+        self.divides = divides
         self._numbers = {0: first}
         self._budget = budget
         self._records: Records | None = None
@@ -132,7 +135,7 @@ class MicroBatchCount:
 
     def _grow(self, step: int, number: int, error: RuntimeError) -> None:
         said = said_by(error, most=300)
-        larger = next(numbers_of_micro_batches(self.pairs, 2 * number), None)
+        larger = next(numbers_of_micro_batches(self.pairs, 2 * number), None) if self.divides else None
         if not self.grows or larger is None:
             raise RecipeError(_advice(step, said, larger)) from error
         self._numbers[step] = larger
@@ -146,15 +149,16 @@ class MicroBatchCount:
 
 def count_micro_batches(recipe: Recipe, towers: DualEncoder, device: torch.device) -> MicroBatchCount:
     """Return the number that a recipe asks for, or begin with what its plan says; hold the process to its memory."""
-    train, several = recipe.train, dist.world_size()
+    train, several, divides = recipe.train, dist.world_size(), not towers.has_batch_norm
     pairs = train.batch_size // several
-    if train.micro_batches != "auto" and train.memory_gb is None:
-        return MicroBatchCount(train.micro_batches, pairs)
+    wanted = train.micro_batches if divides or train.micro_batches != "auto" else 1
+    if wanted != "auto" and train.memory_gb is None:
+        return MicroBatchCount(wanted, pairs, divides=divides)
     memory = memory_of(device)
     if train.memory_gb is not None and device.type == "cuda":
         torch.cuda.set_per_process_memory_fraction(room_of(train, memory) / memory, device)
-    if train.micro_batches != "auto":
-        return MicroBatchCount(train.micro_batches, pairs)
+    if wanted != "auto":
+        return MicroBatchCount(wanted, pairs, divides=divides)
     holding = dist.on_main(lambda: Holding(count(recipe, tokens=USUAL_LENGTH), train.batch_size, several))
     first = holding.micro_batches(train, memory)
     if train.memory_gb is None or device.type == "cuda":

@@ -139,4 +139,6 @@ def test_every_evaluator_has_a_task(folder):
         "eccv_caption",
         "faces",
         "caption_metrics",
+        "coop_prompts",
+        "gopro_prompts",
     }

@@ -73,7 +73,7 @@ def test_gradients_reach_positions_and_patches_in_bfloat16_too():
 
 def test_what_has_no_common_pixels_says_so():
     encoder = TowerEncoder(native_model().eval())
-    with pytest.raises(RecipeError, match=r"model.image.max_patches: .* no pixels that an attack could change"):
+    with pytest.raises(RecipeError, match=r"model.image.max_patches: .* no pixels that an attack or a policy"):
         encoder.plain_pixels(pictures()[0])
     with pytest.raises(ValueError, match="without grids"):
         encoder.model.embed_images(torch.zeros(1, 3, 16 * PATCH, PATCH))

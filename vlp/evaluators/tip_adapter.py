@@ -11,13 +11,11 @@ from torch.nn import functional
 
 from vlp.evaluators.base import Seed, check_class_names, check_kind, evaluators
 from vlp.evaluators.dataset import EvaluationSet
-from vlp.evaluators.groups import ones
-from vlp.evaluators.intervals import proportion
-from vlp.evaluators.probes.few import check_draws, deal_draws, draw_few, mean_over_draws
+from vlp.evaluators.probes.few import check_draws, deal_draws, draw_few, score_draws
 from vlp.evaluators.probes.train_split import SplitFeatures, open_split, read_features
 from vlp.evaluators.prompts import class_embeddings, prompts_of
 from vlp.evaluators.shared import SharedEncoder
-from vlp.ground.types import Evaluation, PerSample, RecipeError
+from vlp.ground.types import Evaluation, RecipeError
 
 CHUNK = 4096  # images at a time
 
@@ -73,15 +71,8 @@ class TipAdapter:
         hits = deal_draws(
             self.shots, self.draws, lambda number, draw: self._remember(number, draw, train, test, classes)
         )
-        right = alone.cpu().numpy()
-        metrics = [proportion("acc1_0shot", int(right.sum()), len(right))]
-        samples, told = {"acc1_0shot": PerSample(ones(right))}, {}
-        for number, found in hits.items():
-            name, rows = f"acc1_{number}shot", np.stack(found)
-            metric, samples[name] = mean_over_draws(name, rows)
-            metrics.append(metric)
-            told[name] = rows.mean(axis=1).tolist()
-        return Evaluation(tuple(metrics), {"draws": told, "learned_from": [train.told()]}, samples)
+        rows = {number: np.stack(found) for number, found in hits.items()}
+        return score_draws(alone.cpu().numpy(), rows, {"learned_from": [train.told()]})
 
     def _remember(
         self, number: int, draw: int, train: SplitFeatures, test: SplitFeatures, classes: Float[Tensor, "c d"]

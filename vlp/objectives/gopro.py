@@ -22,8 +22,9 @@ class GoproTerm(Term):
     (`model.tune: prompts` with `image` above 0): the visual contrast of SimCLR, with the paper's temperature and
     weight, and prompt consistency. Adapted: the paper makes prompts of each image's style and content, and compares the
     texts that two views make; prompts here are the same for all images, so that the views' similarities to texts are
-    compared. Without further views the first stands for both, and nothing is asked of it but to lie apart. With both
-    weights 0 it is CoOp, whose contrast with the class names stands beside it.
+    compared, and the model stays a dual encoder. The evaluator `gopro_prompts` learns and scores the paper's prompts.
+    Without further views the first stands for both, and nothing is asked of it but to lie apart. With both weights 0 it
+    is CoOp, whose contrast with the class names stands beside it.
 
     Formula: contrast_weight / 2 mean_i (lse_{j != i} over both views of x_i1.u_j / temperature with x_i1.x_i2 among
     them - x_i1.x_i2 / temperature, + the same of x_i2) + consistency_weight mean_i mean_j (x_i1.y_j - x_i2.y_j)^2

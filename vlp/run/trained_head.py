@@ -73,7 +73,8 @@ class HeadEncoder(AroundEncoder):
         head: In front of which its towers stand.
     """
 
-    not_asked = frozenset({"embed_pixels", "embed_shifted"})  # of the model, not of what stands behind the head
+    # What these say is of the model, not of what stands behind the head.
+    not_asked = frozenset({"embed_pixels", "styled_pixels", "embed_shifted"})
 
     def __init__(self, encoder: TowerEncoder, head: TrainedHead):
         super().__init__(encoder)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from vlp.ground.types import RecipeError
-from vlp.towers.block_outputs import listening
+from vlp.towers.block_outputs import listening, style_over_places
 from vlp.towers.dual import DualEncoder
 from vlp.towers.image_tokens import only_rows
 from vlp.towers.locating_decoder import LocatingDecoder
@@ -79,8 +79,8 @@ class TowerEncoder:
         """
         if self.model.budget is not None:
             raise RecipeError(
-                "model.image.max_patches: images of several aspect ratios have no pixels that an attack could change: "
-                "evaluate the model as a run without it, whose weights are the same"
+                "model.image.max_patches: images of several aspect ratios have no pixels that an attack or a policy "
+                "could change: evaluate the model as a run without it, whose weights are the same"
             )
         return self._plain(image)
 
@@ -122,6 +122,14 @@ class TowerEncoder:
         with listening(self.model.core.visual) as found:
             self.embed_pixels(pixels)
         return found
+
+    @torch.no_grad()
+    def styled_pixels(
+        self, pixels: Float32[Tensor, "n 3 h w"]
+    ) -> tuple[Float32[Tensor, "n d"], list[Float32[Tensor, "n 2 w"]]]:
+        """Embed plain pixels, and return mean and deviation of each channel over places after each block."""
+        with listening(self.model.core.visual, style_over_places) as found:
+            return self.embed_pixels(pixels), found
 
     def read_texts(self, texts: Sequence[str]) -> tuple[Int64[Tensor, "n l"], Bool[Tensor, "n l"]]:
         """Return tokens of texts as `embed_shifted` takes them, and which are words: no padding, no mark of an end."""

@@ -38,6 +38,13 @@ class PrefixEncoder(AroundEncoder):
         """Embed pixels as the encoder does, where it does."""
         return self._cut(self.encoder.embed_pixels(pixels))
 
+    def styled_pixels(
+        self, pixels: Float32[Tensor, "n 3 h w"]
+    ) -> tuple[Float32[Tensor, "n d"], list[Float32[Tensor, "n 2 w"]]]:
+        """Embed pixels and tell their styles as the encoder does, where it does."""
+        rows, styles = self.encoder.styled_pixels(pixels)
+        return self._cut(rows), styles
+
     def embed_shifted(
         self, tokens: Int64[Tensor, "n l"], is_word: Bool[Tensor, "n l"], shift: Float32[Tensor, "n l w"]
     ) -> Float32[Tensor, "n d"]:

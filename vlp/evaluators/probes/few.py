@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
 import scipy  # whose parts are imported when they are used
 from numpy.typing import NDArray
 
+from vlp.evaluators.groups import ones
+from vlp.evaluators.intervals import proportion
 from vlp.evaluators.probes.dealing import deal
-from vlp.ground.types import Metric, PerSample, RecipeError
+from vlp.ground.types import Evaluation, Metric, PerSample, RecipeError
 
 Learned = TypeVar("Learned")
 
@@ -83,3 +85,23 @@ def mean_over_draws(name: str, hits: NDArray[np.bool_]) -> tuple[Metric, PerSamp
         spread = 0.0
     metric = Metric(name, value, num_samples, max(0.0, value - spread), min(1.0, value + spread))
     return metric, PerSample(each.tolist())
+
+
+def score_draws(
+    alone: NDArray[np.bool_], hits: Mapping[int, NDArray[np.bool_]], details: Mapping[str, object]
+) -> Evaluation:
+    """Return `acc1_0shot`, what a model knows without images of the classes, and `acc1_Nshot`, what it knows with them.
+
+    Args:
+        alone: Whether each test image was right.
+        hits: The same by number of shots, a row per draw.
+        details: What else the record says.
+    """
+    metrics = [proportion("acc1_0shot", int(alone.sum()), len(alone))]
+    samples, told = {"acc1_0shot": PerSample(ones(alone))}, {}
+    for number, rows in hits.items():
+        name = f"acc1_{number}shot"
+        metric, samples[name] = mean_over_draws(name, rows)
+        metrics.append(metric)
+        told[name] = rows.mean(axis=1).tolist()
+    return Evaluation(tuple(metrics), {"draws": told, **details}, samples)

@@ -26,7 +26,12 @@ class SplitFeatures:
 
     def told(self) -> dict[str, object]:
         """Return what a record says of it."""
-        return {"split": self.data.source.split, "samples": len(self.data), "sha256": self.data.sha256}
+        return told_of(self.data)
+
+
+def told_of(data: EvaluationSet) -> dict[str, object]:
+    """Return what a record says of a split that was learned from."""
+    return {"split": data.source.split, "samples": len(data), "sha256": data.sha256}
 
 
 def open_split(encoder: SharedEncoder, data: EvaluationSet, split: str, setting: str) -> EvaluationSet:

@@ -162,6 +162,7 @@ class Embeddings:
         region_losses: The same of a region's caption, the box behind it, a box and the caption behind that. Zeros where
             an image has no region. `region_words`: over how many tokens these are sums; on the CPU.
         tokens: Of the captions, first text view. `token_counts`: how many each has, end token included; on the CPU.
+        negative_tokens: Of the wrong captions; `negative_token_counts`: as above.
     """
 
     image: Float32[Tensor, "n d"]
@@ -188,6 +189,8 @@ class Embeddings:
     region_words: Int64[Tensor, "n 4"] | None = None
     tokens: Int64[Tensor, "n l"] | None = None
     token_counts: Int64[Tensor, " n"] | None = None
+    negative_tokens: Int64[Tensor, "n m l"] | None = None
+    negative_token_counts: Int64[Tensor, "n m"] | None = None
 
     def numbers(self) -> Iterator[Tensor]:
         """Yield all that holds real numbers."""
@@ -233,10 +236,20 @@ class Embeddings:
         features = (*(known[place] for place in order), *known[len(views) :]) if known else ()
         return replace(self, text=text, text_views=tuple(further), text_features=features)
 
-    def with_negatives(self, count: int) -> Embeddings:
-        """Return the same with the last `count` text views as wrong captions."""
-        kept = len(self.text_views) - count
-        return replace(self, text_views=self.text_views[:kept], negatives=stack(self.text_views[kept:], dim=1))
+    def with_negatives(self, batch: Batch) -> Embeddings:
+        """Return the same with the last text views as wrong captions.
+
+        Args:
+            batch: Which says how many they are, and has their tokens.
+        """
+        kept = len(self.text_views) - batch.num_negatives
+        return replace(
+            self,
+            text_views=self.text_views[:kept],
+            negatives=stack(self.text_views[kept:], dim=1),
+            negative_tokens=batch.tokens[-batch.num_negatives :].transpose(0, 1),
+            negative_token_counts=batch.lengths[-batch.num_negatives :].T,
+        )
 
 
 @dataclass(frozen=True)

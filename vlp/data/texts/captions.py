@@ -116,10 +116,7 @@ class Captions:
         key = list(found)[draws.weighted([weight for weight, _ in found.values()])]
         whole = self._clean(draws.choice(self._candidates(key, found[key][1])), key)
         pieces = self._split(whole)
-        text = words = self._reword(whole, pieces, draws)
-        if self.templates and draws.uniform() < self.template_probability:
-            text = PLACE.sub(lambda _: words, draws.choice(self.templates))
-        return Caption(text, (pieces[0] if self.identity == "first" else words).lower())
+        return self._worded(self._reword(whole, pieces, draws), pieces, draws)
 
     @net("bad_caption")
     def first(self, sample: Sample) -> str:
@@ -150,6 +147,21 @@ class Captions:
         """
         values = [value for value in values_under(sample, key, {}) if value not in ([], None)]
         return [self._clean(text, key) for value in values for text in self._candidates(key, value)]
+
+    @net("bad_caption")
+    def of_another(self, text: str, draws: Draws) -> Caption | None:
+        """Return a whole caption of another sample, worded like those drawn for training; None where nothing is left.
+
+        With a separator, its first piece is always there: the others may be true of many images.
+
+        Raises:
+            BadSampleError: It is too long, or not text.
+        """
+        whole = self.tidy(text, "a mined caption")
+        if not whole:
+            return None
+        pieces = self._split(whole)
+        return self._worded(self._reword(whole, pieces, draws, keep_first=True), pieces, draws)
 
     @net("bad_caption")
     def tidy(self, text: str, key: str) -> str:
@@ -205,12 +217,18 @@ class Captions:
             return [text]
         return [piece.strip() for piece in text.split(self.separator) if piece.strip()] or [text]
 
-    def _reword(self, whole: str, pieces: list[str], draws: Draws) -> str:
+    def _worded(self, words: str, pieces: list[str], draws: Draws) -> Caption:
+        text = words
+        if self.templates and draws.uniform() < self.template_probability:
+            text = PLACE.sub(lambda _: words, draws.choice(self.templates))
+        return Caption(text, (pieces[0] if self.identity == "first" else words).lower())
+
+    def _reword(self, whole: str, pieces: list[str], draws: Draws, *, keep_first: bool = False) -> str:
         wording = list(self.wording)[draws.weighted(list(self.wording.values()))]
         if self.separator is None or wording == "all":
             return whole
         first, others = pieces[0], pieces[1:]
-        if wording == "first" or not others:
+        if wording == "first" or not others or (wording == "one" and keep_first):
             return first
         if wording == "one":
             return draws.choice(others)

@@ -207,9 +207,7 @@ def test_mined_captions_that_do_not_fit_are_refused_by_name(tmp_path):
     about = json.loads((folder / "mined.json").read_text())
     (folder / "mined.json").write_text(json.dumps(about | {"fingerprint": samples.cards["set"].fingerprint}))
     assert read_mined(folder, samples, 3).of(1) == MINED[1]
-    with pytest.raises(
-        RecipeError, match=r"has 3 captions .* is 4: mine more \(vlp mine --count 4\), or lower it"
-    ):
+    with pytest.raises(RecipeError, match=r"has 3 captions .* is 4: mine more \(vlp mine --count 4\), or lower it"):
         read_mined(folder, samples, 4)
     with pytest.raises(RecipeError, match=r"negatives: key and mined both say"):
         WrongCaptions(key="json.wrong", mined="x")

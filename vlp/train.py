@@ -69,9 +69,7 @@ def train(recipe: Recipe, *, resume: bool = False, allow_changes: bool = False) 
         while step < run.num_steps and not run.scores.verdict and not stop.anywhere():
             if rounds.is_due(step):
                 with clock.paused():
-                    if step:  # what is about to begin may take long
-                        save_or_say(run, log, step, position)
-                    rounds.begin(step, watchdog, log.say)
+                    begin_round(run, log, rounds, step, position, watchdog)
                 batches = clock.waiting(run.stream.batches(position))
             batch = next(batches)
             has_twins = dist.any_equal(batch.ids)  # while ids are on the CPU, where nobody waits for them
@@ -254,6 +252,13 @@ def save_or_say(run: Run, log: Log, step: int, position: int) -> None:
         save(run, step=step, position=position, background=run.recipe.checkpoint.background)
     except RecipeError as error:  # on every process alike
         log.say(f"{error}; the run goes on")
+
+
+def begin_round(run: Run, log: Log, rounds: MiningRounds, step: int, position: int, watchdog: Watchdog) -> None:
+    """Mine wrong captions anew, or take up those of the round; the state is saved before, as that may take long."""
+    if step:
+        save_or_say(run, log, step, position)
+    rounds.begin(step, watchdog, log.say)
 
 
 def evaluate(run: Run, log: Log, step: int, position: int, watchdog: Watchdog) -> None:

@@ -147,7 +147,7 @@ class Embeddings:
         reference: Features without gradient that weigh pairs (locked tower or EMA teacher).
         negatives: Wrong captions made for each image.
         teacher: Embeddings of a teacher.
-        image_features: What the image tower knows of every view, in order, before its projection; empty where not asked.
+        image_features: What the image tower knows of each view, in order, before its projection; empty where not asked.
         text_features: The same of the text tower, of the wrong captions too.
         image_maps: What it says of each place of these views, row by row from the top left; empty where not asked.
         taught_maps: The same of averaged weights, of the first views. `image_cuts`: what these show, as `Batch.cuts`.

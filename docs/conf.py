@@ -43,6 +43,7 @@ NAVIGATION = {
         "docs/views",
         "docs/forgetting",
         "docs/stages",
+        "docs/mining",
         "docs/distillation",
         "docs/robustness",
         "docs/captioning",

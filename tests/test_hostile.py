@@ -48,6 +48,8 @@ COMMANDS = {
     "embed data": ["embed", "missing", "{}", "--to", "out"],
     "embed views": ["embed", "missing", "embedded", "--to", "out", "--views", "1", "--recipe", "{}"],
     "embed views data": ["embed", "missing", "{}", "--to", "out", "--views", "1", "--recipe", "smoke"],
+    "mine": ["mine", "{}", "embedded", "--to", "out"],
+    "mine data": ["mine", "missing", "{}", "--to", "out"],
     "agree": ["agree", "{}", "{}"],
     "agree data": ["agree", "missing", "missing", "--data", "{}"],
     "compare": ["compare", "{}", "missing"],

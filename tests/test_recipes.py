@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from tests.teachers import with_tiny_teachers
+from vlp.cli import build_parser
 from vlp.data.shards.cards import load_card
 from vlp.evaluate import find_tasks
 from vlp.ground.yaml import read_yaml
 from vlp.objectives.base import terms
+from vlp.recipe.arguments import parse
 from vlp.recipe.compose import load_recipe, lock_text
 from vlp.train import train
 
@@ -133,6 +135,31 @@ def test_tasks_that_a_recipe_or_its_header_names_are_there(path):
     names = [name for words in asked for name in shlex.split(words)]
     tasks, _ = find_tasks([*names, *(load_recipe(str(path)).evaluation.tasks if path.stem != "base" else ())])
     assert len(tasks) >= len(names)
+
+
+def commands_in(header):
+    """Return the words of each command that begins a line of a header, without what is said behind it."""
+    lines = re.findall(r"^# +(?:\w+: +)?vlp (.+)$", re.sub(r"\\\n# +", "", header), flags=re.MULTILINE)
+    return [shlex.split(re.split(r" +\(|, |  ", line)[0] if "'" not in line else line) for line in lines]
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_commands_in_headers_can_be_given(path):
+    for words in commands_in(path.read_text()):
+        parse(build_parser(), words)
+
+
+def test_headers_say_how_negatives_are_mined():
+    found = [words for name in ("mann_whitney", "adversarial_ranker") for words in commands_of(name)]
+    assert [words[0] for words in found] == ["embed", "mine", "train", "train"]
+    card = "data.train=embedded"
+    recipe = load_recipe("vitb32_adversarial_ranker", [*found[-1][2:], card])
+    assert recipe.data.captions.negatives.mining.every == 2000 and recipe.objective["adversarial_ranker"].mined
+    assert load_recipe("vitb32_mann_whitney", [*found[2][2:], card]).data.captions.negatives.mined == "mined"
+
+
+def commands_of(name):
+    return commands_in((ROOT / "recipes" / f"vitb32_{name}.yaml").read_text())
 
 
 def test_some_headers_name_tasks():

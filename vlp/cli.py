@@ -13,6 +13,7 @@ from vlp.commands.caption_images import add_caption
 from vlp.commands.data import add_data_commands
 from vlp.commands.for_others import add_export, add_push
 from vlp.commands.machines import add_bench, add_doctor, add_plan
+from vlp.commands.mining import add_mine
 from vlp.commands.several_models import add_interpolate, add_merge
 from vlp.commands.stage_by_stage import add_stages
 from vlp.commands.under_attack import add_robust
@@ -42,6 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
             _compare,
             _report,
             _embed,
+            add_mine,
             add_caption,
             _agree,
             add_export,

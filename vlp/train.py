@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from vlp.data import Faults
+from vlp.embeddings.mining_rounds import MiningRounds
 from vlp.evaluators.base import load_task
 from vlp.evaluators.record import flatten, headline
 from vlp.evaluators.tasks import run_tasks
@@ -61,11 +62,15 @@ def train(recipe: Recipe, *, resume: bool = False, allow_changes: bool = False) 
     clock = Clock(step, position, watch(run.device))
 
     # ---------------------------------------- batch after batch
-    batches = clock.waiting(run.stream.batches(position))
+    batches, rounds = clock.waiting(run.stream.batches(position)), MiningRounds(run)
     with run.writer, Watchdog(recipe.train.timeout) as watchdog:
         if run.scores.is_due(step, run.num_steps):  # the start, or what was cut short before a resume
             evaluate(run, log, step, position, watchdog)
         while step < run.num_steps and not run.scores.verdict and not stop.anywhere():
+            if rounds.is_due(step):
+                with clock.paused():
+                    begin_round(run, log, rounds, step, position, watchdog)
+                batches = clock.waiting(run.stream.batches(position))
             batch = next(batches)
             has_twins = dist.any_equal(batch.ids)  # while ids are on the CPU, where nobody waits for them
             batch = batch.to(run.device)
@@ -247,6 +252,13 @@ def save_or_say(run: Run, log: Log, step: int, position: int) -> None:
         save(run, step=step, position=position, background=run.recipe.checkpoint.background)
     except RecipeError as error:  # on every process alike
         log.say(f"{error}; the run goes on")
+
+
+def begin_round(run: Run, log: Log, rounds: MiningRounds, step: int, position: int, watchdog: Watchdog) -> None:
+    """Mine wrong captions anew, or take up those of the round; the state is saved before, as that may take long."""
+    if step:
+        save_or_say(run, log, step, position)
+    rounds.begin(step, watchdog, log.say)
 
 
 def evaluate(run: Run, log: Log, step: int, position: int, watchdog: Watchdog) -> None:

@@ -14,7 +14,7 @@ from vlp.data import Captions, Card, SampleSet
 from vlp.data.faults import BadSampleError
 from vlp.data.pixels.decode import decode_image, open_picture
 from vlp.data.samples import Sample
-from vlp.data.texts.captions import LARGEST_CAPTION, LARGEST_JSON
+from vlp.data.texts.sample_texts import LARGEST_CAPTION, LARGEST_JSON
 from vlp.ground.randomness import Draws
 from vlp.ground.types import RecipeError
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import pickle
 import re
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +15,7 @@ from hypothesis import strategies as st
 from tests.shards import write_tar
 from vlp.data import Captions, Card, Crop, SampleSet, Views, WrongCaptions
 from vlp.data.faults import BadSampleError
+from vlp.data.mined_captions import MinedCaptions, read_mined, write_mined
 from vlp.data.texts.wrong_captions import KINDS, TABLES, plural
 from vlp.ground.randomness import Draws
 from vlp.ground.types import RecipeError
@@ -145,3 +149,68 @@ def test_a_sample_may_bring_wrong_captions_under_a_key(tmp_path):
     assert texts() == texts(wrong=[]) and len(set(texts())) == 3
     with pytest.raises(BadSampleError, match="neither a text nor a list"):
         texts(wrong=[3])
+
+
+MINED = {0: ["a blue car, toy", "A RED CAR, vehicle", "two dogs, animal"], 1: ["a red dog, animal"], 2: []}
+
+
+def mined_at(folder, count=3):
+    """Write what was mined for three samples."""
+    texts = [text for found in MINED.values() for text in found]
+    numbers = [[texts.index(text) for text in found] + [-1] * (3 - len(found)) for found in MINED.values()]
+    write_mined(folder, np.array(numbers, dtype=np.int32)[:, :count], texts, {"fingerprint": "f"})
+    return folder
+
+
+def views_of_mined(folder, **settings):
+    captions = Captions(keys={"txt": 1.0}, separator=",", lower=True, **settings)
+    negatives = WrongCaptions(count=2, mined=str(folder))
+    return Views((Crop(8),), captions, negatives=negatives, mined=MinedCaptions(folder))
+
+
+def three_cars(folder):
+    members = [(f"{k}.txt", b"a red car, vehicle") for k in range(3)]
+    path = write_tar(folder / "x.tar", members)
+    return SampleSet({"set": Card(name="set", shards=path.name, folder=folder)})
+
+
+def test_mined_captions_are_worded_as_drawn_ones_and_those_that_are_right_are_left_out(tmp_path):
+    samples, wording = three_cars(tmp_path), {"first": 1.0, "one": 1.0}
+    views = views_of_mined(mined_at(tmp_path / "m"), wording=wording, identity="first", templates=("see {}",))
+    shown = [[each.text for each in views.texts(samples[0], 0, epoch, 0)] for epoch in range(60)]
+    bare = [{text.removeprefix("see ") for text in texts} for _, *texts in shown]
+    assert all(each == {"a blue car", "two dogs"} for each in bare)  # `one` alone would say "animal" of a dog
+    assert len({text for _, *texts in shown for text in texts}) == 4  # with the sentence and without
+    assert shown == [[each.text for each in views.texts(samples[0], 0, epoch, 0)] for epoch in range(60)]
+
+
+def test_rules_make_what_was_not_mined(tmp_path):
+    samples, views = three_cars(tmp_path), views_of_mined(mined_at(tmp_path / "m"))
+    right, *wrong = (caption.text for caption in views.texts(samples[1], 0, 0, 1))
+    assert "a red dog, animal" in wrong and len({right, *wrong}) == 3
+    by_rules = replace(views, mined=None).texts(samples[2], 0, 0, 2)
+    assert views.texts(samples[2], 0, 0, 2) == by_rules
+
+
+def test_a_folder_of_mined_captions_goes_from_process_to_process(tmp_path):
+    mined = pickle.loads(pickle.dumps(MinedCaptions(mined_at(tmp_path))))
+    assert [mined.of(number) for number in range(3)] == list(MINED.values())
+    assert mined.count == 3
+
+
+def test_mined_captions_that_do_not_fit_are_refused_by_name(tmp_path):
+    samples, folder = three_cars(tmp_path), tmp_path / "m"
+    with pytest.raises(RecipeError, match=r"negatives\.mined: .*holds no mined captions .*; vlp mine EMBEDDINGS CARD"):
+        read_mined(folder, samples, 2)
+    with pytest.raises(RecipeError, match=r"negatives\.mined: .* was mined for other samples"):
+        read_mined(mined_at(folder), samples, 2)
+    about = json.loads((folder / "mined.json").read_text())
+    (folder / "mined.json").write_text(json.dumps(about | {"fingerprint": samples.cards["set"].fingerprint}))
+    assert read_mined(folder, samples, 3).of(1) == MINED[1]
+    with pytest.raises(RecipeError, match=r"has 3 captions .* is 4: mine more \(vlp mine --count 4\), or lower it"):
+        read_mined(folder, samples, 4)
+    with pytest.raises(RecipeError, match=r"negatives: key and mined both say"):
+        WrongCaptions(key="json.wrong", mined="x")
+    (folder / "captions.jsonl").write_bytes((folder / "captions.jsonl").read_bytes()[:-1])
+    with pytest.raises(RecipeError, match=r"not the captions that mined\.json tells of"):
+        MinedCaptions(folder)

@@ -44,6 +44,8 @@ def extras(size: int, dtype: torch.dtype = torch.float64) -> dict[str, Any]:
         "region_words": 1 + torch.arange(4 * size).view(size, 4) % 5,
         "tokens": torch.randint(VOCABULARY, (size, 4), generator=torch.Generator().manual_seed(31)),
         "token_counts": 2 + torch.arange(size) % 3,
+        "negative_tokens": torch.randint(VOCABULARY, (size, 2, 4), generator=torch.Generator().manual_seed(32)),
+        "negative_token_counts": 2 + torch.arange(2 * size).view(size, 2) % 3,
         "image_maps": tuple(_maps(size, seed, dtype).requires_grad_() for seed in (21, 22)),
         "taught_maps": tuple(_maps(size, seed, dtype) for seed in (23, 24)),
         "hidden_patches": unit(3 * size, DIM, 27, dtype).view(size, 3, DIM).requires_grad_(),

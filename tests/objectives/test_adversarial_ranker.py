@@ -11,16 +11,21 @@ from tests.objectives.batches import DIM, VOCABULARY, draw_leaves, extras, gradi
 from vlp.objectives.adversarial_ranker import AdversarialRankerTerm
 
 SMALL = {"width": 8, "layers": 1, "context_length": 4}
-VARIANTS = [{**SMALL, "num_negatives": 3, "temperature": 2.0, "adversarial": 0.5, "context_length": 3}]
+VARIANTS = [
+    {**SMALL, "num_negatives": 3, "temperature": 2.0, "adversarial": 0.5, "context_length": 3},
+    {**SMALL, "num_negatives": 2, "adversarial": 0.5, "context_length": 3, "mined": True},
+]
 
 
-def READING(b, term, num_negatives=7, temperature=1.0, adversarial=0.0, context_length=32, **_settings):
+def READING(b, term, num_negatives=7, temperature=1.0, adversarial=0.0, context_length=32, mined=False, **_settings):
     """Section 3 of the paper, one query at a time; rows of one sample are no candidates of each other."""
     maps, tokens, counts = b.more["image_maps"][0], b.more["tokens"], b.more["token_counts"]
+    wrong_tokens, wrong_counts = b.more["negative_tokens"], b.more["negative_token_counts"]
 
-    def score(images, texts):
+    def score(images, texts, of_mined=()):
         places = torch.stack([maps[k].detach().flatten(0, 1) for k in images])
-        return term.ranker(places, tokens[texts][:, :context_length], counts[texts])
+        read = torch.cat([tokens[texts], *(wrong_tokens[k] for k in of_mined)])[:, :context_length]
+        return term.ranker(places, read, torch.cat([counts[texts], *(wrong_counts[k] for k in of_mined)]))
 
     total = 0.0
     for logits, of_images in ((b.logits, True), (b.logits.T, False)):
@@ -28,9 +33,15 @@ def READING(b, term, num_negatives=7, temperature=1.0, adversarial=0.0, context_
             others = [j for j in range(b.size) if b.ids[j] != b.ids[i]]
             wrong = sorted(others, key=lambda j: -logits[i, j].item())[:num_negatives]
             here, there = [i] * (1 + len(wrong)), [i, *wrong]
-            scores = score(here, there) if of_images else score(there, here)
+            alike = logits[i, [i, *wrong]]
+            if mined and of_images:
+                further = b.more["negatives"][i]
+                scores = score(here + [i] * len(further), there, of_mined=[i])
+                alike = torch.cat([alike, b.scale * (further @ b.image[i])])
+            else:
+                scores = score(here, there) if of_images else score(there, here)
             total = total - scores.log_softmax(0)[0]
-            shares, told = logits[i, [i, *wrong]].log_softmax(0), scores.detach() / temperature
+            shares, told = alike.log_softmax(0), scores.detach() / temperature
             total = total - (told.softmax(0) * shares).sum()
             for rank, share in zip(told[1:].tolist(), shares[1:], strict=True):
                 total = total + adversarial * -math.log1p(math.exp(rank - told[0].item())) * share

@@ -135,7 +135,7 @@ OF_OTHERS = ("teacher_contrast", "clip_negatives")
 
 @pytest.mark.parametrize(
     ("name", "settings"),
-    cases := [case for case in READ if case[0] not in (*PROJECTING, *OF_OTHERS)],
+    cases := [case for case in READ if case[0] not in (*PROJECTING, *OF_OTHERS) and not case[1].get("mined")],
     ids=[f"{name}-{settings}" for name, settings in cases],
 )
 def test_no_gradient_runs_along_a_twin(name, settings):

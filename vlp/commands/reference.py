@@ -18,6 +18,7 @@ from vlp.commands.settings_text import body_of, default_of, kind_of, sentences_o
 from vlp.commands.task_table import tasks_page
 from vlp.curate.rules.base import rules
 from vlp.curate.sources.rows import sources
+from vlp.data.mined_captions import Mining
 from vlp.data.order.timetable import Ramp
 from vlp.data.pixels.augment import Augment
 from vlp.data.pixels.crop import Crop
@@ -68,7 +69,8 @@ SECTIONS: dict[str, Any] = {
     "data.text_views.LABEL": (TextAugment, schema.TextViewSection),
     "data.captions": (Captions, schema.CaptionSection),
     "data.captions.augment": TextAugment,
-    "data.captions.negatives": WrongCaptions,
+    "data.captions.negatives": (WrongCaptions, schema.NegativeSection),
+    "data.captions.negatives.mining": Mining,
     "data.augment": Augment,
     "model": (DualEncoder, schema.ModelSection),
     "objective.LABEL": schema.TermEntry,

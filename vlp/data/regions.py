@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from vlp.data.faults import BadSampleError, net
 from vlp.data.samples import Sample
-from vlp.data.texts.captions import Captions, values_under
+from vlp.data.texts.captions import Captions
+from vlp.data.texts.sample_texts import values_under
 from vlp.ground.randomness import Draws
 from vlp.ground.region_rows import RegionRows
 from vlp.ground.tokenizing import Tokenizer

@@ -13,6 +13,7 @@ import numpy as np
 from vlp.data.batches import MOST_SUBSTITUTES, Decoder, LocalBatches, Packet
 from vlp.data.faults import Fault, Faults, Quarantine
 from vlp.data.kept_rows import KeptRows
+from vlp.data.mined_captions import MinedCaptions
 from vlp.data.order.batch_sizes import BatchSizes
 from vlp.data.order.patch_budgets import PatchBudgets
 from vlp.data.order.shuffle import Order, Shuffle
@@ -119,6 +120,11 @@ class Stream:
     def leave_out(self, kept: KeptRows) -> None:
         """Decode no image whose embedding is kept; before the first batch."""
         self._batches.decoder = replace(self._batches.decoder, kept=kept)
+
+    def take_mined(self, mined: MinedCaptions) -> None:
+        """Draw wrong captions from these from now on; before the first batch, or between two calls of `batches`."""
+        decoder = self._batches.decoder
+        self._batches.decoder = replace(decoder, views=replace(decoder.views, mined=mined))
 
     def repeat_views(self, epochs: int) -> None:
         """Show the views of the first epochs again in later ones, whose order is their own; before the first batch."""

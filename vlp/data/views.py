@@ -11,6 +11,7 @@ from jaxtyping import Float32, UInt8
 from numpy.typing import NDArray
 
 from vlp.data.faults import net
+from vlp.data.mined_captions import MinedCaptions
 from vlp.data.pixels.crop import Cropping, crop_views
 from vlp.data.pixels.decode import Picture
 from vlp.data.pixels.native_crop import NativeCrop
@@ -21,7 +22,7 @@ from vlp.data.texts.documents import Documents, Excerpt
 from vlp.data.texts.text_augment import TextAugment
 from vlp.data.texts.wrong_captions import WrongCaptions
 from vlp.ground.patch_budget import PatchBudget
-from vlp.ground.randomness import CAPTION, CROP, DOCUMENT, NEGATIVE, POLICY, REGION, REWORD, Draws, fold
+from vlp.ground.randomness import CAPTION, CROP, DOCUMENT, MINED, NEGATIVE, POLICY, REGION, REWORD, Draws, fold
 
 if TYPE_CHECKING:  # torchvision takes a second to import, and most runs have no policy
     from vlp.data.pixels.policies import Policy
@@ -40,6 +41,7 @@ class Views:
         spare_first: Leave the first image view to itself.
         documents: Where samples are documents, what is shown of them; their images are then the image views, all cut by
             the one crop.
+        mined: Captions of other samples, for `negatives`.
         regions: Which part of an image has a caption of its own.
     """
 
@@ -51,6 +53,7 @@ class Views:
     spare_first: bool = False
     documents: Documents | None = None
     regions: Regions | None = None
+    mined: MinedCaptions | None = None
 
     @property
     def num_images(self) -> int:
@@ -153,7 +156,25 @@ class Views:
         texts = [self.captions(sample, Draws(seed, CAPTION, epoch, number, view)) for view in views]
         given = self.captions.under(self.negatives.key, sample) if self.negatives and self.negatives.key else []
         with net("bad_caption"):
+            given += self._mined(texts[0], seed, epoch, number)
             return self._reword(texts, given, seed, epoch, number)
+
+    def _mined(self, right: Caption, seed: int, epoch: int, number: int) -> list[str]:
+        """Return as many mined captions as are needed, or all that are there, worded as the first text view is."""
+        if self.mined is None or self.negatives is None:
+            return []
+        draws = Draws(seed, MINED, epoch, number)
+        texts = self.mined.of(number)
+        draws.shuffle(texts)
+        found: dict[str, None] = {}  # each once, in order
+        for text in texts:
+            caption = self.captions.of_another(text, draws)
+            if caption is not None and caption.identity != right.identity:
+                reword = self.rewordings[0]
+                found[reword(caption.text, draws) if reword.is_on else caption.text] = None
+            if len(found) == self.negatives.count:
+                break
+        return list(found)
 
     def _reword(
         self, captions: list[Caption], given: Sequence[str], seed: int, epoch: int, number: int

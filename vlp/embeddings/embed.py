@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from PIL.Image import Image
 from tqdm import tqdm
@@ -73,32 +74,62 @@ def embed(
         subject = find_subject(model)
         told = float(checksum(subject.tensors()))
     check_same("the model", f"{told} of {subject.name}")
+    of_model = {"model": subject.name, "weights": subject.weights, "checksum": told, "width": subject.embed_dim}
+    encoder = subject.encoder(device, batch_size=batch_size)
+    return embed_card(encoder, samples, folder, of_model, sides=sides, file_format=file_format, kind=kind)
+
+
+def embed_card(
+    encoder: Encoder,
+    samples: SampleSet,
+    folder: Path,
+    of_model: Mapping[str, Any],
+    *,
+    captions: Captions | None = None,
+    sides: Sequence[Side] = ("images", "texts"),
+    file_format: Format = "npy",
+    kind: Kind = "float32",
+) -> tuple[int, int]:
+    """Embed the samples of one card with a model that is loaded, as `embed` does; called by all processes.
+
+    Args:
+        of_model: What the manifest says of the model.
+        captions: Which text is the first caption; None goes by the card.
+
+    Returns:
+        How many samples are embedded, and how many had to be left out.
+
+    Raises:
+        RecipeError: The folder holds embeddings of something else.
+    """
+    (card,) = samples.cards.values()
     manifest = {
-        "model": subject.name,
-        "weights": subject.weights,
-        "checksum": told,
+        **of_model,
         "data": card.name,
         "fingerprint": card.fingerprint,
         "samples": len(samples),
         "samples_per_part": SAMPLES_PER_PART,
-        "width": subject.embed_dim,
         "type": kind,
         "format": file_format,
         "sides": list(sides),
     }
     dist.on_main(partial(claim_folder, folder, manifest))
-    encoder = subject.encoder(device, batch_size=batch_size)
     with dist.together():
-        _write_parts(encoder, samples, folder, sides, file_format, kind)
+        _write_parts(encoder, samples, captions or Captions(), folder, sides, file_format, kind)
     return dist.on_main(partial(finish_folder, folder))
 
 
 def _write_parts(
-    encoder: Encoder, samples: SampleSet, folder: Path, sides: Sequence[Side], file_format: Format, kind: Kind
+    encoder: Encoder,
+    samples: SampleSet,
+    captions: Captions,
+    folder: Path,
+    sides: Sequence[Side],
+    file_format: Format,
+    kind: Kind,
 ) -> None:
     starts = range(0, len(samples), SAMPLES_PER_PART)
     mine = list(enumerate(starts))[dist.rank() :: dist.world_size()]
-    captions = Captions()
     with tqdm(total=len(samples), desc="embedding", unit=" samples", disable=not dist.is_main()) as bar:
         for number, start in mine:
             ids = range(start, min(start + SAMPLES_PER_PART, len(samples)))

@@ -149,16 +149,47 @@ def parts_of(folder: Path, side: Side = "images", *, order: np.random.Generator 
     Raises:
         RecipeError: It holds no embeddings, not all of them yet, or not of that side.
     """
-    manifest = read_manifest(folder)
-    if side not in manifest["sides"]:
-        raise RecipeError(f"{folder} holds no embeddings of {side}, only of {', '.join(manifest['sides'])}")
-    num_parts = -(-manifest["samples"] // manifest["samples_per_part"])
-    stems = [folder / f"part-{number:05d}" for number in range(num_parts)]
-    missing = [stem.name for stem in stems if not has_part(stem)]
-    if missing:
-        raise RecipeError(f"{folder}: {len(missing)} of {num_parts} parts are missing; run vlp embed again to go on")
-    numbers = range(num_parts) if order is None else order.permutation(num_parts)
-    yield from (READERS[manifest["format"]](stems[number], side) for number in numbers)
+    parts = WholeParts(folder, side)
+    numbers = range(len(parts)) if order is None else order.permutation(len(parts))
+    yield from (parts.read(number, side) for number in numbers)
+
+
+class WholeParts:
+    """The parts of a folder of embeddings, all of them, to be read by their numbers.
+
+    Args:
+        folder: What `vlp embed` wrote.
+        sides: Which are wanted, `images` or `texts`.
+
+    Raises:
+        RecipeError: It holds no embeddings, not all of them yet, or not of these sides.
+    """
+
+    def __init__(self, folder: Path, *sides: Side):
+        self.manifest = read_manifest(folder)
+        for side in sides:
+            if side not in self.manifest["sides"]:
+                raise RecipeError(
+                    f"{folder} holds no embeddings of {side}, only of {', '.join(self.manifest['sides'])}"
+                )
+        num_parts = -(-self.manifest["samples"] // self.manifest["samples_per_part"])
+        self._stems = [folder / f"part-{number:05d}" for number in range(num_parts)]
+        missing = [stem.name for stem in self._stems if not has_part(stem)]
+        if missing:
+            raise RecipeError(
+                f"{folder}: {len(missing)} of {num_parts} parts are missing; run vlp embed again to go on"
+            )
+
+    def __len__(self) -> int:
+        return len(self._stems)
+
+    def read(self, number: int, side: Side) -> Found:
+        """Return the ids of the samples of a part, ascending, and their embeddings of a side."""
+        return READERS[self.manifest["format"]](self._stems[number], side)
+
+    def captions(self, number: int) -> list[str]:
+        """Return the captions of the samples of a part, where texts were embedded."""
+        return CAPTIONS[self.manifest["format"]](self._stems[number])
 
 
 def _write_npy(stem: Path, part: Part, kind: np.dtype[Any]) -> None:
@@ -189,6 +220,18 @@ def _read_npy(stem: Path, side: Side) -> Found:
     return np.load(stem.with_suffix(".ids.npy")), np.load(stem.with_suffix(f".{side}.npy"))
 
 
+def _captions_beside_npy(stem: Path) -> list[str]:
+    with stem.with_suffix(".keys.jsonl").open(encoding="utf-8") as lines:
+        return [json.loads(line)["caption"] for line in lines]
+
+
+def _captions_in_parquet(stem: Path) -> list[str]:
+    from pyarrow import parquet
+
+    found: list[str] = parquet.read_table(stem.with_suffix(".parquet"), columns=["caption"])["caption"].to_pylist()
+    return found
+
+
 def _read_parquet(stem: Path, side: Side) -> Found:
     from pyarrow import parquet
 
@@ -200,3 +243,4 @@ def _read_parquet(stem: Path, side: Side) -> Found:
 
 WRITERS = {"npy": _write_npy, "parquet": _write_parquet}
 READERS = {"npy": _read_npy, "parquet": _read_parquet}
+CAPTIONS = {"npy": _captions_beside_npy, "parquet": _captions_in_parquet}

@@ -26,8 +26,8 @@ FIRST, SECOND = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 # Append only, so that a seed keeps its meaning.
 (
     ORDER, SUBSTITUTE, CROP, CAPTION, DEVICE, REWORD, NEGATIVE, POLICY, SHARDS, WINDOW, SOURCE, GROUP, TURN, DOCUMENT,
-    BUDGET, REGION,
-) = range(16)  # fmt: skip
+    BUDGET, REGION, MINED,
+) = range(17)  # fmt: skip
 
 
 def mix(value: int) -> int:

@@ -147,11 +147,9 @@ class Embeddings:
         reference: Features without gradient that weigh pairs (locked tower or EMA teacher).
         negatives: Wrong captions made for each image.
         teacher: Embeddings of a teacher.
-        image_features: What the image tower knows of every view before its projection, the first view first; empty
-            where nobody asks.
+        image_features: What the image tower knows of each view, in order, before its projection; empty where not asked.
         text_features: The same of the text tower, of the wrong captions too.
-        image_maps: What the image tower says of each place of every view, row by row from its top left; the first view
-            first; empty where nobody asks.
+        image_maps: What it says of each place of these views, row by row from the top left; empty where not asked.
         taught_maps: The same of averaged weights, of the first views. `image_cuts`: what these show, as `Batch.cuts`.
         hidden_patches: What the image tower says of patches that it does not see, as many of each image.
             `taught_patches`: what averaged weights say of them, which see them; without gradient.
@@ -161,7 +159,7 @@ class Embeddings:
             -log of its probability. `caption_words`: over how many tokens that is a sum; on the CPU.
         region_losses: The same of a region's caption, the box behind it, a box and the caption behind that. Zeros where
             an image has no region. `region_words`: over how many tokens these are sums; on the CPU.
-        tokens: Of the captions, first text view. `token_counts`: how many each has, end token included; on the CPU.
+        tokens: Of first captions; `token_counts`: with end tokens, on the CPU. `negative_*`: those of wrong captions.
     """
 
     image: Float32[Tensor, "n d"]
@@ -188,6 +186,8 @@ class Embeddings:
     region_words: Int64[Tensor, "n 4"] | None = None
     tokens: Int64[Tensor, "n l"] | None = None
     token_counts: Int64[Tensor, " n"] | None = None
+    negative_tokens: Int64[Tensor, "n m l"] | None = None
+    negative_token_counts: Int64[Tensor, "n m"] | None = None
 
     def numbers(self) -> Iterator[Tensor]:
         """Yield all that holds real numbers."""
@@ -233,10 +233,12 @@ class Embeddings:
         features = (*(known[place] for place in order), *known[len(views) :]) if known else ()
         return replace(self, text=text, text_views=tuple(further), text_features=features)
 
-    def with_negatives(self, count: int) -> Embeddings:
-        """Return the same with the last `count` text views as wrong captions."""
-        kept = len(self.text_views) - count
-        return replace(self, text_views=self.text_views[:kept], negatives=stack(self.text_views[kept:], dim=1))
+    def with_negatives(self, batch: Batch) -> Embeddings:
+        """Return the same with the last text views as wrong captions, which are those of the batch."""
+        count, kept = batch.num_negatives, len(self.text_views) - batch.num_negatives
+        tokens, counts = batch.tokens[-count:].transpose(0, 1), batch.lengths[-count:].T
+        changed = replace(self, text_views=self.text_views[:kept], negatives=stack(self.text_views[kept:], dim=1))
+        return replace(changed, negative_tokens=tokens, negative_token_counts=counts)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ class MannWhitneyTerm(Term):
     Sheikholeslami et al. 2025 (arXiv:2510.00137): where one threshold must serve all queries. Not invariant to a
     query's own offset, and slower to converge than softmax contrast. Costs are linear between the points of a grid
     over the cosines, with the gradient of that; the model's scale plays no part. The paper mines five hard negatives
-    for each query: under a key of the sample (data.captions.negatives.key) they join the others.
+    for each query, which join the others: `vlp mine` finds them (data.captions.negatives.mined), or the training itself
+    does (data.captions.negatives.mining), or a key of the sample has them (data.captions.negatives.key).
 
     Formula: mean_i mean_{s in N} softplus((s - cosine_ii) / temperature), N all cosine_kl, k != l, and, where `mined`,
     all x_k.y'_km with the wrong captions of sample k

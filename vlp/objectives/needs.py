@@ -30,5 +30,5 @@ PROVIDERS = {
     "hidden_patches": "add strategies.local_to_global={}",
     "pixel_changes": "put one there (model.tune={type: purifier})",
     "negatives": "add some (strategies.shuffled_captions={}, or strategies.hard_negatives={} with "
-    "data.captions.negatives={})",
+    "data.captions.negatives={}; mined ones with data.captions.negatives={mining: {every: 2000}})",
 }

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 from pydantic import BaseModel, Field, TypeAdapter, create_model, model_validator
 
 from vlp.data.arrange import Mixing
+from vlp.data.mined_captions import Mining
 from vlp.data.order.timetable import Ramp
 from vlp.data.pixels.augment import Augment
 from vlp.data.pixels.crop import Crop
@@ -38,6 +39,7 @@ from vlp.towers.tuning import base as tuning
 if TYPE_CHECKING:  # made from signatures at run time, which no type checker follows
     RampSection: TypeAlias = Any
     CropSection: TypeAlias = Any
+    NegativeSection: TypeAlias = Any
     CaptionSection: TypeAlias = Any
     DocumentSection: TypeAlias = Any
     RegionSection: TypeAlias = Any
@@ -57,11 +59,14 @@ if TYPE_CHECKING:  # made from signatures at run time, which no type checker fol
 else:
     RampSection = settings_of(Ramp)
     CropSection = settings_of(Crop)
+    NegativeSection = create_model(
+        "negatives", __base__=settings_of(WrongCaptions), mining=(settings_of(Mining) | None, None)
+    )
     CaptionSection = create_model(
         "captions",
         __base__=settings_of(Captions),
         augment=(settings_of(TextAugment), settings_of(TextAugment)()),
-        negatives=(settings_of(WrongCaptions) | None, None),
+        negatives=(NegativeSection | None, None),
     )
     DocumentSection = settings_of(Documents)
     RegionSection = settings_of(Regions)

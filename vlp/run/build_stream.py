@@ -13,6 +13,7 @@ import torch
 
 from vlp.data import Augment, Captions, Crop, SampleSet, Stream, TextAugment, Views, WrongCaptions
 from vlp.data.arrange import arrange
+from vlp.data.mined_captions import Mining, check_one_card, read_mined
 from vlp.data.order.shuffle import Order
 from vlp.data.order.timetable import Ramp
 from vlp.data.pixels.native_crop import NativeCrop
@@ -49,11 +50,12 @@ def build_stream(recipe: Recipe, towers: DualEncoder, device: torch.device) -> S
     )
     check_documents(data, samples, towers)
     check_regions(data, samples)
+    _check_mining(data, samples)
     order = _build_order(recipe, samples)
     _check_twins(recipe.train.batch_size, samples, order)
     return Stream(
         samples,
-        _build_views(data, towers.image_size, towers.budget),
+        _build_views(data, samples, towers.image_size, towers.budget),
         towers.tokenizer,
         batch_size=recipe.train.batch_size,
         first_batches=recipe.train.first_sizes,
@@ -108,6 +110,23 @@ def _build_order(recipe: Recipe, samples: SampleSet) -> Order:
     )
 
 
+def _check_mining(data: DataSection, samples: SampleSet) -> None:
+    """Refuse to mine wrong captions beside others, in several cards, or fewer than are wanted."""
+    wrong, key = data.captions.negatives, "data.captions.negatives.mining"
+    if wrong is None or wrong.mining is None:
+        return
+    Mining(**settings(wrong.mining))
+    check_one_card(samples, key)
+    for other in ("key", "mined"):
+        if getattr(wrong, other) is not None:
+            raise RecipeError(f"{key}: it finds what data.captions.negatives.{other} would name: leave one out")
+    if wrong.mining.count < wrong.count:
+        raise RecipeError(
+            f"{key}.count: {wrong.mining.count} captions are fewer than data.captions.negatives.count={wrong.count}: "
+            "mine as many or more"
+        )
+
+
 def _check_twins(batch_size: int, samples: SampleSet, order: Order) -> None:
     """Refuse a batch that must hold samples twice, and warn of many of them: they are no negatives of each other."""
     if batch_size > samples.num_distinct:
@@ -135,7 +154,9 @@ def count_copies(batch_size: int, samples: SampleSet, order: Order) -> float:
     return float(np.mean(copies))
 
 
-def _build_views(data: DataSection, size: int | tuple[int, int], budget: PatchBudget | None) -> Views:
+def _build_views(
+    data: DataSection, samples: SampleSet, size: int | tuple[int, int], budget: PatchBudget | None
+) -> Views:
     crops, rewordings = [Crop(size, **settings(data.crop))], [TextAugment(**settings(data.captions.augment))]
     for label, view in data.views.items():
         with _renamed("data.crop", f"data.views.{label}"):
@@ -144,15 +165,17 @@ def _build_views(data: DataSection, size: int | tuple[int, int], budget: PatchBu
         with _renamed("data.captions.augment", f"data.text_views.{label}"):
             rewordings += [TextAugment(**settings(view, "count"))] * view.count
     wrong = data.captions.negatives
+    mined = None if wrong is None or wrong.mined is None else read_mined(Path(wrong.mined), samples, wrong.count)
     return Views(
         crops=tuple(crops) if budget is None else tuple(NativeCrop(crop, budget) for crop in crops),
         captions=Captions(**settings(data.captions, "augment", "negatives")),
         rewordings=tuple(rewordings),
-        negatives=None if wrong is None else WrongCaptions(**settings(wrong)),
+        negatives=None if wrong is None else WrongCaptions(**settings(wrong, "mining")),
         policy=None if data.policy is None else policies.build(data.policy.type, settings(data.policy, "type")),
         spare_first=data.spare_first_view,
         documents=None if data.documents is None else Documents(**settings(data.documents)),
         regions=None if data.regions is None else Regions(**settings(data.regions)),
+        mined=mined,
     )
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from vlp.data import SampleSet
 from vlp.data.faults import tidy
 from vlp.data.fingerprint import Fingerprint, fingerprints
+from vlp.data.mined_captions import ABOUT, KEY
 from vlp.data.sample_groups import NUMBERS
 from vlp.data.texts import word_lists
 from vlp.ground import dist, files
@@ -31,7 +32,7 @@ DATA_LOCK = "data.lock.json"
 IN_USE = "in_use"  # an empty file that a run holds
 PATIENCE = 10.0  # seconds for an earlier process of the same job to end
 WORDS = "word lists"  # beside the labels of sources
-GROUPS = "data.groups: "  # among them
+GROUPS, MINED = "data.groups: ", f"{KEY}: "  # among them
 STEP_OF_EVALUATIONS = "step_"
 UNDER_ATTACK, ROBUST_RECORD = "robust", "robust.json"  # beside the records of a step
 INTERPOLATION = "interpolation.json"  # scores between the start of a run and its end
@@ -200,19 +201,22 @@ def _lock(recipe: Recipe, data: Mapping[str, Any], weights: Sequence[Loaded], ru
 
 
 def _describe_data(recipe: Recipe, samples: SampleSet, before: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what is known of each source, of the lists of words that change captions, and of groups of samples."""
+    """Return what is known of each source, and of further files that decide what is drawn."""
     sources = {label: Fingerprint.from_mapping(told) for label, told in before.items() if label != WORDS}
     found: dict[str, Any] = {label: asdict(each) for label, each in fingerprints(samples, sources).items()}
     return found | {WORDS: _further_files(recipe.data)}
 
 
 def _further_files(data: DataSection) -> dict[str, str]:
-    """Return the checksum of each list of words that is in use, and of the groups that batches come from."""
+    """Return the checksum of each list of words that is in use, of groups of samples, and of mined captions."""
     augments = [data.captions.augment, *data.text_views.values()]
     used = {name: find_file("data", name) for name in {each.synonym_file for each in augments if each.synonyms}}
     sums = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in sorted(used.items())}
     if data.groups is not None:
         sums[f"{GROUPS}{data.groups}"] = files.sha256_of(Path(data.groups) / NUMBERS)
+    if data.captions.negatives is not None and data.captions.negatives.mined is not None:
+        mined = data.captions.negatives.mined
+        sums[f"{MINED}{mined}"] = files.sha256_of(Path(mined) / ABOUT)  # which has the checksums of the others
     if data.captions.negatives is not None or any(each.drop_stop_words for each in augments):
         lists = (word_lists.STOP_WORDS, word_lists.ATTRIBUTES, word_lists.RELATIONS, word_lists.OBJECTS)
         plain = json.dumps([sorted(lists[0]), *lists[1:]])
@@ -234,7 +238,9 @@ def _data_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str
             said.append(f"data.{label}: changed ({DATA_LOCK} is missing or damaged, so how is not known)")
         elif label == WORDS:
             names = sorted({name for name, _ in told.items() ^ now[label].items()})
-            said += [f"{'' if name.startswith(GROUPS) else 'data.captions: '}{name}: changed" for name in names]
+            said += [
+                f"{'' if name.startswith((GROUPS, MINED)) else 'data.captions: '}{name}: changed" for name in names
+            ]
         else:
             changes = Fingerprint.from_mapping(told).changes(Fingerprint.from_mapping(now[label]))
             said += [f"data.{label}: {'; '.join(changes)}"] if changes else []

@@ -42,5 +42,5 @@ class DualTeacher(Averaged):
         count = batch.num_negatives if self.negatives else 0
         read = [0, *range(len(batch.tokens) - count, len(batch.tokens))]
         seen = self.say(images[:1], batch.tokens[read], batch.lengths[read].numpy())
-        said = seen.with_negatives(count) if count else seen
+        said = seen.with_negatives(batch) if count else seen
         return Teacher(seen.image, seen.text, said.negatives)

@@ -1,4 +1,4 @@
-"""Wrong captions that the data workers made by rules."""
+"""Wrong captions that come with the samples: made by rules, written beside them, or mined."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from vlp.strategies.base import Strategy, strategies
 class HardNegatives(Strategy):
     """Hand the wrong captions of `data.captions.negatives` to terms as `negatives`.
 
-    Each costs a pass of the text tower. `shuffled_captions` needs no rules and knows no words; the two exclude each
-    other.
+    Rules make them, or they stand under a key of the sample, or are mined among the captions of others by `vlp mine` or
+    by the training itself. Each costs a pass of the text tower. `shuffled_captions` needs no rules and knows no words;
+    the two exclude each other.
     """
 
     provides = frozenset({"negatives"})
     reads_images = False
 
     def after_forward(self, _images: Tensor, batch: Batch, embeddings: Embeddings) -> Embeddings:
-        return embeddings.with_negatives(batch.num_negatives)
+        return embeddings.with_negatives(batch)

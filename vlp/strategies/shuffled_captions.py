@@ -47,7 +47,7 @@ class ShuffledCaptions(Strategy):
         )
 
     def after_forward(self, _images: Tensor, batch: Batch, embeddings: Embeddings) -> Embeddings:
-        return embeddings.with_negatives(batch.num_negatives)
+        return embeddings.with_negatives(batch)
 
 
 def shuffle(

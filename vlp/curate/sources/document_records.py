@@ -15,8 +15,8 @@ from vlp.curate.sources.tables import LINES
 from vlp.data import Captions
 from vlp.data.faults import BadSampleError
 from vlp.data.pixels.decode import decode_image
-from vlp.data.texts.captions import LARGEST_JSON
 from vlp.data.texts.document_layouts import image_names, is_document, passages
+from vlp.data.texts.sample_texts import LARGEST_JSON
 
 MEMBER = "json"
 

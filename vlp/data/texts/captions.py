@@ -14,12 +14,11 @@ from vlp.data.faults import BadSampleError, net
 from vlp.data.samples import Sample
 from vlp.data.shards.cards import is_record
 from vlp.data.texts.cleaning import Rubbish, remove
+from vlp.data.texts.sample_texts import LARGEST_CAPTION, values_under
 from vlp.ground.paths import find_file
 from vlp.ground.randomness import Draws
 from vlp.ground.types import RecipeError
 
-LARGEST_CAPTION = 100_000
-LARGEST_JSON = 10_000_000
 MOST_DIGITS = 12
 # `{c}` is what prompt files of evaluations write.
 PLACE = re.compile(r"\{c?\}")
@@ -117,10 +116,7 @@ class Captions:
         key = list(found)[draws.weighted([weight for weight, _ in found.values()])]
         whole = self._clean(draws.choice(self._candidates(key, found[key][1])), key)
         pieces = self._split(whole)
-        text = words = self._reword(whole, pieces, draws)
-        if self.templates and draws.uniform() < self.template_probability:
-            text = PLACE.sub(lambda _: words, draws.choice(self.templates))
-        return Caption(text, (pieces[0] if self.identity == "first" else words).lower())
+        return self._worded(self._reword(whole, pieces, draws), pieces, draws)
 
     @net("bad_caption")
     def first(self, sample: Sample) -> str:
@@ -151,6 +147,21 @@ class Captions:
         """
         values = [value for value in values_under(sample, key, {}) if value not in ([], None)]
         return [self._clean(text, key) for value in values for text in self._candidates(key, value)]
+
+    @net("bad_caption")
+    def of_another(self, text: str, draws: Draws) -> Caption | None:
+        """Return a whole caption of another sample, worded like those drawn for training; None where nothing is left.
+
+        With a separator, its first piece is always there: the others may be true of many images.
+
+        Raises:
+            BadSampleError: It is too long, or not text.
+        """
+        whole = self.tidy(text, "a mined caption")
+        if not whole:
+            return None
+        pieces = self._split(whole)
+        return self._worded(self._reword(whole, pieces, draws, keep_first=True), pieces, draws)
 
     @net("bad_caption")
     def tidy(self, text: str, key: str) -> str:
@@ -206,12 +217,18 @@ class Captions:
             return [text]
         return [piece.strip() for piece in text.split(self.separator) if piece.strip()] or [text]
 
-    def _reword(self, whole: str, pieces: list[str], draws: Draws) -> str:
+    def _worded(self, words: str, pieces: list[str], draws: Draws) -> Caption:
+        text = words
+        if self.templates and draws.uniform() < self.template_probability:
+            text = PLACE.sub(lambda _: words, draws.choice(self.templates))
+        return Caption(text, (pieces[0] if self.identity == "first" else words).lower())
+
+    def _reword(self, whole: str, pieces: list[str], draws: Draws, *, keep_first: bool = False) -> str:
         wording = list(self.wording)[draws.weighted(list(self.wording.values()))]
         if self.separator is None or wording == "all":
             return whole
         first, others = pieces[0], pieces[1:]
-        if wording == "first" or not others:
+        if wording == "first" or not others or (wording == "one" and keep_first):
             return first
         if wording == "one":
             return draws.choice(others)
@@ -232,61 +249,6 @@ def _find(sample: Sample, keys: Mapping[str, float]) -> dict[str, tuple[float, A
         inside = "".join(f"; {name} holds {', '.join(list(record)[:10])}" for name, record in records.items())
         raise BadSampleError("missing_caption", f"none of {', '.join(keys)} among {', '.join(sample.members)}{inside}")
     return found
-
-
-def values_under(sample: Sample, key: str, records: dict[str, dict[str, Any]]) -> list[Any]:
-    """Return what stands under a key, in a list; an empty one where nothing does.
-
-    Args:
-        records: JSON members that were read already; further ones are put there.
-    """
-    if key in sample.members and not is_record(key):
-        return [_read_text(sample, key, LARGEST_CAPTION)]
-    for member in sorted(filter(is_record, sample.members), key=len, reverse=True):
-        if key.startswith(f"{member}."):
-            records[member] = records[member] if member in records else read_record(sample, member)
-            return _within(records[member], key.removeprefix(f"{member}."))
-    return []
-
-
-def _within(record: Any, path: str) -> list[Any]:
-    """Look a key up, or keys of mappings within joined by dots; of a list of mappings, in each."""
-    if isinstance(record, list):
-        found = [value for part in record for value in _within(part, path)]
-        texts = [text for value in found for text in (value if isinstance(value, list) else [value])]
-        return [texts] if found else []
-    if not isinstance(record, dict):
-        return []
-    if path in record:
-        return [record[path]]
-    for place, letter in enumerate(path):
-        if letter == "." and path[:place] in record:
-            return _within(record[path[:place]], path[place + 1 :])
-    return []
-
-
-def read_record(sample: Sample, member: str) -> dict[str, Any]:
-    """Return the content of a JSON member.
-
-    Raises:
-        BadSampleError: It is no mapping, or too large.
-    """
-    try:
-        record = json.loads(_read_text(sample, member, LARGEST_JSON))
-    except (ValueError, RecursionError) as error:  # among them integers of 5,000 digits
-        raise BadSampleError("bad_caption", f"{member}: {error}") from error
-    if not isinstance(record, dict):
-        raise BadSampleError("bad_caption", f"{member}: not a mapping")
-    return record
-
-
-def _read_text(sample: Sample, extension: str, largest: int) -> str:
-    if sample.size(extension) > largest:
-        raise BadSampleError("bad_caption", f"{extension}: {sample.size(extension)} bytes, more than {largest}")
-    try:
-        return sample.read(extension).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise BadSampleError("bad_caption", f"{extension}: {error}") from error
 
 
 def _check_text(text: str, key: str) -> None:

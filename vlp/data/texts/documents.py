@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from vlp.data.faults import BadSampleError
 from vlp.data.pixels.decode import EXTENSIONS
 from vlp.data.samples import Sample
-from vlp.data.texts.captions import Captions, read_record
+from vlp.data.texts.captions import Captions
 from vlp.data.texts.document_layouts import Passage, passages
+from vlp.data.texts.sample_texts import read_record
 from vlp.ground.randomness import Draws
 from vlp.ground.types import RecipeError
 

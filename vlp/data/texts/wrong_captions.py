@@ -68,6 +68,9 @@ class WrongCaptions:
         kinds: How often each kind is used; null is all alike.
         key: Where a sample has wrong captions of its own, as for `data.captions.keys` (`json.NAME`): a text or a list
             of texts, of which as many as are needed are drawn. What is left is made by the rules.
+        mined: Folder of the captions that were mined for each sample of the one source (`vlp mine` writes it), of which
+            as many are drawn, worded as captions of their own are; those that equal the right one are left out. What is
+            left is made by the rules.
         first_words: Only so many words change: what the text tower cuts off must not hold the difference.
     """
 
@@ -77,6 +80,7 @@ class WrongCaptions:
         count: int = 1,
         kinds: dict[Kind, float] | None = None,
         key: str | None = None,
+        mined: str | None = None,
         first_words: int = 30,
     ):
         if count < 1:
@@ -89,6 +93,8 @@ class WrongCaptions:
             raise RecipeError(
                 "data.captions.negatives.kinds: weights must not be negative, and one must be larger than 0"
             )
+        if key is not None and mined is not None:
+            raise RecipeError("data.captions.negatives: key and mined both say which captions are wrong: leave one out")
         self.count = count
         self.kinds = {kind: weight for kind, weight in (kinds or dict.fromkeys(KINDS, 1.0)).items() if weight > 0}
         self.first_words = first_words

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -68,9 +69,7 @@ def train(recipe: Recipe, *, resume: bool = False, allow_changes: bool = False) 
             evaluate(run, log, step, position, watchdog)
         while step < run.num_steps and not run.scores.verdict and not stop.anywhere():
             if rounds.is_due(step):
-                with clock.paused():
-                    begin_round(run, log, rounds, step, position, watchdog)
-                batches = clock.waiting(run.stream.batches(position))
+                batches = begin_round(run, log, clock, rounds, step, position, watchdog)
             batch = next(batches)
             has_twins = dist.any_equal(batch.ids)  # while ids are on the CPU, where nobody waits for them
             batch = batch.to(run.device)
@@ -254,11 +253,18 @@ def save_or_say(run: Run, log: Log, step: int, position: int) -> None:
         log.say(f"{error}; the run goes on")
 
 
-def begin_round(run: Run, log: Log, rounds: MiningRounds, step: int, position: int, watchdog: Watchdog) -> None:
-    """Mine wrong captions anew, or take up those of the round; the state is saved before, as that may take long."""
-    if step:
-        save_or_say(run, log, step, position)
-    rounds.begin(step, watchdog, log.say)
+def begin_round(
+    run: Run, log: Log, clock: Clock, rounds: MiningRounds, step: int, position: int, watchdog: Watchdog
+) -> Iterator[Batch]:
+    """Mine wrong captions anew, or take up those of the round, and return the batches that have them.
+
+    The state is saved before, as that may take long.
+    """
+    with clock.paused():
+        if step:
+            save_or_say(run, log, step, position)
+        rounds.begin(step, watchdog, log.say)
+    return clock.waiting(run.stream.batches(position))
 
 
 def evaluate(run: Run, log: Log, step: int, position: int, watchdog: Watchdog) -> None:

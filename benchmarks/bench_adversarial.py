@@ -1,6 +1,7 @@
 """What a step against an adversary costs on the CPU, counted in passes of the image tower and timed beside plain ones.
 
     python -m benchmarks.bench_adversarial
+    python -m benchmarks.bench_adversarial --towers ViT-S-32 --pairs 8 --rounds 3
     python -m benchmarks.bench_adversarial --quick --to runs/try
 
 A pass is forward and backward, as a plain step takes one. An attack of k steps may add k of them, and one more where
@@ -97,8 +98,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "memory."
     )
     sections = [WHAT, about, markdown(table(found))]
-    title = "Steps against an adversary"
-    page = write_page(parsed.to, "adversarial", title, words, sections, [asdict(each) for each in found])
+    title = f"Steps of {parsed.towers} against an adversary"
+    theme = f"adversarial-{slug(parsed.towers)}"  # a page of its own for each size
+    page = write_page(parsed.to, theme, title, words, sections, [asdict(each) for each in found])
     print(f"{markdown(table(found))}\n-> {page}")
 
 

@@ -14,7 +14,14 @@ from vlp.objectives.feature_distillation import FeatureDistillationTerm
 
 SIZE, WIDE, WIDTH = 12, 9, 4
 TAUGHT = [name for name in terms if "teacher" in terms[name].needs]
-COMPARING = ("byolip", "feature_distillation", "self_distillation", "teacher_contrast", "text_grounded")
+COMPARING = (
+    "byolip",
+    "feature_contrast",
+    "feature_distillation",
+    "self_distillation",
+    "teacher_contrast",
+    "text_grounded",
+)
 """Terms that compare features, not similarities; each has parameters for a teacher of another width."""
 
 
@@ -76,7 +83,7 @@ def test_two_processes_equal_one(name, parts):
         torch.testing.assert_close(halves[0][k] + halves[1][k], torch.as_tensor(whole))
 
 
-@pytest.mark.parametrize("name", ["feature_distillation", "teacher_contrast", "text_grounded"])
+@pytest.mark.parametrize("name", ["feature_contrast", "feature_distillation", "teacher_contrast", "text_grounded"])
 def test_where_the_way_is_an_embedding_it_changes_nothing(name):
     """A teacher whose further coordinates are zeros says what the narrow one says."""
     narrow, wide = objective_of(name, None), objective_of(name, WIDE)

@@ -129,7 +129,7 @@ def draw_wide(width: int) -> Whole:
     return Whole(image.requires_grad_(), text.requires_grad_(), batch.scale, batch.bias, IDS, more=more)
 
 
-OF_OTHERS = ("teacher_contrast", "clip_negatives")
+OF_OTHERS = ("teacher_contrast", "feature_contrast", "clip_negatives")
 """Their gradients also run along the teacher's embeddings, or along wrong captions, which are none of the batch."""
 
 

@@ -1,5 +1,7 @@
 """The teacher is the model at the start and sees clean images; the student sees what it would get most wrong."""
 
+import math
+
 import pytest
 import torch
 
@@ -12,6 +14,7 @@ from vlp.train import one_step
 
 PAIRS = 8
 LOSS = "objective={clip: {weight: 0.0}, feature_distillation: {}}"
+CONTRAST = "objective={clip: {weight: 0.0}, feature_distillation: null, feature_contrast: {}}"
 LOCKED = "model.freeze=[text, logit_scale]"
 PLAIN = ("train.precision=float32", f"train.batch_size={PAIRS}", STEADY, LOSS, LOCKED)
 
@@ -57,6 +60,46 @@ def test_changed_images_go_further_than_noise(monkeypatch):
     assert (attacked - clean).norm() > 2 * (shaken - clean).norm()
 
 
+def changed_by(attack, monkeypatch, micro_batches=1):
+    """Return what a whole batch of the teacher's embeddings looks like, and where its images are after an attack."""
+    parts = parts_of(monkeypatch, f"{{epsilon: 4, attack: {attack}}}", CONTRAST)
+    strategy, towers, batch = parts.strategies["fare"], parts.towers, batch_for(parts.recipe, PAIRS)
+    strategy.before_forward(batch)
+    pieces = [
+        strategy.before_towers(parts.augment(piece.images, piece.draws), piece)[0]
+        for piece in batch.chunk(micro_batches)
+    ]
+    with torch.no_grad():
+        clean = towers.embed_images(parts.augment(batch.images, batch.draws)[0])
+        return clean, towers.embed_images(torch.cat(pieces)), towers.scale.item()
+
+
+def contrasts(clean, changed, scale):
+    """Return the contrast of each changed image with all clean ones, one number at a time."""
+    logits = [[scale * float(changed[i] @ clean[j]) for j in range(PAIRS)] for i in range(PAIRS)]
+    return [math.log(sum(math.exp(x - row[i]) for x in row)) for i, row in enumerate(logits)]
+
+
+def test_an_attack_on_the_contrast_finds_more_of_it_and_less_distance(monkeypatch):
+    found = {attack: changed_by(attack, monkeypatch) for attack in ("distance", "contrast")}
+    contrast = {attack: sum(contrasts(*each)) for attack, each in found.items()}
+    distance = {attack: float((clean - changed).norm()) for attack, (clean, changed, _) in found.items()}
+    assert contrast["contrast"] > contrast["distance"] > 0
+    assert distance["contrast"] < distance["distance"]
+
+
+def test_the_contrast_is_with_the_whole_batch_in_pieces_too(monkeypatch):
+    whole, pieces = (changed_by("contrast", monkeypatch, number)[1] for number in (1, 4))
+    torch.testing.assert_close(pieces, whole, rtol=0, atol=1e-4)
+
+
+def test_the_contrast_of_changed_images_is_what_is_lowered(monkeypatch):
+    parts = parts_of(monkeypatch, "{epsilon: 4, attack: contrast}", CONTRAST)
+    clean, changed, scale = changed_by("contrast", monkeypatch)
+    report, _ = one_step(parts, batch_for(parts.recipe, PAIRS), 0)
+    assert report["loss"].item() == pytest.approx(sum(contrasts(clean, changed, scale)) / PAIRS, rel=1e-4)
+
+
 def test_clean_images_may_stay_beside_changed_ones_by_weight(monkeypatch):
     parts = parts_of(monkeypatch, "{clean_weight: 0.5, adversarial_weight: 2.0, first_step: 1, probability: 0.6}")
     quiet, _ = one_step(parts, batch_for(parts.recipe, PAIRS, 0), 0)
@@ -73,13 +116,15 @@ def test_what_would_teach_nothing_is_refused(settings):
         Fare(**settings)
 
 
-def test_micro_batches_equal_one_pass():
-    case = "vitb32_clip", ("strategies.fare={steps: 2}", STEADY, LOSS, LOCKED)
+@pytest.mark.parametrize(("attack", "loss"), [("distance", LOSS), ("contrast", CONTRAST)])
+def test_micro_batches_equal_one_pass(attack, loss):
+    case = "vitb32_clip", (f"strategies.fare={{steps: 2, attack: {attack}}}", STEADY, loss, LOCKED)
     assert_alike(steps_of(*case, micro_batches=2), steps_of(*case))
 
 
-def test_resume_equals_no_interruption(tmp_path):
-    settings = ("strategies.fare={steps: 2, warmup_steps: 4}", STEADY, LOSS, LOCKED)
+@pytest.mark.parametrize(("attack", "loss"), [("distance", LOSS), ("contrast", CONTRAST)])
+def test_resume_equals_no_interruption(tmp_path, attack, loss):
+    settings = (f"strategies.fare={{steps: 2, warmup_steps: 4, attack: {attack}}}", STEADY, loss, LOCKED)
     assert_resumes(recipe_of(tmp_path, *settings))
 
 

@@ -134,6 +134,7 @@ def count(recipe: Recipe, *, tokens: float | None = None) -> Counts:
         objective.create(towers.embed_dim, teacher_dim_of(used), *widths_of(towers, objective))
         for strategy in used.values():
             strategy.borrow(objective.lent())
+            strategy.augmented_by(lambda images, _draws: torch.empty(*images.shape[:2], *pixel_shape(towers)))
             strategy.start(towers)
         length = towers.caption_length
         if tokens is not None and can_cut(towers.core.text):

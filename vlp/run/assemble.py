@@ -231,7 +231,9 @@ def assemble(recipe: Recipe, *, resume: bool, allow_changes: bool) -> Run:
     check_unfreezing(optimizer, num_steps)
     pull = build_pull(kind, optimizer)
     term_optimizer = build_term_optimizer(objective.to(accelerator.device), recipe)
+    augment = build_augment(recipe, towers).to(accelerator.device)
     for strategy in used.values():
+        strategy.augmented_by(augment)
         strategy.start(towers)
     if sharded:
         split_again(towers)  # strategies have tried it, and nothing else splits it again without a backward pass
@@ -241,7 +243,7 @@ def assemble(recipe: Recipe, *, resume: bool, allow_changes: bool) -> Run:
         claim=claim,
         accelerator=accelerator,
         stream=stream,
-        augment=build_augment(recipe, towers).to(accelerator.device),
+        augment=augment,
         model=model,
         towers=towers,
         objective=objective,

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
-from jaxtyping import Bool, Float32
+from jaxtyping import Bool, Float32, UInt8
 from torch import Tensor, nn
 
 from vlp.ground.registry import Registry
 from vlp.ground.types import Batch, Embeddings, Reading, RecipeError
 from vlp.towers.dual import DualEncoder
+
+Augmentation = Callable[[UInt8[Tensor, "v n h w 3"], Float32[Tensor, "v n k"]], Float32[Tensor, "v n 3 h w"]]
+"""Normalised pixels as the towers are to see them, from those of a batch and its draws: a pure function."""
 
 
 class Strategy:
@@ -55,6 +58,9 @@ class Strategy:
         Asked before `start`, and only where the launch splits parameters over processes.
         """
         return None
+
+    def augmented_by(self, augment: Augmentation) -> None:
+        """Learn how the images of a batch will be normalised and augmented, before `start`."""
 
     def start(self, model: DualEncoder) -> None:
         """See the model once, before the first step."""

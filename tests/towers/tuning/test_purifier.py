@@ -28,6 +28,7 @@ OPTIONS = (
     "optimizer.learning_rate=1e-2",
     STEADY,
 )
+CONTRAST = ("objective={feature_distillation: null, feature_contrast: {}}", "strategies.fare.attack=contrast")
 NEAR = (*OPTIONS, "objective.pixel_change={weight: 1.0}")
 pytestmark = pytest.mark.filterwarnings("ignore:model.freeze")  # small towers have no weights
 
@@ -51,7 +52,9 @@ def test_a_run_changes_the_autoencoder_alone_and_its_model_is_loaded_with_it(tmp
     assert all(name.startswith("core.visual.purifier.") for name in changed)
 
 
-@pytest.mark.parametrize("options", [OPTIONS, NEAR], ids=["alone", "near the image"])
+@pytest.mark.parametrize(
+    "options", [OPTIONS, NEAR, (*OPTIONS, *CONTRAST)], ids=["alone", "near the image", "by contrast"]
+)
 def test_resume_equals_no_interruption(tmp_path, options):
     assert_resumes(recipe_of(tmp_path, *options))
 

@@ -14,6 +14,7 @@ from benchmarks.gpu.timing import H100, MILLI, median, seconds_of
 from benchmarks.objective_cases import Case as Loss
 from benchmarks.objective_cases import make_step
 from vlp.pairs.engine import fused, walk
+from vlp.pairs.engine.kernel_blocks import Blocks
 
 PAIRS, TOY_PAIRS = 16_384, 48
 SHAPES = ((64, 64, 32, 4), (128, 64, 32, 4), (128, 64, 32, 8), (128, 128, 32, 8), (64, 128, 64, 8), (128, 128, 16, 8))
@@ -43,11 +44,10 @@ def cases(setting: Setting) -> Iterator[Case]:
 def tile(setting: Setting, shape: tuple[int, int, int, int]) -> Finding:
     """Time the fused loss with another shape; on the CPU in Triton's interpreter, with smaller tiles."""
     if setting.device == "cpu":
-        small = fused.Blocks(16, 16, 16, 1)
-        replaced = patch.object(fused, "INTERPRETED", small)
+        replaced = patch.object(fused, "blocks_for", lambda _: Blocks(16, 16, 16, 1))
         chosen = patch.object(walk, "share_out", lambda _, block, requests: fused.share_out("triton", block, requests))
     else:
-        replaced = patch.object(fused, "SINGLE", fused.Blocks(*shape))
+        replaced = patch.object(fused, "blocks_for", lambda _: Blocks(*shape))
         chosen = patch.object(walk, "share_out", fused.share_out)
     step, _ = make_step(Loss("clip", TOY_PAIRS if setting.is_toy else PAIRS, device=setting.device), 0)
     try:

@@ -15,10 +15,10 @@ from vlp.curate.verify import verify_card
 from vlp.data import SampleSet
 from vlp.data.shards import homes
 from vlp.data.shards import index as index_module
-from vlp.data.shards.cache import cache_folder
 from vlp.data.shards.cards import load_card
 from vlp.data.shards.shard import open_shards
 from vlp.data.shards.summary import summary_beside
+from vlp.ground.cache_folder import cache_folder
 from vlp.ground.types import RecipeError
 from vlp.ground.yaml import write_yaml
 

@@ -37,6 +37,7 @@ from vlp.pairs import (
 )
 from vlp.pairs.engine import fused, matrix
 from vlp.pairs.engine.fused_plan import has_kernel
+from vlp.pairs.engine.kernel_blocks import SINGLE
 
 MIXED = [
     ROWS,
@@ -284,7 +285,7 @@ def compile_for(capability):
     kernels = SimpleNamespace(forward=Compiler(triton_kernels.forward), backward=Compiler(triton_kernels.backward))
     for precision in ("tf32x3", "tf32", "ieee"):
         with (
-            patch.object(fused, "INTERPRETED", fused.SINGLE),
+            patch.object(fused, "blocks_for", lambda _: SINGLE),
             patch.object(fused, "precision_of", lambda *_, chosen=precision: chosen),
             patch.object(fused, "_kernels", lambda: kernels),
         ):

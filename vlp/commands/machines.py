@@ -39,7 +39,7 @@ def add_plan(parser: argparse.ArgumentParser) -> None:
 
 def add_bench(parser: argparse.ArgumentParser) -> None:
     """bench: measure on this machine, for vlp plan and for you."""
-    add_commands(parser, (_bench_train,))
+    add_commands(parser, (_bench_train, _bench_loss))
 
 
 def _bench_train(parser: argparse.ArgumentParser) -> None:
@@ -53,6 +53,20 @@ def _bench_train(parser: argparse.ArgumentParser) -> None:
         from vlp.commands.planning import run_bench
 
         run_bench(parsed)
+
+    parser.set_defaults(command=command)
+
+
+def _bench_loss(parser: argparse.ArgumentParser) -> None:
+    """loss: time the kernels of the losses with several tiles, and let this machine use the fastest from now on."""
+    parser.add_argument("--pairs", type=int, default=16_384, metavar="N", help="of the batch; default: %(default)s")
+    parser.add_argument("--width", type=int, default=512, metavar="N", help="of the embeddings; default: %(default)s")
+    parser.add_argument("--forget", action="store_true", help="use the tiles again that suit most devices")
+
+    def command(parsed: argparse.Namespace) -> None:
+        from vlp.commands.timed_kernels import run_bench_loss
+
+        run_bench_loss(parsed)
 
     parser.set_defaults(command=command)
 

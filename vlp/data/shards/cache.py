@@ -1,18 +1,13 @@
-"""A folder for what can be computed or fetched again: indices, summaries, copies of remote and packed shards."""
+"""Names in the cache for what was made of shards: indices, summaries, copies of remote and packed ones."""
 
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 
+from vlp.ground.cache_folder import cache_folder
+
 VERSION = "2"
-
-
-def cache_folder(room: str) -> Path:
-    """Return a folder of the cache."""
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "vlp" / room
 
 
 def cache_name(*identity: str) -> str:

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO, TypeVar
 
-from vlp.data.shards.cache import cache_folder
 from vlp.data.shards.index import SUFFIX, build_index
+from vlp.ground.cache_folder import cache_folder
 
 Answer = TypeVar("Answer")
 # The copies that some process reads are touched more often than this.

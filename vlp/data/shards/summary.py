@@ -9,9 +9,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vlp.data.shards.cache import cache_folder, cache_name
+from vlp.data.shards.cache import cache_name
 from vlp.data.shards.cards import Card
 from vlp.data.shards.remote import is_remote
+from vlp.ground.cache_folder import cache_folder
 from vlp.ground.files import write_whole
 
 VERSION = 2

@@ -32,6 +32,7 @@ from vlp.pairs.engine.fused_plan import (
     request_of,
 )
 from vlp.pairs.engine.gradients import Gradients, WantedGradients
+from vlp.pairs.engine.kernel_blocks import blocks_for
 from vlp.pairs.engine.matrix import Matrix
 from vlp.pairs.engine.plain_sums import KernelSum, PointwiseSum
 from vlp.pairs.engine.softmax_sums import LogSumExp, SoftmaxMean
@@ -81,16 +82,6 @@ def _kernels() -> ModuleType:
     return triton_kernels
 
 
-class Blocks(NamedTuple):
-    """How much of a panel is one program's: a tile, and how many features at a time."""
-
-    block_rows: int
-    block_columns: int
-    block_depth: int
-    num_warps: int
-
-
-SINGLE, HALF, INTERPRETED = Blocks(128, 64, 32, 8), Blocks(128, 64, 64, 8), Blocks(16, 16, 16, 1)
 PRECISIONS: dict[Numerics, str] = {"exact": "tf32x3", "fast": "tf32"}
 
 
@@ -154,7 +145,7 @@ class Panel:
         references = further["row"].references
         self._depths = self._rows.shape[1], 0 if references is None else references.shape[1]
         self._precision = precision_of(rows, numerics)
-        self._blocks = INTERPRETED if not rows.is_cuda else SINGLE if rows.dtype == torch.float32 else HALF
+        self._blocks = blocks_for(rows)
         self._sizes: dict[Axis, int] = {"row": len(self._rows), "column": len(self._columns)}
         self._grid = (
             -(-len(self._rows) // self._blocks.block_rows),

@@ -104,17 +104,17 @@ class AdversarialRankerTerm(Term):
         right = self._scores(pairs, whole, own, own)
         loss = torch.zeros_like(right)
         for anchor, other, request in (("image", "text", self.texts), ("text", "image", self.images)):
-            chosen = stats["image_text", request]
-            cosines = pairs.cosines_at(anchor, other, chosen)
-            if self.mined and anchor == "image":
-                chosen = torch.cat([chosen, _places_of_mined(pairs)], dim=1)
-                cosines = torch.cat([cosines, _cosines_of_mined(pairs)], dim=1)
+            has_mined = self.mined and anchor == "image"
+            hardest = stats["image_text", request]
+            chosen = torch.cat([hardest, _places_of_mined(pairs)], dim=1) if has_mined else hardest
             sides = own[:, None].expand_as(chosen), chosen.clamp(min=0)
             wrong = self._scores(pairs, whole, *(sides if anchor == "image" else sides[::-1]))
             absent = functional.pad(chosen < 0, (1, 0))
             scores = logits_of(candidates(right, wrong), 1.0, absent)
             loss = loss - scores.log_softmax(dim=1)[:, 0]
             if pairs.step >= self.first_step:
+                cosines = pairs.cosines_at(anchor, other, hardest)
+                cosines = torch.cat([cosines, _cosines_of_mined(pairs)], dim=1) if has_mined else cosines
                 cosines = candidates(pairs.positive_cosines, cosines)
                 ranking = scores.detach() / self.temperature
                 loss = loss + rank_as(ranking, logits_of(cosines, pairs.scale, absent), absent, self.adversarial)

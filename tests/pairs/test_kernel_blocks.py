@@ -14,6 +14,7 @@ from vlp.pairs.engine.kernel_blocks import (
     SINGLE,
     Blocks,
     blocks_for,
+    forget_choices,
     key_of,
     known_blocks,
     remember_blocks,
@@ -29,9 +30,9 @@ FEATURES = torch.ones(2, 3)
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    known_blocks.cache_clear()
+    forget_choices()
     yield
-    known_blocks.cache_clear()
+    forget_choices()
 
 
 def test_what_was_measured_is_used_by_later_programs_until_it_is_forgotten():
@@ -39,7 +40,7 @@ def test_what_was_measured_is_used_by_later_programs_until_it_is_forgotten():
     file = remember_blocks(key_of(CPU, torch.float32), OTHER)
     assert file == where_known() and blocks_for(FEATURES) == OTHER
     assert blocks_for(FEATURES.double()) == INTERPRETED
-    known_blocks.cache_clear()  # as in another program
+    forget_choices()  # as in another program
     assert blocks_for(FEATURES) == OTHER
     remember_blocks(key_of(CPU, torch.float64), SINGLE)
     assert blocks_for(FEATURES) == OTHER
@@ -53,9 +54,7 @@ def test_it_holds_for_one_device_one_compiler_and_these_kernels(monkeypatch):
     cuda = torch.device("cuda", 0)
     keys = [key_of(cuda, torch.float32) for _ in range(2)]
     monkeypatch.setattr(kernel_blocks, "KERNELS", ("triton_tiles.py",))
-    kernel_blocks._made_of.cache_clear()
     keys.append(key_of(cuda, torch.float32))
-    kernel_blocks._made_of.cache_clear()
     assert len(set(keys)) == 3 and keys[0].startswith("NVIDIA H200, float32, triton ")
 
 

@@ -129,7 +129,10 @@ def order_on(rank, world_size):
             patch.object(dist.ArrivingRows, "wait", waited),
         ):
             pair_stats({name: block}, {name: [LSE("row")]}, tile_size=2)
-        found[name] = events.index("wait"), events.count("tile")
+            found[name] = events.index("wait"), events.count("tile")
+            events.clear()
+            pair_stats({name: local_blocks(image[rows], text[rows], scale, bias)[name]}, {name: [LSE("row")]})
+            found[name] += (events.count("wait"),)
     return found
 
 
@@ -171,7 +174,13 @@ def test_what_is_there_is_walked_while_the_rest_arrives(parts):
     for part in parts:
         assert part[3]["image_text"][0] == high**2
         assert part[3]["image_image"][0] == high * (high + 1) // 2
-        assert all(before < number for before, number in part[3].values())
+        assert all(before < number for before, number, _ in part[3].values())
+
+
+@pytest.mark.processes
+def test_who_walks_no_tile_of_others_waits_for_their_columns_all_the_same(parts):
+    """Of two processes one has the only tile that they share, and the way back reads what both have."""
+    assert all(waits > 0 for part in parts for *_, waits in part[3].values())
 
 
 @pytest.mark.processes

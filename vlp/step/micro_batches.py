@@ -154,7 +154,9 @@ def _join(parts: Sequence[Embeddings], *, with_graph: bool) -> Embeddings:
         tokens=first.tokens if len(parts) == 1 else together(lambda part: part.tokens),
         token_counts=first.token_counts if len(parts) == 1 else together(lambda part: part.token_counts),
         negative_tokens=first.negative_tokens if len(parts) == 1 else together(lambda part: part.negative_tokens),
-        negative_token_counts=together(lambda part: part.negative_token_counts),
+        negative_token_counts=(
+            first.negative_token_counts if len(parts) == 1 else together(lambda part: part.negative_token_counts)
+        ),
     )
 
 

@@ -18,6 +18,7 @@ from vlp.towers.unpadded_attention import OPERATIONS
 
 aten = torch.ops.aten
 PRODUCTS = {op.default for op in (aten.mm, aten.addmm, aten.bmm, aten.baddbmm, aten._scaled_mm, aten.convolution)}
+PRODUCTS |= OPERATIONS
 DROPOUT = "dropout_p"  # an argument of every kernel of attention
 RESPECTS = "respect_saved_tensors_hooks"  # whoever counts bytes sees all of them; earlier torch does not know it
 COUNTED: dict[str, Any] = {RESPECTS: True} if RESPECTS in inspect.signature(checkpoint).parameters else {}
@@ -67,7 +68,7 @@ def _compute(block: nn.Module, *inputs: Any, **named: Any) -> Any:
 
 
 def _choose(_context: Any, operation: Any, *inputs: Any, **named: Any) -> CheckpointPolicy:
-    keeps = operation in PRODUCTS | OPERATIONS or _dropout_of(operation, inputs, named) == 0.0
+    keeps = operation in PRODUCTS or _dropout_of(operation, inputs, named) == 0.0
     return CheckpointPolicy.MUST_SAVE if keeps else CheckpointPolicy.PREFER_RECOMPUTE
 
 

@@ -36,12 +36,16 @@ _tried: list[Blocks] = []
 
 def blocks_for(features: Tensor) -> Blocks:
     """Return the tiles for features of a number format on a device."""
-    if _tried:
-        return _tried[-1]
-    measured = known_blocks().get(key_of(features.device, features.dtype))
+    return _tried[-1] if _tried else _chosen(features.device, features.dtype)
+
+
+@cache
+def _chosen(device: torch.device, number_format: torch.dtype) -> Blocks:
+    """Return what was measured, or suits; asked for every panel, so that the device is asked once."""
+    measured = known_blocks().get(key_of(device, number_format))
     if measured is not None:
         return measured
-    return INTERPRETED if not features.is_cuda else SINGLE if features.dtype == torch.float32 else HALF
+    return INTERPRETED if device.type != "cuda" else SINGLE if number_format == torch.float32 else HALF
 
 
 @contextmanager
@@ -60,7 +64,6 @@ def key_of(device: torch.device, number_format: torch.dtype) -> str:
     return f"{name}, {str(number_format).removeprefix('torch.')}, {_made_of()}"
 
 
-@cache
 def known_blocks() -> dict[str, Blocks]:
     """Return what was measured on this machine; nothing where that cannot be read."""
     try:
@@ -76,13 +79,17 @@ def remember_blocks(key: str, blocks: Blocks | None) -> Path:
     Raises:
         OSError: The cache cannot be written.
     """
-    known_blocks.cache_clear()
     known = {each: value for each, value in known_blocks().items() if each != key}
     if blocks is not None:
         known[key] = blocks
     write_text(where_known(), json.dumps(known, indent=1) + "\n")
-    known_blocks.cache_clear()
+    forget_choices()
     return where_known()
+
+
+def forget_choices() -> None:
+    """Ask the file and the devices again, the next time that tiles are wanted."""
+    _chosen.cache_clear()
 
 
 def where_known() -> Path:
@@ -90,7 +97,6 @@ def where_known() -> Path:
     return cache_folder("kernels") / "blocks.json"
 
 
-@cache
 def _made_of() -> str:
     """Return the version of Triton, and a checksum of the kernels."""
     text = b"".join(Path(__file__).with_name(name).read_bytes() for name in KERNELS)

@@ -290,6 +290,8 @@ def choose_path(matrix: Matrix, wanted: WantedGradients, kept: KeptTiles) -> Wal
 def _add_up(matrices: Sequence[Matrix], path: WalkPath) -> None:
     path.forward()
     for matrix in matrices:
+        if matrix.part.arriving is not None:
+            matrix.part.arriving.wait()  # who walked no tile of others finds all columns on the way back, too
         for statistic in matrix.statistics:
             statistic.merge_processes(matrix.group)
 

@@ -237,7 +237,7 @@ class Embeddings:
         """Return the same with the last text views as wrong captions, which are those of the batch."""
         count, kept = batch.num_negatives, len(self.text_views) - batch.num_negatives
         tokens, counts = batch.tokens[-count:].transpose(0, 1), batch.lengths[-count:].T
-        wrong = {"negatives": stack(self.text_views[kept:], dim=1), "negative_tokens": tokens}
+        wrong: dict[str, Any] = {"negatives": stack(self.text_views[kept:], dim=1), "negative_tokens": tokens}
         return replace(self, text_views=self.text_views[:kept], negative_token_counts=counts, **wrong)
 
 

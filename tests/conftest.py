@@ -1,16 +1,17 @@
-"""The default run: CPU, one thread, no network. `pytest -m gpu` alone sees the machine's GPUs."""
+"""The default run: CPU, one thread, no network. `pytest -m gpu` alone sees the machine's GPUs.
+
+Where several processes share the tests, the one that gives them out imports none of what is tested: it takes seconds.
+"""
 
 from __future__ import annotations
 
 import gc
-import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from hypothesis import settings
 
 from tests import narrowing, slow
@@ -28,8 +29,27 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--renew-slow", action="store_true", help=f"write {slow.LIST.name} anew from this run")
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_cmdline_main(config: pytest.Config) -> Iterator[None]:
+    """Look for one part on two cores, where all tests are asked and nobody wants to talk to them."""
+    option = config.option
+    asks_all = option.keyword and not option.markexpr and config.args == config.getini("testpaths")
+    alone = option.collectonly or option.usepdb or option.capture == "no" or (os.cpu_count() or 1) < 2
+    alone |= hasattr(config, "workerinput")
+    if asks_all and not alone and getattr(option, "numprocesses", 0) is None:
+        option.numprocesses, option.dist = 2, "worksteal"
+    return (yield)
+
+
+def gives_out(config: pytest.Config) -> bool:
+    """Return whether other processes run the tests."""
+    return bool(config.getoption("numprocesses", None)) and not hasattr(config, "workerinput")
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    """Hide GPUs from everything but their own tests, before torch looks for them."""
+    """Hide GPUs from everything but their own tests, before torch looks for them; warnings of this package fail."""
+    if not gives_out(config):
+        config.addinivalue_line("filterwarnings", "error::vlp.ground.types.VlpWarning")
     if config.getoption("markexpr") != "gpu":
         os.environ.update(CUDA_VISIBLE_DEVICES="")
     if config.getoption("renew_slow") and not hasattr(config, "workerinput"):  # not on a process of xdist's
@@ -38,14 +58,11 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(slow.QuickAnswer())
     cache = getattr(config, "cache", None)
     narrowing.remembered.update({} if cache is None else cache.get(COMPUTED, {}))
-    words = narrowing.words_of(config.getoption("keyword"))
-    if words and not config.option.collectonly and not config.getoption("numprocesses", None):
-        places = [Path(str(argument).partition("::")[0]) for argument in config.args]
-        start_server(narrowing.files_with("run_processes(", places, frozenset(words)))  # while tests are collected
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Remember what was found of files of tests."""
+    """Remember what was found of files of tests; the end of the process need not look for garbage in all modules."""
+    gc.freeze()
     cache = getattr(config, "cache", None)
     if cache is not None and narrowing.remembered != cache.get(COMPUTED, {}):
         cache.set(COMPUTED, narrowing.remembered)
@@ -60,12 +77,16 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return None if narrowing.may_hold(collection_path, frozenset(words)) else True
 
 
-def pytest_sessionstart() -> None:
+def pytest_sessionstart(session: pytest.Session) -> None:
     """Keep to one thread, whatever a run asks for.
 
     Tests run beside each other, one process for each core: a second thread waits at every operation, a thousand times
     as long as the operation takes, and what one run sets stays for all tests that follow in its process.
     """
+    if gives_out(session.config):
+        return
+    import torch
+
     set_num_threads = torch.set_num_threads
     torch.set_num_threads = lambda _: set_num_threads(1)
     torch.set_num_threads(1)
@@ -81,12 +102,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     """Collect garbage from now on, but not among what was imported; make ready for tests on several processes."""
     gc.freeze()
     gc.enable()
-    starting = {item.module.__name__ for item in session.items if hasattr(item.module, "run_processes")}
-    if not session.config.option.collectonly:
-        start_server(sorted(starting))
+    if not session.config.option.collectonly and any(hasattr(item.module, "run_processes") for item in session.items):
+        from tests.processes import keep_a_copy
 
-
-def start_server(modules: Sequence[str]) -> None:
-    """Make ready for tests on several processes, if there are any; what runs already stays."""
-    if modules:
-        importlib.import_module("tests.processes").start_server(modules)
+        keep_a_copy()

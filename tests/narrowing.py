@@ -10,7 +10,6 @@ from __future__ import annotations
 import ast
 import hashlib
 import re
-from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
@@ -18,7 +17,6 @@ RULES = Path(__file__).read_text(encoding="utf-8")
 OPERATORS = {"and", "or"}
 remembered: dict[str, bool] = {}
 """What was found of files before, by their content: to parse all tests takes a second."""
-SKIPS = re.compile(r"^(\w+ = )?pytest\.(importorskip|skip)\(", re.MULTILINE)
 
 
 def words_of(keyword: str) -> set[str] | None:
@@ -35,17 +33,6 @@ def may_hold(path: Path, words: frozenset[str]) -> bool:
     text = path.read_text(encoding="utf-8")
     said = f"{path.as_posix()}\n{text}".lower()
     return any(word in said for word in words) or has_computed_names(text)
-
-
-def files_with(text: str, places: Iterable[Path], words: frozenset[str]) -> list[str]:
-    """Return the modules among some files and folders in which a text stands and tests may have one of some words.
-
-    Those that may skip themselves at their import are left out.
-    """
-    files = [file for place in places for file in ([place] if place.is_file() else sorted(place.rglob("test_*.py")))]
-    having = [file for file in files if text in (said := file.read_text(encoding="utf-8")) and not SKIPS.search(said)]
-    root, found = Path(__file__).parents[1], [file.resolve() for file in having if may_hold(file, words)]
-    return [".".join(file.relative_to(root).with_suffix("").parts) for file in found if file.is_relative_to(root)]
 
 
 @cache

@@ -1,31 +1,42 @@
-"""Run a function in several real gloo processes."""
+"""Run a function in several real gloo processes.
+
+They are copies of a copy of the run of tests, taken when all tests have been collected: what those import is there
+already, and no threads are, which copies would lack.
+"""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import pickle
 import traceback
-from collections.abc import Callable, Iterable
-from multiprocessing import forkserver
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from queue import Empty
 from typing import Any
 
 import torch
 import torch.distributed as torch_dist
-import torch.multiprocessing as mp
 
 from benchmarks.ports import free_port
 
-PRELOADED = ["torch.distributed", "scipy.special"]
+_copy: Connection | None = None
 
 
-def start_server(modules: Iterable[str]) -> None:
-    """Begin to load what the processes will need: a server does, once, and each of them is a copy of it.
-
-    Args:
-        modules: Those whose functions they run.
-    """
-    forkserver.set_forkserver_preload([*PRELOADED, *modules])
-    forkserver.ensure_running()
+def keep_a_copy() -> None:
+    """Let a copy of this process, as it is now, start what `run_processes` asks for, until this one ends."""
+    global _copy
+    here, there = multiprocessing.Pipe()
+    if os.fork():
+        there.close()
+        _copy = here
+        return
+    here.close()
+    try:
+        while True:
+            there.send(_answers("fork", *there.recv()))
+    finally:  # the other end is closed
+        os._exit(0)
 
 
 def run_processes(
@@ -39,47 +50,56 @@ def run_processes(
 
     Raises:
         RuntimeError: A process failed; carries its traceback.
+        TimeoutError: One has not answered in time.
     """
-    context = mp.get_context("spawn" if fresh else "forkserver")
-    queue = context.Queue()
-    port = free_port()
-    processes = [
-        context.Process(target=_run, args=(function, rank, world_size, port, queue, args, dict(os.environ)))
-        for rank in range(world_size)
-    ]
-    for process in processes:
-        process.start()
-    try:
-        answers = [queue.get(timeout=timeout) for _ in processes]
-    finally:
-        for process in processes:
-            process.join(timeout=10)
-            process.kill()
+    asked = (pickle.dumps((function, args)), world_size, timeout, dict(os.environ))
+    if fresh or _copy is None or torch.cuda.is_available():  # a device is of no use to copies
+        answers = _answers("spawn", *asked)
+    else:
+        _copy.send(asked)
+        answers = _copy.recv()
+    if len(answers) < world_size:
+        raise TimeoutError(f"{len(answers)} of {world_size} processes answered within {timeout} s")
     failures = [failure for _, _, failure in answers if failure]
     if failures:
         raise RuntimeError(failures[0])
     return [pickle.loads(result) for _, result, _ in sorted(answers, key=lambda answer: answer[0])]
 
 
-def _run(
-    function: Callable[..., Any],
-    rank: int,
-    world_size: int,
-    port: int,
-    queue: Any,
-    args: tuple[Any, ...],
-    environment: dict[str, str],
-) -> None:
-    os.environ.clear()  # of the server, which is as old as the first call
-    os.environ.update(environment)
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(world_size))
-    os.environ.update(LOCAL_RANK=str(rank))
+def _answers(
+    method: str, asked: bytes, world_size: int, timeout: float, environment: dict[str, str]
+) -> list[tuple[int, bytes, str]]:
+    """Return what the processes answer in time: rank, the pickled result, and what failed."""
+    context: Any = multiprocessing.get_context(method)
+    queue = context.Queue()
+    environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(world_size)}
+    processes = [
+        context.Process(target=_run, args=(asked, rank, world_size, queue, environment)) for rank in range(world_size)
+    ]
+    for process in processes:
+        process.start()
+    answers: list[tuple[int, bytes, str]] = []
+    try:
+        answers.extend(queue.get(timeout=timeout) for _ in processes)
+    except Empty:
+        pass  # those that have answered are told
+    finally:
+        for process in processes:
+            process.join(timeout=10 if len(answers) == world_size else 0)
+            process.kill()
+    return answers
+
+
+def _run(asked: bytes, rank: int, world_size: int, queue: Any, environment: dict[str, str]) -> None:
+    os.environ.clear()  # of the copy, which is as old as the collected tests
+    os.environ.update(environment, RANK=str(rank), LOCAL_RANK=str(rank))
     torch.set_num_threads(1)
     torch_dist.init_process_group("gloo", rank=rank, world_size=world_size)
     try:
-        queue.put((rank, pickle.dumps(function(rank, world_size, *args)), None))  # by value: tensors outlive us
+        function, args = pickle.loads(asked)
+        queue.put((rank, pickle.dumps(function(rank, world_size, *args)), ""))  # by value: tensors outlive us
     except Exception:
-        queue.put((rank, None, traceback.format_exc()))
+        queue.put((rank, b"", traceback.format_exc()))
     finally:
         queue.close()
         queue.join_thread()

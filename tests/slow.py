@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 LIST = Path(__file__).with_name("slow.txt")
 ONE_CASE, ALL_CASES = 1.5, 5.0  # seconds: a function is slow if one of its cases takes so long, or all of them do
+LEFT_OUT = "left out"
 PATIENCE = 1.0  # seconds that a case may take where `pytest -k NAME` asks about one part
 
 
@@ -42,7 +44,7 @@ class QuickAnswer:
     """Leave out what takes long where tests are chosen by `-k` alone, unless nothing else would be left."""
 
     def __init__(self) -> None:
-        self.left_out: list[pytest.Item] = []
+        self.num_left_out = 0
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> Iterator[None]:
@@ -51,16 +53,26 @@ class QuickAnswer:
         yield
         quick = [item for item in items if item.nodeid not in long]
         if quick:
-            self.left_out = [item for item in items if item.nodeid in long]
+            left_out = [item for item in items if item.nodeid in long]
             items[:] = quick
-            config.hook.pytest_deselected(items=self.left_out)
+            config.hook.pytest_deselected(items=left_out)
+            self.num_left_out = len(left_out)
 
-    def pytest_report_collectionfinish(self) -> str:
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Tell it to the process that gives out tests, if there is one."""
+        if hasattr(session.config, "workeroutput"):
+            session.config.workeroutput[LEFT_OUT] = self.num_left_out
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """Hear what a process left out; all leave out the same."""
+        self.num_left_out = getattr(node, "workeroutput", {}).get(LEFT_OUT, 0)  # nothing of one that died
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Say what was left out, and how to run it."""
-        if not self.left_out:
-            return ""
-        few = f"{len(self.left_out)} of over {PATIENCE:.0f} s each"
-        return f'left out: {few}; with -m "slow or not slow" they run, too'
+        if self.num_left_out:
+            few = f"{self.num_left_out} of over {PATIENCE:.0f} s each"
+            terminalreporter.write_line(f'left out: {few}; with -m "slow or not slow" they run, too')
 
 
 def function_of(nodeid: str) -> str:

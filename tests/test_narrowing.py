@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 
@@ -66,16 +65,3 @@ def test_files_without_the_word_are_left_out(tmp_path):
 )
 def test_an_expression_with_not_is_no_reason_to_leave_files_out(keyword, words):
     assert narrowing.words_of(keyword) == words
-
-
-def test_files_that_start_processes_are_known_before_they_are_imported(tmp_path):
-    """Those that a word may mean, as their text says it."""
-    pairs = Path(__file__).parent / "pairs"
-    found = narrowing.files_with("run_processes(", [pairs], frozenset({"several_widths"}))
-    assert "tests.pairs.test_processes" in found
-    assert "tests.pairs.test_nested" not in found  # starts none
-    assert "tests.pairs.test_exchanged_bytes" not in found  # has no such word, and no computed names
-    (tmp_path / "test_elsewhere.py").write_text("run_processes(several_widths)")
-    assert narrowing.files_with("run_processes(", [tmp_path], frozenset({"several_widths"})) == []
-    evaluators = Path(__file__).parent / "evaluators"
-    assert not any("caption_metrics" in name for name in narrowing.files_with("", [evaluators], frozenset({"caption"})))

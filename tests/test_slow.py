@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests import slow
+from tests import conftest, slow
 from tests.house import ROOT
 
 
@@ -62,7 +62,20 @@ def asked_for(items, wanted):
     next(moment)
     items[:] = [item for item in items if item.nodeid.startswith(wanted)]
     assert next(moment, None) is None
-    return items, told, answer.pytest_report_collectionfinish()
+    said = []
+    answer.pytest_terminal_summary(SimpleNamespace(write_line=said.append))
+    return items, told, "".join(said)
+
+
+def test_what_processes_left_out_is_said_by_the_one_that_gives_out_tests(collected):
+    config = SimpleNamespace(hook=SimpleNamespace(pytest_deselected=lambda items: None), workeroutput={})
+    process, giving, said = slow.QuickAnswer(), slow.QuickAnswer(), []
+    list(process.pytest_collection_modifyitems(config, collected))
+    process.pytest_sessionfinish(SimpleNamespace(config=config))
+    giving.pytest_testnodedown(SimpleNamespace())  # of one that died
+    giving.pytest_testnodedown(SimpleNamespace(workeroutput=config.workeroutput))
+    giving.pytest_terminal_summary(SimpleNamespace(write_line=said.append))
+    assert "left out: 1 of over 1 s" in said[0]
 
 
 def test_an_answer_about_one_part_leaves_out_what_takes_long(collected):
@@ -75,3 +88,22 @@ def test_an_answer_about_one_part_leaves_out_what_takes_long(collected):
 def test_what_was_asked_for_alone_runs_however_long_it_takes(collected):
     left, told, said = asked_for(collected, "a.py::test_long")
     assert ([item.nodeid for item in left], told, said) == (["a.py::test_long"], [], "")
+
+
+@pytest.mark.parametrize(
+    ("options", "num_processes"),
+    [
+        (["-k", "sigmoid"], 2),
+        (["-k", "sigmoid", "-n", "0"], 0),
+        (["-k", "sigmoid", "-m", "slow"], None),
+        (["-k", "sigmoid", "--pdb"], None),
+        (["-k", "sigmoid", "tests/pairs"], None),
+        ([], None),
+    ],
+)
+def test_one_part_of_all_is_looked_for_on_two_cores(pytestconfig, monkeypatch, options, num_processes):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    asked = pytestconfig.__class__.fromdictargs({}, options)
+    list(conftest.pytest_cmdline_main(asked))
+    assert asked.option.numprocesses == num_processes

@@ -45,6 +45,7 @@ TUNING = (
     "optimizer.learning_rate=1e-4",
     "train={epochs: null, batch_size: 128, micro_batches: 1, precision: float32}",
 )
+WAYS = FROM_SCRATCH | {TUNED: TUNING}
 WHAT = (
     "Accuracy in percent, mean over seeds (standard deviation): on clean images, and what is left of it within balls "
     "of some 255ths, each image as that attack left it that did worst to it. Cost: processor minutes of a training, "
@@ -56,12 +57,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Train and attack what is not there yet, and write a report."""
     parsed = settle(build_parser().parse_args(arguments))
     seeds = range(parsed.seeds)
-    runs = {way: [from_scratch(way, seed, parsed) for seed in seeds] for way in FROM_SCRATCH}
-    runs[TUNED] = [tuned(seed, start, parsed) for seed, start in zip(seeds, runs[PLAIN], strict=True)]
-    records = {way: [attacked(run, parsed.attacks) for run in each] for way, each in runs.items()}
+    runs = {way: [trained_in(way, seed, parsed) for seed in seeds] for way in parsed.ways}
+    records = {way: [attacked(run, parsed.attacks, parsed.tasks) for run in each] for way, each in runs.items()}
     costs = {way: fmean(minutes_in(cost_of(run)) for run in each) for way, each in runs.items()}
-    pages = [f"**{task}**\n\n{markdown(table(task, records, costs))}" for task in TASKS]
-    settings = FROM_SCRATCH | {TUNED: TUNING}
+    pages = [f"**{task}**\n\n{markdown(table(task, records, costs))}" for task in parsed.tasks]
+    settings = {way: WAYS[way] for way in parsed.ways}
     told = [["way", "settings"], *([way, f"`{' '.join(each) or '-'}`"] for way, each in settings.items())]
     what = f"{parsed.seeds} seeds, {parsed.samples:,} pairs from scratch, {parsed.steps} steps of FARE. {WHAT}"
     sections = [what, *pages, *failed_gates(records), markdown(told)]
@@ -79,6 +79,8 @@ def build_parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=[*WAYS], help="default: all", metavar="WAY")
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS, help="default: all", metavar="TASK")
     parser.add_argument("--seeds", type=int, default=3, help="default: %(default)s")
     parser.add_argument("--samples", type=int, default=60_000, help="of each training; default: %(default)s")
     parser.add_argument("--steps", type=int, default=100, help="of FARE, of 128 pairs; default: %(default)s")
@@ -88,6 +90,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--to", type=Path, default=Path("benchmarks/reports"), help="default: %(default)s")
     add_quick(parser, seeds=1, samples=256, steps=2, attacks="benchmarks/robust_try.yaml")
     return parser
+
+
+def trained_in(way: str, seed: int, parsed: Any) -> Path:
+    """Train in one way, and before that the clean model if that is where it starts; return the run."""
+    start = from_scratch(PLAIN if way == TUNED else way, seed, parsed)
+    return tuned(seed, start, parsed) if way == TUNED else start
 
 
 def from_scratch(way: str, seed: int, parsed: Any) -> Path:
@@ -120,17 +128,17 @@ def cost_of(run: Path) -> Path:
     return run.with_name(f"{run.name}.seconds")
 
 
-def attacked(run: Path, attacks: str) -> dict[str, Any]:
+def attacked(run: Path, attacks: str, tasks: Sequence[str]) -> dict[str, Any]:
     """Attack a run, and return the record; what the same attacks found before is taken as it is."""
     folder = newest(run) / UNDER_ATTACK
-    attack_model(str(run), TASKS, attacks, folder, resume=True)
+    attack_model(str(run), tasks, attacks, folder, resume=True)
     return json.loads((folder / ROBUST_RECORD).read_text(encoding="utf-8"))
 
 
 def table(task: str, records: Mapping[str, Sequence[Mapping[str, Any]]], costs: Mapping[str, float]) -> Table:
     """Return accuracies of a task by radius, a row for each way."""
     by_way = {way: [scores(task, record) for record in each] for way, each in records.items()}
-    columns = list(by_way[PLAIN][0])
+    columns = list(next(iter(by_way.values()))[0])
     rows = [["way", *columns, "minutes"]]
     for way, each in by_way.items():
         rows.append([way, *(spread([score[column] for score in each]) for column in columns), f"{costs[way]:.1f}"])

@@ -79,4 +79,8 @@ def test_a_try_of_the_whole_way(tmp_path, monkeypatch):
     with pytest.MonkeyPatch.context() as patch:  # what is there is not made again
         patch.setattr(robust_proof, "train_recipe", lambda recipe, resume: recipe.folder)
         robust_proof.main(["--quick", "--threads", "1", "--runs", str(tmp_path / "runs"), "--to", str(tmp_path)])
+        part = ["--ways", TUNED, "--tasks", TASKS[1], "--runs", str(tmp_path / "runs"), "--to", str(tmp_path / "part")]
+        robust_proof.main(["--quick", "--threads", "1", *part])
+    (page,) = (tmp_path / "part").glob("*.md")
+    assert all((name in page.read_text()) == (name in (TUNED, TASKS[1])) for name in (*TASKS, "CLAE", TUNED))
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("outcomes/*")} != {}

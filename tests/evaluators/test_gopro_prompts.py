@@ -161,7 +161,7 @@ def test_coop_is_what_is_left_without_maps_and_weights(encoder, contexts):
     values, slopes = [], []
     for prompts, images in ((still, seen), (coop, SeenImages(seen.rows))):
         value = loss(prompts, contexts, [images], labels, how, encoder.scale)
-        values.append(float(value))
+        values.append(float(value.detach()))
         slopes.append(torch.autograd.grad(value, prompts.context)[0])
     assert values[0] == pytest.approx(values[1], abs=1e-6)
     assert slopes[0].abs().max() > 1e-4

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from vlp.cli import build_parser
@@ -49,3 +52,11 @@ def test_what_no_command_knows_is_refused(words, capsys):
         parse(build_parser(), words.split())
     assert stopped.value.code == 2
     assert "usage" in capsys.readouterr().err
+
+
+def test_the_end_of_a_command_looks_for_no_garbage():
+    """What is frozen, the last collection leaves alone."""
+    last = "import atexit, gc; atexit.register(lambda: print('frozen', gc.get_freeze_count() > 1000))"
+    command = f"{last}; from vlp.cli import main; main(['list', 'recipes'])"
+    done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "frozen True"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import atexit
+import gc
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +26,7 @@ from vlp.recipe.arguments import add_train_arguments, parse
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; mistakes of the user end in one line, not in a traceback."""
     parsed = parse(build_parser(), arguments)
+    atexit.register(gc.freeze)  # to look for garbage in all of torch when all is done takes a second
     with said_in_one_line():
         parsed.command(parsed)
 

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from vlp.ground.types import RecipeError
 from vlp.pairs import LSE, Block, Side, pair_stats
-from vlp.pairs.engine.kernel_blocks import INTERPRETED, SINGLE, Blocks, blocks_for, key_of, remember_blocks, use_blocks
+from vlp.pairs.kernel_blocks import INTERPRETED, SINGLE, Blocks, blocks_for, key_of, remember_blocks, use_blocks
 
 CANDIDATES = (
     SINGLE,

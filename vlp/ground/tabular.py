@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Collection, Sequence
 
 Rows = Sequence[Sequence[str]]
@@ -43,3 +44,14 @@ def interval(low: float | None, high: float | None, sign: str = "") -> str:
         sign: `+` shows the sign of positive numbers too.
     """
     return "" if low is None or high is None else f"{low:{sign}.4f} .. {high:{sign}.4f}"
+
+
+def p10_to_p90(values: Sequence[float], unit: float, form: str) -> str:
+    """Return the 10th and the 90th percentile of measurements, which lie within them; a single one is both.
+
+    Args:
+        unit: Of the numbers that are shown, in that of the values.
+        form: How `format` shows them, such as `.2f`.
+    """
+    low, *_, high = statistics.quantiles(values, n=10, method="inclusive") if len(values) > 1 else (*values, *values)
+    return f"{low / unit:{form}} .. {high / unit:{form}}"

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+
+from vlp.ground.files import write_text
+from vlp.ground.types import RecipeError
 
 Rows = Sequence[Sequence[str]]
 """The first one is the heading."""
+Writers = Mapping[str, Callable[..., str]]
+"""Functions that return a table as a text, by the suffix of its file."""
 
 
 def aligned(rows: Rows, right: Collection[int] = ()) -> list[str]:
@@ -35,6 +41,29 @@ def markdown(rows: Rows, right: Collection[int] = ()) -> str:
     rule = ["---:" if place in right else "---" for place in range(len(heading))]
     escaped = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in (heading, rule, *others)]
     return "\n".join(f"| {' | '.join(row)} |" for row in escaped)
+
+
+def write_table(path: Path, writers: Writers, *told: object) -> None:
+    """Write what is told as a table; the suffix of the file says by which writer.
+
+    Raises:
+        RecipeError: None of them has that suffix, or the file cannot be written.
+    """
+    try:
+        write_text(path, writer_of(path, writers)(*told))
+    except OSError as error:
+        raise RecipeError(f"--table {path}: cannot be written ({error})") from error
+
+
+def writer_of(path: Path, writers: Writers) -> Callable[..., str]:
+    """Return what writes a table with the suffix of a file.
+
+    Raises:
+        RecipeError: There is none.
+    """
+    if path.suffix not in writers:
+        raise RecipeError(f"--table {path}: end it with one of {', '.join(writers)}")
+    return writers[path.suffix]
 
 
 def interval(low: float | None, high: float | None, sign: str = "") -> str:

@@ -8,7 +8,7 @@ from jaxtyping import Float32
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vlp.evaluators.base import Count, Seed, check_class_names, check_kind, evaluators
+from vlp.evaluators.base import Count, Seed, check_classes, evaluators
 from vlp.evaluators.dataset import EvaluationSet
 from vlp.evaluators.probes.class_contexts import ClassContexts
 from vlp.evaluators.probes.few import check_draws, deal_draws, draw_few, score_draws
@@ -56,8 +56,7 @@ class CoopPrompts:
         learning_rate: float = 0.002,
         seed: Seed = 0,
     ):
-        check_kind(data, "classification")
-        check_class_names(data)
+        check_classes(data)
         check_draws(shots, draws)
         self.data, self.shots, self.draws, self.train_split = data, shots, draws, train_split
         self.context, self.seed = context, seed

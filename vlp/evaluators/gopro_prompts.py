@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from vlp.evaluators.base import Count, Seed, check_class_names, check_kind, evaluators
+from vlp.evaluators.base import Count, Seed, check_classes, evaluators
 from vlp.evaluators.dataset import EvaluationSet
 from vlp.evaluators.probes.class_contexts import ClassContexts
 from vlp.evaluators.probes.few import check_draws, deal_draws, draw_few, score_draws
@@ -85,8 +85,7 @@ class GoproPrompts:
         temperature: float = 0.1,
         seed: Seed = 0,
     ):
-        check_kind(data, "classification")
-        check_class_names(data)
+        check_classes(data)
         check_draws(shots, draws)
         if contrast_weight and batch_size < 2:
             raise RecipeError("settings.batch_size is 1, and one image has no other to be told from; give two or more")

@@ -43,6 +43,12 @@ def test_no_modules_import_each_other_in_a_circle():
     assert circle_in(imports()) == []
 
 
+def test_the_engine_is_met_by_its_public_face():
+    """Other rooms import from `vlp.pairs`, whose engine may change behind it."""
+    users = [module for module, others in imports().items() if any(".pairs.engine" in other for other in others)]
+    assert users and [module for module in users if not module.startswith("vlp.pairs")] == []
+
+
 SAME_FILES = {"base.py": "what every part of a registry is, in the registry's room"}
 """File names that stand for several things, and why that confuses nobody."""
 

@@ -15,11 +15,12 @@ from vlp.evaluators.base import Task, load_task
 from vlp.evaluators.dataset import Pixels
 from vlp.evaluators.published import Published, judge, read_published, verdict_table
 from vlp.evaluators.record import Record, table
-from vlp.evaluators.scoreboard import MainScore, as_text, scores_of, write_scores, writer_of
+from vlp.evaluators.scoreboard import WRITERS, MainScore, as_text, scores_of, write_scores
 from vlp.evaluators.suites import Suite, is_suite, load_suite, match_tasks
 from vlp.evaluators.tasks import finished, run_tasks
 from vlp.ground import dist
 from vlp.ground.bits import checksum
+from vlp.ground.tabular import writer_of
 from vlp.ground.types import Encoder, RecipeError
 from vlp.run.launch import check_same, join_evaluation
 from vlp.run.subject import AnyEncoder, Subject, find_subject
@@ -90,7 +91,7 @@ def evaluate_models(
     with dist.together():
         wanted, suites = find_tasks(task_names or ())  # before gigabytes are read
         if table_file is not None:
-            writer_of(table_file)
+            writer_of(table_file, WRITERS)
         published = {name: _published(against, name, wanted) for name in names}
     scores: list[MainScore] = []
     failed = False

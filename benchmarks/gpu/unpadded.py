@@ -7,14 +7,15 @@ from contextlib import nullcontext
 import torch
 
 from benchmarks.gpu.cases import Finding, Setting
-from benchmarks.gpu.steps import draw_lengths
+from benchmarks.gpu.steps import draw_batch
 from benchmarks.gpu.timing import MILLI, median, seconds_of
 from vlp.towers.base import image_towers, text_towers
 from vlp.towers.dual import DualEncoder
+from vlp.towers.text import GROUPS
 from vlp.towers.unpadded_attention import can_attend_unpadded
 
 CAPTIONS, WIDTH, HEADS = 1024, 512, 8
-GROUPS, WITHOUT = 4, "auto"
+WITHOUT = "auto"
 LIKE_GROUPS = 1.5
 """Times the error that groups have in the same number format."""
 
@@ -27,13 +28,9 @@ def has_kernel(device: str) -> bool:
 def compare_layouts(setting: Setting) -> Finding:
     """Compare embeddings and gradients with those of float32, both ways, and the time of forward and backward."""
     towers = _towers().to(setting.device)
-    generator = torch.Generator().manual_seed(0)
-    lengths = draw_lengths(CAPTIONS, towers.context_length, generator)
-    words = towers.model_cfg["text_cfg"].get("vocab_size", 49408)
-    tokens = torch.randint(1, words - 2, (CAPTIONS, int(lengths.max())), generator=generator)
-    tokens[torch.arange(CAPTIONS), lengths - 1] = words - 1
-    tokens = tokens.to(setting.device)
-    direction = torch.randn(CAPTIONS, towers.embed_dim, generator=generator).to(setting.device)
+    batch = draw_batch(towers, CAPTIONS).to(setting.device)
+    tokens, lengths = batch.tokens[0], batch.lengths[0]
+    direction = torch.randn(CAPTIONS, towers.embed_dim, generator=torch.Generator().manual_seed(1)).to(setting.device)
 
     def step(groups: int | str, number_format: torch.dtype | None) -> torch.Tensor:
         towers.text_buckets = groups  # type: ignore[assignment]

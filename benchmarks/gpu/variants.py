@@ -14,7 +14,7 @@ from benchmarks.gpu.timing import H100, MILLI, median, seconds_of
 from benchmarks.objective_cases import Case as Loss
 from benchmarks.objective_cases import make_step
 from vlp.pairs.engine import fused, walk
-from vlp.pairs.engine.kernel_blocks import Blocks
+from vlp.pairs.kernel_blocks import Blocks
 
 PAIRS, TOY_PAIRS = 16_384, 48
 SHAPES = ((64, 64, 32, 4), (128, 64, 32, 4), (128, 64, 32, 8), (128, 128, 32, 8), (64, 128, 64, 8), (128, 128, 16, 8))

@@ -12,7 +12,7 @@ import torch
 
 from vlp.commands.timed_kernels import TimedBlocks, keep_fastest, run_bench_loss, table_of
 from vlp.ground.types import RecipeError
-from vlp.pairs.engine.kernel_blocks import INTERPRETED, Blocks, blocks_for, known_blocks
+from vlp.pairs.kernel_blocks import INTERPRETED, Blocks, blocks_for, known_blocks
 
 CPU = torch.device("cpu")
 SMALL, TOO_ODD = Blocks(32, 16, 16, 1), Blocks(12, 16, 16, 1)  # tiles are powers of two

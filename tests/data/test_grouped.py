@@ -96,5 +96,6 @@ def test_groups_that_cannot_serve_are_refused(samples, tmp_path):
     write_groups(tmp_path / "groups", np.arange(13) % 7, {"fingerprint": card.fingerprint})
     with pytest.raises(RecipeError, match=r"data\.groups: .*other samples than tiny"):
         read_groups(tmp_path / "groups", samples)
-    with pytest.raises(RecipeError, match="leave one source"):
-        read_groups(tmp_path / "groups", SampleSet({"tiny": card, "again": card}))
+    for several in (SampleSet({"tiny": card, "again": card}), SampleSet({"tiny": card}, {"tiny": 2})):
+        with pytest.raises(RecipeError, match=r"data\.groups: groups are of one card: leave one source"):
+            read_groups(tmp_path / "groups", several)

@@ -9,7 +9,7 @@ import json
 import pytest
 
 from tests.evaluators.sets import task_on
-from vlp.evaluators.scoreboard import as_csv, as_json, as_markdown, as_text, scores_of, write_scores, writer_of
+from vlp.evaluators.scoreboard import as_csv, as_json, as_markdown, as_text, scores_of, write_scores
 from vlp.evaluators.suites import Suite
 from vlp.ground.types import RecipeError
 
@@ -72,6 +72,6 @@ def test_the_suffix_says_how_a_table_is_written(tmp_path, suite):
         write_scores(tmp_path / f"table{suffix}", scores)
         assert (tmp_path / f"table{suffix}").read_text() == write(scores)
     with pytest.raises(RecipeError, match=r"table\.xlsx: end it with one of \.md, \.csv, \.json"):
-        writer_of(tmp_path / "table.xlsx")
+        write_scores(tmp_path / "table.xlsx", scores)
     with pytest.raises(RecipeError, match="cannot be written"):
         write_scores(tmp_path / "table.md" / "x.md", scores)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vlp.ground.tabular import aligned, interval, markdown
+from vlp.ground.tabular import aligned, interval, markdown, p10_to_p90
 
 ROWS = [("task", "n", "said"), ("emoji24", "5", "one | two"), ("a", "123", "")]
 
@@ -29,3 +29,11 @@ def test_a_cell_with_a_bar_or_a_line_break_stays_one_cell():
 )
 def test_an_interval_has_two_ends_or_is_not_there(ends, said):
     assert interval(*ends) == said
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [((1.5,), "1,500.0 .. 1,500.0"), ((0.003, 0.001), "1.2 .. 2.8"), ([0.01 * n for n in range(11)], "10.0 .. 90.0")],
+)
+def test_percentiles_lie_within_what_was_measured(seconds, said):
+    assert p10_to_p90(seconds, 1e-3, ",.1f") == said

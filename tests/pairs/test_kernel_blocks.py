@@ -7,8 +7,8 @@ import json
 import pytest
 import torch
 
-from vlp.pairs.engine import kernel_blocks
-from vlp.pairs.engine.kernel_blocks import (
+from vlp.pairs import kernel_blocks
+from vlp.pairs.kernel_blocks import (
     HALF,
     INTERPRETED,
     SINGLE,
@@ -53,7 +53,7 @@ def test_it_holds_for_one_device_one_compiler_and_these_kernels(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: next(names))
     cuda = torch.device("cuda", 0)
     keys = [key_of(cuda, torch.float32) for _ in range(2)]
-    monkeypatch.setattr(kernel_blocks, "KERNELS", ("triton_tiles.py",))
+    monkeypatch.setattr(kernel_blocks, "KERNELS", ("engine/triton_tiles.py",))
     keys.append(key_of(cuda, torch.float32))
     assert len(set(keys)) == 3 and keys[0].startswith("NVIDIA H200, float32, triton ")
 

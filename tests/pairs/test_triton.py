@@ -37,7 +37,7 @@ from vlp.pairs import (
 )
 from vlp.pairs.engine import fused, matrix
 from vlp.pairs.engine.fused_plan import has_kernel
-from vlp.pairs.engine.kernel_blocks import SINGLE
+from vlp.pairs.kernel_blocks import SINGLE
 
 MIXED = [
     ROWS,

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vlp.ground.tabular import aligned
+from vlp.ground.tabular import aligned, p10_to_p90
 from vlp.ground.types import RecipeError
 from vlp.plan.counts import USUAL_LENGTH, count
 from vlp.plan.devices import Device, find_device
@@ -84,17 +83,13 @@ def run_bench(parsed: argparse.Namespace) -> None:
 
 def told(found: Bench) -> list[str]:
     """Return the lines of what was measured."""
-    low, high = min(found.seconds), max(found.seconds)
-    if len(found.seconds) > 1:
-        cuts = statistics.quantiles(found.seconds, n=10, method="inclusive")
-        low, high = cuts[0], cuts[-1]
+    between = p10_to_p90(found.seconds, MILLI, ",.1f")
     memory = "" if found.peak_bytes is None else f"; {found.peak_bytes / GB:,.2f} GB at most"
     rate = found.device.rate(found.precision) / 1e12
     lines = [
         f"{found.recipe} on {found.where}",
         f"a step of {found.batch_size:,} pairs: {found.step / MILLI:,.1f} ms "
-        f"({low / MILLI:,.1f} .. {high / MILLI:,.1f}), {found.pairs_per_second:,.1f} pairs/s, {found.wait:.1%} waiting "
-        f"for data{memory}",
+        f"({between}), {found.pairs_per_second:,.1f} pairs/s, {found.wait:.1%} waiting for data{memory}",
         f"{found.operations / 1e9:,.1f} GFLOP a step: {found.utilisation:.1%} of the {rate:,.2f} TFLOP/s that "
         f"{found.device.name} reaches in {found.precision} (MFU); the towers alone {found.share:.1%}",
         "",

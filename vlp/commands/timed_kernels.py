@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
+from vlp.ground.tabular import p10_to_p90
 from vlp.ground.types import RecipeError
 from vlp.pairs import LSE, Block, Side, pair_stats
-from vlp.pairs.engine.kernel_blocks import INTERPRETED, SINGLE, Blocks, blocks_for, key_of, remember_blocks, use_blocks
+from vlp.pairs.kernel_blocks import INTERPRETED, SINGLE, Blocks, blocks_for, key_of, remember_blocks, use_blocks
 
 CANDIDATES = (
     SINGLE,
@@ -104,8 +105,7 @@ def table_of(found: Sequence[TimedBlocks]) -> str:
     lines = []
     for each in found:
         if each.seconds:
-            low, *_, high = statistics.quantiles(each.seconds, n=10, method="inclusive")
-            said = f"{each.median / MILLI:8.2f} ms   {low / MILLI:.2f} .. {high / MILLI:.2f}"
+            said = f"{each.median / MILLI:8.2f} ms   {p10_to_p90(each.seconds, MILLI, '.2f')}"
         else:
             said = f"does not run: {each.error}"
         lines.append(f"{_words(each.blocks):26} {said}")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vlp.data.samples import SampleSet
+from vlp.data.samples import SampleSet, only_source
 from vlp.ground import files
 from vlp.ground.types import RecipeError
 
@@ -107,10 +107,7 @@ def check_one_card(samples: SampleSet, key: str) -> str:
     Raises:
         RecipeError: They are of several, or come over again.
     """
-    if len(samples.cards) > 1 or samples.num_distinct < len(samples):
-        raise RecipeError(f"{key}: captions are mined in one card: leave one source in data.train, without a repeat")
-    (card,) = samples.cards.values()
-    return card.fingerprint
+    return only_source(samples.cards, samples.has_repeats, f"{key}: captions are mined in one card").fingerprint
 
 
 def write_mined(

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Int64
 from numpy.typing import NDArray
 
-from vlp.data.samples import SampleSet
+from vlp.data.samples import SampleSet, only_source
 from vlp.ground import files
 from vlp.ground.types import RecipeError
 
@@ -42,9 +42,7 @@ def read_groups(folder: Path, samples: SampleSet) -> Int64[NDArray[np.int64], " 
     Raises:
         RecipeError: There are several sources, no groups, or those of other data; names the key.
     """
-    if len(samples.cards) > 1 or samples.num_distinct < len(samples):
-        raise RecipeError("data.groups: groups are of one card: leave one source in data.train, without a repeat")
-    (card,) = samples.cards.values()
+    card = only_source(samples.cards, samples.has_repeats, "data.groups: groups are of one card")
     told, groups = read_group_folder(folder)
     if (told.get("fingerprint"), len(groups)) != (card.fingerprint, len(samples)):
         raise RecipeError(f"data.groups: {folder} has the groups of other samples than {card.name}: group them anew")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,8 @@ from vlp.data.shards.open_files import OpenFiles
 from vlp.data.shards.prefetch import Needed
 from vlp.data.shards.shard import Shard, open_shards
 from vlp.ground.types import RecipeError
+
+Source = TypeVar("Source")
 
 
 @dataclass(frozen=True)
@@ -194,6 +197,11 @@ class SampleSet:
         """Samples that are none over again."""
         return int(self.sizes[self._shifts == 0].sum())
 
+    @property
+    def has_repeats(self) -> bool:
+        """Whether samples come over again in an epoch."""
+        return self.num_distinct < len(self)
+
     def originals(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the id under which each sample counts first: one for all repetitions of a set, or of its shards."""
         return ids - self._shifts[np.searchsorted(self._ends, ids, side="right")]
@@ -227,6 +235,23 @@ class SampleSet:
         which = int(np.searchsorted(self._ends, number, side="right"))
         part = self.parts[which]
         return part, part.place(number - int(self._ends[which] - self.sizes[which]))
+
+
+def only_source(sources: Mapping[str, Source], has_repeats: bool, why: str) -> Source:
+    """Return the one source of a run.
+
+    Args:
+        sources: By label.
+        has_repeats: Whether samples come over again.
+        why: The key of the recipe, and what can be done in one card alone.
+
+    Raises:
+        RecipeError: There are several, or samples come over again.
+    """
+    if len(sources) > 1 or has_repeats:
+        raise RecipeError(f"{why}: leave one source in data.train, without a repeat")
+    (source,) = sources.values()
+    return source
 
 
 def _no_image(wanted: Sequence[str], members: Sequence[str]) -> str:

@@ -50,8 +50,9 @@ def check_kind(data: EvaluationSet, kind: str) -> None:
         raise RecipeError(f"{data.folder.root} is a {data.kind} set ({KIND_FILE}), the evaluator needs {kind}")
 
 
-def check_class_names(data: EvaluationSet) -> None:
-    """Raise RecipeError unless the classes of a set have names."""
+def check_classes(data: EvaluationSet, kind: str = "classification") -> None:
+    """Raise RecipeError unless a set is of a kind and its classes have names."""
+    check_kind(data, kind)
     if not data.class_names:
         raise RecipeError(f"{data.folder.locate(CLASS_NAMES)}: no such file; add it or set data.class_names")
 

@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 from torch.nn import functional
 
-from vlp.evaluators.base import Seed, check_class_names, check_kind, evaluators
+from vlp.evaluators.base import Seed, check_classes, evaluators
 from vlp.evaluators.dataset import EvaluationSet
 from vlp.evaluators.probes.clusters import find_clusters, score_clusters
 from vlp.evaluators.probes.train_split import Features, read_features
@@ -42,8 +42,7 @@ class Clustering:
         features: Features = "projected",
         seed: Seed = 0,
     ):
-        check_kind(data, "classification")
-        check_class_names(data)
+        check_classes(data)
         number = len(data.class_names) if clusters is None else clusters
         if not 2 <= number <= len(data):
             raise RecipeError(f"settings.clusters: {number} clusters of {len(data)} images; give 2 to {len(data)}")

@@ -7,16 +7,14 @@ import torch
 from jaxtyping import Float32
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
-from vlp.evaluators.base import Count, Seed, check_class_names, check_kind, evaluators
+from vlp.evaluators.base import Count, Seed, check_classes, evaluators
 from vlp.evaluators.dataset import EvaluationSet
 from vlp.evaluators.probes.class_contexts import ClassContexts
 from vlp.evaluators.probes.few import check_draws, deal_draws, draw_few, score_draws
-from vlp.evaluators.probes.learned_prompts import Learning, Prompts, SeenImages, learn, logits
+from vlp.evaluators.probes.learned_prompts import Learning, Prompts, SeenImages, go_through, learn, logits
 from vlp.evaluators.probes.train_split import SplitFeatures, open_split, read_features
 from vlp.evaluators.shared import SharedEncoder
-from vlp.ground import dist
 from vlp.ground.types import Evaluation
 
 CHUNK = 4096  # images at a time
@@ -58,8 +56,7 @@ class CoopPrompts:
         learning_rate: float = 0.002,
         seed: Seed = 0,
     ):
-        check_kind(data, "classification")
-        check_class_names(data)
+        check_classes(data)
         check_draws(shots, draws)
         self.data, self.shots, self.draws, self.train_split = data, shots, draws, train_split
         self.context, self.seed = context, seed
@@ -98,10 +95,7 @@ class CoopPrompts:
         prompts, how = Prompts(contexts.start), self.how[number]
         images, labels, seed = SeenImages(train.features[places]), train.labels[places], (self.seed, draw, number)
         steps = learn(prompts, contexts, images, labels, how, scale=encoder.scale, seed=seed)
-        label = f"{number} shots, draw {draw}, {self._count(number, len(contexts)):,} texts: epochs"
-        hidden = not (encoder.progress and dist.is_main())
-        for _ in tqdm(steps, label, how.epochs, leave=False, disable=hidden):
-            pass
+        go_through(steps, how, number, draw, self._count(number, len(contexts)), progress=encoder.progress)
         with torch.no_grad():
             return contexts.embed(prompts(None))[0].cpu()
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from vlp.evaluators.base import Seed, check_class_names, check_kind, evaluators
+from vlp.evaluators.base import Seed, check_classes, evaluators
 from vlp.evaluators.dataset import EvaluationSet
 from vlp.evaluators.probes.few import check_draws, deal_draws, draw_few, mean_over_draws
 from vlp.evaluators.probes.logistic import LabelledRows, fit
@@ -55,8 +55,7 @@ class FewShot:
         l2: float | None = None,
         seed: Seed = 0,
     ):
-        check_kind(data, "classification")
-        check_class_names(data)
+        check_classes(data)
         check_draws(shots, draws)
         if l2 is not None and not l2 > 0:
             raise RecipeError(f"settings.l2 is {l2}; give a positive one")

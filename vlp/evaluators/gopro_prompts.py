@@ -8,17 +8,24 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from tqdm import tqdm
 
-from vlp.evaluators.base import Count, Seed, check_class_names, check_kind, evaluators
+from vlp.evaluators.base import Count, Seed, check_classes, evaluators
 from vlp.evaluators.dataset import EvaluationSet
 from vlp.evaluators.probes.class_contexts import ClassContexts
 from vlp.evaluators.probes.few import check_draws, deal_draws, draw_few, score_draws
 from vlp.evaluators.probes.image_styles import Eye
-from vlp.evaluators.probes.learned_prompts import Learning, Prompts, SeenImages, Shift, Styles, learn, logits
+from vlp.evaluators.probes.learned_prompts import (
+    Learning,
+    Prompts,
+    SeenImages,
+    Shift,
+    Styles,
+    go_through,
+    learn,
+    logits,
+)
 from vlp.evaluators.probes.train_split import open_split, told_of
 from vlp.evaluators.shared import LEAST_IMAGES, SharedEncoder, deal
-from vlp.ground import dist
 from vlp.ground.randomness import fold
 from vlp.ground.types import Evaluation, RecipeError
 
@@ -78,8 +85,7 @@ class GoproPrompts:
         temperature: float = 0.1,
         seed: Seed = 0,
     ):
-        check_kind(data, "classification")
-        check_class_names(data)
+        check_classes(data)
         check_draws(shots, draws)
         if contrast_weight and batch_size < 2:
             raise RecipeError("settings.batch_size is 1, and one image has no other to be told from; give two or more")
@@ -142,10 +148,7 @@ class GoproPrompts:
         steps = learn(
             prompts, contexts, images, labels, self.how, scale=encoder.scale, seed=seed, look=look, projector=projector
         )
-        label = f"{number} shots, draw {draw}, {self._count(number, len(contexts)):,} texts: epochs"
-        hidden = not (encoder.progress and dist.is_main())
-        for _ in tqdm(steps, label, self.how.epochs, leave=False, disable=hidden):
-            pass
+        go_through(steps, self.how, number, draw, self._count(number, len(contexts)), progress=encoder.progress)
         return prompts.cpu()
 
     def _start(self, contexts: ClassContexts, images: SeenImages, key: int) -> tuple[Prompts, nn.Module | None]:

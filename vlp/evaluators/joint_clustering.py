@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from vlp.evaluators.base import Seed, check_class_names, check_kind, evaluators
+from vlp.evaluators.base import Seed, check_classes, evaluators
 from vlp.evaluators.dataset import EvaluationSet
 from vlp.evaluators.intervals import linearised
 from vlp.evaluators.probes.clusters import Cells, find_clusters, influences_of, score_clusters
@@ -42,8 +42,7 @@ class JointClustering:
         starts: int = 10,
         seed: Seed = 0,
     ):
-        check_kind(data, "classification")
-        check_class_names(data)
+        check_classes(data)
         self.prompts = prompts_of(data, prompts)
         self.texts = self.prompts.texts
         self.number = len(data.class_names) if clusters is None else clusters

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from vlp.evaluators.base import check_class_names, check_kind, evaluators
+from vlp.evaluators.base import check_classes, evaluators
 from vlp.evaluators.dataset import EvaluationSet
 from vlp.evaluators.groups import count_groups, ones
 from vlp.evaluators.intervals import proportion
@@ -46,8 +46,7 @@ class NearestNeighbours:
         train_split: str = "train",
         features: Features = "projected",
     ):
-        check_kind(data, "classification")
-        check_class_names(data)
+        check_classes(data)
         if not k or min(k) < 1 or len(set(k)) < len(k):
             raise RecipeError(f"settings.k is {list(k)}; give different numbers of neighbours, each at least 1")
         if not temperature > 0:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from vlp.evaluators.base import Seed, check_class_names, check_kind, evaluators
+from vlp.evaluators.base import Seed, check_classes, evaluators
 from vlp.evaluators.dataset import EvaluationSet
 from vlp.evaluators.probes.logistic import LabelledRows, LinearClassifier
 from vlp.evaluators.probes.penalties import PenaltySearch, fit_exactly, hold_out, search_penalty
@@ -48,8 +48,7 @@ class LinearProbe:
         l2: float | None = None,
         seed: Seed = 0,
     ):
-        check_kind(data, "classification")
-        check_class_names(data)
+        check_classes(data)
         if l2 is not None and not l2 > 0:
             raise RecipeError(f"settings.l2 is {l2}; without a penalty there may be no optimum, so give a positive one")
         if not 0 < held_out < 1:

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float32, Float64
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vlp.evaluators.base import check_class_names, check_kind, evaluators
+from vlp.evaluators.base import check_classes, evaluators
 from vlp.evaluators.dataset import EvaluationSet
 from vlp.evaluators.intervals import linearised
 from vlp.evaluators.prompts import class_embeddings, prompts_of
@@ -35,8 +35,7 @@ class Multilabel:
     """
 
     def __init__(self, data: EvaluationSet, *, prompts: str | None = None):
-        check_kind(data, "multilabel")
-        check_class_names(data)
+        check_classes(data, "multilabel")
         self.data = data
         self.prompts = prompts_of(data, prompts)
         self.texts = self.prompts.texts

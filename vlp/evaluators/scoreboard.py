@@ -12,9 +12,7 @@ from pathlib import Path
 from vlp.evaluators.base import Task
 from vlp.evaluators.record import Record
 from vlp.evaluators.suites import Suite
-from vlp.ground.files import write_text
-from vlp.ground.tabular import aligned, interval, markdown
-from vlp.ground.types import RecipeError
+from vlp.ground.tabular import aligned, interval, markdown, write_table
 
 COLUMNS = ("model", "task", "metric", "value", "low", "high", "n", "guessing")
 
@@ -78,21 +76,7 @@ def write_scores(path: Path, scores: Sequence[MainScore]) -> None:
     Raises:
         RecipeError: Another suffix, or the file cannot be written.
     """
-    try:
-        write_text(path, writer_of(path)(scores))
-    except OSError as error:
-        raise RecipeError(f"--table {path}: cannot be written ({error})") from error
-
-
-def writer_of(path: Path) -> Callable[[Sequence[MainScore]], str]:
-    """Return what writes a table with the suffix of a file.
-
-    Raises:
-        RecipeError: There is none.
-    """
-    if path.suffix not in WRITERS:
-        raise RecipeError(f"--table {path}: end it with one of {', '.join(WRITERS)}")
-    return WRITERS[path.suffix]
+    write_table(path, WRITERS, scores)
 
 
 def as_text(scores: Sequence[MainScore]) -> str:

@@ -74,11 +74,7 @@ class Suite:
 
 def suite_files() -> dict[str, Path]:
     """Map the name of every suite to its file; the working directory wins."""
-    found: dict[str, Path] = {}
-    for folder in paths.folders("eval"):
-        for path in sorted((folder / FOLDER).glob("*.yaml")):
-            found.setdefault(path.stem, path)
-    return found
+    return paths.cards("eval", FOLDER)
 
 
 def is_suite(name: str) -> bool:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from vlp.evaluators.base import Seed, check_class_names, check_kind, evaluators
+from vlp.evaluators.base import Seed, check_classes, evaluators
 from vlp.evaluators.dataset import EvaluationSet
 from vlp.evaluators.probes.few import check_draws, deal_draws, draw_few, score_draws
 from vlp.evaluators.probes.train_split import SplitFeatures, open_split, read_features
@@ -52,8 +52,7 @@ class TipAdapter:
         prompts: str | None = None,
         seed: Seed = 0,
     ):
-        check_kind(data, "classification")
-        check_class_names(data)
+        check_classes(data)
         check_draws(shots, draws)
         if weight <= 0 or sharpness <= 0:
             raise RecipeError(f"settings.weight is {weight}, settings.sharpness {sharpness}; give positive ones")

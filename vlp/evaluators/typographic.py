@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from vlp.evaluators.base import Seed, check_class_names, check_kind, evaluators
+from vlp.evaluators.base import Seed, check_classes, evaluators
 from vlp.evaluators.corruptions import generator
 from vlp.evaluators.dataset import EvaluationSet
 from vlp.evaluators.intervals import proportion
@@ -33,8 +33,7 @@ class Typographic:
     """
 
     def __init__(self, data: EvaluationSet, *, prompts: str | None = None, seed: Seed = 0):
-        check_kind(data, "classification")
-        check_class_names(data)
+        check_classes(data)
         if len({name.casefold() for name in data.class_names}) < 2:
             raise RecipeError(f"{data.folder.root}: all classes have one name, so that none is wrong")
         check_letters(data.class_names)

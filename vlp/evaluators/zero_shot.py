@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
-from vlp.evaluators.base import check_class_names, check_kind, evaluators
+from vlp.evaluators.base import check_classes, evaluators
 from vlp.evaluators.dataset import EvaluationSet
 from vlp.evaluators.f1 import macro_f1
 from vlp.evaluators.groups import check_ignored, column_of, ones, score_groups
@@ -53,8 +53,7 @@ class ZeroShot:
         top: int = 1,
         hierarchy: str | None = None,
     ):
-        check_kind(data, "classification")
-        check_class_names(data)
+        check_classes(data)
         if group is None and (ignore_groups or top != 1):
             raise RecipeError("settings.ignore_groups and settings.top have no effect without settings.group")
         if not 1 <= top <= len(data.class_names):

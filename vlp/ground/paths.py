@@ -25,11 +25,15 @@ def folders(noun: str) -> Iterator[Path]:
             yield folder
 
 
-def cards(noun: str) -> dict[str, Path]:
-    """Map every card name of a noun to its YAML file; the working directory wins."""
+def cards(noun: str, within: str = "") -> dict[str, Path]:
+    """Map every card name of a noun to its YAML file; the working directory wins.
+
+    Args:
+        within: A folder of the noun, for the cards in there.
+    """
     found: dict[str, Path] = {}
     for folder in folders(noun):
-        for path in sorted(folder.glob("*.yaml")):
+        for path in sorted((folder / within).glob("*.yaml")):
             found.setdefault(path.stem, path)
     return found
 

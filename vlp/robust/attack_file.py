@@ -88,11 +88,7 @@ def load_attacks(name: str) -> AttackList:
 
 def attack_files() -> dict[str, Path]:
     """Map the name of every file of attacks to its path; the working directory wins."""
-    found: dict[str, Path] = {}
-    for folder in paths.folders("eval"):
-        for path in sorted((folder / FOLDER).glob("*.yaml")):
-            found.setdefault(path.stem, path)
-    return found
+    return paths.cards("eval", FOLDER)
 
 
 def _find(name: str) -> Path:

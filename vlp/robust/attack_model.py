@@ -22,13 +22,14 @@ from vlp.ground import dist
 from vlp.ground.bits import checksum
 from vlp.ground.float32 import whole_float32
 from vlp.ground.offers import offers
+from vlp.ground.tabular import writer_of
 from vlp.ground.types import PixelEncoder, RecipeError
 from vlp.robust.attack_file import AttackList, load_attacks
 from vlp.robust.attack_task import attack_task
 from vlp.robust.kept_outcomes import KeptOutcomes
 from vlp.robust.opening import can_be_attacked, open_task
 from vlp.robust.planned_attacks import attacks_on, planned
-from vlp.robust.robust_table import as_text, rows_of, write_rows, writer_of
+from vlp.robust.robust_table import WRITERS, as_text, rows_of, write_rows
 from vlp.run.folder import ROBUST_RECORD, UNDER_ATTACK
 from vlp.run.launch import check_same, join_evaluation
 from vlp.run.subject import Subject, find_subject
@@ -72,7 +73,7 @@ def attack_model(
         chosen = load_attacks(attacks)
         wanted = find_tasks(task_names or ())[0]
         if table_file is not None:
-            writer_of(table_file)
+            writer_of(table_file, WRITERS)
         subject = replace(find_subject(name), number_format=None)
         subject.check_tokenizer()
         tasks = wanted or [task for task in find_tasks(subject.tasks)[0] if can_be_attacked(task)]

@@ -10,9 +10,7 @@ from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 
 from vlp.evaluators.record import Record
-from vlp.ground.files import write_text
-from vlp.ground.tabular import aligned, interval, markdown
-from vlp.ground.types import RecipeError
+from vlp.ground.tabular import aligned, interval, markdown, write_table
 
 CLEAN, UNTOUCHED = "clean", "as it is"
 SIDES = {"": "", "image_to_text_": "I>T ", "text_to_image_": "T>I "}
@@ -138,21 +136,7 @@ def write_rows(path: Path, record: Record, rows: Sequence[TableRow]) -> None:
     Raises:
         RecipeError: Another suffix, or the file cannot be written.
     """
-    try:
-        write_text(path, writer_of(path)(record, rows))
-    except OSError as error:
-        raise RecipeError(f"--table {path}: cannot be written ({error})") from error
-
-
-def writer_of(path: Path) -> Callable[[Record, Sequence[TableRow]], str]:
-    """Return what writes a table with the suffix of a file.
-
-    Raises:
-        RecipeError: There is none.
-    """
-    if path.suffix not in WRITERS:
-        raise RecipeError(f"--table {path}: end it with one of {', '.join(WRITERS)}")
-    return WRITERS[path.suffix]
+    write_table(path, WRITERS, record, rows)
 
 
 WRITERS: Mapping[str, Callable[[Record, Sequence[TableRow]], str]] = {

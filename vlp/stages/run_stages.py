@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from vlp.data.sample_groups import ABOUT, read_group_folder
+from vlp.data.samples import only_source
 from vlp.embeddings.embed import embed
 from vlp.export.run import export_run
 from vlp.ground import dist
@@ -92,12 +93,12 @@ def _join(home: Path, stages: int) -> Path:
 
 
 def _card_of(recipe: Recipe) -> str:
-    sources = list(recipe.data.train.values())
-    if len(sources) != 1 or sources[0].repeat != 1:
-        raise RecipeError("data.train: stages group one card: leave one source, without a repeat")
+    sources = recipe.data.train
+    is_repeated = any(each.repeat != 1 for each in sources.values())
+    source = only_source(sources, is_repeated, "data.train: stages group one card")
     if recipe.data.groups is not None:
         raise RecipeError("data.groups: stages make groups of their own: leave it out")
-    return sources[0].card
+    return source.card
 
 
 def _check(stages: int, clusters: int) -> None:

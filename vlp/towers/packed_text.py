@@ -54,8 +54,8 @@ class PackedTextTransformer(TextTransformer):
         held = self.transformer.get_cast_dtype()
         is_cast = torch.is_autocast_enabled(device.type)
         number_format = torch.get_autocast_dtype(device.type) if is_cast else held
-        heads = (block.attn.embed_dim // block.attn.num_heads for block in self.transformer.resblocks)
-        return not all(can_attend_unpadded(device, number_format, width) for width in heads)
+        widths = {block.attn.embed_dim // block.attn.num_heads for block in self.transformer.resblocks}
+        return not all(can_attend_unpadded(device, number_format, width) for width in widths)
 
 
 def make_packed(tower: nn.Module) -> None:

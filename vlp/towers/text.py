@@ -50,13 +50,15 @@ def embed_cut(
     """
     run = run or tower
     lengths = np.asarray(lengths)
-    is_free, num_groups = num_groups is None, num_groups or GROUPS
     if can_pack(tower) and len(lengths):
         width, device = tokens.shape[1], tokens.device
-        is_padded = not is_free or tower.needs_padding(device)
-        layout = lay_out(lengths, width, num_groups, device) if is_padded else lay_out_unpadded(lengths, width, device)
+        if num_groups is None and not tower.needs_padding(device):
+            layout = lay_out_unpadded(lengths, width, device)
+        else:
+            layout = lay_out(lengths, width, num_groups or GROUPS, device)
         packed: Tensor = run(tokens, layout)
         return packed
+    num_groups = num_groups or GROUPS
     order = np.argsort(lengths, kind="stable")
     place = np.empty_like(order)
     place[order] = np.arange(len(order))

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
 from vlp.curate.sources.columns import Columns
-from vlp.curate.sources.rows import ListedRows, Row, Rows, image_kind, read_file, sources, status_of
+from vlp.curate.sources.rows import Row, Rows, image_kind, listed_units, read_file, sources, status_of
 from vlp.curate.sources.tables import LINES
 from vlp.data import Captions
 from vlp.data.faults import BadSampleError
@@ -93,9 +92,7 @@ class DocumentRecords:
 
     def units(self, size: int) -> Iterator[Rows]:
         """Yield the documents, `size` at a time, in order of their names or lines."""
-        rows = self._rows()
-        while chunk := list(islice(rows, size)):
-            yield ListedRows(chunk)
+        return listed_units(self._rows(), size)
 
     def _rows(self) -> Iterator[DocumentRow]:
         if self.path.is_dir():

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from vlp.curate.sources.columns import Columns
-from vlp.curate.sources.rows import ListedRows, Row, Rows, caption_members, sources
+from vlp.curate.sources.rows import Row, Rows, caption_members, listed_units, sources
 from vlp.curate.sources.splits import is_split
 from vlp.curate.sources.tables import JSON, Table
 from vlp.data.pixels.decode import EXTENSIONS
@@ -63,9 +63,7 @@ class Folder:
 
     def units(self, size: int) -> Iterator[Rows]:
         """Yield the images, `size` at a time."""
-        rows = self._rows()
-        while chunk := list(islice(rows, size)):
-            yield ListedRows(chunk)
+        return listed_units(self._rows(), size)
 
     def _rows(self) -> Iterator[Row]:
         for number, (image, captions) in enumerate(walk(self.path)):

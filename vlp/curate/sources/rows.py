@@ -7,6 +7,7 @@ import json
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, cast
 
@@ -114,6 +115,12 @@ class ListedRows:
     def fingerprint(self) -> str:
         """Return a checksum of the rows and of the sizes and times of their files."""
         return hashlib.sha256("\n".join(row.fingerprint() for row in self.rows).encode(errors="replace")).hexdigest()
+
+
+def listed_units(rows: Iterator[Row], size: int) -> Iterator[ListedRows]:
+    """Yield rows, `size` at a time."""
+    while chunk := list(islice(rows, size)):
+        yield ListedRows(chunk)
 
 
 class Source(Protocol):

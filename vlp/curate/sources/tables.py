@@ -15,7 +15,7 @@ import numpy as np
 from vlp.curate.sources.columns import Columns
 from vlp.curate.sources.delimited import has_columns, read_delimited, separator_of
 from vlp.curate.sources.image_paths import NUMBER, find_folder, local_path
-from vlp.curate.sources.rows import JSON_KEY, ListedRows, Row, Rows, caption_members, sources
+from vlp.curate.sources.rows import JSON_KEY, Row, Rows, caption_members, listed_units, sources
 from vlp.curate.sources.spelled_lists import listed
 from vlp.curate.sources.splits import chosen_splits, column_of_splits, count_splits
 from vlp.data.pixels.decode import EXTENSIONS
@@ -87,9 +87,7 @@ class Table:
 
     def units(self, size: int) -> Iterator[Rows]:
         """Yield the rows, `size` at a time."""
-        rows = self._rows()
-        while chunk := list(islice(rows, size)):
-            yield ListedRows(chunk)
+        return listed_units(self._rows(), size)
 
     def _rows(self) -> Iterator[Row]:
         """Yield the rows; those of one image together, where the first of them stands."""

@@ -6,7 +6,7 @@ Zhou et al. 2022, CoOp (arXiv:2109.01134); Singha et al. 2023, GOPro (arXiv:2308
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -14,8 +14,10 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor, nn
 from torch.nn import functional
+from tqdm import tqdm
 
 from vlp.evaluators.probes.class_contexts import ClassContexts
+from vlp.ground import dist
 from vlp.ground.types import RecipeError
 
 MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4  # of Dassl, which both are built on
@@ -162,6 +164,21 @@ def learn(
             optimizer.step()
             losses.append(found.detach())
         yield float(torch.stack(losses).mean())
+
+
+def go_through(losses: Iterable[float], how: Learning, number: int, draw: int, texts: int, *, progress: bool) -> None:
+    """Learn from a draw to the end, with a bar on the main process where `progress` asks for one.
+
+    Args:
+        losses: Those of `learn`.
+        number: Images of each class.
+        draw: Which draw of them it is.
+        texts: How many are embedded.
+    """
+    label = f"{number} shots, draw {draw}, {texts:,} texts: epochs"
+    hidden = not (progress and dist.is_main())
+    for _ in tqdm(losses, label, how.epochs, leave=False, disable=hidden):
+        pass
 
 
 def loss(

@@ -32,13 +32,13 @@ from vlp.pairs.engine.fused_plan import (
     request_of,
 )
 from vlp.pairs.engine.gradients import Gradients, WantedGradients
-from vlp.pairs.engine.kernel_blocks import blocks_for
 from vlp.pairs.engine.matrix import Matrix
 from vlp.pairs.engine.plain_sums import KernelSum, PointwiseSum
 from vlp.pairs.engine.softmax_sums import LogSumExp, SoftmaxMean
 from vlp.pairs.engine.split_products import Numerics, add_product_, parts_of, transposed
 from vlp.pairs.engine.statistic import AXES, Returned, Vectors
 from vlp.pairs.engine.tiles import Rectangle, cut
+from vlp.pairs.kernel_blocks import blocks_for
 from vlp.pairs.requests import Axis, Block, Request, Side, kernel_of
 
 Backend = Literal["auto", "tiles", "triton"]

@@ -28,7 +28,7 @@ class Blocks(NamedTuple):
 
 
 SINGLE, HALF, INTERPRETED = Blocks(128, 64, 32, 8), Blocks(128, 64, 64, 8), Blocks(16, 16, 16, 1)
-KERNELS = ("triton_kernels.py", "triton_tiles.py")
+KERNELS = ("engine/triton_kernels.py", "engine/triton_tiles.py")
 
 
 _tried: list[Blocks] = []
@@ -99,7 +99,7 @@ def where_known() -> Path:
 
 def _made_of() -> str:
     """Return the version of Triton, and a checksum of the kernels."""
-    text = b"".join(Path(__file__).with_name(name).read_bytes() for name in KERNELS)
+    text = b"".join((Path(__file__).parent / name).read_bytes() for name in KERNELS)
     try:
         version = metadata.version("triton")
     except metadata.PackageNotFoundError:

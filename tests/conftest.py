@@ -48,10 +48,10 @@ def gives_out(config: pytest.Config) -> bool:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Hide GPUs from everything but their own tests, before torch looks for them; warnings of this package fail."""
-    if not gives_out(config):
-        config.addinivalue_line("filterwarnings", "error::vlp.ground.types.VlpWarning")
     if config.getoption("markexpr") != "gpu":
         os.environ.update(CUDA_VISIBLE_DEVICES="")
+    if not gives_out(config):
+        config.addinivalue_line("filterwarnings", "error::vlp.ground.types.VlpWarning")
     if config.getoption("renew_slow") and not hasattr(config, "workerinput"):  # not on a process of xdist's
         config.pluginmanager.register(slow.Stopwatch())
     if config.getoption("keyword") and not config.getoption("markexpr"):
@@ -64,7 +64,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     """Remember what was found of files of tests; the end of the process need not look for garbage in all modules."""
     gc.freeze()
     cache = getattr(config, "cache", None)
-    if cache is not None and narrowing.remembered != cache.get(COMPUTED, {}):
+    if cache is not None and not gives_out(config) and narrowing.remembered != cache.get(COMPUTED, {}):
         cache.set(COMPUTED, narrowing.remembered)
 
 

@@ -126,6 +126,31 @@ def test_folders_of_splits_are_not_mixed_unasked(tmp_path, names, has_classes):
     refused(tmp_path / "set", rf"images of several splits; pack one of them instead: .*{min(names)}, .*{max(names)}")
 
 
+@pytest.mark.parametrize("inner", ["images", "data/images", "cat"])
+def test_folders_of_splits_are_found_at_any_depth(tmp_path, inner):
+    for name in ("train2017", "val2017"):
+        (tmp_path / "set" / inner / name).mkdir(parents=True)
+        (tmp_path / "set" / inner / name / "a.jpg").write_bytes(image_bytes(0))
+    refused(tmp_path / "set", rf"pack one of them instead: .*/{inner}/train2017, .*/{inner}/val2017")
+
+
+def test_a_class_that_is_called_as_a_split_is_a_class(tmp_path):
+    for name in ("test/train", "test/bus"):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        (tmp_path / "set" / name / "a.jpg").write_bytes(image_bytes(0))
+    assert captions_of(packed(tmp_path / "set").card) == ["bus", "train"]
+
+
+def test_documents_of_several_splits_are_not_mixed_unasked(tmp_path):
+    for name in ("train", "test"):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        (tmp_path / "set" / name / "0.jpg").write_bytes(image_bytes(0))
+        document = {"texts": [None, "a boat"], "images": ["0.jpg", None]}
+        (tmp_path / "set" / name / "0.json").write_text(json.dumps(document))
+    refused(tmp_path / "set", "documents of several splits; pack one of them instead: .*/test, .*/train")
+    assert packed(tmp_path / "set" / "train").samples == 1
+
+
 @pytest.mark.parametrize(
     ("folders", "classes"),
     [
@@ -231,6 +256,34 @@ def test_splits_of_a_clone_are_never_mixed(tmp_path, place):
     refused(folder, r"several splits: test \(1\), train \(2\); choose one with --split NAME")
     refused(folder, r"no such split \(known: test, train\)", split="tarin")
     assert captions_of(packed(folder, split="train").card) == ["text 0", "text 1", "text 2"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "data/{}-00000-of-00001-6f0b6ecb4eb7ffc2",
+        "default/{}/0000",
+        "default/partial-{}/0000",
+        "{}",
+        "{}_0",
+        "{}-0001",
+        "{}/part-0",
+        "split={}/0",
+    ],
+)
+def test_splits_are_told_by_whatever_names_files_and_folders_of_them_have(tmp_path, name):
+    folder = tmp_path / "clone"
+    for split, numbers in (("train", (0, 1)), ("validation", (2,))):
+        write_parquet(folder / f"{name.format(split)}.parquet", [row(number, text=f"t {number}") for number in numbers])
+    refused(folder, r"several splits: train \(1\), validation \(1\); choose one with --split NAME")
+    assert captions_of(packed(folder, split="train").card) == ["t 0", "t 1"]
+
+
+@pytest.mark.parametrize("name", ["a", "train", "part-0-of-x", "0000"])
+def test_files_that_name_no_two_splits_are_one_source(tmp_path, name):
+    for number in (0, 1):
+        write_parquet(tmp_path / "set" / f"{name}-{number}.parquet", [row(number, text=f"t {number}")])
+    assert captions_of(packed(tmp_path / "set").card) == ["t 0", "t 1"]
 
 
 def test_a_split_of_what_has_none_is_refused(pictures):

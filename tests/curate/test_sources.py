@@ -158,6 +158,20 @@ def test_a_saved_dataset_with_images(tmp_path):
     assert captions_of(packed.card) == [f"caption {number}" for number in range(5)]
 
 
+@pytest.mark.parametrize("kind", ["texts", "names"])
+def test_splits_of_a_saved_dataset_are_not_mixed_unasked(tmp_path, kind):
+    datasets = pytest.importorskip("datasets")
+    paths = write_images(tmp_path / "images", 3)
+    splits = ["train", "test", "train"] if kind == "texts" else [0, 1, 0]
+    rows = {"image": [str(path) for path in paths], "caption": ["a", "b", "c"], "split": splits}
+    data = datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image())
+    if kind == "names":
+        data = data.cast_column("split", datasets.ClassLabel(names=["train", "test"]))
+    data.save_to_disk(tmp_path / "saved")
+    refused(tmp_path / "saved", r"rows of several splits: train \(2\), test \(1\); choose with --split NAME")
+    assert captions_of(pack(tmp_path / "saved", tmp_path / "mine", split="train", workers=1).card) == ["a", "c"]
+
+
 def test_rows_of_a_record_without_an_image_are_counted(tmp_path):
     lines = [{"image": "", "caption": "x"}, {"image": "a.jpg"}]
     (tmp_path / "table.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from vlp.curate.sources.columns import Columns
 from vlp.curate.sources.rows import ListedRows, Row, Rows, caption_members, sources
-from vlp.curate.sources.splits import is_split
+from vlp.curate.sources.splits import mixed_splits
 from vlp.curate.sources.tables import JSON, Table
 from vlp.data.pixels.decode import EXTENSIONS
 from vlp.ground.types import RecipeError
@@ -80,10 +80,11 @@ class Folder:
 
     def _check_splits(self) -> None:
         """Refuse a folder of several splits."""
-        splits = [folder for folder in _folders_with_images(self.path) if is_split(folder.name)]
-        if len(splits) > 1:
+        splits = mixed_splits(image.parent.relative_to(self.path) for image, _ in walk(self.path))
+        if splits:
             raise RecipeError(
-                f"{self.path}: images of several splits; pack one of them instead: {', '.join(map(str, splits))}"
+                f"{self.path}: images of several splits; pack one of them instead: "
+                f"{', '.join(str(self.path / split) for split in splits)}"
             )
 
     def _check_labels(self) -> None:
@@ -114,10 +115,6 @@ def numbering_of(folders: Collection[str]) -> re.Pattern[str] | None:
     """
     is_numbered = all(NUMBERED.match(name) and not YEAR.match(name) for name in folders)
     return NUMBERED if folders and is_numbered else None
-
-
-def _folders_with_images(folder: Path) -> Iterator[Path]:
-    yield from (each for each in sorted(folder.iterdir()) if each.is_dir() and holds_images(each))
 
 
 def _such_as(folder: Path) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,13 +14,12 @@ from typing import Any, ClassVar
 from vlp.curate.sources.columns import Columns
 from vlp.curate.sources.folders import holds_images
 from vlp.curate.sources.rows import JSON_KEY, Row, Rows, sources
-from vlp.curate.sources.splits import chosen_splits, column_of_splits, count_splits
+from vlp.curate.sources.splits import chosen_splits, column_of_splits, count_splits, split_of_file
 from vlp.curate.sources.tables import named, row_of
 from vlp.ground.errors import first_line
 from vlp.ground.types import RecipeError
 
 SUFFIX = ".parquet"
-SPLIT = re.compile(r"(.+?)(-\d+-of-\d+)?\.parquet")
 BATCH = 64  # rows in memory at once: pixels may be among them
 
 
@@ -84,12 +82,10 @@ def files_in(folder: Path) -> list[Path]:
 
 
 def _of_split(path: Path, parts: Sequence[Path], split: str) -> list[Path]:
-    """Return the files of one split, by the names that the hub gives them; splits are never mixed unasked."""
+    """Return the files of one split, by their names and those of their folders; splits are never mixed unasked."""
     splits: dict[str, list[Path]] = {}
     for part in parts:
-        found = SPLIT.fullmatch(part.name)
-        name = found[1] if found and found[2] else ""
-        splits.setdefault(name, []).append(part)
+        splits.setdefault(split_of_file(part.relative_to(path)), []).append(part)
     if split and split not in splits:
         raise RecipeError(f"--split {split}: {path} has no such split (known: {', '.join(filter(None, splits))})")
     if len(splits) > 1 and not split:

@@ -41,6 +41,10 @@ def test_captions_are_split_by_line(tmp_path):
     assert data.captions == (("one", "two"), ("three",))
 
 
+def test_a_mark_of_the_byte_order_is_no_part_of_a_caption(tmp_path):
+    assert opened(write_captions(tmp_path / "set", [["\ufeffone", "two"]])).captions == (("one", "two"),)
+
+
 def test_label_vectors_load_without_pickle(tmp_path):
     root = write_classes(tmp_path / "set", num_shards=1)
     (root / "dataset_type.txt").write_text("multilabel")

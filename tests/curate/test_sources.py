@@ -198,6 +198,15 @@ def test_a_part_of_a_card_is_packed_for_tests(tmp_path):
     refused(part, "leave out --columns", "caption=txt")
 
 
+def test_another_caption_of_a_card_is_packed_anew(tmp_path):
+    members = [("0.jpg", photo(0)), ("0.txt", b"short"), ("0.json", b'{"caption": "long"}')]
+    write_tar(tmp_path / "set" / "0.tar", members)
+    card = tmp_path / "set" / "set.yaml"
+    for captions, text in (("txt", "short"), ("json.caption", "long")):
+        card.write_text(f"name: set\nshards: '*.tar'\ncaptions: {{{captions}: 1.0}}\n")
+        assert captions_in(pack(card, tmp_path / "mine", workers=1).card) == [text]
+
+
 def test_a_card_keeps_its_shares_of_captions_and_lists_what_is_broken(tmp_path):
     record = json.dumps({"alt": "a long wording", "id": 7}).encode()
     members = [("0.jpg", photo(0)), ("0.txt", b"short"), ("0.json", record), ("1.txt", b"no image")]

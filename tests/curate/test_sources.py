@@ -67,12 +67,23 @@ def test_a_broken_first_record_is_named(tmp_path):
         ("path,caption\na.jpg,x\n", "image", "write image=NAME"),
         (b"path,caption\na.jpg,\xff\n", "", r"no rows \(line 2: not UTF-8 .*\)"),
         (b"path,caption\xff\na.jpg,x\n", "", "line 1: not UTF-8 .*save the table as UTF-8"),
+        (b"path,caption\ra.jpg,x\r", "", "line 1: new-line .*save the table with line ends of Unix or Windows"),
+        ("path,caption,caption\na.jpg,x,y\n", "", "'caption' and 'caption' may both be .*a name of its own"),
+        ("path,caption,caption\na.jpg,x,y\n", "caption=caption", "several columns are called so; rename all but one"),
+        ("path,caption,Caption\na.jpg,x,y\n", "", "'caption' and 'Caption' may both .* with --columns caption=NAME$"),
     ],
 )
 def test_a_mistake_in_a_table_is_explained(tmp_path, text, columns, message):
     file = tmp_path / "table.csv"
     file.write_bytes(text if isinstance(text, bytes) else text.encode())
     refused(file, message, columns)
+
+
+@pytest.mark.parametrize(("columns", "text"), [("caption=Caption", "y"), ("caption=caption", "x")])
+def test_of_two_columns_alike_one_can_be_named(tmp_path, columns, text):
+    (path,) = write_images(tmp_path / "images", 1)
+    (tmp_path / "table.csv").write_text(f"path,caption,Caption,other,other\n{path},x,y,1,2\n")
+    assert captions_of(pack(tmp_path / "table.csv", tmp_path / "mine", columns=columns, workers=1).card) == [text]
 
 
 @pytest.mark.parametrize(

@@ -286,6 +286,26 @@ def test_files_that_name_no_two_splits_are_one_source(tmp_path, name):
     assert captions_of(packed(tmp_path / "set").card) == ["t 0", "t 1"]
 
 
+def class_label(column, *names):
+    features = {column: {"names": list(names), "_type": "ClassLabel"}}
+    return {"huggingface": json.dumps({"info": {"features": features}})}
+
+
+def test_splits_that_have_numbers_are_not_mixed_unasked(tmp_path):
+    rows = [row(number, text=f"t {number}", split=number % 2) for number in range(3)]
+    write_parquet(tmp_path / "t.parquet", rows, class_label("split", "train", "test"))
+    refused(tmp_path / "t.parquet", r"rows of several splits: train \(2\), test \(1\)")
+    assert captions_of(packed(tmp_path / "t.parquet", split="train").card) == ["t 0", "t 2"]
+
+
+def test_parquet_files_that_are_no_parts_of_one_set_are_refused(tmp_path):
+    write_parquet(tmp_path / "set" / "a.parquet", [row(0, text="x", label=0)], class_label("label", "cat", "dog"))
+    write_parquet(tmp_path / "set" / "b.parquet", [row(1, title="y", label=0)], class_label("label", "dog", "cat"))
+    refused(tmp_path / "set", r"b\.parquet: no column text, which .*a\.parquet has: pack files apart")
+    message = r"b\.parquet: other names of classes than in .*a\.parquet: pack the two apart"
+    refused(tmp_path / "set", message, columns="caption=label")
+
+
 def test_a_split_of_what_has_none_is_refused(pictures):
     (pictures / "t.csv").write_text("path,caption\npics/red.jpg,red boat\n")
     refused(pictures / "t.csv", "--split train: .* has no splits", split="train")

@@ -50,18 +50,36 @@ class Parquet:
 
     def __init__(self, path: Path, columns: Columns, *, split: str = ""):
         paths = [path] if path.is_file() else files_in(path)
-        self.split, counts = _rows_of_splits(paths)
-        self.wanted = tuple(sorted(chosen_splits(counts, split, path))) if self.split else ()
+        self.split, counts, numbers = _rows_of_splits(paths)
+        chosen = chosen_splits(counts, split, path) if self.split else frozenset[str]()
+        self.wanted = tuple(sorted({numbers.get(name, name) for name in chosen}))
         if not self.split and split and path.is_file():
             raise RecipeError(f"--split {split}: {path} has no splits; name a folder of parquet files")
         if not self.split and not path.is_file():
             paths = _of_split(path, paths, split)
-        self.files = [(path, _open(path).metadata.num_rows) for path in paths]
         first = paths[0]
         schema = _open(first).schema_arrow
         names = schema.names
         self.image, self.caption = columns.image_of(names, str(first)), columns.caption_of(names, str(first))
         self.classes = _class_names(schema.metadata or {}, self.caption) or None
+        self.files = [(path, self._count(path, first)) for path in paths]
+
+    def _count(self, path: Path, first: Path) -> int:
+        """Return the rows of a file.
+
+        Raises:
+            RecipeError: It has other columns than the first, or other names of classes.
+        """
+        file = _open(path)
+        missing = sorted({self.image, self.caption, self.split} - {"", *file.schema_arrow.names})
+        if missing:
+            raise RecipeError(
+                f"{path}: no column {', '.join(missing)}, which {first} has: pack files apart that are no parts of one "
+                "data set"
+            )
+        if (_class_names(file.schema_arrow.metadata or {}, self.caption) or None) != self.classes:
+            raise RecipeError(f"{path}: other names of classes than in {first}: pack the two apart")
+        return int(file.metadata.num_rows)
 
     def units(self, size: int) -> Iterator[Rows]:
         """Yield the rows, at most `size` at a time; no unit spans two files."""
@@ -94,10 +112,16 @@ def _of_split(path: Path, parts: Sequence[Path], split: str) -> list[Path]:
     return splits[split] if split else list(parts)
 
 
-def _rows_of_splits(paths: Sequence[Path]) -> tuple[str, Counter[str]]:
-    """Return the column that names splits, and the rows of each; nothing where no value is called as splits are."""
-    column = column_of_splits(_open(paths[0]).schema_arrow.names)
-    return count_splits(column, (value for path in paths for value in _values(path, column)))
+def _rows_of_splits(paths: Sequence[Path]) -> tuple[str, Counter[str], dict[str, str]]:
+    """Return the column that names splits, the rows of each, and the numbers that stand for names.
+
+    All are empty where no value is called as splits are.
+    """
+    schema = _open(paths[0]).schema_arrow
+    column = column_of_splits(schema.names)
+    names = _class_names(schema.metadata or {}, column)
+    values = (named(value, names) for path in paths for value in _values(path, column))
+    return *count_splits(column, values), {name: str(number) for number, name in enumerate(names)}
 
 
 def _values(path: Path, column: str) -> Iterator[Any]:

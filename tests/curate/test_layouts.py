@@ -141,6 +141,16 @@ def test_a_class_that_is_called_as_a_split_is_a_class(tmp_path):
     assert captions_of(packed(tmp_path / "set").card) == ["bus", "train"]
 
 
+def test_what_macos_puts_beside_files_is_no_source(pictures):
+    rows = [row(number, text=f"t {number}") for number in range(2)]
+    write_parquet(pictures.parent / "parts" / "a.parquet", rows)
+    (pictures.parent / "parts" / "._a.parquet").write_bytes(b"\x00\x05\x16\x07Mac OS X")
+    assert packed(pictures.parent / "parts").samples == 2
+    for name in ("captions.csv", "._captions.csv"):
+        (pictures / name).write_text("path,caption\n")
+    refused(pictures, r"the captions stand in a table; pack .*/captions\.csv instead")
+
+
 def test_documents_of_several_splits_are_not_mixed_unasked(tmp_path):
     for name in ("train", "test"):
         (tmp_path / "set" / name).mkdir(parents=True)

@@ -164,6 +164,18 @@ def test_a_shard_that_is_found_through_a_link_is_there_once(tmp_path):
 
 
 # ---------------------------------------- shards as people name them
+def test_hidden_files_are_no_shards_unless_they_are_asked_for(tmp_path):
+    card = write_shards(tmp_path / ".set", 2, 2)
+    (tmp_path / ".set" / "._00000.tar").write_bytes(b"\x00\x05\x16\x07Mac OS X")
+    (tmp_path / ".set" / ".old").mkdir()
+    (tmp_path / ".set" / ".old" / "00002.tar").write_bytes(b"")
+    for pattern in ("*.tar", "**/*.tar", "[0-9]*.tar"):
+        found = card.model_copy(update={"shards": pattern}).paths()
+        assert [path.name for path in found] == ["00000.tar", "00001.tar"]
+    assert [path.name for path in card.model_copy(update={"shards": ".old/*.tar"}).paths()] == ["00002.tar"]
+    assert [path.name for path in card.model_copy(update={"shards": ".*.tar"}).paths()] == ["._00000.tar"]
+
+
 def test_shards_may_be_joined_as_webdataset_joins_them(tmp_path):
     write_shards(tmp_path, 3, 2)
     card = Card(name="x", shards="0000{0..1}.tar::00002.tar", folder=tmp_path)

@@ -36,6 +36,7 @@ def pictures(tmp_path):
     for place, color in enumerate(COLORS):
         Image.new("RGB", (40, 30), color).save(folder / ("more" if place % 2 else "") / f"{color}.png")
     (folder / "notes.txt").write_text("no picture")
+    (folder / "._red.png").write_bytes(b"what macOS keeps beside it on other disks")
     return folder
 
 

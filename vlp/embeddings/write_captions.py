@@ -165,7 +165,8 @@ def _mark(path: Path) -> str:
 def _files_in(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
-    return sorted(each for each in path.rglob("*") if each.suffix.lower() in SUFFIXES and each.is_file())
+    found = (each for each in path.rglob("*") if each.suffix.lower() in SUFFIXES and each.is_file())
+    return sorted(each for each in found if not any(part.startswith(".") for part in each.relative_to(path).parts))
 
 
 def _parts(count: int) -> list[range]:

@@ -126,13 +126,19 @@ def _such_as(folder: Path) -> str:
 
 def _tables(folder: Path) -> list[Path]:
     """Return the tables in a folder and its subfolders, those with a usual name first."""
-    files = sorted(path for pattern in ("*", "*/*") for path in folder.glob(pattern) if path.is_file())
+    found = (path for pattern in ("*", "*/*") for path in folder.glob(pattern) if path.is_file())
+    files = sorted(path for path in found if not is_hidden(path.relative_to(folder)))
     tables = [path for path in files if path.name in METADATA]
     return tables or [
         path
         for path in files
         if path.suffix.lower() == ".parquet" or (Table.takes(path) and path.suffix.lower() != JSON)
     ]
+
+
+def is_hidden(path: Path) -> bool:
+    """Whether a file, or a folder above it, is one that its system does not show, as `._name` of macOS elsewhere."""
+    return any(part.startswith(".") for part in path.parts)
 
 
 def holds_shards(folder: Path) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from vlp.curate.sources.columns import Columns
-from vlp.curate.sources.folders import holds_images
+from vlp.curate.sources.folders import holds_images, is_hidden
 from vlp.curate.sources.rows import JSON_KEY, Row, Rows, sources
 from vlp.curate.sources.splits import chosen_splits, column_of_splits, count_splits, split_of_file
 from vlp.curate.sources.tables import named, row_of
@@ -96,7 +96,8 @@ class Parquet:
 
 def files_in(folder: Path) -> list[Path]:
     """Return the parquet files of a folder, or of the folders below it."""
-    return sorted(folder.glob(f"*{SUFFIX}")) or sorted(folder.rglob(f"*{SUFFIX}"))
+    found = [path for path in folder.rglob(f"*{SUFFIX}") if not is_hidden(path.relative_to(folder))]
+    return sorted(path for path in found if path.parent == folder) or sorted(found)
 
 
 def _of_split(path: Path, parts: Sequence[Path], split: str) -> list[Path]:

@@ -276,8 +276,13 @@ class Card(Strict):
                 return ask(listing, self.remote(location), tries=self.tries, stats=RemoteStats(self.name))
             except TransferError as error:
                 raise RecipeError(f"card '{self.name}': shards: cannot list {location}: {error}") from error
-        anchor = Path(Path(location).anchor)
-        return [str(path) for path in anchor.glob(str(Path(location).relative_to(anchor)))]
+        anchor, parts = Path(Path(location).anchor), Path(location).parts
+        found = list(anchor.glob(str(Path(*parts[1:]))))
+        first = next(place for place, part in enumerate(parts) if _is_glob(part))
+        if any(part.startswith(".") for part in parts[first:]):
+            return [str(path) for path in found]
+        # As in a shell: macOS puts `._000.tar` beside `000.tar` on disks of other systems.
+        return [str(path) for path in found if not any(part.startswith(".") for part in path.parts[first:])]
 
 
 def _is_no_file(name: str) -> bool:

@@ -173,6 +173,13 @@ def test_scores_are_the_cosines_of_the_model(keep, tmp_path, export):
     assert keep(pairs, f"score: {{model: {export}, least: {least}}}") == [WORDS[number] for number in best]
 
 
+@pytest.mark.parametrize("limit", ["least: 0.1", "least: -1.0", "share: 0.5"])
+def test_what_a_model_has_no_number_for_does_not_stay(keep, tmp_path, limit):
+    broken = tiny_export(tmp_path / "broken", shift=float("nan"))
+    with pytest.raises(RecipeError, match="nothing is left of card"):
+        keep([(photo(number), WORDS[number]) for number in range(4)], f"score: {{model: {broken}, {limit}}}")
+
+
 def test_other_weights_are_measured_anew(tmp_path, export):
     from vlp.curate.rules import score
 

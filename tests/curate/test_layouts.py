@@ -126,6 +126,41 @@ def test_folders_of_splits_are_not_mixed_unasked(tmp_path, names, has_classes):
     refused(tmp_path / "set", rf"images of several splits; pack one of them instead: .*{min(names)}, .*{max(names)}")
 
 
+@pytest.mark.parametrize("inner", ["images", "data/images", "cat"])
+def test_folders_of_splits_are_found_at_any_depth(tmp_path, inner):
+    for name in ("train2017", "val2017"):
+        (tmp_path / "set" / inner / name).mkdir(parents=True)
+        (tmp_path / "set" / inner / name / "a.jpg").write_bytes(image_bytes(0))
+    refused(tmp_path / "set", rf"pack one of them instead: .*/{inner}/train2017, .*/{inner}/val2017")
+
+
+def test_a_class_that_is_called_as_a_split_is_a_class(tmp_path):
+    for name in ("test/train", "test/bus"):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        (tmp_path / "set" / name / "a.jpg").write_bytes(image_bytes(0))
+    assert captions_of(packed(tmp_path / "set").card) == ["bus", "train"]
+
+
+def test_what_macos_puts_beside_files_is_no_source(pictures):
+    rows = [row(number, text=f"t {number}") for number in range(2)]
+    write_parquet(pictures.parent / "parts" / "a.parquet", rows)
+    (pictures.parent / "parts" / "._a.parquet").write_bytes(b"\x00\x05\x16\x07Mac OS X")
+    assert packed(pictures.parent / "parts").samples == 2
+    for name in ("captions.csv", "._captions.csv"):
+        (pictures / name).write_text("path,caption\n")
+    refused(pictures, r"the captions stand in a table; pack .*/captions\.csv instead")
+
+
+def test_documents_of_several_splits_are_not_mixed_unasked(tmp_path):
+    for name in ("train", "test"):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        (tmp_path / "set" / name / "0.jpg").write_bytes(image_bytes(0))
+        document = {"texts": [None, "a boat"], "images": ["0.jpg", None]}
+        (tmp_path / "set" / name / "0.json").write_text(json.dumps(document))
+    refused(tmp_path / "set", "documents of several splits; pack one of them instead: .*/test, .*/train")
+    assert packed(tmp_path / "set" / "train").samples == 1
+
+
 @pytest.mark.parametrize(
     ("folders", "classes"),
     [
@@ -231,6 +266,54 @@ def test_splits_of_a_clone_are_never_mixed(tmp_path, place):
     refused(folder, r"several splits: test \(1\), train \(2\); choose one with --split NAME")
     refused(folder, r"no such split \(known: test, train\)", split="tarin")
     assert captions_of(packed(folder, split="train").card) == ["text 0", "text 1", "text 2"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "data/{}-00000-of-00001-6f0b6ecb4eb7ffc2",
+        "default/{}/0000",
+        "default/partial-{}/0000",
+        "{}",
+        "{}_0",
+        "{}-0001",
+        "{}/part-0",
+        "split={}/0",
+    ],
+)
+def test_splits_are_told_by_whatever_names_files_and_folders_of_them_have(tmp_path, name):
+    folder = tmp_path / "clone"
+    for split, numbers in (("train", (0, 1)), ("validation", (2,))):
+        write_parquet(folder / f"{name.format(split)}.parquet", [row(number, text=f"t {number}") for number in numbers])
+    refused(folder, r"several splits: train \(1\), validation \(1\); choose one with --split NAME")
+    assert captions_of(packed(folder, split="train").card) == ["t 0", "t 1"]
+
+
+@pytest.mark.parametrize("name", ["a", "train", "part-0-of-x", "0000"])
+def test_files_that_name_no_two_splits_are_one_source(tmp_path, name):
+    for number in (0, 1):
+        write_parquet(tmp_path / "set" / f"{name}-{number}.parquet", [row(number, text=f"t {number}")])
+    assert captions_of(packed(tmp_path / "set").card) == ["t 0", "t 1"]
+
+
+def class_label(column, *names):
+    features = {column: {"names": list(names), "_type": "ClassLabel"}}
+    return {"huggingface": json.dumps({"info": {"features": features}})}
+
+
+def test_splits_that_have_numbers_are_not_mixed_unasked(tmp_path):
+    rows = [row(number, text=f"t {number}", split=number % 2) for number in range(3)]
+    write_parquet(tmp_path / "t.parquet", rows, class_label("split", "train", "test"))
+    refused(tmp_path / "t.parquet", r"rows of several splits: train \(2\), test \(1\)")
+    assert captions_of(packed(tmp_path / "t.parquet", split="train").card) == ["t 0", "t 2"]
+
+
+def test_parquet_files_that_are_no_parts_of_one_set_are_refused(tmp_path):
+    write_parquet(tmp_path / "set" / "a.parquet", [row(0, text="x", label=0)], class_label("label", "cat", "dog"))
+    write_parquet(tmp_path / "set" / "b.parquet", [row(1, title="y", label=0)], class_label("label", "dog", "cat"))
+    refused(tmp_path / "set", r"b\.parquet: no column text, which .*a\.parquet has: pack files apart")
+    message = r"b\.parquet: other names of classes than in .*a\.parquet: pack the two apart"
+    refused(tmp_path / "set", message, columns="caption=label")
 
 
 def test_a_split_of_what_has_none_is_refused(pictures):

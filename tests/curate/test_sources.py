@@ -67,12 +67,23 @@ def test_a_broken_first_record_is_named(tmp_path):
         ("path,caption\na.jpg,x\n", "image", "write image=NAME"),
         (b"path,caption\na.jpg,\xff\n", "", r"no rows \(line 2: not UTF-8 .*\)"),
         (b"path,caption\xff\na.jpg,x\n", "", "line 1: not UTF-8 .*save the table as UTF-8"),
+        (b"path,caption\ra.jpg,x\r", "", "line 1: new-line .*save the table with line ends of Unix or Windows"),
+        ("path,caption,caption\na.jpg,x,y\n", "", "'caption' and 'caption' may both be .*a name of its own"),
+        ("path,caption,caption\na.jpg,x,y\n", "caption=caption", "several columns are called so; rename all but one"),
+        ("path,caption,Caption\na.jpg,x,y\n", "", "'caption' and 'Caption' may both .* with --columns caption=NAME$"),
     ],
 )
 def test_a_mistake_in_a_table_is_explained(tmp_path, text, columns, message):
     file = tmp_path / "table.csv"
     file.write_bytes(text if isinstance(text, bytes) else text.encode())
     refused(file, message, columns)
+
+
+@pytest.mark.parametrize(("columns", "text"), [("caption=Caption", "y"), ("caption=caption", "x")])
+def test_of_two_columns_alike_one_can_be_named(tmp_path, columns, text):
+    (path,) = write_images(tmp_path / "images", 1)
+    (tmp_path / "table.csv").write_text(f"path,caption,Caption,other,other\n{path},x,y,1,2\n")
+    assert captions_of(pack(tmp_path / "table.csv", tmp_path / "mine", columns=columns, workers=1).card) == [text]
 
 
 @pytest.mark.parametrize(
@@ -158,6 +169,20 @@ def test_a_saved_dataset_with_images(tmp_path):
     assert captions_of(packed.card) == [f"caption {number}" for number in range(5)]
 
 
+@pytest.mark.parametrize("kind", ["texts", "names"])
+def test_splits_of_a_saved_dataset_are_not_mixed_unasked(tmp_path, kind):
+    datasets = pytest.importorskip("datasets")
+    paths = write_images(tmp_path / "images", 3)
+    splits = ["train", "test", "train"] if kind == "texts" else [0, 1, 0]
+    rows = {"image": [str(path) for path in paths], "caption": ["a", "b", "c"], "split": splits}
+    data = datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image())
+    if kind == "names":
+        data = data.cast_column("split", datasets.ClassLabel(names=["train", "test"]))
+    data.save_to_disk(tmp_path / "saved")
+    refused(tmp_path / "saved", r"rows of several splits: train \(2\), test \(1\); choose with --split NAME")
+    assert captions_of(pack(tmp_path / "saved", tmp_path / "mine", split="train", workers=1).card) == ["a", "c"]
+
+
 def test_rows_of_a_record_without_an_image_are_counted(tmp_path):
     lines = [{"image": "", "caption": "x"}, {"image": "a.jpg"}]
     (tmp_path / "table.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -182,6 +207,15 @@ def test_a_part_of_a_card_is_packed_for_tests(tmp_path):
     packed = pack(part, tmp_path / "again", limits="samples=2", workers=1)
     assert captions_of(packed.card) == kept
     refused(part, "leave out --columns", "caption=txt")
+
+
+def test_another_caption_of_a_card_is_packed_anew(tmp_path):
+    members = [("0.jpg", photo(0)), ("0.txt", b"short"), ("0.json", b'{"caption": "long"}')]
+    write_tar(tmp_path / "set" / "0.tar", members)
+    card = tmp_path / "set" / "set.yaml"
+    for captions, text in (("txt", "short"), ("json.caption", "long")):
+        card.write_text(f"name: set\nshards: '*.tar'\ncaptions: {{{captions}: 1.0}}\n")
+        assert captions_in(pack(card, tmp_path / "mine", workers=1).card) == [text]
 
 
 def test_a_card_keeps_its_shares_of_captions_and_lists_what_is_broken(tmp_path):

@@ -180,6 +180,18 @@ def test_numbers_of_classes_become_names(sample_of, tmp_path):
         assert drawn(captions, sample_of(cls=b"a text"))["a text"]
 
 
+def test_a_mark_of_the_byte_order_is_no_letter_of_the_first_line(sample_of, tmp_path):
+    for name, lines in (("names", "cat\ndog\n"), ("templates", "{} here\na {}\n")):
+        (tmp_path / f"{name}.txt").write_text(lines, encoding="utf-8-sig")
+    captions = Captions(
+        keys={"cls": 1},
+        class_names=str(tmp_path / "names.txt"),
+        templates=str(tmp_path / "templates.txt"),
+        template_probability=1.0,
+    )
+    assert set(drawn(captions, sample_of(cls=b"0"))) == {"cat here", "a cat"}
+
+
 @pytest.mark.parametrize("label", [b"3", b"-1", b"true", b'"' + b"9" * 9000 + b'"'])
 def test_numbers_without_a_name_are_faults(sample_of, label):
     with pytest.raises(BadSampleError) as caught:

@@ -11,6 +11,7 @@ import pytest
 from tests.shards import write_shards, write_tar
 from vlp.data import Captions, Card, SampleSet
 from vlp.data.faults import BadSampleError
+from vlp.ground.files import sha256_of
 from vlp.ground.types import RecipeError
 from vlp.ground.yaml import read_yaml
 
@@ -137,7 +138,44 @@ def test_another_content_has_another_checksum_and_fingerprint(tmp_path):
     assert card.fingerprint != card.model_copy(update={"sha256": {"00000.tar": "1" * 64}}).fingerprint
 
 
+def test_where_texts_and_images_are_is_part_of_the_fingerprint(tmp_path):
+    card = write_shards(tmp_path, 1, 3)
+    changes = ({}, {"captions": {"json.a": 1.0}}, {"captions": {"json.b": 1.0}}, {"images": ("a.png",)})
+    assert len({card.model_copy(update=change).fingerprint for change in changes}) == 4
+    assert card.fingerprint == card.model_copy(update={"captions": {"txt": 1.0}, "licence": "free"}).fingerprint
+
+
+def test_shards_of_one_name_in_two_folders_are_two_in_the_fingerprint(tmp_path):
+    for folder in ("a", "b"):
+        write_shards(tmp_path / folder, 1, 3)
+    cards = [Card(name="x", shards=shards, folder=tmp_path) for shards in ("a/*.tar", "b/*.tar", "?/*.tar")]
+    assert len(cards[2].paths()) == 2
+    assert cards[2].fingerprint not in {card.fingerprint for card in cards[:2]}
+
+
+def test_a_shard_that_is_found_through_a_link_is_there_once(tmp_path):
+    card = write_shards(tmp_path / "set", 2, 3)
+    (tmp_path / "link").symlink_to(tmp_path / "set")
+    sums = {path.name: sha256_of(path) for path in card.paths()}
+    linked = card.model_copy(update={"shards": f"{tmp_path}/link/*.tar", "sha256": sums})
+    assert linked.locations() == card.locations()
+    assert all(map(linked.sha256_of, linked.locations()))
+    assert len(SampleSet({"x": linked})) == 6
+
+
 # ---------------------------------------- shards as people name them
+def test_hidden_files_are_no_shards_unless_they_are_asked_for(tmp_path):
+    card = write_shards(tmp_path / ".set", 2, 2)
+    (tmp_path / ".set" / "._00000.tar").write_bytes(b"\x00\x05\x16\x07Mac OS X")
+    (tmp_path / ".set" / ".old").mkdir()
+    (tmp_path / ".set" / ".old" / "00002.tar").write_bytes(b"")
+    for pattern in ("*.tar", "**/*.tar", "[0-9]*.tar"):
+        found = card.model_copy(update={"shards": pattern}).paths()
+        assert [path.name for path in found] == ["00000.tar", "00001.tar"]
+    assert [path.name for path in card.model_copy(update={"shards": ".old/*.tar"}).paths()] == ["00002.tar"]
+    assert [path.name for path in card.model_copy(update={"shards": ".*.tar"}).paths()] == ["._00000.tar"]
+
+
 def test_shards_may_be_joined_as_webdataset_joins_them(tmp_path):
     write_shards(tmp_path, 3, 2)
     card = Card(name="x", shards="0000{0..1}.tar::00002.tar", folder=tmp_path)

@@ -66,7 +66,7 @@ def test_deletion_leaves_the_rest_in_order():
 
 def test_synonyms_keep_capitals_punctuation_and_articles(tmp_path):
     file = tmp_path / "x.tsv"
-    file.write_text("couch\tsofa\tottoman\n\ndog\thound\n")
+    file.write_text("couch\tsofa\tottoman\n\ndog\thound\n", encoding="utf-8-sig")
     augment = TextAugment(synonyms=1.0, share=1.0, synonym_file=str(file))
     assert set(changed(augment, "Couch, a couch!")) == {
         f"{one}, {other}!" for one in ("Sofa", "Ottoman") for other in ("a sofa", "an ottoman")

@@ -6,10 +6,11 @@ import json
 
 import numpy as np
 import pytest
+from pyarrow import parquet
 from safetensors.torch import save_file
 
 from tests.processes import run_processes
-from tests.shards import write_shards
+from tests.shards import image_bytes, write_shards, write_tar
 from tests.towers.tiny import tiny_export, tiny_model
 from vlp.data.pixels.decode import decode_image
 from vlp.data.samples import SampleSet
@@ -56,6 +57,16 @@ def test_the_files_hold_the_embeddings_of_all_samples(tmp_path, export, file_for
         assert ids.tolist() == list(range(16))
         assert rows.dtype == np.float32
         np.testing.assert_allclose(rows, expected, atol=1e-5)  # batches of another size
+
+
+@pytest.mark.parametrize("file_format", ["parquet", "npy"])
+def test_keys_of_any_bytes_are_written(tmp_path, export, file_format):
+    members = [("caf\udce9.jpg", image_bytes(0)), ("caf\udce9.txt", b"a cat")]  # as tar programs had it before UTF-8
+    write_tar(tmp_path / "shards" / "0.tar", members)
+    (tmp_path / "tiny.yaml").write_text("name: tiny\nshards: shards/*.tar\n")
+    assert embed(export, str(tmp_path / "tiny.yaml"), tmp_path / "out", file_format=file_format) == (1, 0)
+    if file_format == "parquet":
+        assert parquet.read_table(tmp_path / "out" / "part-00000.parquet")["key"].to_pylist() == ["caf\\xe9"]
 
 
 def test_half_precision_is_the_default(tmp_path, export):

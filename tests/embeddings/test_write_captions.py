@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from tests.processes import run_processes
-from tests.shards import write_shards
+from tests.shards import image_bytes, write_shards, write_tar
 from tests.towers.tiny import COCA, tiny_bert, tiny_export, tiny_model
 from vlp.cli import main
 from vlp.embeddings import write_captions as module
@@ -36,6 +36,7 @@ def pictures(tmp_path):
     for place, color in enumerate(COLORS):
         Image.new("RGB", (40, 30), color).save(folder / ("more" if place % 2 else "") / f"{color}.png")
     (folder / "notes.txt").write_text("no picture")
+    (folder / "._red.png").write_bytes(b"what macOS keeps beside it on other disks")
     return folder
 
 
@@ -77,6 +78,23 @@ def test_names_of_any_bytes_are_kept_and_what_is_wrong_is_told_in_the_same_words
     ]  # fmt: skip
 
 
+def test_a_sample_whose_members_contradict_each_other_is_told_and_stops_nothing(model, tmp_path):
+    images = [image_bytes(number) for number in range(3)]
+    write_tar(tmp_path / "0.tar", [("a.jpg", images[0]), ("a.jpg", images[1]), ("b.jpg", images[2])])
+    (tmp_path / "card.yaml").write_text("name: card\nshards: '*.tar'\n")
+    first, second = written(model, tmp_path / "card.yaml")
+    assert first == {"image": "a", "fault": "duplicate_key: two members '.jpg' in one sample"}
+    assert second["image"] == "b" and "caption" in second
+
+
+def test_a_picture_that_was_replaced_is_noticed(model, pictures, tmp_path):
+    first = written(model, pictures, folder=tmp_path / "out")
+    assert written(model, pictures, folder=tmp_path / "out") == first
+    Image.new("RGB", (80, 30), "green").save(pictures / "red.png")
+    with pytest.raises(RecipeError, match="was written with another files"):
+        written(model, pictures, folder=tmp_path / "out")
+
+
 def test_what_is_there_is_not_written_again(model, pictures, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "PICTURES_PER_PART", 2)
     whole = written(model, pictures, folder=tmp_path / "out", temperature=2.0)
@@ -92,7 +110,7 @@ def test_a_folder_with_other_captions_is_refused(model, pictures, tmp_path):
     written(model, pictures / "red.png", folder=tmp_path / "out")
     with pytest.raises(RecipeError, match="another writing"):
         written(model, pictures / "red.png", folder=tmp_path / "out", num_beams=2)
-    with pytest.raises(RecipeError, match="another names"):
+    with pytest.raises(RecipeError, match="another files"):
         written(model, pictures / "more" / "green.png", folder=tmp_path / "out")
 
 

@@ -41,6 +41,16 @@ def test_captions_are_split_by_line(tmp_path):
     assert data.captions == (("one", "two"), ("three",))
 
 
+def test_what_macos_puts_beside_shards_is_none(tmp_path):
+    root = write_captions(tmp_path / "set", [["one"]])
+    (root / "test" / "._0.tar").write_bytes(b"\x00\x05\x16\x07Mac OS X")
+    assert len(opened(root)) == 1
+
+
+def test_a_mark_of_the_byte_order_is_no_part_of_a_caption(tmp_path):
+    assert opened(write_captions(tmp_path / "set", [["\ufeffone", "two"]])).captions == (("one", "two"),)
+
+
 def test_label_vectors_load_without_pickle(tmp_path):
     root = write_classes(tmp_path / "set", num_shards=1)
     (root / "dataset_type.txt").write_text("multilabel")

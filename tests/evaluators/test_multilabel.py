@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
 import torch
@@ -153,6 +155,16 @@ def test_runs_on_a_set(tmp_path):
         row = encoder.embed_texts([f"a {name}"])[0] + encoder.embed_texts([f"the {name}"])[0]
         by_hand.append(average_precision_score([label[k] for label in labels], (images @ row).numpy()))
     assert values_of(evaluation)["map"] == pytest.approx(np.mean(by_hand))
+
+
+@pytest.mark.parametrize("odd", [0.7, 256, -1, float("nan"), "yes"])
+def test_labels_that_are_neither_zero_nor_one_are_an_error(tmp_path, odd):
+    file = io.BytesIO()
+    np.save(file, np.array([1, odd, 0]))
+    samples = {"s0": {"npy": vector(1, 0, 1)}, "s1": {"npy": file.getvalue()}}
+    root = write_set(tmp_path / "set", "multilabel", samples, ["cat", "dog", "owl"])
+    with pytest.raises(RecipeError, match="labels of sample 's1' are not 3 zeros and ones"):
+        opened(root)
 
 
 def test_a_set_of_another_kind_is_an_error(tmp_path):

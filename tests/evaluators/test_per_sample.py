@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from tests.evaluators.sets import HashEncoder, opened, task_on, write_captions, write_classes
+from tests.evaluators.sets import HashEncoder, draw_image, opened, task_on, write_captions, write_classes, write_tar
 from tests.processes import run_processes
 from vlp.evaluators.base import evaluators
 from vlp.evaluators.per_sample import lay_out_samples, read_samples, write_samples
@@ -143,3 +143,14 @@ def test_two_processes_write_the_table_of_one(task, tmp_path):
     run_tasks([task], HashEncoder(), model="m", folder=tmp_path / "out1")
     alone = (tmp_path / "out1" / "captions.samples.parquet").read_bytes()
     assert run_processes(write_on_each, 2, tmp_path) == [alone, alone]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_keys_of_any_bytes_are_written(tmp_path, monkeypatch, form):
+    root = write_captions(tmp_path / "set", [["one"]])
+    write_tar(root / "test/0.tar", [("caf\udce9.png", draw_image(0)), ("caf\udce9.txt", b"one")])
+    if form == ".samples.npz":
+        monkeypatch.setattr("vlp.evaluators.per_sample.find_spec", lambda _name: None)
+    columns = lay_out_samples({"recall": PerSample((1.0,))}, opened(root))
+    write_samples(tmp_path / "record", columns)
+    assert read_samples(tmp_path / "record")["recall"].keys.tolist() == ["caf\\xe9"]

@@ -181,6 +181,26 @@ def clip_folder(folder):
     transformers.CLIPImageProcessor(size=SIZE, do_center_crop=False).save_pretrained(folder)
 
 
+@pytest.mark.parametrize("kind", ["models.CLIPModel", "base.modules.transformer.Transformer"])
+def test_a_clip_that_sentence_transformers_keeps_in_the_folder_itself_is_found(tmp_path, kind):
+    clip_folder(tmp_path)
+    modules = [{"idx": 0, "name": "0", "path": "", "type": f"sentence_transformers.{kind}"}]
+    (tmp_path / "modules.json").write_text(json.dumps(modules))
+    assert isinstance(load_any_model(str(tmp_path)), DualEncoder)
+
+
+@pytest.mark.parametrize("inner", ["", "0_CLIPModel"])
+def test_what_sentence_transformers_puts_behind_a_clip_is_not_left_out_silently(tmp_path, inner):
+    clip_folder(tmp_path / inner)
+    types = {"CLIPModel": inner, "Normalize": "1_Normalize", "Dense": "2_Dense"}
+    modules = [{"path": path, "type": f"sentence_transformers.models.{kind}"} for kind, path in types.items()]
+    (tmp_path / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(RecipeError, match="puts Dense behind the CLIP, and these are not read"):
+        load_any_model(str(tmp_path))
+    (tmp_path / "modules.json").write_text(json.dumps(modules[:2]))
+    assert isinstance(load_any_model(str(tmp_path)), DualEncoder)
+
+
 def test_a_clip_that_open_clip_can_build_is_not_borrowed(tmp_path):
     clip_folder(tmp_path)
     assert isinstance(load_any_model(str(tmp_path)), DualEncoder)

@@ -145,7 +145,7 @@ def test_a_tower_that_sees_zeros_needs_another_tokenizer():
 
 
 def test_words_come_from_a_file(tmp_path):
-    (tmp_path / "words.txt").write_text("covid-19\n\n  polar bear \n", encoding="utf-8")
+    (tmp_path / "words.txt").write_text("covid-19\n\n  polar bear \n", encoding="utf-8-sig")
     assert read_words(str(tmp_path / "words.txt")) == ("covid-19", "polar bear")
     with pytest.raises(RecipeError, match=r"'covid-19' is no file of words .*; write words as a list"):
         read_words("covid-19")

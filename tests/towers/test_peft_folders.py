@@ -52,8 +52,12 @@ def embed(image_tower, text_tower):
         {"target_modules": ["attn", "c_fc", "c_proj"], "r": 3, "lora_alpha": 5},
         {"target_modules": ["c_fc"], "r": 3, "use_rslora": True, "modules_to_save": ["ln_post"]},
         {"target_modules": ["c_fc", "c_proj"], "rank_pattern": {"c_fc": 2}, "alpha_pattern": {"c_proj": 9}},
+        {"target_modules": ["c_fc"], "r": 3, "alpha_pattern": {r"visual\..*\.mlp\.c_(fc|proj)": 9}},
+        {"target_modules": ["c_fc"], "r": 3, "alpha_pattern": {"fc": 9, "resblocks.0": 7}},
+        {"target_modules": ["attn"], "r": 3, "alpha_pattern": {"attn": 9}, "rank_pattern": {"attn": 2}},
+        {"target_modules": ["c_fc"], "r": 4, "init_lora_weights": "orthogonal"},
     ],
-    ids=["attention", "rank-stabilised", "patterns"],
+    ids=["attention", "rank-stabilised", "patterns", "expressions", "ends", "within attention", "orthogonal"],
 )
 def test_adapters_of_open_clip(tmp_path, settings):
     place = tiny_export(tmp_path / "base")
@@ -83,6 +87,14 @@ def test_adapters_of_transformers(tmp_path):
     read = theirs.text_projection(theirs.text_model(tokens[0]).pooler_output)
     ours = found.embed_tokens(tokens[0], np.asarray(lengths[0]))
     torch.testing.assert_close(ours, normalize(read, dim=-1), atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("init", ["pissa", "pissa_niter_4", "olora", "corda", "loftq", "lora_ga"])
+def test_adapters_that_began_by_a_change_of_the_weights_are_refused(tmp_path, init):
+    config = {"peft_type": "LORA", "init_lora_weights": init, "base_model_name_or_path": "some/model"}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(RecipeError, match=f"began by '{init}' belong to other weights .*merge_and_unload"):
+        adapter_folder(tmp_path).read()
 
 
 def test_the_last_projection_of_an_attention_counts_as_often_as_the_peft_that_wrote_it_counts_it(tmp_path):

@@ -14,6 +14,7 @@ from vlp.ground.types import RecipeError
 from vlp.towers.borrowed import BorrowedModel
 from vlp.towers.encoder import TowerEncoder
 from vlp.towers.load import load_any_model, load_model
+from vlp.towers.transformers_folders import read_folder
 
 VISION = {
     "hidden_size": WIDTH, "intermediate_size": 4 * WIDTH, "num_hidden_layers": 2, "num_attention_heads": 2,
@@ -65,3 +66,12 @@ def test_what_timm_has_not_is_no_starting_point_and_can_be_evaluated(tmp_path, c
     with pytest.raises(RecipeError, match=reason):
         load_model(str(tmp_path))
     assert isinstance(load_any_model(str(tmp_path)), BorrowedModel)
+
+
+def test_patches_and_filter_are_those_of_the_processor_that_transformers_5_writes(tmp_path):
+    write(tmp_path)
+    images = Siglip2ImageProcessorPil(patch_size=PATCH, max_num_patches=12)
+    (tmp_path / "preprocessor_config.json").unlink()
+    assert read_folder(tmp_path)["preprocess_cfg"]["interpolation"] == "bilinear"
+    transformers.Siglip2Processor(images, words()).save_pretrained(tmp_path)
+    assert read_folder(tmp_path)["max_patches"] == 12

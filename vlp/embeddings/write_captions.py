@@ -81,9 +81,8 @@ class PicturesOfCard:
         return len(self.samples)
 
     def name(self, number: int) -> str:
-        """Return the key of the sample."""
-        sample = self.samples[number]
-        return sample.shard.key(sample.place)
+        """Return the key of the sample, also of one that cannot be read."""
+        return self.samples.fault(number, "shard_error", "").key
 
     def bytes_of(self, number: int) -> bytes:
         """Read the image from its shard."""
@@ -153,14 +152,21 @@ def find_pictures(images: Sequence[str]) -> tuple[Pictures, dict[str, Any]]:
     found = tuple(dict.fromkeys(each for path in paths for each in _files_in(path)))
     if not found:
         raise RecipeError(f"{', '.join(images)}: no image there ({', '.join(SUFFIXES)})")
-    told = hashlib.sha256("\n".join(map(str, found)).encode("utf-8", "surrogateescape")).hexdigest()
-    return PictureFiles(found), {"pictures": len(found), "names": told}
+    told = hashlib.sha256("\n".join(map(_mark, found)).encode("utf-8", "surrogateescape")).hexdigest()
+    return PictureFiles(found), {"pictures": len(found), "files": told}
+
+
+def _mark(path: Path) -> str:
+    """Return what tells a file from another one of its name: its size and time."""
+    status = path.stat()
+    return f"{path} {status.st_size} {status.st_mtime_ns}"
 
 
 def _files_in(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
-    return sorted(each for each in path.rglob("*") if each.suffix.lower() in SUFFIXES and each.is_file())
+    found = (each for each in path.rglob("*") if each.suffix.lower() in SUFFIXES and each.is_file())
+    return sorted(each for each in found if not any(part.startswith(".") for part in each.relative_to(path).parts))
 
 
 def _parts(count: int) -> list[range]:

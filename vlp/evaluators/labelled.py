@@ -94,7 +94,7 @@ def captions_of(sample: EvaluationSample) -> tuple[str, ...]:
     if "txt" not in sample.labels:
         return tuple(region.caption for region in sample.regions)
     try:
-        captions = tuple(sample.labels["txt"].decode("utf-8").splitlines())
+        captions = tuple(sample.labels["txt"].decode("utf-8-sig").splitlines())
     except UnicodeDecodeError as error:
         raise RecipeError(f"{sample.where}: captions of sample '{sample.key}' are not UTF-8") from error
     if not captions or not all(caption.strip() for caption in captions):
@@ -106,14 +106,13 @@ def label_matrix_of(samples: list[EvaluationSample]) -> np.ndarray:
     """Return the classes of samples as zeros and ones, a row each.
 
     Raises:
-        RecipeError: A vector does not load, or is as long as no other.
+        RecipeError: A vector does not load, is as long as no other, or holds something else, such as shares.
     """
-    rows = []
-    for sample in samples:
-        rows.append(_vector(sample).astype(np.int8))
-        if len(rows[-1]) != len(rows[0]) or not np.isin(rows[-1], (0, 1)).all():
+    rows = [_vector(sample) for sample in samples]
+    for sample, row in zip(samples, rows, strict=True):
+        if len(row) != len(rows[0]) or not np.isin(row, (0, 1)).all():
             raise RecipeError(f"{sample.where}: labels of sample '{sample.key}' are not {len(rows[0])} zeros and ones")
-    return np.stack(rows)
+    return np.stack(rows).astype(np.int8)
 
 
 def groups_of(samples: list[EvaluationSample], names: Sequence[str]) -> dict[str, NDArray[np.int64]]:

@@ -251,7 +251,7 @@ def _fetch(address: str) -> bytes | None:
 
 
 def _check_present(count_file: Path, names: list[str]) -> None:
-    present = {path.name for path in count_file.parent.glob("*.tar")}
+    present = {path.name for path in count_file.parent.glob("*.tar") if not path.name.startswith(".")}
     if missing := [name for name in names if name not in present]:
         raise RecipeError(f"{count_file} counts {len(names)} shards, but {_some(missing)} missing in its folder")
     if extra := sorted(present - set(names)):

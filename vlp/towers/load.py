@@ -23,6 +23,7 @@ from vlp.towers.transformers_folders import kind_of
 
 AnyModel = DualEncoder | BorrowedModel | OnnxPair | JoinedModel
 SENTENCE_MODULES = "modules.json"
+OF_CLIP = ("CLIPModel", "Transformer")  # what sentence-transformers calls it, before version 5.4 and since
 Loader = Callable[[str], DualEncoder | None]
 loaders: list[Loader] = []
 
@@ -118,10 +119,25 @@ def _folder(name: str) -> Path | None:
 
 
 def _clip_in_sentence_transformers(folder: Path) -> Path | None:
-    """Return where a folder of sentence-transformers keeps its CLIP."""
+    """Return where a folder of sentence-transformers keeps its CLIP, if that is a folder of its own.
+
+    Version 5 keeps it in the folder itself.
+
+    Raises:
+        RecipeError: Something else stands behind the CLIP.
+    """
     try:
         modules = json.loads((folder / SENTENCE_MODULES).read_text(encoding="utf-8"))
-        names = [module["path"] for module in modules if str(module["type"]).rsplit(".", 1)[-1] == "CLIPModel"]
+        places = {str(module["type"]).rsplit(".", 1)[-1]: folder / str(module["path"]) for module in modules}
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return folder / names[0] if names else None
+    inner = next((places[kind] for kind in OF_CLIP if kind in places), None)
+    if inner is None or ("CLIPModel" not in places and kind_of(inner) is None):
+        return None
+    further = sorted(places.keys() - {*OF_CLIP, "Normalize"})
+    if further:
+        raise RecipeError(
+            f"'{folder}': sentence-transformers puts {', '.join(further)} behind the CLIP, and these are not read: "
+            f"take them out of {SENTENCE_MODULES} to have the CLIP alone"
+        )
+    return None if inner.resolve() == folder.resolve() else inner

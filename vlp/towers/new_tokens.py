@@ -109,7 +109,7 @@ def read_words(given: tuple[str, ...] | str) -> tuple[str, ...]:
     if not isinstance(given, str):
         return given
     try:
-        lines = Path(given).expanduser().read_text(encoding="utf-8").splitlines()
+        lines = Path(given).expanduser().read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"text.new_tokens: '{given}' is no file of words ({error}); write words as a list") from error
     words = tuple(line.strip() for line in lines if line.strip())

@@ -12,7 +12,6 @@ from typing import Any
 
 from torch import Tensor
 
-from vlp.ground.patterns import matches
 from vlp.ground.types import RecipeError
 from vlp.towers.low_rank import product
 from vlp.towers.weight_files import read_tensors
@@ -24,6 +23,7 @@ WRAPPER = "base_model.model."  # in front of the names of the model's own module
 INNER = ".base_layer"  # what peft calls a layer within the one that adapts it
 A, B = ".lora_A.weight", ".lora_B.weight"
 TWICE = (0, 21, 2)  # the last version of peft known to add some adapters twice
+INITS = ("gaussian", "eva", "orthogonal", "mica")  # beside true and false: all others change the weights underneath
 REFUSED = ("use_dora", "use_qalora", "fan_in_fan_out", "alora_invocation_tokens", "target_parameters")
 
 
@@ -68,6 +68,12 @@ class AdapterFolder:
                 f"{self.folder}: only plain LoRA is read, these adapters are {kind}{' with ' + odd[0] if odd else ''}: "
                 "merge them with peft (merge_and_unload), and save the model"
             )
+        init = self.config.get("init_lora_weights", True)
+        if isinstance(init, str) and init.lower() not in INITS:
+            raise RecipeError(
+                f"{self.folder}: adapters that began by '{init}' belong to other weights than those of '{self.base}': "
+                "merge them with peft (merge_and_unload), and save the model"
+            )
         file = next((self.folder / name for name in ADAPTER_WEIGHTS if (self.folder / name).is_file()), None)
         if file is None:
             raise RecipeError(f"no adapters in '{self.folder}': expected {' or '.join(ADAPTER_WEIGHTS)}")
@@ -79,7 +85,7 @@ class AdapterFolder:
         Peft 0.21.2 and before add what belongs to the last projection of torch's attention twice, in training and in
         use (github.com/huggingface/peft/pull/3774); a model that was trained so stays what it was.
         """
-        layer = name.replace(INNER, "")
+        layer = name.partition(INNER)[0]  # what lies within a layer that adapts it is of its rank
         rank = _of_pattern(self.config.get("rank_pattern"), layer, self.config.get("r", 8))
         alpha = _of_pattern(self.config.get("alpha_pattern"), layer, self.config.get("lora_alpha", 8))
         times = 2 if INNER in name and _version(self.config) <= TWICE else 1
@@ -142,7 +148,8 @@ def _version(config: Mapping[str, Any]) -> tuple[int, ...]:
 
 
 def _of_pattern(patterns: Mapping[str, Any] | None, layer: str, usual: Any) -> Any:
-    return next((value for key, value in (patterns or {}).items() if matches(layer, [f"*{key}", key])), usual)
+    """Return the value whose key is the end of a layer's name, from a dot on; keys are regular expressions to peft."""
+    return next((value for key, value in (patterns or {}).items() if re.match(rf"(.*\.)?({key})$", layer)), usual)
 
 
 def _find(state: Mapping[str, Tensor], wanted: list[str]) -> str | None:

@@ -27,6 +27,9 @@ TEXT_ACTIVATIONS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 USUAL_PATCHES = 256  # of SigLIP 2, where its processor does not say
 INTERPOLATIONS = {int(Resampling.BICUBIC): "bicubic", int(Resampling.BILINEAR): "bilinear"}
+# How SigLIP sees images where nobody says it: what open_clip takes for granted is CLIP's.
+OF_SIGLIP = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "interpolation": "bicubic", "resize_mode": "squash"}
+OF_SIGLIP_2 = OF_SIGLIP | {"interpolation": "bilinear"}
 
 
 def kind_of(folder: Path) -> str | None:
@@ -47,9 +50,10 @@ def read_folder(folder: Path) -> dict[str, Any]:
     config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     if config["model_type"] == "siglip2":
         model_cfg, most = _siglip2(folder, config), _told(folder).get("max_num_patches", USUAL_PATCHES)
-        return {"model_cfg": model_cfg, "preprocess_cfg": _preprocessing(folder), "max_patches": most}
-    describe = _clip if config["model_type"] == "clip" else _siglip
-    return {"model_cfg": describe(folder, config), "preprocess_cfg": _preprocessing(folder)}
+        return {"model_cfg": model_cfg, "preprocess_cfg": OF_SIGLIP_2 | _preprocessing(folder), "max_patches": most}
+    if config["model_type"] == "siglip":
+        return {"model_cfg": _siglip(folder, config), "preprocess_cfg": OF_SIGLIP | _preprocessing(folder)}
+    return {"model_cfg": _clip(folder, config), "preprocess_cfg": _preprocessing(folder)}
 
 
 def _clip(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -212,13 +216,25 @@ def _sizes(trunk: Any, patch: int, image: int) -> _Sizes:
 
 
 def _preprocessing(folder: Path) -> dict[str, Any]:
-    """Return open_clip's `preprocess_cfg`, as far as a folder says how its images are prepared."""
+    """Return open_clip's `preprocess_cfg`, as far as a folder says how its images are prepared.
+
+    Raises:
+        RecipeError: They are resized in a way that open_clip's transform does not know.
+    """
     told = _told(folder)
+    resample = told.get("resample")
+    if resample is not None and resample not in INTERPOLATIONS:
+        raise RecipeError(
+            f"'{folder}': its images are resized by filter {resample} of Pillow, open_clip knows "
+            f"{' and '.join(f'{number} ({name})' for number, name in INTERPOLATIONS.items())}"
+        )
     found: dict[str, Any] = {
         "mean": told.get("image_mean"),
         "std": told.get("image_std"),
         "interpolation": INTERPOLATIONS.get(told.get("resample", -1)),
     }
+    if told.get("do_normalize") is False:
+        found |= {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
     size = told.get("size")
     if isinstance(size, dict):
         found["resize_mode"] = "shortest" if "shortest_edge" in size else "squash"
@@ -228,9 +244,17 @@ def _preprocessing(folder: Path) -> dict[str, Any]:
 
 
 def _told(folder: Path) -> dict[str, Any]:
-    """Return what an image processor says of itself; nothing where it cannot be read."""
+    """Return what an image processor says of itself; nothing where it cannot be read.
+
+    Transformers 5 writes it into the file of the whole processor, and reads that first.
+    """
+    whole = _settings_in(folder / "processor_config.json").get("image_processor")
+    return whole if isinstance(whole, dict) else _settings_in(folder / "preprocessor_config.json")
+
+
+def _settings_in(path: Path) -> dict[str, Any]:
     try:
-        told: dict[str, Any] = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
+        told = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return told
+    return told if isinstance(told, dict) else {}

@@ -68,7 +68,7 @@ class Number:
 
 
 def _key(view: View) -> int:
-    return hash64(view.key.encode("utf-8", "surrogateescape"))
+    return hash64(view.key.encode())
 
 
 def _caption(view: View) -> int:

@@ -42,12 +42,12 @@ class Score:
         self.share = share
 
     def drops(self, table: FactTable, alive: Flags) -> Flags:
-        """Compare cosines with the least one, or with that of the last sample of the share."""
+        """Compare cosines with the least one, or with that of the last sample of the share; what has none goes."""
         cosines = table.values(self.fact)
         if self.share is not None and alive.any():
-            ranked = np.sort(cosines[alive])[::-1]
+            ranked = np.sort(np.nan_to_num(cosines[alive], nan=-np.inf))[::-1]
             self.least = float(ranked[max(1, round(self.share * len(ranked))) - 1])
-        return cosines < self.least if self.least is not None else ~alive
+        return ~(cosines >= self.least) if self.least is not None else ~alive  # NaN is less than nothing
 
     def reason(self, table: FactTable, number: int) -> str:
         """Name the cosine."""

@@ -97,15 +97,24 @@ class Columns:
 
 def _choose(noun: str, given: str, usual: Collection[str], names: Collection[str], where: str) -> str:
     if given:
+        if sum(name == given for name in names) > 1:
+            raise RecipeError(f"{where}: --columns {noun}={given}: several columns are called so; rename all but one")
         if given not in names:
             raise RecipeError(
                 f"{where}: --columns {noun}={given}: no such column ({_list(names)}){nearest(given, names)}"
             )
         return given
-    by_lower = {plain(name): name for name in names}
-    found = next((by_lower[name] for name in usual if name in by_lower), None)
-    if found is not None:
-        return found
+    by_lower: dict[str, list[str]] = {}
+    for name in names:
+        by_lower.setdefault(plain(name), []).append(name)
+    found = next((by_lower[name] for name in usual if name in by_lower), [])
+    if len(found) > 1:
+        raise RecipeError(
+            f"{where}: {' and '.join(map(repr, found))} may both be the column for the {noun}: name one with --columns "
+            f"{noun}=NAME{', or give each a name of its own' if len(set(found)) < len(found) else ''}"
+        )
+    if found:
+        return found[0]
     if noun == "image" and any(name in by_lower for name in ADDRESS):
         raise RecipeError(
             f"{where}: a column of addresses, but none of image files; nothing is downloaded here: "

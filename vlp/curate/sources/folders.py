@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from vlp.curate.sources.columns import Columns
 from vlp.curate.sources.rows import Row, Rows, caption_members, listed_units, sources
-from vlp.curate.sources.splits import is_split
+from vlp.curate.sources.splits import mixed_splits
 from vlp.curate.sources.tables import JSON, Table
 from vlp.data.pixels.decode import EXTENSIONS
 from vlp.ground.types import RecipeError
@@ -78,10 +78,11 @@ class Folder:
 
     def _check_splits(self) -> None:
         """Refuse a folder of several splits."""
-        splits = [folder for folder in _folders_with_images(self.path) if is_split(folder.name)]
-        if len(splits) > 1:
+        splits = mixed_splits(image.parent.relative_to(self.path) for image, _ in walk(self.path))
+        if splits:
             raise RecipeError(
-                f"{self.path}: images of several splits; pack one of them instead: {', '.join(map(str, splits))}"
+                f"{self.path}: images of several splits; pack one of them instead: "
+                f"{', '.join(str(self.path / split) for split in splits)}"
             )
 
     def _check_labels(self) -> None:
@@ -114,10 +115,6 @@ def numbering_of(folders: Collection[str]) -> re.Pattern[str] | None:
     return NUMBERED if folders and is_numbered else None
 
 
-def _folders_with_images(folder: Path) -> Iterator[Path]:
-    yield from (each for each in sorted(folder.iterdir()) if each.is_dir() and holds_images(each))
-
-
 def _such_as(folder: Path) -> str:
     """Name a file that may be a table, as COCO's are, whose name does not say so."""
     found = (path for pattern in ("*", "*/*") for path in sorted(folder.glob(pattern)) if path.is_file())
@@ -127,13 +124,19 @@ def _such_as(folder: Path) -> str:
 
 def _tables(folder: Path) -> list[Path]:
     """Return the tables in a folder and its subfolders, those with a usual name first."""
-    files = sorted(path for pattern in ("*", "*/*") for path in folder.glob(pattern) if path.is_file())
+    found = (path for pattern in ("*", "*/*") for path in folder.glob(pattern) if path.is_file())
+    files = sorted(path for path in found if not is_hidden(path.relative_to(folder)))
     tables = [path for path in files if path.name in METADATA]
     return tables or [
         path
         for path in files
         if path.suffix.lower() == ".parquet" or (Table.takes(path) and path.suffix.lower() != JSON)
     ]
+
+
+def is_hidden(path: Path) -> bool:
+    """Whether a file, or a folder above it, is one that its system does not show, as `._name` of macOS elsewhere."""
+    return any(part.startswith(".") for part in path.parts)
 
 
 def holds_shards(folder: Path) -> bool:

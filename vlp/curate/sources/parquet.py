@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,15 +12,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from vlp.curate.sources.columns import Columns
-from vlp.curate.sources.folders import holds_images
+from vlp.curate.sources.folders import holds_images, is_hidden
 from vlp.curate.sources.rows import JSON_KEY, Row, Rows, sources
-from vlp.curate.sources.splits import chosen_splits, column_of_splits, count_splits
+from vlp.curate.sources.splits import chosen_splits, column_of_splits, count_splits, split_of_file
 from vlp.curate.sources.tables import named, row_of
 from vlp.ground.errors import first_line
 from vlp.ground.types import RecipeError
 
 SUFFIX = ".parquet"
-SPLIT = re.compile(r"(.+?)(-\d+-of-\d+)?\.parquet")
 BATCH = 64  # rows in memory at once: pixels may be among them
 
 
@@ -52,18 +50,36 @@ class Parquet:
 
     def __init__(self, path: Path, columns: Columns, *, split: str = ""):
         paths = [path] if path.is_file() else files_in(path)
-        self.split, counts = _rows_of_splits(paths)
-        self.wanted = tuple(sorted(chosen_splits(counts, split, path))) if self.split else ()
+        self.split, counts, numbers = _rows_of_splits(paths)
+        chosen = chosen_splits(counts, split, path) if self.split else frozenset[str]()
+        self.wanted = tuple(sorted({numbers.get(name, name) for name in chosen}))
         if not self.split and split and path.is_file():
             raise RecipeError(f"--split {split}: {path} has no splits; name a folder of parquet files")
         if not self.split and not path.is_file():
             paths = _of_split(path, paths, split)
-        self.files = [(path, _open(path).metadata.num_rows) for path in paths]
         first = paths[0]
         schema = _open(first).schema_arrow
         names = schema.names
         self.image, self.caption = columns.image_of(names, str(first)), columns.caption_of(names, str(first))
         self.classes = _class_names(schema.metadata or {}, self.caption) or None
+        self.files = [(path, self._count(path, first)) for path in paths]
+
+    def _count(self, path: Path, first: Path) -> int:
+        """Return the rows of a file.
+
+        Raises:
+            RecipeError: It has other columns than the first, or other names of classes.
+        """
+        file = _open(path)
+        missing = sorted({self.image, self.caption, self.split} - {"", *file.schema_arrow.names})
+        if missing:
+            raise RecipeError(
+                f"{path}: no column {', '.join(missing)}, which {first} has: pack files apart that are no parts of one "
+                "data set"
+            )
+        if (_class_names(file.schema_arrow.metadata or {}, self.caption) or None) != self.classes:
+            raise RecipeError(f"{path}: other names of classes than in {first}: pack the two apart")
+        return int(file.metadata.num_rows)
 
     def units(self, size: int) -> Iterator[Rows]:
         """Yield the rows, at most `size` at a time; no unit spans two files."""
@@ -80,16 +96,15 @@ class Parquet:
 
 def files_in(folder: Path) -> list[Path]:
     """Return the parquet files of a folder, or of the folders below it."""
-    return sorted(folder.glob(f"*{SUFFIX}")) or sorted(folder.rglob(f"*{SUFFIX}"))
+    found = [path for path in folder.rglob(f"*{SUFFIX}") if not is_hidden(path.relative_to(folder))]
+    return sorted(path for path in found if path.parent == folder) or sorted(found)
 
 
 def _of_split(path: Path, parts: Sequence[Path], split: str) -> list[Path]:
-    """Return the files of one split, by the names that the hub gives them; splits are never mixed unasked."""
+    """Return the files of one split, by their names and those of their folders; splits are never mixed unasked."""
     splits: dict[str, list[Path]] = {}
     for part in parts:
-        found = SPLIT.fullmatch(part.name)
-        name = found[1] if found and found[2] else ""
-        splits.setdefault(name, []).append(part)
+        splits.setdefault(split_of_file(part.relative_to(path)), []).append(part)
     if split and split not in splits:
         raise RecipeError(f"--split {split}: {path} has no such split (known: {', '.join(filter(None, splits))})")
     if len(splits) > 1 and not split:
@@ -98,10 +113,16 @@ def _of_split(path: Path, parts: Sequence[Path], split: str) -> list[Path]:
     return splits[split] if split else list(parts)
 
 
-def _rows_of_splits(paths: Sequence[Path]) -> tuple[str, Counter[str]]:
-    """Return the column that names splits, and the rows of each; nothing where no value is called as splits are."""
-    column = column_of_splits(_open(paths[0]).schema_arrow.names)
-    return count_splits(column, (value for path in paths for value in _values(path, column)))
+def _rows_of_splits(paths: Sequence[Path]) -> tuple[str, Counter[str], dict[str, str]]:
+    """Return the column that names splits, the rows of each, and the numbers that stand for names.
+
+    All are empty where no value is called as splits are.
+    """
+    schema = _open(paths[0]).schema_arrow
+    column = column_of_splits(schema.names)
+    names = _class_names(schema.metadata or {}, column)
+    values = (named(value, names) for path in paths for value in _values(path, column))
+    return *count_splits(column, values), {name: str(number) for number, name in enumerate(names)}
 
 
 def _values(path: Path, column: str) -> Iterator[Any]:

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from vlp.curate.sources.columns import Columns
 from vlp.curate.sources.parquet import encoded
 from vlp.curate.sources.rows import JSON_KEY, Row, Rows, sources
+from vlp.curate.sources.splits import chosen_splits, column_of_splits, count_splits
 from vlp.curate.sources.tables import named, row_of
 from vlp.ground.types import RecipeError
 
@@ -24,9 +25,10 @@ class HubDataset:
     Args:
         path: The folder of one split.
         columns: Names of the columns, where they are not the usual ones.
+        split: Which rows of a dataset with a column `split`; several have `+` between them.
 
     Raises:
-        RecipeError: The package is missing, the folder holds several splits, or a column is missing.
+        RecipeError: The package is missing, the folder or its rows are of several splits, or a column is missing.
     """
 
     caption_keys = {"txt": 1.0, f"json.{JSON_KEY}": 1.0}
@@ -38,14 +40,18 @@ class HubDataset:
         """Whether it is a folder of `save_to_disk`."""
         return (path / MARK_OF_SPLITS).is_file() or ((path / MARK).is_file() and any(path.glob("*.arrow")))
 
-    def __init__(self, path: Path, columns: Columns):
+    def __init__(self, path: Path, columns: Columns, *, split: str = ""):
         if (path / MARK_OF_SPLITS).is_file():
             splits = sorted(entry.name for entry in path.iterdir() if entry.is_dir())
             raise RecipeError(
                 f"{path}: several splits; pack one of them: {', '.join(str(path / name) for name in splits)}"
             )
         self.path = path
-        features = _open(path).features
+        data = _open(path)
+        features = data.features
+        column = column_of_splits(features)
+        self.split, counts = count_splits(column, _values(data, column))
+        self.wanted = tuple(sorted(chosen_splits(counts, split, path)))
         self.image, self.caption = columns.image_of(features, str(path)), columns.caption_of(features, str(path))
         self.classes = tuple(getattr(features[self.caption], "names", None) or ()) or None
 
@@ -53,7 +59,10 @@ class HubDataset:
         """Yield the rows, `size` at a time."""
         num_rows = len(_open(self.path))
         for start in range(0, num_rows, size):
-            yield HubRows(self.path, start, min(start + size, num_rows), self.image, self.caption, self.classes or ())
+            yield HubRows(
+                self.path, start, min(start + size, num_rows), self.image, self.caption, self.classes or (),
+                self.split, self.wanted,
+            )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -66,11 +75,15 @@ class HubRows:
     image: str
     caption: str
     classes: tuple[str, ...] = ()
+    split: str = ""
+    wanted: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[Row]:
         data = _open(self.path, self.image)
         for number in range(self.start, self.stop):
             record: dict[str, Any] = data[number]
+            if self.split and str(_name_of(data, self.split, record[self.split])) not in self.wanted:
+                continue
             content, name = encoded(record[self.image])
             where = f"row {number + 1}"
             caption = named(record[self.caption], self.classes)
@@ -80,6 +93,15 @@ class HubRows:
         """Return a checksum of the range, and of sizes and times of the files."""
         files = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(self.path.iterdir())]
         return hashlib.sha256(repr((self, files)).encode(errors="surrogateescape")).hexdigest()
+
+
+def _values(data: Any, column: str) -> Iterator[Any]:
+    yield from (_name_of(data, column, value) for value in (data[column] if column else ()))
+
+
+def _name_of(data: Any, column: str, value: Any) -> Any:
+    """Return what stands in a cell, by its name where the column has names for its numbers."""
+    return named(value, getattr(data.features[column], "names", None) or ())
 
 
 def _open(path: Path, image: str = "") -> Any:

@@ -14,11 +14,45 @@ from vlp.ground.types import RecipeError
 NAMES = re.compile(
     r"((rest|mini)?(train(ing)?|val(id(ation)?)?|dev|test(ing)?|eval)|unlabel(l)?ed)([-_]?\d{2,4})?", re.I
 )
+PART = re.compile(r"(.+?)-\d+-of-\d+(-[0-9a-f]+)?")
+NUMBER = re.compile(r"[-_.]\d+$")
 
 
 def is_split(name: str) -> bool:
     """Whether a folder, or a value of a column, is called as splits are: `train`, `val2017`."""
     return NAMES.fullmatch(name.strip()) is not None
+
+
+def split_of_file(path: Path) -> str:
+    """Return the split that a file of rows is of, by its name or that of a folder above it; nothing where none is.
+
+    Clones of the hub say `train-00000-of-00002`, older ones with a checksum behind, its conversions
+    `default/partial-train/0000`, others `train_0`, `train/part-0` and `split=train/0`.
+
+    Args:
+        path: Relative to the data set.
+    """
+    if found := PART.fullmatch(path.stem):
+        return found[1]
+    for name in (path.stem, *reversed(path.parent.parts)):
+        plain_name = NUMBER.sub("", name).removeprefix("split=").removeprefix("partial-")
+        if is_split(plain_name):
+            return plain_name
+    return ""
+
+
+def mixed_splits(folders: Iterable[Path]) -> list[Path]:
+    """Return folders that lie beside each other and are called as splits are; none where no two do.
+
+    Args:
+        folders: What is to be one data set, relative to it.
+    """
+    beside: dict[Path, set[Path]] = {}
+    for folder in set(folders):
+        for each in (folder, *folder.parents):
+            if is_split(each.name):
+                beside.setdefault(each.parent, set()).add(each)
+    return next((sorted(found) for _, found in sorted(beside.items()) if len(found) > 1), [])
 
 
 def column_of_splits(names: Iterable[str]) -> str:

@@ -71,7 +71,7 @@ class Table:
         if not heads:
             why = next((f" (line {record.line}: {record.fault})" for record in self._records()), "")
             raise RecipeError(f"{path}: no rows{why}")
-        names = [name for name in heads[0].values if name]
+        names = [name for name in self._names(heads[0]) if name]
         if any(map(is_image, names)):
             head = "path<TAB>caption" if separator_of(path, encoding) == "\t" else "path,caption"
             raise RecipeError(
@@ -88,6 +88,12 @@ class Table:
     def units(self, size: int) -> Iterator[Rows]:
         """Yield the rows, `size` at a time."""
         return listed_units(self._rows(), size)
+
+    def _names(self, first: TableRecord) -> Sequence[str]:
+        """Return the names of the columns as they stand there, some perhaps twice."""
+        if self.path.suffix.lower() in (*LINES, JSON):
+            return tuple(first.values)
+        return next(read_delimited(self.path, separator_of(self.path, self.encoding), self.encoding)).fields
 
     def _rows(self) -> Iterator[Row]:
         """Yield the rows; those of one image together, where the first of them stands."""
@@ -162,7 +168,8 @@ class Table:
         for line in read_delimited(self.path, separator_of(self.path, self.encoding), self.encoding):
             if not names:
                 if line.fault:
-                    raise RecipeError(f"{self.path}: line {line.number}: {line.fault}; save the table as UTF-8")
+                    way = "with line ends of Unix or Windows" if "new-line" in line.fault else "as UTF-8"
+                    raise RecipeError(f"{self.path}: line {line.number}: {line.fault}; save the table {way}")
                 names = line.fields
             else:
                 yield TableRecord(line.number, dict(zip(names, line.fields, strict=False)), line.fault)

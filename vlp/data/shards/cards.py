@@ -29,6 +29,7 @@ DEFAULT_CACHE_GB = 100.0
 MOST_NAMES = 1_000_000
 BRACES = re.compile(r"\{([^{}]*)\}")
 KEY_OF_RECORD = re.compile(r"(.+\.)?json\..+")
+MEMBERS = ("images", "captions", "regions", "documents")  # keys that say which members of a sample are read
 NUMBER = re.compile(r"-?\d{1,4000}")  # Python refuses to read longer ones
 
 
@@ -135,10 +136,14 @@ class Card(Strict):
 
     @property
     def fingerprint(self) -> str:
-        """A checksum of the card's checksums (of names and sizes where it has none) and of what it keeps."""
-        known = dict(self.sha256 or map(_mark, self.locations()))
+        """A checksum of the card's checksums (of names and sizes where it has none), of what it keeps, and of where it
+        says that images and texts are, as far as that is not the usual.
+        """
+        known = dict(self.sha256 or self._marks())
         if self.keep is not None:
             known[self.keep] = hashlib.sha256((self.folder / self.keep).read_bytes()).hexdigest()
+        fields = {name: (getattr(self, name), type(self).model_fields[name].default) for name in MEMBERS}
+        known |= {f"{name}:": json.dumps(value) for name, (value, usual) in fields.items() if value != usual}
         return hashlib.sha256(json.dumps(sorted(known.items())).encode()).hexdigest()
 
     @property
@@ -157,7 +162,10 @@ class Card(Strict):
         """
         found = {location for pattern in self._patterns() for location in self._expand(pattern)}
         if not any(map(is_remote, found)):
-            found |= set(map(self._absolute, self.sha256))
+            told = {self._absolute(name) for name in self.sha256}
+            files = {os.path.realpath(name): name for name in told}
+            # Through a link a folder has two names, and each shard would be there twice.
+            found = {name if name in told else files.get(os.path.realpath(name), name) for name in found} | told
         local = [name for name in sorted(found) if not is_remote(name)]
         odd = next(filter(_is_no_file, local), None)
         if odd is not None:
@@ -222,6 +230,14 @@ class Card(Strict):
             ends = [location, location.removeprefix(f"{self.folder}/")]
         return next((values[end] for end in ends if end in values), None)
 
+    def _marks(self) -> dict[str, str]:
+        """Return the sizes of local shards by their names, with their folders where names alone are not enough."""
+        locations = self.locations()
+        marks = dict(map(_mark, locations))
+        if len(marks) == len(locations):
+            return marks
+        return {location.removeprefix(f"{self.folder}/"): _mark(location)[1] for location in locations}
+
     def _absolute(self, name: str) -> str:
         return str(self.folder / Path(name).expanduser())
 
@@ -260,8 +276,13 @@ class Card(Strict):
                 return ask(listing, self.remote(location), tries=self.tries, stats=RemoteStats(self.name))
             except TransferError as error:
                 raise RecipeError(f"card '{self.name}': shards: cannot list {location}: {error}") from error
-        anchor = Path(Path(location).anchor)
-        return [str(path) for path in anchor.glob(str(Path(location).relative_to(anchor)))]
+        anchor, parts = Path(Path(location).anchor), Path(location).parts
+        found = list(anchor.glob(str(Path(*parts[1:]))))
+        first = next(place for place, part in enumerate(parts) if _is_glob(part))
+        if any(part.startswith(".") for part in parts[first:]):
+            return [str(path) for path in found]
+        # As in a shell: macOS puts `._000.tar` beside `000.tar` on disks of other systems.
+        return [str(path) for path in found if not any(part.startswith(".") for part in path.parts[first:])]
 
 
 def _is_no_file(name: str) -> bool:

@@ -115,10 +115,10 @@ class Index:
             yield Entry(self.footer.extensions[kind], offset, size, checksum if known else None)
 
     def key(self, place: int) -> str:
-        """Return the key of a sample."""
+        """Return the key of a sample; bytes that are no UTF-8 as `\\xff`, so that every table and screen takes it."""
         (_, first), (_, end) = self._bounds(place)
         start = self._members_start + self.footer.members * MEMBER.size
-        return self._bytes(start + first, end - first).decode("utf-8", "surrogateescape")
+        return self._bytes(start + first, end - first).decode("utf-8", "backslashreplace")
 
     def structure_sha256(self) -> str:
         """Return a checksum of keys, places and sizes, which is the same for an index with checksums of members."""

@@ -290,7 +290,7 @@ def _lines(name: str, given: tuple[str, ...] | str) -> tuple[str, ...]:
         return given
     try:
         noun = "eval" if given.startswith("eval/") else "data"
-        lines = find_file(noun, given).read_text(encoding="utf-8").splitlines()
+        lines = find_file(noun, given).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"data.captions.{name}: {given}: {error}") from error
     found = tuple(line.strip() for line in lines if line.strip())

@@ -111,7 +111,7 @@ def read_synonyms(path: Path) -> dict[str, tuple[str, ...]]:
     """
     found: dict[str, tuple[str, ...]] = {}
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"data.captions.augment.synonym_file: {path}: {error}") from error
     for number, line in enumerate(lines, 1):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
 from tests.tiny import tiny_recipe
@@ -114,6 +116,7 @@ def test_what_was_written_is_recalled_up_to_a_step(tmp_path):
     for step, (own, kept) in scores.items():
         for each in (record("own", own), record("kept", kept)):
             write_record(evaluations_of(tmp_path, step) / f"{each['task']}.json", each)
+    shutil.copytree(evaluations_of(tmp_path, 10), evaluations_of(tmp_path, 10).with_name("step_00000010 (copy)"))
     expected, _ = played(evaluation, dict(list(scores.items())[:4]))
     found = ScoreHistory(evaluation)
     found.recall(tmp_path, 15)

@@ -257,6 +257,7 @@ def test_a_run_is_compared_by_its_newest_evaluation(tmp_path):
     write_scores(tmp_path / "run" / "evaluations" / "step_00000010", "t", hits(0.1))
     write_scores(tmp_path / "run" / "evaluations" / "step_00000200", "t", hits(0.5))
     (tmp_path / "run" / "evaluations" / "step_00000300").mkdir()
+    write_scores(tmp_path / "run" / "evaluations" / "step_00000200.before", "t", hits(0.9))
     write_scores(tmp_path / "b", "t", hits(0.6))
     (row,) = compare_folders([tmp_path / "run", tmp_path / "b"]).rows
     assert row.values == pytest.approx((hits(0.5).mean(), hits(0.6).mean()))

@@ -16,6 +16,7 @@ from vlp.evaluators.dataset import open_set
 from vlp.evaluators.layout import read_lines
 from vlp.evaluators.tasks import run_tasks
 from vlp.evaluators.variants import families, read_task
+from vlp.export.run import find_results
 from vlp.ground.paths import folders
 from vlp.ground.types import RecipeError
 from vlp.recipe.compose import load_recipe, lock_text
@@ -158,6 +159,30 @@ def test_a_run_keeps_its_evaluations(tmp_path, tasks, capsys):
     inside = run_tasks([load_task(tasks[0])], TowerEncoder(subject.model), model="trial", step=30)[0]
     assert inside["metrics"] == record["metrics"]
     assert inside["details"] == record["details"]
+
+
+def test_other_weights_of_a_run_leave_the_records_of_those_that_it_evaluates(tmp_path, tasks):
+    """Early stopping, reports and the cards of exports go by the latter."""
+    recipe = load_recipe("smoke", [f"runs={tmp_path}", "name=trial"])
+    run, own = tmp_path / "trial", recipe.evaluation.weights
+    other = "raw"
+    run.mkdir()
+    (run / LOCK).write_text(lock_text(recipe))
+    weights = {label: build_model(recipe.model).state_dict() for label in (own, other)}
+    save(run, step=30, position=960, weights=weights, training={}, keep=1)
+    folder = run / "evaluations" / "step_00000030"
+    assert evaluate_model(str(run), tasks) == 0
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert evaluate_model(f"{run}:{other}", tasks) == 0
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+    assert json.loads((folder / f"weights_{other}" / "classes.json").read_text())["weights"] == other
+    assert find_subject(f"{run}:{own}").folder == folder
+    found = {label: find_results(run, 30, label) for label in (own, other)}
+    assert {label: {each["weights"] for each in records} for label, records in found.items()} == {
+        own: {own},
+        other: {other},
+    }
+    assert [len(records) for records in found.values()] == [2, 2]
 
 
 @pytest.mark.parametrize("name", ["nowhere", "ViT-B-32"])

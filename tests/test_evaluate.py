@@ -10,7 +10,7 @@ import pytest
 
 from tests.evaluators.sets import write_captions, write_classes
 from tests.towers.tiny import tiny_export
-from vlp.evaluate import evaluate_model, evaluate_models, find_tasks
+from vlp.evaluate import evaluate_model, evaluate_models, find_tasks, score
 from vlp.evaluators.base import TaskFile, evaluators, load_task
 from vlp.evaluators.dataset import open_set
 from vlp.evaluators.layout import read_lines
@@ -22,6 +22,7 @@ from vlp.ground.types import RecipeError
 from vlp.recipe.compose import load_recipe, lock_text
 from vlp.recipe.model import build_model
 from vlp.run.checkpoint import LOCK, save
+from vlp.run.ready import check_ready
 from vlp.run.subject import DEFAULT_TASKS, find_subject
 from vlp.towers.encoder import TowerEncoder
 
@@ -189,6 +190,21 @@ def test_other_weights_of_a_run_leave_the_records_of_those_that_it_evaluates(tmp
 def test_a_model_that_cannot_be_loaded_is_an_error(name):
     with pytest.raises(RecipeError, match=name):
         evaluate_model(name, ["emoji24"])
+
+
+def test_two_tasks_of_one_name_are_refused_before_one_stands_for_both(export, tasks, tmp_path):
+    other = tmp_path / "other" / "classes.yaml"
+    other.parent.mkdir()
+    other.write_text(Path(tasks[0]).read_text())
+    assert [task.name for task in find_tasks([tasks[0], str(other)])[0]] == ["classes"] * 2  # the same, in two places
+    other.write_text(other.read_text().replace("acc1", "macro_f1"))
+    with pytest.raises(RecipeError, match="two tasks are called 'classes'"):
+        evaluate_model(str(export), [tasks[0], str(other)])
+    with pytest.raises(RecipeError, match="two tasks are called 'classes'"):
+        score(TowerEncoder(find_subject(str(export)).model), [tasks[0], str(other)])
+    recipe = load_recipe("smoke", [f"runs={tmp_path}", f"evaluation.tasks=[{tasks[0]}, {other}]"])
+    with pytest.raises(RecipeError, match=r"evaluation\.tasks: .*two tasks are called 'classes'"):
+        check_ready(recipe)
 
 
 def test_an_unknown_task_is_an_error_with_a_neighbour(export):

@@ -17,7 +17,7 @@ from vlp.evaluators.published import Published, judge, read_published, verdict_t
 from vlp.evaluators.record import Record, table
 from vlp.evaluators.scoreboard import MainScore, as_text, scores_of, write_scores, writer_of
 from vlp.evaluators.suites import Suite, is_suite, load_suite, match_tasks
-from vlp.evaluators.tasks import finished, run_tasks
+from vlp.evaluators.tasks import check_names, finished, run_tasks
 from vlp.ground import dist
 from vlp.ground.bits import checksum
 from vlp.ground.types import Encoder, RecipeError
@@ -48,9 +48,10 @@ def score(encoder: AnyEncoder, tasks: Sequence[str], *, name: str = "model") -> 
         name: What the records call the model.
 
     Raises:
-        RecipeError: No such task.
+        RecipeError: No such task, or two of one name.
     """
     opened = [load_task(task) for task in tasks]
+    check_names(opened)
     return run_tasks(opened, encoder, model=name, preprocess=encoder.model.preprocess_cfg)
 
 
@@ -122,12 +123,14 @@ def find_tasks(names: Sequence[str]) -> tuple[list[Task], list[Suite]]:
     """Return the tasks that names and patterns such as `xtd10-*` stand for, each once, and the suites among them.
 
     Raises:
-        RecipeError: One is neither a task nor a suite.
+        RecipeError: One is neither a task nor a suite, or two have one name.
     """
     names = [match for name in names for match in (match_tasks([name], "--tasks") if "*" in name else (name,))]
     suites = {name: load_suite(name) for name in names if is_suite(name)}
     flat = [task for name in names for task in (suites[name].tasks if name in suites else (name,))]
-    return [load_task(name) for name in dict.fromkeys(flat)], list(suites.values())
+    tasks = [load_task(name) for name in dict.fromkeys(flat)]
+    check_names(tasks)
+    return tasks, list(suites.values())
 
 
 def _evaluate(

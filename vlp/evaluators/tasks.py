@@ -190,6 +190,21 @@ def run_tasks(
     return [found[task.name] for task in tasks]
 
 
+def check_names(tasks: Sequence[Task]) -> None:
+    """Refuse two tasks of one name, by which records, files and tables know them: one would stand for both.
+
+    Raises:
+        RecipeError: Two files have it.
+    """
+    known: dict[str, Task] = {}
+    for task in tasks:
+        if known.setdefault(task.name, task) != task:
+            raise RecipeError(
+                f"two tasks are called '{task.name}', and the record of one would replace that of the other: rename "
+                "one of the files"
+            )
+
+
 def by_set(tasks: Sequence[Task]) -> list[Task]:
     """Return tasks in their order, but those on one set together."""
     first: dict[str, int] = {}

@@ -262,6 +262,11 @@ def test_several_models_have_folders_of_their_own_and_one_table(export, suite, t
     assert str(other) in printed
 
 
+def test_no_model_writes_over_the_records_of_another(tmp_path, tasks):
+    with pytest.raises(RecipeError, match=r"'runs/a' and 'runs_a' would both go to .*runs_a"):
+        evaluate_models(["runs/a", "runs_a"], tasks, tmp_path / "out")
+
+
 def test_a_table_that_nobody_can_write_is_refused_before_the_work(export, suite, tmp_path):
     with pytest.raises(RecipeError, match="end it with one of"):
         evaluate_models(["nothing of the kind"], [suite], table_file=tmp_path / "table.xlsx")

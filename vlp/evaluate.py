@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -92,11 +92,11 @@ def evaluate_models(
         wanted, suites = find_tasks(task_names or ())  # before gigabytes are read
         if table_file is not None:
             writer_of(table_file)
+        places = _places(folder, dict.fromkeys(names))
         published = {name: _published(against, name, wanted) for name in names}
     scores: list[MainScore] = []
     failed = False
-    for name in dict.fromkeys(names):
-        place = folder if folder is None or len(names) == 1 else folder / name.strip("/").replace("/", "_")
+    for name, place in places.items():
         told = published[name]
         chosen = wanted or (find_tasks(told.tasks)[0] if told else [])
         records, tasks = _evaluate(name, chosen, place, device=device, pixels=pixels, resume=resume)
@@ -113,6 +113,19 @@ def evaluate_models(
     if table_file is not None:
         dist.on_main(partial(write_scores, table_file, scores))
     return int(failed)
+
+
+def _places(folder: Path | None, names: Iterable[str]) -> dict[str, Path | None]:
+    """Return where the records of each model go: into a folder of its own, where there are several."""
+    found = {name: folder and folder / name.strip("/").replace("/", "_") for name in names}
+    known: dict[Path | None, str] = {}
+    for name, place in found.items():
+        if place is not None and known.setdefault(place, name) != name:
+            raise RecipeError(
+                f"--to: the records of '{known[place]}' and '{name}' would both go to {place}: evaluate one of them "
+                "into another folder"
+            )
+    return found if len(found) > 1 else dict.fromkeys(found, folder)
 
 
 def _published(against: str | None, name: str, tasks: Sequence[Task]) -> Published | None:

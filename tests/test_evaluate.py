@@ -10,17 +10,19 @@ import pytest
 
 from tests.evaluators.sets import write_captions, write_classes
 from tests.towers.tiny import tiny_export
-from vlp.evaluate import evaluate_model, evaluate_models, find_tasks
+from vlp.evaluate import evaluate_model, evaluate_models, find_tasks, score
 from vlp.evaluators.base import TaskFile, evaluators, load_task
 from vlp.evaluators.dataset import open_set
 from vlp.evaluators.layout import read_lines
 from vlp.evaluators.tasks import run_tasks
 from vlp.evaluators.variants import families, read_task
+from vlp.export.run import find_results
 from vlp.ground.paths import folders
 from vlp.ground.types import RecipeError
 from vlp.recipe.compose import load_recipe, lock_text
 from vlp.recipe.model import build_model
 from vlp.run.checkpoint import LOCK, save
+from vlp.run.ready import check_ready
 from vlp.run.subject import DEFAULT_TASKS, find_subject
 from vlp.towers.encoder import TowerEncoder
 
@@ -160,10 +162,49 @@ def test_a_run_keeps_its_evaluations(tmp_path, tasks, capsys):
     assert inside["details"] == record["details"]
 
 
+def test_other_weights_of_a_run_leave_the_records_of_those_that_it_evaluates(tmp_path, tasks):
+    """Early stopping, reports and the cards of exports go by the latter."""
+    recipe = load_recipe("smoke", [f"runs={tmp_path}", "name=trial"])
+    run, own = tmp_path / "trial", recipe.evaluation.weights
+    other = "raw"
+    run.mkdir()
+    (run / LOCK).write_text(lock_text(recipe))
+    weights = {label: build_model(recipe.model).state_dict() for label in (own, other)}
+    save(run, step=30, position=960, weights=weights, training={}, keep=1)
+    folder = run / "evaluations" / "step_00000030"
+    assert evaluate_model(str(run), tasks) == 0
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert evaluate_model(f"{run}:{other}", tasks) == 0
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+    assert json.loads((folder / f"weights_{other}" / "classes.json").read_text())["weights"] == other
+    assert find_subject(f"{run}:{own}").folder == folder
+    found = {label: find_results(run, 30, label) for label in (own, other)}
+    assert {label: {each["weights"] for each in records} for label, records in found.items()} == {
+        own: {own},
+        other: {other},
+    }
+    assert [len(records) for records in found.values()] == [2, 2]
+
+
 @pytest.mark.parametrize("name", ["nowhere", "ViT-B-32"])
 def test_a_model_that_cannot_be_loaded_is_an_error(name):
     with pytest.raises(RecipeError, match=name):
         evaluate_model(name, ["emoji24"])
+
+
+def test_two_tasks_of_one_name_are_refused_before_one_stands_for_both(export, tasks, tmp_path):
+    other = tmp_path / "other" / "classes.yaml"
+    other.parent.mkdir()
+    other.write_text(Path(tasks[0]).read_text())
+    assert [task.name for task in find_tasks([tasks[0], str(other)])[0]] == ["classes"] * 2  # the same, in two places
+    other.write_text(other.read_text().replace("acc1", "macro_f1"))
+    with pytest.raises(RecipeError, match="two tasks are called 'classes'"):
+        evaluate_model(str(export), [tasks[0], str(other)])
+    with pytest.raises(RecipeError, match="two tasks are called 'classes'"):
+        score(TowerEncoder(find_subject(str(export)).model), [tasks[0], str(other)])
+    recipe = load_recipe("smoke", [f"runs={tmp_path}", f"evaluation.tasks=[{tasks[0]}, {other}]"])
+    with pytest.raises(RecipeError, match=r"evaluation\.tasks: .*two tasks are called 'classes'"):
+        check_ready(recipe)
 
 
 def test_an_unknown_task_is_an_error_with_a_neighbour(export):
@@ -219,6 +260,11 @@ def test_several_models_have_folders_of_their_own_and_one_table(export, suite, t
     printed = capsys.readouterr().out
     assert printed.count("mine: average") == 2
     assert str(other) in printed
+
+
+def test_no_model_writes_over_the_records_of_another(tmp_path, tasks):
+    with pytest.raises(RecipeError, match=r"'runs/a' and 'runs_a' would both go to .*runs_a"):
+        evaluate_models(["runs/a", "runs_a"], tasks, tmp_path / "out")
 
 
 def test_a_table_that_nobody_can_write_is_refused_before_the_work(export, suite, tmp_path):

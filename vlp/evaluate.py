@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from vlp.evaluators.published import Published, judge, read_published, verdict_t
 from vlp.evaluators.record import Record, table
 from vlp.evaluators.scoreboard import WRITERS, MainScore, as_text, scores_of, write_scores
 from vlp.evaluators.suites import Suite, is_suite, load_suite, match_tasks
-from vlp.evaluators.tasks import finished, run_tasks
+from vlp.evaluators.tasks import check_names, finished, run_tasks
 from vlp.ground import dist
 from vlp.ground.bits import checksum
 from vlp.ground.tabular import writer_of
@@ -49,9 +49,10 @@ def score(encoder: AnyEncoder, tasks: Sequence[str], *, name: str = "model") -> 
         name: What the records call the model.
 
     Raises:
-        RecipeError: No such task.
+        RecipeError: No such task, or two of one name.
     """
     opened = [load_task(task) for task in tasks]
+    check_names(opened)
     return run_tasks(opened, encoder, model=name, preprocess=encoder.model.preprocess_cfg)
 
 
@@ -92,11 +93,11 @@ def evaluate_models(
         wanted, suites = find_tasks(task_names or ())  # before gigabytes are read
         if table_file is not None:
             writer_of(table_file, WRITERS)
+        places = _places(folder, dict.fromkeys(names))
         published = {name: _published(against, name, wanted) for name in names}
     scores: list[MainScore] = []
     failed = False
-    for name in dict.fromkeys(names):
-        place = folder if folder is None or len(names) == 1 else folder / name.strip("/").replace("/", "_")
+    for name, place in places.items():
         told = published[name]
         chosen = wanted or (find_tasks(told.tasks)[0] if told else [])
         records, tasks = _evaluate(name, chosen, place, device=device, pixels=pixels, resume=resume)
@@ -115,6 +116,19 @@ def evaluate_models(
     return int(failed)
 
 
+def _places(folder: Path | None, names: Iterable[str]) -> dict[str, Path | None]:
+    """Return where the records of each model go: into a folder of its own, where there are several."""
+    found = {name: folder and folder / name.strip("/").replace("/", "_") for name in names}
+    known: dict[Path | None, str] = {}
+    for name, place in found.items():
+        if place is not None and known.setdefault(place, name) != name:
+            raise RecipeError(
+                f"--to: the records of '{known[place]}' and '{name}' would both go to {place}: evaluate one of them "
+                "into another folder"
+            )
+    return found if len(found) > 1 else dict.fromkeys(found, folder)
+
+
 def _published(against: str | None, name: str, tasks: Sequence[Task]) -> Published | None:
     return read_published(against, name, [task.name for task in tasks]) if against else None
 
@@ -123,12 +137,14 @@ def find_tasks(names: Sequence[str]) -> tuple[list[Task], list[Suite]]:
     """Return the tasks that names and patterns such as `xtd10-*` stand for, each once, and the suites among them.
 
     Raises:
-        RecipeError: One is neither a task nor a suite.
+        RecipeError: One is neither a task nor a suite, or two have one name.
     """
     names = [match for name in names for match in (match_tasks([name], "--tasks") if "*" in name else (name,))]
     suites = {name: load_suite(name) for name in names if is_suite(name)}
     flat = [task for name in names for task in (suites[name].tasks if name in suites else (name,))]
-    return [load_task(name) for name in dict.fromkeys(flat)], list(suites.values())
+    tasks = [load_task(name) for name in dict.fromkeys(flat)]
+    check_names(tasks)
+    return tasks, list(suites.values())
 
 
 def _evaluate(

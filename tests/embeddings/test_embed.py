@@ -15,7 +15,7 @@ from tests.towers.tiny import tiny_export, tiny_model
 from vlp.data.pixels.decode import decode_image
 from vlp.data.samples import SampleSet
 from vlp.embeddings import embed as module
-from vlp.embeddings.embed import embed
+from vlp.embeddings.embed import embed, embed_card
 from vlp.embeddings.parts import MANIFEST, read_embeddings
 from vlp.ground.types import RecipeError
 from vlp.towers.encoder import TowerEncoder
@@ -152,3 +152,28 @@ def test_two_processes_write_the_same_files(tmp_path, export):
     assert names == sorted(path.name for path in (tmp_path / "two").iterdir())
     for name in names:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
+
+
+@pytest.mark.parametrize(("broken", "side"), [("visual.", "image"), ("text_projection", "caption")])
+def test_what_is_no_number_is_never_written(tmp_path, broken, side):
+    """A search, a filter and mining would take it for an embedding, and the nearest one of all."""
+    model = tiny_model()
+    for name, value in model.core.state_dict().items():
+        if broken in name and value.is_floating_point():
+            value.fill_(np.nan)
+    (_, card), folder = write_card(tmp_path), tmp_path / "out"
+    with pytest.raises(RecipeError, match=rf"sample '.+': the model's embedding of the {side} is not finite"):
+        embed_card(TowerEncoder(model), SampleSet({"tiny": card}), folder, {"model": "broken"})
+    assert not list(folder.glob("part-*"))
+
+
+def test_progress_is_told_within_a_part(tmp_path, monkeypatch):
+    """A training that embeds its card would be ended where a part takes longer than a watchdog waits."""
+    monkeypatch.setattr(module, "SAMPLES_PER_BEAT", 2)
+    beats = []
+    _, card = write_card(tmp_path)
+    told = {"model": "tiny"}
+    embed_card(
+        TowerEncoder(tiny_model()), SampleSet({"tiny": card}), tmp_path / "out", told, beat=lambda: beats.append(1)
+    )
+    assert len(beats) == 8

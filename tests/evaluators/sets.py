@@ -51,7 +51,7 @@ class HashEncoder:
         return corners.flatten(1)
 
     @property
-    def encoder(self) -> HashEncoder:
+    def ungated(self) -> HashEncoder:
         """Itself, whose filters are of its own embeddings."""
         return self
 

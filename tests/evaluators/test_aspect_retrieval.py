@@ -22,7 +22,7 @@ class Gated:
     """A table whose filters are a table too."""
 
     def __init__(self, encoder):
-        self.encoder, self.scale = encoder, 100.0
+        self.ungated, self.scale = encoder, 100.0
         self.embed_images, self.embed_texts = encoder.embed_images, None
 
     def text_gates(self, texts):

@@ -14,6 +14,7 @@ from tests.evaluators.sets import HashEncoder, opened, unit, write_captions
 from vlp.evaluators import moments
 from vlp.evaluators.geometry import Geometry, count_negatives, gap_mmd, log_kernel, measure
 from vlp.evaluators.shared import SharedEncoder
+from vlp.ground.types import RecipeError
 
 
 def draw(size=60, width=12, seed=0):
@@ -203,3 +204,10 @@ def test_opposite_rows_have_a_centroid_without_direction():
     rows = torch.cat([torch.eye(3), -torch.eye(3)])
     found = {metric.name: metric for metric in measure(rows, rows).metrics}["centroid_cosine"]
     assert (found.low, found.value, found.high) == (-1, 0, 1) or found.low == found.high == 0
+
+
+def test_one_pair_has_no_other_to_be_compared_with(tmp_path):
+    with pytest.raises(RecipeError, match="geometry compares two pairs or more"):
+        Geometry(opened(write_captions(tmp_path / "one", [["a dog"]])))
+    with pytest.raises(RecipeError, match=r"settings\.max_pairs is 1, and there are 40 images"):
+        Geometry(opened(write_captions(tmp_path / "many")), max_pairs=1)

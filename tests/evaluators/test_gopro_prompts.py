@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -375,6 +376,11 @@ class Blockless(Blind):
 def test_what_cannot_be_learned_is_refused(data, encoder, settings, message):
     with pytest.raises(RecipeError, match=message):
         run(data, encoder(), **settings)
+
+
+def test_one_image_of_one_class_is_refused_where_it_would_be_contrasted(data):
+    with pytest.raises(RecipeError, match=r"settings\.shots: one image of one class"):
+        run(replace(data, class_names=data.class_names[:1]), Blind(), shots=(1, 2))
 
 
 def test_the_drawn_images_are_those_of_the_other_few_shot_evaluators(data, encoder, monkeypatch):

@@ -181,6 +181,20 @@ def test_what_another_task_or_another_model_left_is_not_taken(tmp_path):
     assert not finished([task], folder, 7.0)
 
 
+def test_a_record_of_other_prompts_is_not_taken(tmp_path, monkeypatch):
+    """Those of a file, and those of the set: the task that names them is the same."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.txt").write_text("a photo of a {c}\n")
+    plain = make_task("zero_shot", tmp_path)
+    named = replace(plain, settings=plain.settings.model_copy(update={"prompts": "mine.txt"}), name="named")
+    run_tasks([plain, named], HashEncoder(), model="m", model_checksum=7.0, folder=tmp_path / "out")
+    assert finished([plain, named], tmp_path / "out", 7.0).keys() == {plain.name, "named"}
+    (tmp_path / "mine.txt").write_text("a picture of a {c}\n")
+    assert finished([plain, named], tmp_path / "out", 7.0).keys() == {plain.name}
+    (tmp_path / "zero_shot" / "zeroshot_classification_templates.txt").write_text("the {c}\n")
+    assert not finished([plain, named], tmp_path / "out", 7.0)
+
+
 def test_a_line_per_task_says_how_far_it_has_come(tmp_path, capsys):
     tasks = [make_task("zero_shot", tmp_path), make_task("retrieval", tmp_path)]
     run_tasks(tasks, HashEncoder(), model="m", progress=True)

@@ -94,6 +94,12 @@ def test_cards_alone_name_their_sources():
         load_recipe("smoke", ("data.train=[1, 2]",))
 
 
+@pytest.mark.parametrize("cards", ["[a/pairs.yaml, b/pairs.yaml]", "[web.2024, web.2025]", "[embedded, embedded]"])
+def test_no_card_is_left_out_as_another_has_its_label(cards):
+    with pytest.raises(RecipeError, match=r"data\.train: 2 cards are labelled '(pairs|web|embedded)'"):
+        load_recipe("smoke", (f"data.train={cards}",))
+
+
 def test_a_way_of_tuning_has_a_short_form(tmp_path):
     recipe = load_recipe("smoke", ("model.tune=lora",))
     assert recipe.model.tune.rank == 8

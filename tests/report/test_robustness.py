@@ -52,7 +52,7 @@ def run(tmp_path_factory, record):
 
 
 def test_the_page_has_the_section_and_its_numbers(run, record):
-    assert len(robust_records(run)) == 1
+    assert [path.parts[-3] for path in robust_records(run)] == ["step_00000400"]
     found = read_page(page(read_run(run), make_gallery()))
     assert "robustness" in found.sections
     told = set(found.numbers)
@@ -61,6 +61,16 @@ def test_the_page_has_the_section_and_its_numbers(run, record):
         values = [each["metrics"][task["main_metric"]]["value"] for each in entries if not each.get("is_probe")]
         assert set(values) <= told
         assert task["diagnostics"]["cka_of_embeddings"]["value"] in told
+
+
+def test_the_weights_that_a_run_evaluates_come_first_and_copies_of_folders_never(tmp_path, record):
+    run = write_run(tmp_path, evaluations=1)
+    places = ["step_00000400/weights_model", "step_00000400.old", "step_00000400 (copy)"]
+    for place in places:
+        write_record(run / "evaluations" / place / "robust" / "robust.json", record | {"weights": "model"})
+    assert "<code>model</code>" in robustness(run)
+    write_record(run / "evaluations" / "step_00000400" / "robust" / "robust.json", record)
+    assert "<code>ema</code>" in robustness(run) and len(robust_records(run)) == 2
 
 
 def test_pictures_and_captions_are_shown_before_and_after(run, record):

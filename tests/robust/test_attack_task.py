@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -142,3 +143,16 @@ def test_two_processes_equal_one(classes):
     root = Path(classes.data.root)
     alone = _on_this_process(0, 1, root)
     assert run_processes(_on_this_process, 2, root) == [alone, alone]
+
+
+def test_outcomes_of_attacks_on_other_prompts_are_not_taken(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.txt").write_text("a photo of a {c}\n")
+    task = classes_it_knows(tmp_path, 8)
+    task = replace(task, settings=task.settings.model_copy(update={"prompts": "mine.txt"}))
+    change, done = Stage.change_images, []
+    monkeypatch.setattr(Stage, "change_images", lambda *inputs: done.append(1) or change(*inputs))
+    for prompt, number in (("a photo of a {c}", 1), ("a photo of a {c}", 1), ("a picture of a {c}", 2)):
+        (tmp_path / "mine.txt").write_text(f"{prompt}\n")
+        record_of(opened(task), plan_of("random_signs", 4, tries=1), tmp_path / "kept", resume=True)
+        assert len(done) == number

@@ -19,6 +19,7 @@ from tests.shards import write_shards
 from tests.tiny import tiny_recipe
 from vlp.ground.types import RecipeError, VlpWarning
 from vlp.run import checkpoint, saving
+from vlp.run.assemble import FIRST_LOSS_SCALE
 from vlp.run.checkpoint import LOCK, latest
 from vlp.train import train
 
@@ -231,6 +232,23 @@ def test_an_accepted_change_of_the_optimizer_is_in_force(tmp_path, shards):
     assert not all(torch.equal(before[name], value) for name, value in changed.items())
     groups = latest(slow).training()["optimizer"]["param_groups"]
     assert {group["weight_decay"] for group in groups} == {0.0}
+
+
+@pytest.mark.parametrize("before", ["float32", "float16"])
+def test_a_run_that_goes_on_in_float16_scales_its_loss(tmp_path, shards, before):
+    """Without a scale small gradients would be zero; where there was one it goes on from where it was."""
+
+    def guard_after(steps, precision):
+        changes = (f"train.steps={steps}", f"train.precision={precision}", "schedule.shape=constant")
+        return latest(train(tiny_recipe(tmp_path, shards, *changes), resume=True, allow_changes=True)).training()[
+            "safe_step"
+        ]
+
+    first = guard_after(3, before)
+    found = guard_after(6, "float16")
+    skipped = float(found["skipped"]) - (0 if before == "float16" else float(first["skipped"]))
+    assert float(found["loss_scale"]) == FIRST_LOSS_SCALE * 0.5**skipped
+    assert float(guard_after(8, "float32")["loss_scale"]) == 1
 
 
 def test_a_run_folder_that_vanishes_is_written_anew_with_its_lock(tmp_path, shards, monkeypatch, capfd):

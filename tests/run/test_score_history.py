@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
 from tests.tiny import tiny_recipe
@@ -80,6 +82,17 @@ def test_where_nothing_is_gained_the_newest_that_has_not_lost_is_best():
     assert history.best_step() == 5
 
 
+def test_a_model_that_heeds_less_of_what_is_written_on_images_has_not_fallen():
+    rules = {"kept": {"task": "kept", "metric": "followed", "falls_by": 0.1}}
+    history = ScoreHistory(section(stop_when=rules))
+    verdicts = []
+    for step, share in ((0, 0.6), (5, 0.3), (10, 0.65), (15, 0.71)):
+        history.add(step, [record("own", 0.5), record("kept", share, "followed")])
+        verdicts.append(history.verdict)
+    assert verdicts[:3] == ["", "", ""]
+    assert verdicts[3].startswith("kept followed fell from 0.6000 at step 0 to 0.7100")
+
+
 def test_less_of_a_rank_is_better():
     rules = {"own": {"task": "own", "patience": 1, "metric": "median_rank"}}
     history = ScoreHistory(section(stop_when=rules))
@@ -114,6 +127,7 @@ def test_what_was_written_is_recalled_up_to_a_step(tmp_path):
     for step, (own, kept) in scores.items():
         for each in (record("own", own), record("kept", kept)):
             write_record(evaluations_of(tmp_path, step) / f"{each['task']}.json", each)
+    shutil.copytree(evaluations_of(tmp_path, 10), evaluations_of(tmp_path, 10).with_name("step_00000010 (copy)"))
     expected, _ = played(evaluation, dict(list(scores.items())[:4]))
     found = ScoreHistory(evaluation)
     found.recall(tmp_path, 15)

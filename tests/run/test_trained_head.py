@@ -23,6 +23,7 @@ from vlp.ground.offers import offers
 from vlp.ground.types import PixelEncoder, RecipeError, WordEncoder
 from vlp.merging.merge import merge
 from vlp.run.subject import find_subject
+from vlp.run.watchdog import Watchdog, WatchedEncoder
 from vlp.train import train
 
 LOCAL = "heads={local: {type: perceptron, width: 8, hidden_width: 12, reads: features, views: further, init_scale: 10}}"
@@ -162,6 +163,19 @@ def test_a_text_opens_a_filter_behind_a_gate_alone(run):
     assert offers(encoder, GateEncoder) and not offers(find_subject(f"{run}@gate@4").encoder("cpu"), GateEncoder)
     with pytest.raises(RecipeError, match="behind this head texts open no filter"):
         find_subject(f"{run}@flat").encoder("cpu").text_gates(CAPTIONS)
+
+
+def test_what_no_text_has_filtered_is_the_same_on_the_way_as_afterwards(run, monkeypatch):
+    """A training watches its encoder, so that the one around the model is not the outermost."""
+    beats = []
+    monkeypatch.setattr(Watchdog, "beat", lambda _: beats.append(1))
+    encoder = find_subject(f"{run}@gate").encoder("cpu")
+    watched = WatchedEncoder(encoder, Watchdog(1.0))
+    assert offers(watched, GateEncoder)
+    plain = encoder.encoder.embed_texts(CAPTIONS)
+    assert torch.equal(encoder.ungated.embed_texts(CAPTIONS), plain)
+    assert torch.equal(watched.ungated.embed_texts(CAPTIONS), plain) and len(beats) == 1
+    assert not torch.equal(watched.embed_texts(CAPTIONS), plain)
 
 
 @pytest.mark.parametrize("name", ["local", "amcl", "gate"])

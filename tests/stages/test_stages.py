@@ -61,6 +61,17 @@ def test_groups_are_products_of_all_clusters_so_far(tmp_path):
         cluster(tmp_path / "a", tmp_path / "g3", clusters=200, seed=0)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_a_last_part_may_have_fewer_samples_than_there_are_clusters(tmp_path, seed):
+    """Or none that could be embedded; it comes first where the order of the parts has it so."""
+    rows = clouds(0, 4, each=51)[:202]
+    folder = embeddings_at(tmp_path / "e", rows)
+    write_part(folder / "part-00001", Part([], [], [], images=rows[:0]), "npy", "float32")
+    assert sum(cluster(folder, tmp_path / "g", clusters=4, seed=seed)) == 102
+    with pytest.raises(RecipeError, match="--clusters: 103 are more"):
+        cluster(folder, tmp_path / "more", clusters=103, seed=seed)
+
+
 @pytest.fixture(scope="module")
 def staged(tmp_path_factory):
     folder = tmp_path_factory.mktemp("staged")

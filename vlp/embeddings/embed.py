@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL.Image import Image
 from tqdm import tqdm
 
@@ -29,11 +30,12 @@ from vlp.embeddings.parts import (
 from vlp.evaluators.shared import decode_ahead
 from vlp.ground import dist
 from vlp.ground.bits import checksum
-from vlp.ground.types import Encoder
+from vlp.ground.types import Encoder, RecipeError
 from vlp.run.launch import check_same, join_evaluation
 from vlp.run.subject import find_subject
 
 SAMPLES_PER_PART = 8192
+SAMPLES_PER_BEAT = 256  # of a watchdog, which must not wait for a whole part
 
 
 def embed(
@@ -64,7 +66,8 @@ def embed(
         How many samples are embedded, those of earlier starts included, and how many had to be left out.
 
     Raises:
-        RecipeError: No such model or card, or the folder holds embeddings of something else.
+        RecipeError: No such model or card, the folder holds embeddings of something else, or those of a sample are not
+            finite.
     """
     device = join_evaluation()
     with dist.together():
@@ -89,18 +92,20 @@ def embed_card(
     sides: Sequence[Side] = ("images", "texts"),
     file_format: Format = "npy",
     kind: Kind = "float32",
+    beat: Callable[[], None] = lambda: None,
 ) -> tuple[int, int]:
     """Embed the samples of one card with a model that is loaded, as `embed` does; called by all processes.
 
     Args:
         of_model: What the manifest says of the model.
         captions: Which text is the first caption; None goes by the card.
+        beat: Called whenever something is done.
 
     Returns:
         How many samples are embedded, and how many had to be left out.
 
     Raises:
-        RecipeError: The folder holds embeddings of something else.
+        RecipeError: The folder holds embeddings of something else, or those of a sample are not finite.
     """
     (card,) = samples.cards.values()
     manifest = {
@@ -115,7 +120,7 @@ def embed_card(
     }
     dist.on_main(partial(claim_folder, folder, manifest))
     with dist.together():
-        _write_parts(encoder, samples, captions or Captions(), folder, sides, file_format, kind)
+        _write_parts(encoder, samples, captions or Captions(), folder, sides, file_format, kind, beat)
     return dist.on_main(partial(finish_folder, folder))
 
 
@@ -127,6 +132,7 @@ def _write_parts(
     sides: Sequence[Side],
     file_format: Format,
     kind: Kind,
+    beat: Callable[[], None],
 ) -> None:
     starts = range(0, len(samples), SAMPLES_PER_PART)
     mine = list(enumerate(starts))[dist.rank() :: dist.world_size()]
@@ -135,13 +141,24 @@ def _write_parts(
             ids = range(start, min(start + SAMPLES_PER_PART, len(samples)))
             stem = folder / f"part-{number:05d}"
             if not has_part(stem):
-                part = embed_part(encoder, samples, captions, ids, sides)
+                part = embed_part(encoder, samples, captions, ids, sides, beat)
                 write_part(stem, part, file_format, kind)
             bar.update(len(ids) * dist.world_size())
 
 
-def embed_part(encoder: Encoder, samples: SampleSet, captions: Captions, ids: range, sides: Sequence[Side]) -> Part:
-    """Embed samples in a row."""
+def embed_part(
+    encoder: Encoder,
+    samples: SampleSet,
+    captions: Captions,
+    ids: range,
+    sides: Sequence[Side],
+    beat: Callable[[], None] = lambda: None,
+) -> Part:
+    """Embed samples in a row.
+
+    Raises:
+        RecipeError: What the model says of one is not finite: whoever reads it later would take it for an embedding.
+    """
     part = Part()
 
     def read(number: int) -> tuple[str, str, Image | None] | BadSampleError:
@@ -155,6 +172,8 @@ def embed_part(encoder: Encoder, samples: SampleSet, captions: Captions, ids: ra
 
     def sound() -> Iterator[Image]:
         for number, found in zip(ids, decode_ahead(read, ids), strict=True):
+            if number % SAMPLES_PER_BEAT == 0:
+                beat()
             if isinstance(found, BadSampleError):
                 part.faults.append(samples.fault(number, found.reason, found.detail).as_dict())
                 continue
@@ -171,4 +190,10 @@ def embed_part(encoder: Encoder, samples: SampleSet, captions: Captions, ids: ra
         assert not list(sound())
     if "texts" in sides:
         part.texts = encoder.embed_texts(part.captions).numpy()
+    for side, rows in (("image", part.images), ("caption", part.texts)):
+        if rows is not None and len(bad := np.flatnonzero(~np.isfinite(rows).all(axis=1))):
+            raise RecipeError(
+                f"{samples.fault(part.ids[bad[0]], 'bad_row', '').shard}: sample '{part.keys[bad[0]]}': the model's "
+                f"embedding of the {side} is not finite: its weights are broken, or numbers overflow in its precision"
+            )
     return part

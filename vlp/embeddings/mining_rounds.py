@@ -89,7 +89,8 @@ class MiningRounds:
             )
             of_model = {"model": recipe.name, "weights": recipe.evaluation.weights, "width": model.embed_dim}
             watched = WatchedEncoder(encoder, watchdog)
-            embed_card(watched, samples, embeddings, of_model | told, captions=self.captions)
+            named = of_model | told
+            embed_card(watched, samples, embeddings, named, captions=self.captions, beat=watchdog.beat)
             mine.mine_card(
                 embeddings,
                 samples,

@@ -24,13 +24,11 @@ NONE = -1
 
 
 class GateEncoder(Protocol):
-    """A model in which a text opens a filter of coordinates, around one that has none.
+    """A model in which a text opens a filter of coordinates, around one that has none."""
 
-    Args:
-        encoder: That one, whose embeddings are filtered.
-    """
-
-    encoder: Encoder
+    @property
+    def ungated(self) -> Encoder:
+        """That one, whose embeddings are filtered."""
 
     def text_gates(self, texts: Sequence[str]) -> Float32[Tensor, "n d"]: ...
 
@@ -72,7 +70,7 @@ class AspectRetrieval:
                 f"a {type(model).__name__} has no filter that a text opens: score a run behind a head of type "
                 "text_gate (RUN@HEAD)"
             )
-        images, captions = encoder.images(self.data), SharedEncoder(model.encoder).texts(self.captions)
+        images, captions = encoder.images(self.data), SharedEncoder(model.ungated).texts(self.captions)
         gates = model.text_gates(list(self.aspects.values())).to(images.device)
         gated = {
             name: alike(self.named[name], functional.normalize(images * gate), functional.normalize(captions * gate))

@@ -17,7 +17,7 @@ from vlp.evaluators.intervals import mean, proportion
 from vlp.evaluators.moments import centroid_cosine, centroid_distance, effective_rank, mean_cosine, mean_cosine_across
 from vlp.evaluators.score_tiles import score_tiles, spaced_places
 from vlp.evaluators.shared import SharedEncoder
-from vlp.ground.types import Evaluation, Metric
+from vlp.ground.types import Evaluation, Metric, RecipeError
 
 BINS = 64
 TEMPERATURE = 2.0
@@ -39,6 +39,11 @@ class Geometry:
         check_kind(data, "retrieval")
         self.data = data
         self.chosen = spaced_places(len(data), max_pairs)
+        if len(self.chosen) < 2:
+            raise RecipeError(
+                f"settings.max_pairs is {max_pairs}, and there are {len(data)} images; geometry compares two pairs or "
+                "more"
+            )
         self.texts = tuple(data.captions[i][0] for i in self.chosen)
 
     def run(self, encoder: SharedEncoder) -> Evaluation:

@@ -89,6 +89,11 @@ class GoproPrompts:
         check_draws(shots, draws)
         if contrast_weight and batch_size < 2:
             raise RecipeError("settings.batch_size is 1, and one image has no other to be told from; give two or more")
+        if contrast_weight and min(shots) * len(data.class_names) < 2:
+            raise RecipeError(
+                "settings.shots: one image of one class has no other to be told from; set contrast_weight to 0, or "
+                "give two shots or more"
+            )
         self.data, self.shots, self.draws, self.train_split = data, shots, draws, train_split
         self.context, self.seed = context, seed
         self.how = Learning(epochs, batch_size, learning_rate, consistency_weight, contrast_weight, temperature)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +18,7 @@ from vlp.ground.tabular import aligned, interval
 from vlp.ground.types import Evaluation, RecipeError
 
 Record = dict[str, Any]
+STEP = re.compile(r"step_([0-9]+)")
 
 
 def lay_out(evaluation: Evaluation, main_metric: str) -> dict[str, dict[str, float | int | None]]:
@@ -66,6 +68,14 @@ def read_record(path: Path) -> Record | None:
     except (OSError, ValueError):
         return None
     return record if isinstance(record, dict) else None
+
+
+def evaluated_steps(run: Path) -> dict[int, Path]:
+    """Return the folder of each step after which a run was scored, the earliest first, without copies that somebody
+    made of them."""
+    folder = run / "evaluations"
+    steps = {path: STEP.fullmatch(path.name) for path in (folder.iterdir() if folder.is_dir() else ())}
+    return dict(sorted((int(name[1]), path) for path, name in steps.items() if name))
 
 
 def flatten(records: Sequence[Record]) -> dict[str, float]:

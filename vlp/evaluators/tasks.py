@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,13 +16,18 @@ from typing import Any
 from tqdm import tqdm
 
 from vlp.evaluators.base import Task
+from vlp.evaluators.layout import find_root
 from vlp.evaluators.pace import Pace
 from vlp.evaluators.per_sample import lay_out_samples, write_samples
 from vlp.evaluators.record import Record, finish, headline, lay_out, read_record, write_record
 from vlp.evaluators.shared import SharedEncoder
 from vlp.ground import dist
+from vlp.ground.files import sha256_of
 from vlp.ground.float32 import whole_float32
-from vlp.ground.types import Encoder
+from vlp.ground.paths import find_file
+from vlp.ground.types import Encoder, RecipeError
+
+LISTS = (".txt", ".json", ".yaml", ".yml")
 
 
 def run_task(
@@ -73,6 +80,7 @@ def run_task(
                 "metrics": lay_out(evaluation, task.main_metric),
                 "details": evaluation.details,
                 "data_sha256": data.fingerprint,
+                "files": files_beside(task),
                 "data_changes": {name: change.model_dump(mode="json") for name, change in data.changes().items()},
                 "pixels": {"as": task.data.pixels, "images_that_differ": shared.num_different(data)},
                 "preprocess": None if preprocess is None else dict(preprocess),
@@ -100,8 +108,26 @@ def task_sha256(task: Task) -> str:
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
+def files_beside(task: Task) -> dict[str, str]:
+    """Return the checksum of each small file that a task reads beside its shards: prompts, names, hierarchies.
+
+    Sets that lie elsewhere are not asked for theirs.
+    """
+    named = (task.data.class_names, *task.settings.model_dump().values())
+    found = {}
+    for name in named:
+        if isinstance(name, str) and Path(name).suffix in LISTS:
+            with suppress(RecipeError, OSError):  # the task will say so
+                found[name] = sha256_of(find_file("eval", name))
+    if "://" not in os.path.expandvars(task.data.root):
+        with suppress(RecipeError, OSError):
+            lists = find_root(task.data.root).lists()
+            found |= {name: hashlib.sha256(content).hexdigest() for name, content in lists.items()}
+    return found
+
+
 def finished(tasks: Sequence[Task], folder: Path, model_checksum: float) -> dict[str, Record]:
-    """Return the records in a folder that tell what running these tasks would tell.
+    """Return the records in a folder that tell what running these tasks would tell, as long as shards are the same.
 
     Args:
         model_checksum: That of the weights, as `run_tasks` was told.
@@ -114,7 +140,13 @@ def finished(tasks: Sequence[Task], folder: Path, model_checksum: float) -> dict
         and "error" not in record
         and record.get("task_sha256") == task_sha256(task)
         and record.get("model_checksum") == model_checksum
+        and _read_the_same(record.get("files"), files_beside(task))
     }
+
+
+def _read_the_same(before: Any, now: Mapping[str, str]) -> bool:
+    """Whether files have not changed; older records say nothing of them, and what is gone cannot be read anew."""
+    return not isinstance(before, dict) or all(before.get(name) == digest for name, digest in now.items())
 
 
 def run_tasks(
@@ -156,6 +188,21 @@ def run_tasks(
         if progress and dist.is_main():
             tqdm.write(f"{pace.after(task.data.samples)}: {headline(record)}", file=sys.stderr)
     return [found[task.name] for task in tasks]
+
+
+def check_names(tasks: Sequence[Task]) -> None:
+    """Refuse two tasks of one name, by which records, files and tables know them: one would stand for both.
+
+    Raises:
+        RecipeError: Two files have it.
+    """
+    known: dict[str, Task] = {}
+    for task in tasks:
+        if known.setdefault(task.name, task) != task:
+            raise RecipeError(
+                f"two tasks are called '{task.name}', and the record of one would replace that of the other: rename "
+                "one of the files"
+            )
 
 
 def by_set(tasks: Sequence[Task]) -> list[Task]:

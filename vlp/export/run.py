@@ -15,7 +15,7 @@ from vlp.ground.yaml import read_yaml
 from vlp.recipe.compose import lock_text
 from vlp.recipe.schema import Recipe
 from vlp.run.checkpoint import LOCK
-from vlp.run.folder import at_width, behind_head, evaluations_of
+from vlp.run.folder import at_width, behind_head, evaluations_of, of_weights
 from vlp.run.trained_head import load_head, offers_heads, split_head
 from vlp.run.trained_model import is_run, load_model_of_run, split_label
 from vlp.towers.load import load_model, split_width
@@ -117,9 +117,12 @@ def find_results(
     run: Path, step: int, weights: str, width: int | None = None, head: str | None = None
 ) -> list[dict[str, Any]]:
     """Return the evaluation records of one step, label of weights, width and head; failed tasks are left out."""
-    files = sorted(behind_head(at_width(evaluations_of(run, step), width), head).glob("*.json"))
-    records = [json.loads(file.read_text(encoding="utf-8")) for file in files]
-    return [record for record in records if record["weights"] == weights and "error" not in record]
+    found: dict[str, dict[str, Any]] = {}
+    for label in (None, weights):  # of the weights that a run evaluates, and of others
+        folder = behind_head(at_width(of_weights(evaluations_of(run, step), label), width), head)
+        records = {file.name: json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))}
+        found |= {name: record for name, record in records.items() if record["weights"] == weights}
+    return [record for record in found.values() if "error" not in record]
 
 
 def find_origins(run: Path) -> list[str]:

@@ -83,11 +83,22 @@ def _within(settings: Mapping[str, Any], section: str, key: str, change: Callabl
 
 
 def _sources(train: Any) -> Any:
-    """Label cards that are given by their names or paths alone, one or a list of them."""
+    """Label cards that are given by their names or paths alone, one or a list of them.
+
+    Raises:
+        RecipeError: Two would have one label, and the first would be left out.
+    """
     cards = [train] if isinstance(train, str) else train
     if not isinstance(cards, list) or not all(isinstance(card, str) for card in cards):
         return train
-    return {Path(card).stem: {"card": card} for card in cards}
+    labels = [Path(card).stem for card in cards]
+    for label, card in zip(labels, cards, strict=True):
+        if labels.count(label) > 1:
+            raise RecipeError(
+                f"data.train: {labels.count(label)} cards are labelled '{label}', '{card}' among them: give each a "
+                f"label (data.train={{one: {{card: {card}}}, other: ...}}), or one card a repeat"
+            )
+    return {label: {"card": card} for label, card in zip(labels, cards, strict=True)}
 
 
 def lock_text(recipe: Recipe) -> str:

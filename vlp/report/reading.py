@@ -14,6 +14,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from vlp.data.order.batch_sizes import BatchSizes
+from vlp.evaluators.record import evaluated_steps
 from vlp.ground.files import read_records
 from vlp.ground.pieces import shapes
 from vlp.ground.types import RecipeError
@@ -102,7 +103,7 @@ def read_run(folder: Path) -> RecordedRun:
     if not lock.is_file():
         raise RecipeError(f"{folder}: is no run folder ({LOCK} is missing)")
     settings = read_yaml(lock)
-    evaluations = _evaluations(folder / "evaluations")
+    evaluations = _evaluations(folder)
     lines = _lines(folder / "metrics.jsonl", "step")
     faults = [fault for file in sorted(folder.glob("quarantine*.jsonl")) for fault in _lines(file, "source", "reason")]
     return RecordedRun(
@@ -123,9 +124,9 @@ def _lines(path: Path, *keys: str) -> list[dict[str, Any]]:
     return list(records.values())
 
 
-def _evaluations(folder: Path) -> dict[str, list[Record]]:
+def _evaluations(run: Path) -> dict[str, list[Record]]:
     found: dict[str, list[Record]] = {}
-    for path in sorted(folder.glob("step_*/*.json")):
+    for path in (path for step in evaluated_steps(run).values() for path in sorted(step.glob("*.json"))):
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
             found.setdefault(record["task"], []).append(record)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -36,6 +38,7 @@ def attack_task(
         "task": opened.task.name,
         "task_sha256": task_sha256(opened.task),
         "data": opened.data.fingerprint,
+        "texts": hashlib.sha256(json.dumps(list(opened.scorer.evaluator.texts)).encode()).hexdigest(),
         "model": model_checksum,
         "batch_size": opened.stage.batch_size,
     }

@@ -59,7 +59,7 @@ from vlp.towers.float8 import multiply_in_float8
 from vlp.towers.sharding import split_again
 from vlp.towers.tuning.base import DEFAULT
 
-FIRST_LOSS_SCALE = 65536.0
+SCALED, FIRST_LOSS_SCALE = "float16", 65536.0  # the precision whose loss is scaled
 PLACES: dict[str, Any] = {"runs": True, "data": {"train": {"__all__": {"card"}}}}  # may differ between machines
 
 
@@ -255,7 +255,7 @@ def assemble(recipe: Recipe, *, resume: bool, allow_changes: bool) -> Run:
         safe_step=SafeStep(
             [each for each in (pull, optimizer, term_optimizer) if each is not None],
             max_norm=recipe.train.clip_gradient_norm,
-            loss_scale=FIRST_LOSS_SCALE if recipe.train.precision == "float16" else 1.0,
+            loss_scale=FIRST_LOSS_SCALE if recipe.train.precision == SCALED else 1.0,
             device=str(accelerator.device),
         ),
         rate=learning_rate_factor(num_steps, recipe.train.batch_size, **settings(recipe.schedule)),

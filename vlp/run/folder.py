@@ -18,6 +18,7 @@ from vlp.data.fingerprint import Fingerprint, fingerprints
 from vlp.data.mined_captions import ABOUT, KEY
 from vlp.data.sample_groups import NUMBERS
 from vlp.data.texts import word_lists
+from vlp.evaluators.record import evaluated_steps
 from vlp.ground import dist, files
 from vlp.ground.paths import find_file
 from vlp.ground.provenance import commit, machine, versions
@@ -33,7 +34,7 @@ IN_USE = "in_use"  # an empty file that a run holds
 PATIENCE = 10.0  # seconds for an earlier process of the same job to end
 WORDS = "word lists"  # beside the labels of sources
 GROUPS, MINED = "data.groups: ", f"{KEY}: "  # among them
-STEP_OF_EVALUATIONS = "step_"
+STEP_OF_EVALUATIONS, OF_WEIGHTS = "step_", "weights_"
 UNDER_ATTACK, ROBUST_RECORD = "robust", "robust.json"  # beside the records of a step
 INTERPOLATION = "interpolation.json"  # scores between the start of a run and its end
 
@@ -119,8 +120,16 @@ def evaluations_of(run: Path, step: int) -> Path:
 
 
 def robust_records(run: Path) -> list[Path]:
-    """Return the records of attacks on a run, of the earliest step first."""
-    return sorted(run.glob(f"evaluations/{STEP_OF_EVALUATIONS}*/{UNDER_ATTACK}/{ROBUST_RECORD}"))
+    """Return the records of attacks on a run, of the earliest step first; those on the weights it evaluates come last
+    within a step."""
+    record = f"{UNDER_ATTACK}/{ROBUST_RECORD}"
+    places = [(*sorted(step.glob(f"{OF_WEIGHTS}*")), step) for step in evaluated_steps(run).values()]
+    return [place / record for each in places for place in each if (place / record).is_file()]
+
+
+def of_weights(evaluations: Path, label: str | None) -> Path:
+    """Return where scores of other weights than those that a run evaluates lie; of these for None."""
+    return evaluations if label is None else evaluations / f"{OF_WEIGHTS}{label}"
 
 
 def at_width(evaluations: Path, width: int | None) -> Path:

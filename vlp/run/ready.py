@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from vlp.evaluators.base import load_task
 from vlp.evaluators.dataset import look
+from vlp.evaluators.tasks import check_names
 from vlp.ground import dist
 from vlp.ground.files import beside, remove
 from vlp.ground.types import RecipeError, VlpWarning
@@ -31,9 +32,11 @@ def check_ready(recipe: Recipe) -> None:
     with dist.together():
         check_trackers(recipe)
         decoder = getattr(recipe.model, "decoder", None)
+        tasks = []
         for name in recipe.evaluation.tasks:
             try:
-                task = load_task(name)
+                tasks.append(task := load_task(name))
+                check_names(tasks)
                 look(task.data)
                 task.check_decoder(None if decoder is None else decoder.type)
             except RecipeError as error:

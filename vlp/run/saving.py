@@ -143,5 +143,6 @@ def _at_home(run: Run, faults: Faults) -> dict[str, Any]:
         "strategies": {label: strategy.state_dict() for label, strategy in run.strategies.items()},
         "objective": run.objective.state_dict(),
         "safe_step": run.safe_step.state,
+        "precision": run.recipe.train.precision,
         "faults": faults.state_dict(),
     }

@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import fmean
 
 from vlp.evaluators.comparison.task_scores import sign_of
-from vlp.evaluators.record import Record, read_record
+from vlp.evaluators.record import Record, evaluated_steps, read_record
 from vlp.evaluators.variants import name_in_records
 from vlp.ground import dist
 from vlp.ground.registry import nearest
@@ -20,7 +20,6 @@ from vlp.ground.types import RecipeError
 from vlp.recipe.scoring_and_saving import EvaluationSection, StopRule
 from vlp.run.checkpoint import folder_of
 from vlp.run.clock import due
-from vlp.run.folder import STEP_OF_EVALUATIONS
 
 ROUNDING = 1e-9  # 0.30 - 0.28 is less than 0.02 in float64
 
@@ -213,8 +212,7 @@ def own_tasks(evaluation: EvaluationSection) -> list[str]:
 def _read(run: Path, evaluation: EvaluationSection, last: int) -> dict[int, Step]:
     """Read the scores of the weights that a run evaluates; the last step counts if no record of it is missing."""
     steps: dict[int, Step] = {}
-    for folder in sorted((run / "evaluations").glob(f"{STEP_OF_EVALUATIONS}*")):
-        step = int(folder.name.removeprefix(STEP_OF_EVALUATIONS))
+    for step, folder in evaluated_steps(run).items():
         records = [read_record(folder / f"{name_in_records(task)}.json") for task in evaluation.tasks]
         there = [each for each in records if each is not None and each.get("weights") == evaluation.weights]
         if step < last or (step == last and len(there) == len(evaluation.tasks)):

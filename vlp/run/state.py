@@ -22,7 +22,7 @@ from vlp.ground.types import RecipeError
 from vlp.recipe.layers import DEFAULT_TYPES, LENGTHS
 from vlp.recipe.schema import Recipe
 from vlp.run import checkpoint
-from vlp.run.assemble import Run
+from vlp.run.assemble import SCALED, Run
 from vlp.run.checkpoint import Checkpoint
 
 FULL = StateDictOptions(full_state_dict=True, cpu_offload=True)
@@ -95,7 +95,7 @@ def _load(run: Run, found: Checkpoint) -> None:
     for label in run.strategies:
         _load_strategy(run, label, training["strategies"].get(label), found)
     _load_objective(run, training, found)
-    _load_guard(run, training["safe_step"])
+    _load_guard(run, training["safe_step"], training.get("precision"))
     if dist.is_main():
         for source, reason, count in training["faults"]["counts"]:
             run.stream.faults.counts[source, reason] = count
@@ -160,9 +160,15 @@ def named_as_now(known: Iterable[str], saved: Mapping[str, Tensor]) -> dict[str,
     return {**saved, **{name: saved[older] for name, older in before.items() if older in saved}}
 
 
-def _load_guard(run: Run, saved: Mapping[str, Tensor]) -> None:
+def _load_guard(run: Run, saved: Mapping[str, Tensor], precision: str | None) -> None:
+    """Load what was counted, and the scale of the loss where there was one and is one: precisions may have changed.
+
+    Args:
+        precision: That of the saved steps; None in older checkpoints, of which 1 is the scale of a loss without one.
+    """
+    was_scaled = float(saved["loss_scale"]) != 1 if precision is None else precision == SCALED
     for name, value in saved.items():
-        if name != "loss_scale" or run.safe_step.scales:  # a scale is of no use where the precision changed
+        if name != "loss_scale" or (was_scaled and run.safe_step.scales):
             run.safe_step.state[name].copy_(value)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vlp.ground.types import RecipeError
 from vlp.objectives.head import TrainedHead
-from vlp.run.folder import at_width, behind_head, evaluations_of
+from vlp.run.folder import at_width, behind_head, evaluations_of, of_weights
 from vlp.run.trained_head import HeadEncoder, load_head, split_head
 from vlp.run.trained_model import is_run, load_model_of_run, split_label
 from vlp.towers.borrowed import BorrowedEncoder
@@ -104,7 +104,8 @@ def find_subject(name: str) -> Subject:
         return Subject(load_any_model(name), name)
     trained = load_model_of_run(path, label)
     step = trained.checkpoint.step
-    folder = evaluations_of(trained.checkpoint.path.parent.parent, step)
+    other = None if trained.weights == trained.recipe.evaluation.weights else trained.weights
+    folder = of_weights(evaluations_of(trained.checkpoint.path.parent.parent, step), other)
     return Subject(
         trained.model,
         trained.recipe.name if head is None else f"{trained.recipe.name}@{head}",

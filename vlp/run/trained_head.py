@@ -85,6 +85,12 @@ class HeadEncoder(AroundEncoder):
         """Inverse temperature of the head, or of the model."""
         return self.encoder.scale if self.head.own_scale is None else self.head.own_scale
 
+    @property
+    def ungated(self) -> TowerEncoder:
+        """The model, whose embeddings no text has filtered."""
+        found: TowerEncoder = self.encoder
+        return found
+
     def embed_images(self, images: Iterable[Image]) -> Float32[Tensor, "n e"]:
         """Embed images of any size and mode."""
         read = self.encoder.image_features if self.head.reads == "features" else self.encoder.embed_images

@@ -57,6 +57,11 @@ class WatchedEncoder(AroundEncoder):
         super().__init__(encoder)
         self.watchdog = watchdog
 
+    @property
+    def ungated(self) -> WatchedEncoder:
+        """What stands in front of the head, watched as well: `encoder` is the head here."""
+        return WatchedEncoder(self.encoder.ungated, self.watchdog)
+
     def __getattr__(self, name: str) -> Any:
         found = super().__getattr__(name)
         return partial(self._call, found) if callable(found) else found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +40,8 @@ def cluster(embeddings: Path, to: Path, *, clusters: int, seed: int, within: Pat
     model = _fit(embeddings, clusters, seed)
     groups = np.full(manifest["samples"], -1, dtype=np.int64)
     for ids, rows in parts_of(embeddings, "images"):
-        groups[ids] = model.predict(_unit(rows))
+        if len(rows):
+            groups[ids] = model.predict(_unit(rows))
     chain = [str(embeddings)]
     if within is not None:
         told, before = read_group_folder(within)
@@ -55,25 +55,26 @@ def cluster(embeddings: Path, to: Path, *, clusters: int, seed: int, within: Pat
 def _fit(embeddings: Path, clusters: int, seed: int) -> MiniBatchKMeans:
     size = max(ROWS, 10 * clusters)
     model = MiniBatchKMeans(n_clusters=clusters, batch_size=size, random_state=seed, n_init=3)
+    early: list[Float32[NDArray[np.float32], "m d"]] = []  # too few rows, as a last part may have, for centres to begin
     for number in tqdm(range(PASSES), desc="clustering", unit=" passes"):
         draws = np.random.default_rng((seed, number))
         for _ids, rows in parts_of(embeddings, "images", order=draws):
-            for chunk in _chunks(_unit(rows)[draws.permutation(len(rows))], size, clusters):
+            early.append(_unit(rows)[draws.permutation(len(rows))])
+            found = np.concatenate(early)
+            if len(found) < (1 if hasattr(model, "cluster_centers_") else clusters):
+                continue
+            for chunk in _chunks(found, size):
                 model.partial_fit(chunk)
+            early = []
+        if not hasattr(model, "cluster_centers_"):
+            number_there = sum(map(len, early))
+            raise RecipeError(f"--clusters: {clusters} are more than the {number_there} samples with an embedding")
     return model
 
 
-def _chunks(
-    rows: Float32[NDArray[np.float32], "n d"], size: int, clusters: int
-) -> Iterator[Float32[NDArray[np.float32], "m d"]]:
-    """Yield rows in equal pieces of about a size.
-
-    Raises:
-        RecipeError: They are fewer than clusters.
-    """
-    if len(rows) < clusters:
-        raise RecipeError(f"--clusters: {clusters} are more than the {len(rows)} samples of a part of the embeddings")
-    yield from np.array_split(rows, max(1, round(len(rows) / size)))
+def _chunks(rows: Float32[NDArray[np.float32], "n d"], size: int) -> list[Float32[NDArray[np.float32], "m d"]]:
+    """Return rows in equal pieces of about a size."""
+    return np.array_split(rows, max(1, round(len(rows) / size)))
 
 
 def _unit(rows: NDArray[np.floating]) -> Float32[NDArray[np.float32], "n d"]:

@@ -209,12 +209,31 @@ def test_a_number_without_interval_is_shown_and_not_judged(tmp_path):
     assert json.loads(as_json(comparison))["rows"][0]["p"] is None
 
 
-@pytest.mark.parametrize(("settings", "better"), [({"metric": "median_rank"}, 0), ({"evaluator": "geometry"}, None)])
+@pytest.mark.parametrize(
+    ("settings", "better"),
+    [
+        ({"metric": "median_rank"}, 0),
+        ({"metric": "followed"}, 0),
+        ({"metric": "worst_toxicity_crime"}, 0),
+        ({"metric": "joint_modality_nmi"}, None),
+        ({"evaluator": "geometry"}, None),
+        ({"evaluator": "tolerance", "metric": "tolerance"}, None),
+        ({"evaluator": "diagnostics", "metric": "cka"}, None),
+        ({"evaluator": "diagnostics", "metric": "image_to_text_hubness"}, 0),
+        ({"evaluator": "diagnostics", "metric": "image_to_text_query_auc"}, 1),
+    ],
+)
 def test_higher_is_not_always_better(tmp_path, settings, better):
     comparison = compare_folders(two(tmp_path, hits(0.3), hits(0.6), **settings))
     assert comparison.rows[0].is_distinguishable
     assert comparison.rows[0].better == better
     assert ("different" in as_text(comparison).split("verdict")[1].splitlines()[1]) == (better is None)
+
+
+def test_the_mean_is_of_tasks_in_which_higher_is_better(tmp_path):
+    for task, settings in (("a", {}), ("b", {}), ("c", {"evaluator": "diagnostics", "metric": "cka"})):
+        two(tmp_path, hits(0.3), hits(0.6), task, **settings)
+    assert compare_folders([tmp_path / "a", tmp_path / "b"]).rows[-1].metric == "2 tasks"
 
 
 def test_no_number_depends_on_the_other_tasks_or_on_chance(tmp_path):
@@ -257,6 +276,7 @@ def test_a_run_is_compared_by_its_newest_evaluation(tmp_path):
     write_scores(tmp_path / "run" / "evaluations" / "step_00000010", "t", hits(0.1))
     write_scores(tmp_path / "run" / "evaluations" / "step_00000200", "t", hits(0.5))
     (tmp_path / "run" / "evaluations" / "step_00000300").mkdir()
+    write_scores(tmp_path / "run" / "evaluations" / "step_00000200.before", "t", hits(0.9))
     write_scores(tmp_path / "b", "t", hits(0.6))
     (row,) = compare_folders([tmp_path / "run", tmp_path / "b"]).rows
     assert row.values == pytest.approx((hits(0.5).mean(), hits(0.6).mean()))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vlp.evaluators.per_sample import MetricSamples, read_samples
-from vlp.evaluators.record import Record
+from vlp.evaluators.record import Record, evaluated_steps
 from vlp.ground.types import RecipeError
 
 OF_A_RUN = "checkpoints"  # a folder that no records have
@@ -79,7 +79,7 @@ def read_run(path: Path) -> ScoredRun:
     Raises:
         RecipeError: There are none, or one is no record.
     """
-    steps = sorted(path.glob("evaluations/step_*"))
+    steps = [*evaluated_steps(path).values()]
     folder = next((step for step in reversed(steps) if any(step.glob("*.json"))), path)
     if not folder.is_dir():
         raise RecipeError(f"there is no folder of records '{path}'; vlp eval MODEL --to FOLDER writes one")

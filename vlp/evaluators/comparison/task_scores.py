@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,8 +15,17 @@ from vlp.evaluators.comparison.same_data import check_same_samples
 from vlp.evaluators.comparison.score_folders import Contestant, value_of
 from vlp.evaluators.per_sample import MetricSamples
 
-LOWER_IS_BETTER = ("median_rank",)
-DESCRIBE_ONLY = ("geometry",)  # evaluators whose numbers are neither good nor bad
+LOWER_IS_BETTER = (
+    *("median_rank", "hubness", "never_retrieved", "followed", "followed_clean"),
+    *("toxicity_crime", "toxicity_nonhuman"),
+)
+NEITHER = ("modality_nmi",)
+# Evaluators whose numbers are neither good nor bad, but for those that end so.
+DESCRIBE_ONLY: Mapping[str, tuple[str, ...]] = {
+    "geometry": (),
+    "tolerance": (),
+    "diagnostics": ("query_auc", "hubness", "never_retrieved", "rankme_image", "rankme_text"),
+}
 Pair = tuple[int, int]
 """Places of two models among those compared."""
 
@@ -103,7 +112,9 @@ def score_task(task: str, models: Sequence[Contestant]) -> tuple[TaskScores, str
 
 def sign_of(evaluator: str, metric: str) -> int:
     """Return 1 where higher is better, -1 where lower is, 0 where neither is."""
-    return 0 if evaluator in DESCRIBE_ONLY else -1 if metric.endswith(LOWER_IS_BETTER) else 1
+    if metric.endswith(NEITHER) or not metric.endswith(DESCRIBE_ONLY.get(evaluator, "")):
+        return 0
+    return -1 if metric.endswith(LOWER_IS_BETTER) else 1
 
 
 def difference_of(

@@ -67,7 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sections = [what, *pages, *failed_gates(records), markdown(told)]
     data = {way: [[vars(row) for row in rows_of(record)] for record in each] for way, each in records.items()}
     words = command_line("robust_proof", arguments)
-    page = write_page(parsed.to, "robust-proof", "Trained against an adversary", words, sections, data)
+    name = "-".join(["robust-proof", *(parsed.tasks if len(parsed.tasks) < len(TASKS) else ())])
+    page = write_page(parsed.to, name, "Trained against an adversary", words, sections, data)
     print("\n\n".join([*pages, f"-> {page}"]))
 
 

@@ -81,6 +81,6 @@ def test_a_try_of_the_whole_way(tmp_path, monkeypatch):
         robust_proof.main(["--quick", "--threads", "1", "--runs", str(tmp_path / "runs"), "--to", str(tmp_path)])
         part = ["--ways", TUNED, "--tasks", TASKS[1], "--runs", str(tmp_path / "runs"), "--to", str(tmp_path / "part")]
         robust_proof.main(["--quick", "--threads", "1", *part])
-    (page,) = (tmp_path / "part").glob("*.md")
+    (page,) = (tmp_path / "part").glob(f"robust-proof-{TASKS[1]}_*.md")
     assert all((name in page.read_text()) == (name in (TUNED, TASKS[1])) for name in (*TASKS, "CLAE", TUNED))
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("outcomes/*")} != {}

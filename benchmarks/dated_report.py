@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,12 +15,12 @@ from vlp.ground.provenance import commit, machine, versions
 
 
 def command_line(name: str, arguments: Sequence[str] | None) -> str:
-    """Return what a benchmark was called with.
+    """Return what a benchmark was called with, as a shell reads it.
 
     Args:
         arguments: Of its `main`; None are those of the process.
     """
-    return " ".join([f"python -m benchmarks.{name}", *(sys.argv[1:] if arguments is None else arguments)])
+    return shlex.join(["python", "-m", f"benchmarks.{name}", *(sys.argv[1:] if arguments is None else arguments)])
 
 
 def write_page(folder: Path, theme: str, title: str, command: str, sections: Sequence[str], found: Any) -> Path:

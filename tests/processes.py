@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import pickle
 import traceback
+import warnings
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from queue import Empty
@@ -93,6 +94,7 @@ def _answers(
 def _run(asked: bytes, rank: int, world_size: int, queue: Any, environment: dict[str, str]) -> None:
     os.environ.clear()  # of the copy, which is as old as the collected tests
     os.environ.update(environment, RANK=str(rank), LOCAL_RANK=str(rank))
+    warnings.resetwarnings()  # of the tests, to which ours are errors
     torch.set_num_threads(1)
     torch_dist.init_process_group("gloo", rank=rank, world_size=world_size)
     try:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 
 import pytest
 import torch
 import torch.distributed as torch_dist
 
 from tests.processes import run_processes
+from vlp.ground.types import VlpWarning
 
 at_start = os.getpid()
 BOTH = pytest.mark.parametrize("fresh", [False, True])
@@ -24,6 +26,10 @@ def summed(rank, world_size, value):
 def failing(rank, world_size):
     if rank == 1:
         raise KeyError("of the second")
+
+
+def warning(rank, world_size):
+    warnings.warn("of this package", VlpWarning, stacklevel=2)
 
 
 def late(rank, world_size):
@@ -43,6 +49,11 @@ def test_answers_come_in_rank_order_and_processes_see_what_the_test_set(monkeypa
 def test_what_failed_is_told():
     with pytest.raises(RuntimeError, match="KeyError: 'of the second'"):
         run_processes(failing, 2)
+
+
+@BOTH
+def test_a_warning_of_this_package_is_no_error_there(fresh):
+    assert run_processes(warning, 1, fresh=fresh) == [None]
 
 
 def test_a_process_that_does_not_answer_is_not_waited_for():

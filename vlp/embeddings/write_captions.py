@@ -23,6 +23,7 @@ from vlp.evaluators.shared import decode_ahead
 from vlp.ground import dist, files
 from vlp.ground.bits import checksum
 from vlp.ground.offers import offers
+from vlp.ground.paths import is_hidden
 from vlp.ground.randomness import mix
 from vlp.ground.types import Captioner, RecipeError
 from vlp.run.launch import check_same, join_evaluation
@@ -166,7 +167,7 @@ def _files_in(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     found = (each for each in path.rglob("*") if each.suffix.lower() in SUFFIXES and each.is_file())
-    return sorted(each for each in found if not any(part.startswith(".") for part in each.relative_to(path).parts))
+    return sorted(each for each in found if not is_hidden(each.relative_to(path)))
 
 
 def _parts(count: int) -> list[range]:

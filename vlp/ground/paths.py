@@ -15,6 +15,15 @@ MOST_SHOWN = 12
 PACKAGE = Path(__file__).resolve().parent.parent
 
 
+def is_hidden(path: Path) -> bool:
+    """Whether a file, or a folder above it, is one that its system does not show, as `._name` of macOS elsewhere.
+
+    Args:
+        path: Relative to what was looked through.
+    """
+    return any(part.startswith(".") for part in path.parts)
+
+
 def folders(noun: str) -> Iterator[Path]:
     """Yield the existing folders of a noun (`recipes`, `data`, `eval`), nearest first."""
     seen: set[Path] = set()

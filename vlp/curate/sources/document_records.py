@@ -10,14 +10,13 @@ from typing import Any, ClassVar
 
 from vlp.curate.sources.columns import Columns
 from vlp.curate.sources.rows import Row, Rows, image_kind, listed_units, read_file, sources, status_of
-from vlp.curate.sources.splits import mixed_splits
+from vlp.curate.sources.splits import refuse_mixed
 from vlp.curate.sources.tables import LINES
 from vlp.data import Captions
 from vlp.data.faults import BadSampleError
 from vlp.data.pixels.decode import decode_image
 from vlp.data.texts.document_layouts import image_names, is_document, passages
 from vlp.data.texts.sample_texts import LARGEST_JSON
-from vlp.ground.types import RecipeError
 
 MEMBER = "json"
 
@@ -94,12 +93,8 @@ class DocumentRecords:
 
     def __init__(self, path: Path, _columns: Columns):
         self.path = path
-        splits = mixed_splits(file.parent.relative_to(path) for file in _files(path)) if path.is_dir() else ()
-        if splits:
-            raise RecipeError(
-                f"{path}: documents of several splits; pack one of them instead: "
-                f"{', '.join(str(path / split) for split in splits)}"
-            )
+        if path.is_dir():
+            refuse_mixed("documents", path, (file.parent for file in _files(path)))
 
     def units(self, size: int) -> Iterator[Rows]:
         """Yield the documents, `size` at a time, in order of their names or lines."""

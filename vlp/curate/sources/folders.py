@@ -12,9 +12,10 @@ from typing import ClassVar
 
 from vlp.curate.sources.columns import Columns
 from vlp.curate.sources.rows import Row, Rows, caption_members, listed_units, sources
-from vlp.curate.sources.splits import mixed_splits
+from vlp.curate.sources.splits import refuse_mixed
 from vlp.curate.sources.tables import JSON, Table
 from vlp.data.pixels.decode import EXTENSIONS
+from vlp.ground.paths import is_hidden
 from vlp.ground.types import RecipeError
 
 # Formats that training does not read are listed and counted, not overlooked.
@@ -78,12 +79,7 @@ class Folder:
 
     def _check_splits(self) -> None:
         """Refuse a folder of several splits."""
-        splits = mixed_splits(image.parent.relative_to(self.path) for image, _ in walk(self.path))
-        if splits:
-            raise RecipeError(
-                f"{self.path}: images of several splits; pack one of them instead: "
-                f"{', '.join(str(self.path / split) for split in splits)}"
-            )
+        refuse_mixed("images", self.path, (image.parent for image, _ in walk(self.path)))
 
     def _check_labels(self) -> None:
         tables = _tables(self.path)
@@ -132,11 +128,6 @@ def _tables(folder: Path) -> list[Path]:
         for path in files
         if path.suffix.lower() == ".parquet" or (Table.takes(path) and path.suffix.lower() != JSON)
     ]
-
-
-def is_hidden(path: Path) -> bool:
-    """Whether a file, or a folder above it, is one that its system does not show, as `._name` of macOS elsewhere."""
-    return any(part.startswith(".") for part in path.parts)
 
 
 def holds_shards(folder: Path) -> bool:

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from vlp.curate.sources.columns import Columns
-from vlp.curate.sources.folders import holds_images, is_hidden
+from vlp.curate.sources.folders import holds_images
 from vlp.curate.sources.rows import JSON_KEY, Row, Rows, sources
 from vlp.curate.sources.splits import chosen_splits, column_of_splits, count_splits, split_of_file
 from vlp.curate.sources.tables import named, row_of
 from vlp.ground.errors import first_line
+from vlp.ground.paths import is_hidden
 from vlp.ground.types import RecipeError
 
 SUFFIX = ".parquet"

@@ -41,18 +41,26 @@ def split_of_file(path: Path) -> str:
     return ""
 
 
-def mixed_splits(folders: Iterable[Path]) -> list[Path]:
-    """Return folders that lie beside each other and are called as splits are; none where no two do.
+def refuse_mixed(noun: str, path: Path, folders: Iterable[Path]) -> None:
+    """Look for folders that lie beside each other and are called as splits are.
 
     Args:
-        folders: What is to be one data set, relative to it.
+        noun: What is to be one data set.
+        path: Where it is.
+        folders: In which its parts are.
+
+    Raises:
+        RecipeError: Two do.
     """
     beside: dict[Path, set[Path]] = {}
-    for folder in set(folders):
+    for folder in {folder.relative_to(path) for folder in set(folders)}:
         for each in (folder, *folder.parents):
             if is_split(each.name):
                 beside.setdefault(each.parent, set()).add(each)
-    return next((sorted(found) for _, found in sorted(beside.items()) if len(found) > 1), [])
+    splits = next((sorted(found) for _, found in sorted(beside.items()) if len(found) > 1), None)
+    if splits is not None:
+        places = ", ".join(str(path / split) for split in splits)
+        raise RecipeError(f"{path}: {noun} of several splits; pack one of them instead: {places}")
 
 
 def column_of_splits(names: Iterable[str]) -> str:

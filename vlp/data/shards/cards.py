@@ -279,10 +279,10 @@ class Card(Strict):
         anchor, parts = Path(Path(location).anchor), Path(location).parts
         found = list(anchor.glob(str(Path(*parts[1:]))))
         first = next(place for place, part in enumerate(parts) if _is_glob(part))
-        if any(part.startswith(".") for part in parts[first:]):
+        if paths.is_hidden(Path(*parts[first:])):
             return [str(path) for path in found]
         # As in a shell: macOS puts `._000.tar` beside `000.tar` on disks of other systems.
-        return [str(path) for path in found if not any(part.startswith(".") for part in path.parts[first:])]
+        return [str(path) for path in found if not paths.is_hidden(Path(*path.parts[first:]))]
 
 
 def _is_no_file(name: str) -> bool:

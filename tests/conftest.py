@@ -8,7 +8,6 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,16 +28,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--renew-slow", action="store_true", help=f"write {slow.LIST.name} anew from this run")
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_cmdline_main(config: pytest.Config) -> Iterator[None]:
-    """Look for one part on two cores, where all tests are asked and nobody wants to talk to them."""
+def wants_one_part(config: pytest.Config) -> bool:
+    """Return whether all tests are asked about one part, and nobody talks to them or shares them otherwise."""
     option = config.option
+    talks = option.usepdb or option.trace or option.capture == "no" or option.collectonly
+    shares = getattr(option, "numprocesses", None) is not None or hasattr(config, "workerinput")
     asks_all = option.keyword and not option.markexpr and config.args == config.getini("testpaths")
-    alone = option.collectonly or option.usepdb or option.capture == "no" or (os.cpu_count() or 1) < 2
-    alone |= hasattr(config, "workerinput")
-    if asks_all and not alone and getattr(option, "numprocesses", 0) is None:
-        option.numprocesses, option.dist = 2, "worksteal"
-    return (yield)
+    return bool(asks_all) and not talks and not shares and (os.cpu_count() or 1) > 1
 
 
 def gives_out(config: pytest.Config) -> bool:
@@ -56,6 +52,10 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(slow.Stopwatch())
     if config.getoption("keyword") and not config.getoption("markexpr"):
         config.pluginmanager.register(slow.QuickAnswer())
+    if wants_one_part(config):
+        from tests.sharing import Shared
+
+        config.pluginmanager.register(Shared())
     cache = getattr(config, "cache", None)
     narrowing.remembered.update({} if cache is None else cache.get(COMPUTED, {}))
 

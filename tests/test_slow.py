@@ -91,19 +91,18 @@ def test_what_was_asked_for_alone_runs_however_long_it_takes(collected):
 
 
 @pytest.mark.parametrize(
-    ("options", "num_processes"),
+    ("options", "is_shared"),
     [
-        (["-k", "sigmoid"], 2),
-        (["-k", "sigmoid", "-n", "0"], 0),
-        (["-k", "sigmoid", "-m", "slow"], None),
-        (["-k", "sigmoid", "--pdb"], None),
-        (["-k", "sigmoid", "tests/pairs"], None),
-        ([], None),
+        (["-k", "sigmoid"], True),
+        (["-k", "sigmoid", "-n", "0"], False),
+        (["-k", "sigmoid", "-m", "slow"], False),
+        (["-k", "sigmoid", "--pdb"], False),
+        (["-k", "sigmoid", "-s"], False),
+        (["-k", "sigmoid", "tests/pairs"], False),
+        ([], False),
     ],
 )
-def test_one_part_of_all_is_looked_for_on_two_cores(pytestconfig, monkeypatch, options, num_processes):
+def test_one_part_of_all_is_looked_for_on_two_cores(pytestconfig, monkeypatch, options, is_shared):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr("os.cpu_count", lambda: 2)
-    asked = pytestconfig.__class__.fromdictargs({}, options)
-    list(conftest.pytest_cmdline_main(asked))
-    assert asked.option.numprocesses == num_processes
+    assert conftest.wants_one_part(pytestconfig.__class__.fromdictargs({}, options)) is is_shared

@@ -62,6 +62,13 @@ def theirs(tmp_path_factory):
     return folder, model
 
 
+@pytest.fixture
+def described(tmp_path):
+    """A folder that says what the model is, and holds none."""
+    transformers.SiglipConfig(text_config=TEXT, vision_config=VISION).save_pretrained(tmp_path)
+    return tmp_path
+
+
 @torch.no_grad()
 def test_a_siglip_of_transformers_is_the_same_model(theirs):
     folder, model = theirs
@@ -99,35 +106,29 @@ def test_what_timm_has_not_is_refused(tmp_path, change, words_of_refusal):
         load_model(str(tmp_path))
 
 
-def test_images_are_prepared_as_the_processor_says_that_transformers_5_writes(theirs, tmp_path):
-    folder, _ = theirs
+def test_images_are_prepared_as_the_processor_says_that_transformers_5_writes(described):
     images = transformers.SiglipImageProcessor(image_mean=[0.1, 0.2, 0.3], image_std=[0.4, 0.5, 0.6], resample=2)
-    transformers.SiglipProcessor(images, words()).save_pretrained(tmp_path)
-    (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
-    assert not (tmp_path / "preprocessor_config.json").exists()
-    found = read_folder(tmp_path)["preprocess_cfg"]
+    transformers.SiglipProcessor(images, words()).save_pretrained(described)
+    assert not (described / "preprocessor_config.json").exists()
+    found = read_folder(described)["preprocess_cfg"]
     assert (found["mean"], found["std"]) == ([0.1, 0.2, 0.3], [0.4, 0.5, 0.6])
     assert (found["interpolation"], found["resize_mode"]) == ("bilinear", "squash")
 
 
 @pytest.mark.parametrize("content", [None, "[]", '{"do_rescale": true}'])
-def test_images_of_a_siglip_that_says_nothing_of_them_are_prepared_as_its_class_does(theirs, tmp_path, content):
-    folder, _ = theirs
-    (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
+def test_images_of_a_siglip_that_says_nothing_of_them_are_prepared_as_its_class_does(described, content):
     if content is not None:
-        (tmp_path / "preprocessor_config.json").write_text(content)
-    found, usual = read_folder(tmp_path)["preprocess_cfg"], transformers.SiglipImageProcessor()
+        (described / "preprocessor_config.json").write_text(content)
+    found, usual = read_folder(described)["preprocess_cfg"], transformers.SiglipImageProcessor()
     assert (found["mean"], found["std"]) == (tuple(usual.image_mean), tuple(usual.image_std))
     assert (found["interpolation"], found["resize_mode"]) == ("bicubic", "squash")
 
 
-def test_images_that_are_not_normalised_stay_so_and_an_unknown_filter_is_refused(theirs, tmp_path):
-    folder, _ = theirs
-    (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
+def test_images_that_are_not_normalised_stay_so_and_an_unknown_filter_is_refused(described):
     images = transformers.SiglipImageProcessor(do_normalize=False)
-    images.save_pretrained(tmp_path)
-    found = read_folder(tmp_path)["preprocess_cfg"]
+    images.save_pretrained(described)
+    found = read_folder(described)["preprocess_cfg"]
     assert (set(found["mean"]), set(found["std"])) == ({0.0}, {1.0})
-    transformers.SiglipImageProcessor(resample=1).save_pretrained(tmp_path)
+    transformers.SiglipImageProcessor(resample=1).save_pretrained(described)
     with pytest.raises(RecipeError, match=r"resized by filter 1 of Pillow, open_clip knows 3 \(bicubic\) and 2"):
-        read_folder(tmp_path)
+        read_folder(described)

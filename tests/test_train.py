@@ -97,6 +97,20 @@ def test_what_terms_learn_is_the_same_on_two_processes(tmp_path, shards):
             assert double[key] == pytest.approx(single[key], rel=1e-3), key  # float32 sums in another order, 6 steps
 
 
+@pytest.mark.processes
+def test_batch_norms_see_the_batches_of_two_processes(tmp_path, shards):
+    for rank in range(2):
+        (tmp_path / str(rank)).mkdir()
+    normed = ("model.image={type: timm, name: test_resnet, image_size: 32}",)
+    one = train(tiny_recipe(tmp_path, shards, "name=one", *normed))
+    two = run_processes(_train_with_others, 2, str(tmp_path), shards, normed)
+    for single, double in zip(lines(one)[:2], two[0], strict=False):
+        for key in ("loss", "gradient_norm/image", "gradient_norm/text"):
+            assert double[key] == pytest.approx(single[key], rel=2e-3), (
+                key
+            )  # what rounding adds grows from step to step
+
+
 def test_the_same_seed_twice_gives_the_same_run(tmp_path, shards):
     first = train(tiny_recipe(tmp_path, shards, "name=first"))
     second = train(tiny_recipe(tmp_path, shards, "name=second"))

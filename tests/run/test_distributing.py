@@ -22,7 +22,7 @@ def test_norms_that_see_whole_batches_keep_their_activations(name):
     model = tiny_model(image={"type": "timm", "name": name}).eval()
     pixels = tiny_batch(model, ["a cat", "a dog"])[0][0]
     before = model.embed_images(pixels)
-    norm_whole_batches(model)
+    norm_whole_batches(model, torch.device("cuda"))
     norms = [module for module in model.core.modules() if isinstance(module, _BatchNorm)]
     assert norms and all(isinstance(norm, SyncBatchNorm) for norm in norms)
     assert torch.equal(model.embed_images(pixels), before)

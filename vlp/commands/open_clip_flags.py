@@ -70,7 +70,7 @@ FLAGS: dict[str, Flag] = {
     "force-patch-dropout": Flag("model.image.patch_dropout", ""),
     "force-custom-text": Flag("", "Towers are always apart."),
     "force-naflex-vision": NAFLEX,
-    "use-bn-sync": Flag("", "Batch norm stays on its process; it is refused with micro-batches."),
+    "use-bn-sync": Flag("", "Always: batch norms see the batches of all processes. They refuse micro-batches."),
     "use-bnb-linear": Flag("", "There are no 8-bit layers here."),
     "cache-dir": Flag("", "`HF_HOME` and `XDG_CACHE_HOME` say where."),
     # how long, how fast

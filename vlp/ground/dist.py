@@ -14,6 +14,7 @@ from typing import Any, TypeVar, cast
 import torch
 import torch.distributed as torch_dist
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from vlp.ground.types import RecipeError
 
@@ -122,6 +123,23 @@ def all_reduce_sum(value: Tensor, group: Group = None) -> Tensor:
     if world_size(group) > 1:
         torch_dist.all_reduce(value, group=group)
     return value
+
+
+def total(local: Tensor, group: Group = None) -> Tensor:
+    """Return the sum over processes, the same everywhere; gradients flow to every process."""
+    return local if world_size(group) == 1 else _Total.apply(local, group)
+
+
+class _Total(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, local: Tensor, group: Group) -> Tensor:
+        ctx.group = group
+        return all_reduce_sum(local, group)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return all_reduce_sum(gradient, ctx.group), None
 
 
 def all_reduce_max(value: Tensor, group: Group = None) -> Tensor:

@@ -298,7 +298,7 @@ class Pairs:
 
     def total(self, local: Tensor) -> Tensor:
         """Return the sum over processes of a tensor, the same everywhere; gradients flow to every process."""
-        return local if self.num_processes == 1 else _Total.apply(local, self.group)
+        return dist.total(local, self.group)
 
     def log_total_exp(self, values: Float[Tensor, " n"]) -> Float[Tensor, ""]:
         """Return the log-sum-exp over the whole batch, the same on every process; gradients flow to all."""
@@ -322,18 +322,6 @@ class Pairs:
         """Return how many samples each process has (one small collective)."""
         count = torch.tensor([self.num_local], device=self.image.device)
         return [int(n) for n in dist.all_gather_rows(count, self.group)]
-
-
-class _Total(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, local: Tensor, group: dist.Group) -> Tensor:
-        ctx.group = group
-        return dist.all_reduce_sum(local, group)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return dist.all_reduce_sum(gradient, ctx.group), None
 
 
 class _Gather(torch.autograd.Function):

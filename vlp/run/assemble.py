@@ -213,8 +213,8 @@ def assemble(recipe: Recipe, *, resume: bool, allow_changes: bool) -> Run:
         settle_stored_teachers(recipe, towers, stream, used, num_steps)
     claim = claim_folder(recipe, stream.samples, towers.loaded, resume=resume, allow_changes=allow_changes)
     towers.train()
-    if towers.has_batch_norm and dist.world_size() > 1 and accelerator.device.type == "cuda":
-        norm_whole_batches(towers)
+    if towers.has_batch_norm and dist.world_size() > 1:
+        norm_whole_batches(towers, accelerator.device)
     if recipe.train.float8 is not None:
         blocks = (*blocks_of(towers.core.visual), *blocks_of(towers.core.text))
         multiply_in_float8(blocks, scales=recipe.train.float8, emulate=accelerator.device.type != "cuda")

@@ -20,6 +20,7 @@ from vlp.ground.types import RecipeError
 from vlp.recipe.schema import Recipe
 from vlp.towers.dual import DualEncoder
 from vlp.towers.sharding import shard
+from vlp.towers.whole_batch_norm import put_whole_batch_norms
 
 REFUSED_OF_FSDP = {
     "fsdp_offload_params": "parameters stay on the device",
@@ -28,12 +29,16 @@ REFUSED_OF_FSDP = {
 }
 
 
-def norm_whole_batches(towers: DualEncoder) -> None:
+def norm_whole_batches(towers: DualEncoder, device: torch.device) -> None:
     """Let batch norms see the batches of all processes.
 
-    timm converts its own, which hold their activation: torch's converter takes them for plain ones, without any.
+    On a GPU torch does that. timm converts its own norms, which hold their activation: torch's converter takes them for
+    plain ones, without any.
     """
-    towers.core = convert_sync_batchnorm(towers.core)
+    if device.type == "cuda":
+        towers.core = convert_sync_batchnorm(towers.core)
+    else:
+        put_whole_batch_norms(towers.core)
 
 
 def is_sharded() -> bool:

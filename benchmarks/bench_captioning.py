@@ -72,7 +72,7 @@ def measure(form: str, tokens: int, width: int) -> dict[str, float]:
     forward = time.process_time() - started
     losses.mean().backward()
     seconds = time.process_time() - started
-    return {"forward": forward, "seconds": seconds, "bytes": float(_peak() - before), "loss": float(losses.mean())}
+    return {"forward": forward, "seconds": seconds, "bytes": float(_peak() - before), "loss": losses.mean().item()}
 
 
 def _peak() -> int:

@@ -48,8 +48,8 @@ TUNING = (
 WAYS = FROM_SCRATCH | {TUNED: TUNING}
 WHAT = (
     "Accuracy in percent, mean over seeds (standard deviation): on clean images, and what is left of it within balls "
-    "of some 255ths, each image as that attack left it that did worst to it. Cost: processor minutes of a training, "
-    "the clean one that FARE starts from not counted."
+    "of some 255ths, each image as that attack left it that did worst to it. Cost: processor minutes of a training; "
+    "the clean one that FARE starts from is not counted."
 )
 
 
@@ -63,7 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     pages = [f"**{task}**\n\n{markdown(table(task, records, costs))}" for task in parsed.tasks]
     settings = {way: WAYS[way] for way in parsed.ways}
     told = [["way", "settings"], *([way, f"`{' '.join(each) or '-'}`"] for way, each in settings.items())]
-    what = f"{parsed.seeds} seeds, {parsed.samples:,} pairs from scratch, {parsed.steps} steps of FARE. {WHAT}"
+    tuned_for = f", {parsed.steps} steps of FARE" if TUNED in parsed.ways else ""
+    what = f"{parsed.seeds} seeds, {parsed.samples:,} pairs from scratch{tuned_for}. {WHAT}"
     sections = [what, *pages, *failed_gates(records), markdown(told)]
     data = {way: [[vars(row) for row in rows_of(record)] for record in each] for way, each in records.items()}
     words = command_line("robust_proof", arguments)

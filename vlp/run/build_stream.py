@@ -22,6 +22,7 @@ from vlp.data.regions import Regions
 from vlp.data.sample_groups import read_groups
 from vlp.data.shards.cards import load_card
 from vlp.data.texts.documents import Documents
+from vlp.data.uploads import Uploads, link_to
 from vlp.ground import dist
 from vlp.ground.cores import fair_share
 from vlp.ground.patch_budget import PatchBudget
@@ -66,7 +67,7 @@ def build_stream(recipe: Recipe, towers: DualEncoder, device: torch.device) -> S
         workers=count_workers(data.workers, device),
         worker_timeout=data.worker_timeout,
         bad_sample_budget=data.bad_sample_budget,
-        pin_memory=device.type == "cuda",
+        upload=Uploads(device, link_to(device)),
         quarantine=recipe.folder / "quarantine.jsonl",
         max_patches=data.max_patches,
     )

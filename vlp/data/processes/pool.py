@@ -40,7 +40,8 @@ from typing import Any
 
 import torch
 
-from vlp.data.batches import LocalBatches, Packet, Piece
+from vlp.data.batch_rows import Piece
+from vlp.data.batches import LocalBatches, Packet
 from vlp.data.processes.ring import Board, Ring
 from vlp.data.processes.worker import Reply, Wanted, serve
 from vlp.data.uploads import Uploads

@@ -36,6 +36,7 @@ class BatchRows:
     interleaved: Interleaved | None = None
     grids: Int64[NDArray[np.int64], "views n 2"] | None = None
     regions: RegionRows | None = None
+    encoded: tuple[bytearray | None, ...] = ()  # files whose pixels are not written yet
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,7 +18,9 @@ from vlp.data.order.batch_sizes import BatchSizes
 from vlp.data.order.patch_budgets import PatchBudgets
 from vlp.data.order.shuffle import Order, Substitutes
 from vlp.data.pixels.augment import NUM_DRAWS
-from vlp.data.pixels.decode import open_picture
+from vlp.data.pixels.crop import rows_of
+from vlp.data.pixels.decode import JpegPicture, Picture, open_picture
+from vlp.data.pixels.device_decode import DeviceDecoder
 from vlp.data.regions import Region, region_rows
 from vlp.data.samples import Sample, SampleSet
 from vlp.data.texts.captions import Caption
@@ -28,7 +30,7 @@ from vlp.data.views import Views
 from vlp.ground.patch_budget import PatchBudget
 from vlp.ground.randomness import DEVICE, fold, uniform_rows
 from vlp.ground.tokenizing import Tokenizer
-from vlp.ground.types import Batch
+from vlp.ground.types import Batch, send
 
 # With half of all samples bad, one place in 10^30 stays empty.
 MOST_SUBSTITUTES = 100
@@ -49,6 +51,7 @@ class DecodedSample:
     Args:
         excerpt: What is shown of it, where samples are documents.
         region: A part of the first image view, where one is wanted and there is one.
+        encoded: The image, where it is decoded later.
     """
 
     id: int
@@ -58,6 +61,7 @@ class DecodedSample:
     is_blank: bool = False
     excerpt: Excerpt | None = None
     region: Region | None = None
+    encoded: bytearray | None = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,7 @@ class Decoder:
 
     Args:
         kept: Embeddings of images; a sample that has one there is left without pixels.
+        on_device: Decodes images that are left to it once they are in the trainer.
     """
 
     samples: SampleSet
@@ -74,6 +79,7 @@ class Decoder:
     max_pixels: int
     max_bytes: int
     kept: KeptRows | None = None
+    on_device: DeviceDecoder | None = None
 
     def __call__(self, epoch: int, number: int, into: UInt8[NDArray, "views h w 3"]) -> DecodedSample:
         """Read, decode, crop and word one sample; its pixels are written, its words returned.
@@ -90,9 +96,22 @@ class Decoder:
             nothing = np.zeros((len(into), 5), dtype=np.float32)
             return DecodedSample(number, captions, sample.source, nothing, is_blank=True)
         picture = open_picture(sample.read_image(self.max_bytes), self.max_pixels)
-        cuts = self.views.images(picture, self.seed, epoch, number, into)
+        encoded = None
+        if (left := self._leave(picture, epoch, number)) is not None:
+            encoded, cuts = left
+        else:
+            cuts = self.views.images(picture, self.seed, epoch, number, into)
         region = self.views.region(sample, picture, cuts[0], self.seed, epoch, number)
-        return DecodedSample(number, captions, sample.source, cuts, region=region)
+        return DecodedSample(number, captions, sample.source, cuts, region=region, encoded=encoded)
+
+    def _leave(
+        self, picture: Picture, epoch: int, number: int
+    ) -> tuple[bytearray, Float32[NDArray[np.float32], "views 5"]] | None:
+        """Return an image and what is taken of it, where the device is to decode it."""
+        if self.on_device is None or not isinstance(picture, JpegPicture):
+            return None
+        cuts = self.views.cuts(picture, self.seed, epoch, number)
+        return (bytearray(picture.data), rows_of(cuts)) if self.on_device.takes(picture, cuts) else None
 
     def _document(self, sample: Sample, epoch: int, into: UInt8[NDArray, "views h w 3"]) -> DecodedSample:
         excerpt = self.views.excerpt(sample, self.seed, epoch, sample.id)
@@ -204,6 +223,8 @@ class LocalBatches:
             parts: All of them, in order.
             images: The pixels that they have written.
         """
+        if self.decoder.on_device is not None:
+            parts, images = self._decode_left(self.decoder.on_device, number, parts, images)
         faults: tuple[Fault, ...] = ()
         rows: list[BatchRows] = []
         for part in parts:
@@ -216,6 +237,29 @@ class LocalBatches:
             images = images[:, :, :height].contiguous()
         batch = join_rows(rows, images, self.tokenizer.pad_id)
         return Packet(replace(batch, num_negatives=self.decoder.views.num_negatives), faults)
+
+    def _decode_left(
+        self, on_device: DeviceDecoder, number: int, parts: Sequence[Piece], images: UInt8[Tensor, "views n h w 3"]
+    ) -> tuple[list[Piece], UInt8[Tensor, "views n h w 3"]]:
+        """Decode what was left to the device; return the parts, and all pixels there.
+
+        A part with an image that nobody can decode is made anew here, where substitutes are found as ever.
+        """
+        shown = torch.empty(images.shape, dtype=torch.uint8, device=on_device.device)
+        done, start = [], 0
+        for part in parts:
+            bad = {fault.id: BadSampleError(fault.reason, fault.detail) for fault in part.faults}
+            while part.rows is not None and (found := _decode_rows(on_device, part.rows, start, images, shown)):
+                bad |= {int(part.rows.visits[row, 1]): error for row, error in found.items()}
+
+                def refuse(sample: int, bad: Mapping[int, BadSampleError] = bad) -> None:
+                    if sample in bad:
+                        raise BadSampleError(bad[sample].reason, bad[sample].detail)
+
+                part = self.part(number, start, start + len(part.rows.ids), images.numpy(), refuse)
+            done.append(part)
+            start += 0 if part.rows is None else len(part.rows.ids)
+        return done, shown
 
     def _load(
         self,
@@ -262,9 +306,26 @@ class LocalBatches:
             blank=np.array([sample.is_blank for sample in loaded]),
             caption_keys=keys_of(tokens.numpy(), lengths.numpy()).reshape(num_texts, -1),
             cuts=np.stack([sample.cuts for sample in loaded], axis=1),
+            encoded=tuple(sample.encoded for sample in loaded) if self.decoder.on_device else (),
             interleaved=interleaved,
             grids=None if budget is None else budget.grids([sample.cuts for sample in loaded]),
             regions=None
             if self.decoder.views.regions is None
             else region_rows([sample.region for sample in loaded], self.tokenizer),
         )
+
+
+def _decode_rows(
+    on_device: DeviceDecoder,
+    rows: BatchRows,
+    start: int,
+    images: UInt8[Tensor, "views n h w 3"],
+    shown: UInt8[Tensor, "views n h w 3"],
+) -> dict[int, BadSampleError]:
+    """Fill rows on the device from `start` on, by what the host has decoded and by what was left."""
+    on_host = [start + row for row, data in enumerate(rows.encoded) if data is None]
+    if on_host:
+        places = torch.tensor(on_host)
+        shown.index_copy_(1, send(places, shown.device), send(images[:, places], shown.device))
+    left = {row: data for row, data in enumerate(rows.encoded) if data is not None}
+    return on_device(left, rows.cuts, shown[:, start:])

@@ -19,6 +19,7 @@ from vlp.data.order.batch_sizes import BatchSizes
 from vlp.data.order.patch_budgets import PatchBudgets
 from vlp.data.order.shuffle import Order, Shuffle
 from vlp.data.pixels.decode import MOST_BYTES, MOST_PIXELS
+from vlp.data.pixels.device_decode import DeviceDecoder
 from vlp.data.processes.pool import Health, Pool
 from vlp.data.samples import SampleSet
 from vlp.data.shards.prefetch import Needed, Prefetcher
@@ -53,6 +54,7 @@ class Stream:
         quarantine: File that lists every bad sample once; processes after the first add their number to its name.
         max_pixels: Images with more are refused by their header.
         max_bytes: Image files with more are not even read.
+        on_device: Decodes JPEGs where the model computes; batches then come with their pixels there.
         max_patches: Where images keep their aspect ratio, how many patches they may have, one number drawn for each
             batch; that of `views` without any.
     """
@@ -76,6 +78,7 @@ class Stream:
         quarantine: Path | None = None,
         max_pixels: int = MOST_PIXELS,
         max_bytes: int = MOST_BYTES,
+        on_device: DeviceDecoder | None = None,
         max_patches: Sequence[int] = (),
     ):
         sizes = BatchSizes(batch_size, first_batches)
@@ -93,7 +96,7 @@ class Stream:
         self._quarantine = Quarantine(quarantine, rank)
         self._batches = LocalBatches(
             samples,
-            Decoder(samples, views, seed, max_pixels, max_bytes),
+            Decoder(samples, views, seed, max_pixels, max_bytes, on_device=on_device),
             tokenizer,
             order or Shuffle(len(samples), seed, len(samples.parts)),
             sizes,

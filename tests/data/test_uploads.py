@@ -169,6 +169,15 @@ def test_where_memory_cannot_be_locked_batches_are_copied_once_more_and_a_line_s
     assert equal(found, take(open_stream(card), 9)) and found[0].images.nbytes in link.copied
 
 
+def test_a_driver_that_is_not_there_is_one_that_refuses(open_stream, card):
+    link = LateLink()
+    link.lock = CudaLink(torch.device("cuda", 0)).lock  # no device is to be seen in these tests
+    stream = open_stream(card, workers=1, upload=Uploads(CPU, link))
+    with pytest.warns(VlpWarning, match=r"cannot be page-locked \(\S+"):
+        found = uploaded(stream, 3)
+    assert equal(found, take(open_stream(card), 3))
+
+
 # ---------------------------------------- CUDA
 def test_only_cuda_reads_memory_of_the_host():
     assert link_to(CPU) is None and link_to(torch.device("meta")) is None
@@ -192,7 +201,7 @@ def test_work_waits_for_a_copy_and_the_host_for_a_step_long_before(open_stream, 
     monkeypatch.setattr(torch.cuda, "current_stream", lambda _: work)
     monkeypatch.setattr(torch.cuda, "Stream", lambda _: copies)
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext(story.append(f"on {stream.name}")))
-    monkeypatch.setattr(torch.cuda, "Event", lambda: Told(story, f"event {next(numbers)}"))
+    monkeypatch.setattr(torch.cuda, "Event", lambda **_: Told(story, f"event {next(numbers)}"))
     monkeypatch.setattr(torch.Tensor, "record_stream", lambda _, stream: story.append(f"kept for {stream.name}"))
     link = CudaLink(CPU)
     (batch,) = take(open_stream(card), 1)

@@ -119,11 +119,10 @@ class CudaLink:
         Raises:
             RuntimeError: The driver refuses; it does so where the kernel or the limits of the process do.
         """
-        try:
-            torch.cuda.check_error(torch.cuda.cudart().cudaHostRegister(address, size, PORTABLE))
-        except RuntimeError:
+        runtime = torch.cuda.cudart()
+        if code := int(runtime.cudaHostRegister(address, size, PORTABLE)):
             self._forget_error()
-            raise
+            raise RuntimeError(f"{runtime.cudaGetErrorString(runtime.cudaError(code))}: error {code} of CUDA")
 
     def unlock(self, address: int) -> None:
         """Undo `lock`; what cannot be undone ends with the process."""
@@ -161,7 +160,7 @@ class CudaLink:
 
 
 def _mark(stream: torch.cuda.Stream) -> torch.cuda.Event:
-    event = torch.cuda.Event()
+    event = torch.cuda.Event(blocking=True)  # a host that waits leaves its core to decoders
     event.record(stream)
     return event
 

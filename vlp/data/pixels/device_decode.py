@@ -17,6 +17,7 @@ from torch import Tensor
 from vlp.data.faults import BadSampleError
 from vlp.data.pixels.crop import Crop, Cut, prefers_columns
 from vlp.data.pixels.decode import JpegPicture, Picture, frame_of, open_picture
+from vlp.ground.errors import first_line
 from vlp.ground.types import RecipeError
 
 # What nvJPEG is known for; all else is left to the decoder of the host.
@@ -148,7 +149,7 @@ def check_decodes(device: torch.device) -> None:
         decode_jpegs([bytearray(simplejpeg.encode_jpeg(np.zeros((16, 16, 3), np.uint8)))], device)
     except (AttributeError, ImportError, RuntimeError) as error:
         raise RecipeError(
-            f"data.decode=device: torchvision cannot decode JPEGs on {device} ({str(error).splitlines()[0]}): install "
+            f"data.decode=device: torchvision cannot decode JPEGs on {device} ({first_line(error)}): install "
             "one that was built with nvJPEG for this CUDA, or set data.decode=host"
         ) from error
 

@@ -45,6 +45,7 @@ from vlp.data.batches import LocalBatches, Packet
 from vlp.data.processes.ring import Board, Ring
 from vlp.data.processes.worker import Reply, Wanted, serve
 from vlp.data.uploads import Uploads
+from vlp.ground.errors import first_line
 from vlp.ground.types import RecipeError, VlpWarning
 
 # Costs the trainer 0.3 ms per chunk, and a process 30 ms or more: a low price and a short wait.
@@ -237,7 +238,7 @@ class Pool:
         except (OSError, RuntimeError) as error:
             warnings.warn(
                 f"data.workers: the {math.ceil(self._ring.num_bytes / 2**20)} MiB that decoding processes write into "
-                f"cannot be page-locked ({str(error).splitlines()[0]}), so the trainer copies each batch once more on "
+                f"cannot be page-locked ({first_line(error)}), so the trainer copies each batch once more on "
                 "its way to the device: raise the limit of locked memory (ulimit -l), or lower data.workers or "
                 "train.batch_size",
                 VlpWarning,

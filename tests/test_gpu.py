@@ -34,6 +34,7 @@ def losses(run):
     [
         ((), 2e-3),  # TF32 in the towers
         (("train.deterministic=true",), 1e-4),
+        (("data.workers=2",), 2e-3),  # out of page-locked memory
         (("train.micro_batches=2",), 2e-3),
         (("train.precision=bfloat16",), 3e-2),
         (("train.precision=float16",), 3e-2),
@@ -68,6 +69,15 @@ def _on_the_cpu(folder, shards, *overrides):
     command = [sys.executable, "-m", "vlp.train", str(folder / "recipe.yaml"), *words]
     subprocess.run(command, check=True, env={**os.environ, **hidden})
     return losses(folder / "runs" / "cpu")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_run_whose_images_are_decoded_on_the_gpu_learns_the_same(tmp_path, shards, workers):
+    """Images of noise have chroma that no two decoders smooth alike."""
+    settings = (STILL, "data.crop.decoding=exact", f"data.workers={workers}")
+    expected = losses(train(tiny_recipe(tmp_path, shards, "name=host", *settings)))
+    found = losses(train(tiny_recipe(tmp_path, shards, "name=device", "data.decode=device", *settings)))
+    assert found == pytest.approx(expected, rel=0.1)
 
 
 def test_a_run_that_is_resumed_on_the_gpu_repeats(tmp_path, shards):

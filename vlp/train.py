@@ -72,7 +72,7 @@ def train(recipe: Recipe, *, resume: bool = False, allow_changes: bool = False) 
                 batches = begin_round(run, log, clock, rounds, step, position, watchdog)
             batch = next(batches)
             has_twins = dist.any_equal(batch.ids)  # while ids are on the CPU, where nobody waits for them
-            batch = batch.to(run.device)
+            batch = run.stream.upload(batch)
             for optimizer in run.optimizers:
                 set_learning_rate(optimizer, run.rate(step), step)
             report, norms = one_step(run, batch, step, has_twins=has_twins)

@@ -15,6 +15,7 @@ from typing import Any
 from unittest.mock import patch
 
 from benchmarks.gpu.cases import Case, Finding, Setting
+from benchmarks.gpu.feed import decoded
 from benchmarks.gpu.jpegs import CARD, READY
 from benchmarks.gpu.steps import TINY, drawn_on, synthetic_recipe
 from benchmarks.gpu.timing import wait
@@ -23,7 +24,7 @@ from vlp.recipe.schema import Recipe
 
 WORKERS, TOY_WORKERS = (14, 8, 4), (2, 1)
 BATCH, TOY_BATCH = 1024, 8
-SECONDS, TOY_SECONDS = 8.0, 1.0
+SECONDS, TOY_SECONDS = 6.0, 1.0
 WARM_UP = 4
 MOST_PATIENCE = 25.0  # seconds that the JPEGs may still take when this phase begins
 WANTED_SHARE = 0.9
@@ -39,6 +40,16 @@ def cases(setting: Setting) -> Iterator[Case]:
         words = f">= {WANTED_SHARE:.0%} of the pairs/s of phase C" if number == max(WORKERS) else ""
         name = f"decoding processes: {number}"
         yield Case(name, lambda number=number: fed(setting, number), words, seconds=30, alone=True)
+    few, needs = min(WORKERS), "" if setting.device == "cuda" else "CUDA, for nvJPEG"
+    yield Case("nvJPEG beside the host's decoder", lambda: decoded(setting), "the same pictures", alone=True)
+    yield Case(
+        f"decoding processes: {few}, decoded on the device",
+        lambda: fed(setting, few, "data.decode=device"),
+        f"more pairs/s than with {few} that decode",
+        seconds=30,
+        alone=True,
+        needs=needs,
+    )
     words = f"checkpoint 4 to {EXPECTED_SAVE:.0f} s"
     yield Case(f"checkpoint, evaluation of {TASK}", lambda: aside(setting), words, seconds=40, alone=True)
 
@@ -85,9 +96,10 @@ class Enough(Exception):  # noqa: N818 (nothing is wrong)
     """The run has been watched long enough."""
 
 
-def fed(setting: Setting, workers: int) -> Finding:
+def fed(setting: Setting, workers: int, *overrides: str) -> Finding:
     """Train on JPEGs for a while."""
-    recipe = _recipe(setting, f"workers_{workers}", f"data.workers={workers}", "log.every=5")
+    name = f"workers_{workers}" + ("_device" if overrides else "")
+    recipe = _recipe(setting, name, f"data.workers={workers}", "log.every=5", *overrides)
     timed = Timed(TOY_SECONDS if setting.is_toy else SECONDS, setting.device)
     with (
         drawn_on(setting.device),

@@ -10,6 +10,7 @@ from importlib import metadata
 from types import ModuleType
 
 from benchmarks.gpu.cases import Case, Finding, Setting
+from benchmarks.gpu.feed import from_the_ring
 from benchmarks.gpu.timing import H100, MILLI, median, seconds_of
 from vlp.ground.provenance import LIBRARIES, machine, versions
 
@@ -33,6 +34,8 @@ def cases(setting: Setting) -> Iterator[Case]:
             needs=cuda if name == "tf32" else "",
         )
     yield Case("host to device, 1,024 images", upload, "3 to 6 ms from pinned memory", needs=cuda)
+    words = "as fast, out of the memory that decoders fill; the host goes on"
+    yield Case("host to device, the ring", lambda: from_the_ring(setting), words)
     yield Case("Triton adds", lambda: add(setting), "right", alone=True)
 
 

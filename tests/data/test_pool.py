@@ -154,15 +154,6 @@ def test_a_view_of_one_image_keeps_its_batch(open_stream, card):
     assert all(torch.equal(a, b.images[0, 1]) for a, b in zip(views, take(open_stream(card), 9), strict=True))
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="page-locked memory needs a CUDA device")
-@pytest.mark.parametrize("number", [0, 2])
-def test_batches_for_a_gpu_lie_in_page_locked_memory_of_their_own(open_stream, card, number):
-    kept = take(open_stream(card, workers=number, pin_memory=True), 9)
-    assert all(batch.images.is_pinned() for batch in kept)
-    assert equal(kept, take(open_stream(card), 9))
-
-
 # ---------------------------------------- deaths
 @pytest.mark.parametrize("curse", [be_killed, leave, crash])
 def test_a_process_that_dies_is_replaced_and_no_sample_is_lost_or_repeated(open_stream, tmp_path, card, curse):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from vlp.data import rows_by_key
-from vlp.data.batches import keys_of
+from vlp.data.batch_rows import keys_of
 from vlp.data.rows_by_key import RowsByKey
 from vlp.ground.types import RecipeError
 

@@ -171,7 +171,7 @@ def _step(run: Run, batches: Iterator[Batch], number: int) -> float:
     waited = time.perf_counter() - started
     for optimizer in run.optimizers:
         set_learning_rate(optimizer, run.rate(number), number)
-    train.one_step(run, batch.to(run.device), number)
+    train.one_step(run, run.stream.upload(batch), number)
     return waited
 
 

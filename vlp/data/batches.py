@@ -2,35 +2,35 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Int64, UInt8
+from jaxtyping import Float32, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vlp.data.batch_rows import BatchRows, Piece, hash_text, join_rows, keys_of
 from vlp.data.faults import BadSampleError, Fault
 from vlp.data.kept_rows import KeptRows
 from vlp.data.order.batch_sizes import BatchSizes
 from vlp.data.order.patch_budgets import PatchBudgets
 from vlp.data.order.shuffle import Order, Substitutes
 from vlp.data.pixels.augment import NUM_DRAWS
-from vlp.data.pixels.decode import open_picture
+from vlp.data.pixels.crop import rows_of
+from vlp.data.pixels.decode import JpegPicture, Picture, open_picture
+from vlp.data.pixels.device_decode import DeviceDecoder
 from vlp.data.regions import Region, region_rows
 from vlp.data.samples import Sample, SampleSet
 from vlp.data.texts.captions import Caption
 from vlp.data.texts.document_tokens import document_rows
 from vlp.data.texts.documents import Excerpt
 from vlp.data.views import Views
-from vlp.ground.interleaved import Interleaved
 from vlp.ground.patch_budget import PatchBudget
 from vlp.ground.randomness import DEVICE, fold, uniform_rows
-from vlp.ground.region_rows import RegionRows
 from vlp.ground.tokenizing import Tokenizer
-from vlp.ground.types import Batch
+from vlp.ground.types import Batch, send
 
 # With half of all samples bad, one place in 10^30 stays empty.
 MOST_SUBSTITUTES = 100
@@ -45,40 +45,13 @@ class Packet:
 
 
 @dataclass(frozen=True)
-class BatchRows:
-    """What a batch says of some of its samples besides their pixels; in arrays, which are cheap to send."""
-
-    tokens: Int64[NDArray[np.int64], "views n l"]
-    lengths: Int64[NDArray[np.int64], "views n"]
-    draws: Float32[NDArray[np.float32], "views n draws"]
-    ids: Int64[NDArray[np.int64], " n"]
-    caption_ids: Int64[NDArray[np.int64], " n"]
-    sources: tuple[str, ...]
-    captions: tuple[str, ...]
-    visits: Int64[NDArray[np.int64], "n 2"]
-    blank: Bool[NDArray[np.bool_], " n"]
-    caption_keys: Int64[NDArray[np.int64], "views n"]
-    cuts: Float32[NDArray[np.float32], "views n 5"]
-    interleaved: Interleaved | None = None
-    grids: Int64[NDArray[np.int64], "views n 2"] | None = None
-    regions: RegionRows | None = None
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Some samples of a batch and the bad ones met on the way, or no rows where nothing good was found."""
-
-    rows: BatchRows | None
-    faults: tuple[Fault, ...]
-
-
-@dataclass(frozen=True)
 class DecodedSample:
     """One sample, ready to be stacked.
 
     Args:
         excerpt: What is shown of it, where samples are documents.
         region: A part of the first image view, where one is wanted and there is one.
+        encoded: The image, where it is decoded later.
     """
 
     id: int
@@ -88,6 +61,7 @@ class DecodedSample:
     is_blank: bool = False
     excerpt: Excerpt | None = None
     region: Region | None = None
+    encoded: bytearray | None = None
 
 
 @dataclass(frozen=True)
@@ -96,6 +70,7 @@ class Decoder:
 
     Args:
         kept: Embeddings of images; a sample that has one there is left without pixels.
+        on_device: Decodes images that are left to it once they are in the trainer.
     """
 
     samples: SampleSet
@@ -104,6 +79,7 @@ class Decoder:
     max_pixels: int
     max_bytes: int
     kept: KeptRows | None = None
+    on_device: DeviceDecoder | None = None
 
     def __call__(self, epoch: int, number: int, into: UInt8[NDArray, "views h w 3"]) -> DecodedSample:
         """Read, decode, crop and word one sample; its pixels are written, its words returned.
@@ -120,9 +96,22 @@ class Decoder:
             nothing = np.zeros((len(into), 5), dtype=np.float32)
             return DecodedSample(number, captions, sample.source, nothing, is_blank=True)
         picture = open_picture(sample.read_image(self.max_bytes), self.max_pixels)
-        cuts = self.views.images(picture, self.seed, epoch, number, into)
+        encoded = None
+        if (left := self._leave(picture, epoch, number)) is not None:
+            encoded, cuts = left
+        else:
+            cuts = self.views.images(picture, self.seed, epoch, number, into)
         region = self.views.region(sample, picture, cuts[0], self.seed, epoch, number)
-        return DecodedSample(number, captions, sample.source, cuts, region=region)
+        return DecodedSample(number, captions, sample.source, cuts, region=region, encoded=encoded)
+
+    def _leave(
+        self, picture: Picture, epoch: int, number: int
+    ) -> tuple[bytearray, Float32[NDArray[np.float32], "views 5"]] | None:
+        """Return an image and what is taken of it, where the device is to decode it."""
+        if self.on_device is None or not isinstance(picture, JpegPicture):
+            return None
+        cuts = self.views.cuts(picture, self.seed, epoch, number)
+        return (bytearray(picture.data), rows_of(cuts)) if self.on_device.takes(picture, cuts) else None
 
     def _document(self, sample: Sample, epoch: int, into: UInt8[NDArray, "views h w 3"]) -> DecodedSample:
         excerpt = self.views.excerpt(sample, self.seed, epoch, sample.id)
@@ -234,6 +223,8 @@ class LocalBatches:
             parts: All of them, in order.
             images: The pixels that they have written.
         """
+        if self.decoder.on_device is not None:
+            parts, images = self._decode_left(self.decoder.on_device, number, parts, images)
         faults: tuple[Fault, ...] = ()
         rows: list[BatchRows] = []
         for part in parts:
@@ -244,8 +235,31 @@ class LocalBatches:
         if self.budgets is not None:
             height, *_ = self._decoder(number).views.shape
             images = images[:, :, :height].contiguous()
-        batch = _join_rows(rows, images, self.tokenizer.pad_id)
+        batch = join_rows(rows, images, self.tokenizer.pad_id)
         return Packet(replace(batch, num_negatives=self.decoder.views.num_negatives), faults)
+
+    def _decode_left(
+        self, on_device: DeviceDecoder, number: int, parts: Sequence[Piece], images: UInt8[Tensor, "views n h w 3"]
+    ) -> tuple[list[Piece], UInt8[Tensor, "views n h w 3"]]:
+        """Decode what was left to the device; return the parts, and all pixels there.
+
+        A part with an image that nobody can decode is made anew here, where substitutes are found as ever.
+        """
+        shown = torch.empty(images.shape, dtype=torch.uint8, device=on_device.device)
+        done, start = [], 0
+        for part in parts:
+            bad = {fault.id: BadSampleError(fault.reason, fault.detail) for fault in part.faults}
+            while part.rows is not None and (found := _decode_rows(on_device, part.rows, start, images, shown)):
+                bad |= {int(part.rows.visits[row, 1]): error for row, error in found.items()}
+
+                def refuse(sample: int, bad: Mapping[int, BadSampleError] = bad) -> None:
+                    if sample in bad:
+                        raise BadSampleError(bad[sample].reason, bad[sample].detail)
+
+                part = self.part(number, start, start + len(part.rows.ids), images.numpy(), refuse)
+            done.append(part)
+            start += 0 if part.rows is None else len(part.rows.ids)
+        return done, shown
 
     def _load(
         self,
@@ -292,6 +306,7 @@ class LocalBatches:
             blank=np.array([sample.is_blank for sample in loaded]),
             caption_keys=keys_of(tokens.numpy(), lengths.numpy()).reshape(num_texts, -1),
             cuts=np.stack([sample.cuts for sample in loaded], axis=1),
+            encoded=tuple(sample.encoded for sample in loaded) if self.decoder.on_device else (),
             interleaved=interleaved,
             grids=None if budget is None else budget.grids([sample.cuts for sample in loaded]),
             regions=None
@@ -300,46 +315,17 @@ class LocalBatches:
         )
 
 
-def _join_rows(rows: Sequence[BatchRows], images: UInt8[Tensor, "views n h w 3"], pad_id: int) -> Batch:
-    blank = torch.from_numpy(np.concatenate([part.blank for part in rows]))
-    if bool(blank.all()):
-        images = images.new_empty(*images.shape[:2], 0, 0, 3)
-    width = max(part.tokens.shape[2] for part in rows)
-    interleaved = [part.interleaved for part in rows if part.interleaved is not None]
-    grids = [part.grids for part in rows if part.grids is not None]
-    regions = [part.regions for part in rows if part.regions is not None]
-    padded = [np.pad(r.tokens, ((0, 0), (0, 0), (0, width - r.tokens.shape[2])), constant_values=pad_id) for r in rows]
-    return Batch(
-        images=images,
-        tokens=torch.from_numpy(np.concatenate(padded, axis=1)),
-        lengths=torch.from_numpy(np.concatenate([part.lengths for part in rows], axis=1)),
-        draws=torch.from_numpy(np.concatenate([part.draws for part in rows], axis=1)),
-        ids=torch.from_numpy(np.concatenate([part.ids for part in rows])),
-        caption_ids=torch.from_numpy(np.concatenate([part.caption_ids for part in rows])),
-        sources=sum((part.sources for part in rows), ()),
-        captions=sum((part.captions for part in rows), ()),
-        visits=torch.from_numpy(np.concatenate([part.visits for part in rows])),
-        blank=blank,
-        caption_keys=torch.from_numpy(np.concatenate([part.caption_keys for part in rows], axis=1)),
-        cuts=torch.from_numpy(np.concatenate([part.cuts for part in rows], axis=1)),
-        interleaved=Interleaved.join(interleaved) if interleaved else None,
-        grids=torch.from_numpy(np.concatenate(grids, axis=1)) if grids else None,
-        regions=RegionRows.join(regions) if regions else None,
-    )
-
-
-def keys_of(
-    tokens: Int64[NDArray[np.int64], "n l"], lengths: Int64[NDArray[np.int64], " n"]
-) -> Int64[NDArray[np.int64], " n"]:
-    """Return stable 64-bit hashes of captions as the tower reads them, whatever pads them.
-
-    Among 100 million captions two share one with a probability of 3e-4.
-    """
-    rows = zip(tokens.astype("<i8"), lengths.tolist(), strict=True)
-    digests = [hashlib.blake2b(row[:length].tobytes(), digest_size=8).digest() for row, length in rows]
-    return np.frombuffer(b"".join(digests), dtype="<i8").astype(np.int64)
-
-
-def hash_text(text: str) -> int:
-    """Return a stable signed 64-bit hash."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big", signed=True)
+def _decode_rows(
+    on_device: DeviceDecoder,
+    rows: BatchRows,
+    start: int,
+    images: UInt8[Tensor, "views n h w 3"],
+    shown: UInt8[Tensor, "views n h w 3"],
+) -> dict[int, BadSampleError]:
+    """Fill rows on the device from `start` on, by what the host has decoded and by what was left."""
+    on_host = [start + row for row, data in enumerate(rows.encoded) if data is None]
+    if on_host:
+        places = torch.tensor(on_host)
+        shown.index_copy_(1, send(places, shown.device), send(images[:, places], shown.device))
+    left = {row: data for row, data in enumerate(rows.encoded) if data is not None}
+    return on_device(left, rows.cuts, shown[:, start:])

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from vlp.data.batches import MOST_SUBSTITUTES, Decoder, LocalBatches, Packet
 from vlp.data.faults import Fault, Faults, Quarantine
@@ -18,9 +19,11 @@ from vlp.data.order.batch_sizes import BatchSizes
 from vlp.data.order.patch_budgets import PatchBudgets
 from vlp.data.order.shuffle import Order, Shuffle
 from vlp.data.pixels.decode import MOST_BYTES, MOST_PIXELS
+from vlp.data.pixels.device_decode import DeviceDecoder
 from vlp.data.processes.pool import Health, Pool
 from vlp.data.samples import SampleSet
 from vlp.data.shards.prefetch import Needed, Prefetcher
+from vlp.data.uploads import Uploads
 from vlp.data.views import Views
 from vlp.ground.tokenizing import Tokenizer
 from vlp.ground.types import Batch, RecipeError
@@ -46,10 +49,12 @@ class Stream:
         workers: Processes that decode; 0 decodes in this one.
         worker_timeout: Seconds without a finished sample after which such a process counts as dead and is replaced.
         bad_sample_budget: Largest share of bad samples that `check_budget` accepts.
-        pin_memory: Whether batches come in page-locked memory, for CUDA.
+        upload: Copies batches to the device; where it does so without waiting, they come in page-locked memory. None is
+            for the CPU.
         quarantine: File that lists every bad sample once; processes after the first add their number to its name.
         max_pixels: Images with more are refused by their header.
         max_bytes: Image files with more are not even read.
+        on_device: Decodes JPEGs where the model computes; batches then come with their pixels there.
         max_patches: Where images keep their aspect ratio, how many patches they may have, one number drawn for each
             batch; that of `views` without any.
     """
@@ -69,10 +74,11 @@ class Stream:
         workers: int = 0,
         worker_timeout: float = 300.0,
         bad_sample_budget: float = 0.01,
-        pin_memory: bool = False,
+        upload: Uploads | None = None,
         quarantine: Path | None = None,
         max_pixels: int = MOST_PIXELS,
         max_bytes: int = MOST_BYTES,
+        on_device: DeviceDecoder | None = None,
         max_patches: Sequence[int] = (),
     ):
         sizes = BatchSizes(batch_size, first_batches)
@@ -86,11 +92,11 @@ class Stream:
         self._worker_timeout = worker_timeout
         self._health = Health()
         self._budget = bad_sample_budget
-        self._pin_memory = pin_memory
+        self.upload = upload or Uploads(torch.device("cpu"))
         self._quarantine = Quarantine(quarantine, rank)
         self._batches = LocalBatches(
             samples,
-            Decoder(samples, views, seed, max_pixels, max_bytes),
+            Decoder(samples, views, seed, max_pixels, max_bytes, on_device=on_device),
             tokenizer,
             order or Shuffle(len(samples), seed, len(samples.parts)),
             sizes,
@@ -205,7 +211,14 @@ class Stream:
         first = self._sizes.number_at(position)
         with contextlib.ExitStack() as open_parts:
             if self._workers:
-                pool = Pool(self._batches, self._health, workers=self._workers, timeout=self._worker_timeout)
+                open_parts.callback(self.upload.wait_for_all)
+                pool = Pool(
+                    self._batches,
+                    self._health,
+                    workers=self._workers,
+                    timeout=self._worker_timeout,
+                    uploads=self.upload,
+                )
                 packets = open_parts.enter_context(pool).packets(first)
             else:
                 packets = map(self._batches.__getitem__, itertools.count(first))
@@ -232,8 +245,7 @@ class Stream:
             )
         self.faults.delivered += len(packet.batch)
         self.faults.retries = self.samples.retries()
-        # An asynchronous copy to a device may read on when the batch is forgotten: never from memory that is refilled.
-        return packet.batch.pin_memory() if self._pin_memory else packet.batch
+        return self.upload.pin(packet.batch)
 
     def _record(self, faults: Iterable[Fault]) -> None:
         faults = list(faults)

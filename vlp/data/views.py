@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from vlp.data.faults import net
 from vlp.data.mined_captions import MinedCaptions
-from vlp.data.pixels.crop import Cropping, crop_views
+from vlp.data.pixels.crop import Cropping, Cut, crop_views, rows_of
 from vlp.data.pixels.decode import Picture
 from vlp.data.pixels.native_crop import NativeCrop
 from vlp.data.regions import Region, Regions, Row
@@ -92,6 +92,15 @@ class Views:
         return self._write(picture, crops, seed, epoch, number, into)
 
     @net("corrupt_image")
+    def cuts(self, picture: Picture, seed: int, epoch: int, number: int) -> list[Cut]:
+        """Return what every image view will take, by the header alone.
+
+        Raises:
+            BadSampleError: `corrupt_image`.
+        """
+        return [crop.draw(picture, Draws(seed, CROP, epoch, number, view)) for view, crop in enumerate(self.crops)]
+
+    @net("corrupt_image")
     def image_of_document(
         self, picture: Picture, view: int, seed: int, epoch: int, number: int, into: UInt8[NDArray, "v h w 3"]
     ) -> Float32[NDArray[np.float32], " 5"]:
@@ -118,7 +127,7 @@ class Views:
             if self.policy is not None and view >= int(self.spare_first):
                 pixels = self.policy(pixels, fold(seed, POLICY, epoch, number, view))
             into[view, : len(pixels)] = pixels
-        return np.array([cut.row for cut in cuts], dtype=np.float32)
+        return rows_of(cuts)
 
     def excerpt(self, sample: Sample, seed: int, epoch: int, number: int) -> Excerpt:
         """Return what is shown of a document, or of a pair, which is a document of one image.

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int64
 from numpy.typing import NDArray
 
-from vlp.data.batches import hash_text
+from vlp.data.batch_rows import hash_text
 from vlp.embeddings.parts import Found, WholeParts
 
 UNKNOWN = -1

@@ -90,7 +90,7 @@ def embed_views(
         with nullcontext() if number_format is None else torch.autocast(device.type, dtype=number_format):
             return [teacher.teach(augment(each.images, each.draws), each) for each in batch.chunk(pieces)]
 
-    _write_parts_of_views(stream, teach, folder, epochs, recipe.train.batch_size, device, kind)
+    _write_parts_of_views(stream, teach, folder, epochs, recipe.train.batch_size, kind)
     dist.barrier()
     return dist.on_main(partial(join_parts, folder, manifest))
 
@@ -113,7 +113,7 @@ def _check_sources(recipe: Recipe, data: Sequence[str]) -> None:
 
 
 def _write_parts_of_views(
-    stream: Stream, teach: Teach, folder: Path, epochs: int, batch_size: int, device: torch.device, kind: Numbers
+    stream: Stream, teach: Teach, folder: Path, epochs: int, batch_size: int, kind: Numbers
 ) -> None:
     """Embed this process's share of all batches, from the first stretch on that is not there."""
     num_batches = -(-epochs * stream.num_samples // batch_size)
@@ -126,7 +126,7 @@ def _write_parts_of_views(
         bar.update(min(total, first * per_part * batch_size))
         for number in range(first, num_parts):
             size = min(per_part, num_batches - number * per_part)
-            rows = list(_embedded(islice(batches, size), teach, epochs, device))
+            rows = list(_embedded(islice(batches, size), stream, teach, epochs))
             visits, images, texts = (np.concatenate(each) for each in zip(*rows, strict=True))
             path = part_path(folder, number, dist.rank(), dist.world_size())
             write_part_of_views(path, visits, images, texts, kind)
@@ -134,12 +134,12 @@ def _write_parts_of_views(
     batches.close()
 
 
-def _embedded(batches: Iterator[Batch], teach: Teach, epochs: int, device: torch.device) -> Iterator[Rows]:
+def _embedded(batches: Iterator[Batch], stream: Stream, teach: Teach, epochs: int) -> Iterator[Rows]:
     """Yield visits, images and texts of batches, without what belongs to later epochs."""
     for batch in batches:
         assert batch.visits is not None, "the stream says which samples it has drawn"
         wanted = (batch.visits[:, 0] < epochs).numpy()
-        parts = teach(batch.to(device))
+        parts = teach(stream.upload(batch))
         images = torch.cat([part.image for part in parts]).cpu().numpy()
         texts = torch.cat([part.text for part in parts]).cpu().numpy()
         yield batch.visits.numpy()[wanted], images[wanted], texts[wanted]

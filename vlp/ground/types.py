@@ -81,14 +81,11 @@ class Batch:
         return len(self.ids)
 
     def to(self, device: Any) -> Batch:
-        """Copy to `device` without waiting for the copy; lengths stay where they are."""
-        return self._each_on_device(lambda values: values.to(device, non_blocking=True))
+        """Return a whole copy on `device`; lengths stay where they are. `Stream.upload` does not wait for it."""
+        return self.on_device(lambda values: values.to(device))
 
-    def pin_memory(self) -> Batch:
-        """Return a copy in page-locked memory, for CUDA."""
-        return self._each_on_device(Tensor.pin_memory)
-
-    def _each_on_device(self, change: Callable[[Tensor], Tensor]) -> Batch:
+    def on_device(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """Return the same with all changed that belongs on the device."""
         known = {name: value for name in (*ON_DEVICE, "grids") if (value := getattr(self, name)) is not None}
         changed: dict[str, Any] = {name: change(value) for name, value in known.items()}
         return replace(self, **changed)

@@ -170,6 +170,9 @@ class DataSection(Section):
             576, 784 and 1024). The model's own without any.
         regions: Which part of an image is told apart, for cards with captions of regions and a term that reads them
             (`objective.locca={}`); null reads none.
+        decode: Where JPEGs are decoded and cut: on the `host`, or on the CUDA `device` that trains (nvJPEG through
+            torchvision), beside which few cores stand. The same samples, boxes and flips, pixels a little different;
+            other formats and unusual JPEGs stay with the host.
         policy: A published augmentation policy for the pixels of every image view; null is none.
         spare_first_view: Keep `augment` and `policy` away from the first image view, which is then only cropped.
         mixing: What comes from one source in a row, where sources have shares: a sample, a batch of the whole job, or
@@ -195,6 +198,7 @@ class DataSection(Section):
     documents: DocumentSection | None = None
     max_patches: tuple[int, ...] = ()
     regions: RegionSection | None = None
+    decode: Literal["host", "device"] = "host"
     policy: PolicySection | None = None
     spare_first_view: bool = False
     augment: AugmentSection = AugmentSection()

@@ -22,12 +22,14 @@ from vlp.data.regions import Regions
 from vlp.data.sample_groups import read_groups
 from vlp.data.shards.cards import load_card
 from vlp.data.texts.documents import Documents
+from vlp.data.uploads import Uploads, link_to
 from vlp.ground import dist
 from vlp.ground.cores import fair_share
 from vlp.ground.patch_budget import PatchBudget
 from vlp.ground.types import RecipeError, VlpWarning
 from vlp.recipe.inflation import inflated
 from vlp.recipe.schema import DataSection, Recipe, settings
+from vlp.run.decode_fit import build_device_decoder
 from vlp.run.document_fit import check_documents
 from vlp.run.region_fit import check_regions
 from vlp.towers.dual import DualEncoder
@@ -53,9 +55,10 @@ def build_stream(recipe: Recipe, towers: DualEncoder, device: torch.device) -> S
     _check_mining(data, samples)
     order = _build_order(recipe, samples)
     _check_twins(recipe.train.batch_size, samples, order)
+    views = _build_views(data, samples, towers.image_size, towers.budget)
     return Stream(
         samples,
-        _build_views(data, samples, towers.image_size, towers.budget),
+        views,
         towers.tokenizer,
         batch_size=recipe.train.batch_size,
         first_batches=recipe.train.first_sizes,
@@ -66,8 +69,9 @@ def build_stream(recipe: Recipe, towers: DualEncoder, device: torch.device) -> S
         workers=count_workers(data.workers, device),
         worker_timeout=data.worker_timeout,
         bad_sample_budget=data.bad_sample_budget,
-        pin_memory=device.type == "cuda",
+        upload=Uploads(device, link_to(device)),
         quarantine=recipe.folder / "quarantine.jsonl",
+        on_device=build_device_decoder(data, views, device),
         max_patches=data.max_patches,
     )
 

@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import UInt8
+from jaxtyping import Float32, UInt8
 from numpy.typing import NDArray
 
 from vlp.data.pixels.decode import Picture
@@ -45,6 +45,11 @@ class Cut:
     def row(self) -> tuple[int, int, int, int, int]:
         """As `Batch.cuts` has it."""
         return *self.box, int(self.flip)
+
+
+def rows_of(cuts: Sequence[Cut]) -> Float32[NDArray[np.float32], "c 5"]:
+    """Return cuts as `Batch.cuts` has them."""
+    return np.array([cut.row for cut in cuts], dtype=np.float32)
 
 
 class Crop:
@@ -169,11 +174,15 @@ def resized(
     rows, columns, _ = part.shape
     # The batch axis comes from reshape: with the stride of any other way torch lays the result out anew (+45 us).
     image = torch.from_numpy(part.reshape(1, rows, columns, 3)).permute(0, 3, 1, 2)
-    # Columns first where Pillow 13 does it: in the other order the rounding between the passes costs 15 dB.
-    if rows > height and rows - height > 2 * (columns - width):
+    if prefers_columns(rows, columns, height, width):
         image = F.interpolate(image, (height, columns), mode=mode, antialias=True)
     image = F.interpolate(image, (height, width), mode=mode, antialias=True)
     return image.permute(0, 2, 3, 1)[0].numpy()
+
+
+def prefers_columns(rows: int, columns: int, height: int, width: int) -> bool:
+    """Whether columns are resized before rows, as Pillow 13 does it: else the rounding in between costs 15 dB."""
+    return rows > height and rows - height > 2 * (columns - width)
 
 
 def snap(box: Box, factor: int, width: int, height: int) -> Box:

@@ -66,11 +66,17 @@ class Picture(Protocol):
 
 @dataclass(frozen=True)
 class JpegPicture:
-    """A JPEG of any colour model; inks are taken as inverted, as Pillow and all programs that write them do."""
+    """A JPEG of any colour model; inks are taken as inverted, as Pillow and all programs that write them do.
+
+    Args:
+        colours: Its colour model, in the words of libjpeg-turbo; `subsampling`: of its chroma.
+    """
 
     width: int
     height: int
     data: bytes
+    colours: str = ""
+    subsampling: str = ""
     factors = JPEG_FACTORS
 
     @net("corrupt_image")
@@ -151,18 +157,18 @@ def decode_image(data: bytes, max_pixels: int = MOST_PIXELS) -> Image.Image:
 
 
 def _open_jpeg(data: bytes) -> JpegPicture:
-    height, width, _, _ = simplejpeg.decode_jpeg_header(data)
-    if not _is_baseline(data) and data.count(SCAN) > MOST_SCANS:
+    height, width, colours, subsampling = simplejpeg.decode_jpeg_header(data)
+    if frame_of(data) not in JPEG_BASELINE and data.count(SCAN) > MOST_SCANS:
         raise BadSampleError("corrupt_image", f"JPEG: more than {MOST_SCANS} scans")
-    return JpegPicture(width, height, data)
+    return JpegPicture(width, height, data, colours, subsampling)
 
 
-def _is_baseline(data: bytes) -> bool:
-    """Find the header of the frame: counting the scans of every file would cost 5 % of its decoding."""
+def frame_of(data: bytes) -> bytes:
+    """Return the marker of the frame: counting the scans of every file would cost 5 % of its decoding."""
     position = 2
     while (marker := data[position : position + 2]) in JPEG_TABLES:
         position += 2 + int.from_bytes(data[position + 2 : position + 4])
-    return marker in JPEG_BASELINE
+    return marker
 
 
 def _open_with_pillow(data: bytes) -> PillowPicture:

@@ -38,9 +38,14 @@ from multiprocessing.util import Finalize
 from types import TracebackType
 from typing import Any
 
-from vlp.data.batches import LocalBatches, Packet, Piece
+import torch
+
+from vlp.data.batch_rows import Piece
+from vlp.data.batches import LocalBatches, Packet
 from vlp.data.processes.ring import Board, Ring
 from vlp.data.processes.worker import Reply, Wanted, serve
+from vlp.data.uploads import Uploads
+from vlp.ground.errors import first_line
 from vlp.ground.types import RecipeError, VlpWarning
 
 # Costs the trainer 0.3 ms per chunk, and a process 30 ms or more: a low price and a short wait.
@@ -151,6 +156,7 @@ class Pool:
         health: Remembers restarts, lethal samples and speed.
         workers: Number of processes.
         timeout: Seconds without a finished sample after which a process counts as dead.
+        uploads: Copies batches to a device out of the ring.
         method: How processes are started, in the words of `multiprocessing`.
     """
 
@@ -161,6 +167,7 @@ class Pool:
         *,
         workers: int,
         timeout: float,
+        uploads: Uploads | None = None,
         method: str = METHOD,
     ):
         self._batches = batches
@@ -171,6 +178,8 @@ class Pool:
         chunks_per_batch = math.ceil(batches.most / self._chunk)
         ahead = max(AHEAD, math.ceil(AHEAD * workers / chunks_per_batch))
         self._ring = Ring(ahead + MOST_LENT, batches.most, batches.shape(batches.most))
+        self._uploads = uploads or Uploads(torch.device("cpu"))
+        self._lock_pages()
         self._board = Board(workers)
         self._workers = [Worker(place) for place in range(workers)]
         # Also runs when the pool is garbage, and at exit before multiprocessing waits for processes that hear nothing.
@@ -191,6 +200,7 @@ class Pool:
         numbers = itertools.count(first)
         ahead: deque[list[Chunk]] = deque()
         while True:
+            self._uploads.let_go()
             while (slot := self._ring.take()) is not None:
                 ahead.append(self._hand_out(next(numbers), slot))
             chunks = ahead.popleft()
@@ -212,10 +222,28 @@ class Pool:
 
     def _join(self, chunks: list[Chunk]) -> Packet:
         """Lend the slot of a finished batch; a copy of it to those who keep too many."""
+        while self._ring.num_lent >= MOST_LENT and self._uploads.num_held:
+            self._uploads.wait_for_one()
         full = self._ring.num_lent >= MOST_LENT
         images = self._ring.lend(chunks[0].task.slot)[:, : chunks[-1].task.stop].contiguous()
         parts = [chunk.part for chunk in chunks if chunk.part]
         return self._batches.join(chunks[0].task.batch, parts, images.clone() if full else images)
+
+    def _lock_pages(self) -> None:
+        """Let a device read the ring by itself, or say that batches are copied once more before it does."""
+        if self._uploads.link is None:
+            return
+        try:
+            self._ring.lock_pages(self._uploads.link)
+        except (OSError, RuntimeError) as error:
+            warnings.warn(
+                f"data.workers: the {math.ceil(self._ring.num_bytes / 2**20)} MiB that decoding processes write into "
+                f"cannot be page-locked ({first_line(error)}), so the trainer copies each batch once more on "
+                "its way to the device: raise the limit of locked memory (ulimit -l), or lower data.workers or "
+                "train.batch_size",
+                VlpWarning,
+                stacklevel=2,
+            )
 
     # ---------------------------------------- answers, deaths, silence
     def _wait(self) -> None:

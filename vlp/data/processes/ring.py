@@ -24,11 +24,13 @@ from jaxtyping import UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vlp.data.uploads import DeviceLink, unlock_in
 from vlp.ground.types import RecipeError
 
 # Tokens and the like take some hundred bytes per sample, a hundred faults ten thousand. Only what is written costs
 # memory, so this is far above both.
 NOTE_BYTES = 1 << 24
+FILES = ("_memory", "_notes")
 
 
 class SharedMemory:
@@ -124,12 +126,13 @@ class Ring:
             ) from error
 
     def _map(self) -> None:
-        self._pixels = np.frombuffer(self._memory.map(), np.uint8).reshape(self.num_slots, *self.shape)
+        self._bytes = np.frombuffer(self._memory.map(), np.uint8)
+        self._pixels = self._bytes.reshape(self.num_slots, *self.shape)
         self._free = deque(range(self.num_slots))
         self._lent: set[int] = set()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in ("_pixels", "_free", "_lent")}
+        return {name: value for name, value in vars(self).items() if name in ("num_slots", "num_rows", "shape", *FILES)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -138,6 +141,29 @@ class Ring:
     def __getitem__(self, slot: int) -> NDArray[np.uint8]:
         """Return the pixels of a slot, to be written."""
         return self._pixels[slot]
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the pixels of all slots."""
+        return len(self._bytes)
+
+    def map_anew(self) -> Ring:
+        """Return the same ring for a forked process, which may lack what a driver has locked in its parent."""
+        ring = Ring.__new__(Ring)
+        ring.__setstate__(self.__getstate__())
+        return ring
+
+    def lock_pages(self, link: DeviceLink) -> None:
+        """Page-lock the pixels of all slots, once, until nobody looks at them any more.
+
+        Raises:
+            OSError: They cannot be locked.
+            RuntimeError: The device's driver refuses.
+        """
+        address = self._bytes.ctypes.data
+        link.lock(address, self.num_bytes)
+        # All lent pixels hold this array, and it holds the memory: what is unlocked is there still, and read by nobody.
+        weakref.finalize(self._bytes, unlock_in, os.getpid(), link, address).atexit = False
 
     @property
     def num_lent(self) -> int:

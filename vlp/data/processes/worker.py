@@ -60,6 +60,7 @@ def serve(connection: Connection, batches: LocalBatches, ring: Ring, board: Boar
     _listen_to_nobody_else()
     gc.freeze()  # a forked process must not tidy up what the trainer owns, least of all on its GPU
     _keep_freed_memory()
+    ring = ring.map_anew()
     torch.set_num_threads(1)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     waits.tell(partial(board.wait, place))

@@ -9,6 +9,9 @@ from vlp.strategies.adversarial_images import AdversarialImages
 from vlp.strategies.adversarial_texts import AdversarialTexts
 from vlp.strategies.adversarial_words import AdversarialWords
 from vlp.strategies.base import Strategy
+from vlp.strategies.dense_teacher import DenseTeacher
+from vlp.strategies.local_to_global import LocalToGlobal
+from vlp.strategies.pixel_adversary import PixelAdversary
 from vlp.strategies.short_first import ShortFirst
 
 
@@ -19,6 +22,7 @@ def check_adversaries(used: Mapping[str, Strategy]) -> None:
         RecipeError: Names the keys and a way out.
     """
     _check_order(used)
+    _check_views(used)
 
 
 def _check_order(used: Mapping[str, Strategy]) -> None:
@@ -33,4 +37,20 @@ def _check_order(used: Mapping[str, Strategy]) -> None:
                 raise RecipeError(
                     f"strategies.{other}: changes captions that strategies.{label} has attacked already: list {label} "
                     f"behind {other}"
+                )
+
+
+def _check_views(used: Mapping[str, Strategy]) -> None:
+    """Refuse changed images beside clean ones where others count on the places of views."""
+    for label, adversary in used.items():
+        if not isinstance(adversary, PixelAdversary) or adversary.clean_weight == 0:
+            continue
+        for other, strategy in used.items():
+            if isinstance(strategy, LocalToGlobal | DenseTeacher):
+                counted = (
+                    "adds small crops behind" if isinstance(strategy, LocalToGlobal) else "compares the first two of"
+                )
+                raise RecipeError(
+                    f"strategies.{label}: changed images are further views, and strategies.{other} {counted} the views:"
+                    f" set strategies.{label}.clean_weight=0, which shows changed images alone, or leave one out"
                 )

@@ -6,11 +6,14 @@ import pytest
 import torch
 
 from tests.objectives.batches import DIM, draw_leaves, one, pairs_of, share_of, unit, value_of
+from tests.objectives.cases import build
 from vlp.ground.types import RecipeError
 from vlp.objectives.base import Objective, terms
 from vlp.objectives.clip import ClipTerm
 from vlp.objectives.cwcl import CwclTerm
 from vlp.objectives.dcl import DclTerm
+from vlp.objectives.head import Head
+from vlp.objectives.projections.linear import LinearHead
 from vlp.objectives.siglip import SigLipTerm
 from vlp.pairs.engine.tiles import Tile
 
@@ -39,6 +42,27 @@ def test_a_term_of_weight_zero_is_reported_and_moves_nothing():
     Objective({"a": (ClipTerm(), one)})(pairs_of(*alone), 0)[0].backward()
     torch.testing.assert_close(leaves[0].grad, alone[0].grad)
     assert report["gauge"].item() > 0
+
+
+def test_weight_decay_leaves_alone_what_waits_for_its_weight():
+    siamlip, head = build("siamlip", {}), Head(LinearHead(width=4), "embeddings", "all", 10.0)
+    waiting = {"siamlip": (siamlip, lambda step: 0.0), "behind": (ClipTerm(), lambda step: 0.0)}
+    objective = Objective({"clip": (ClipTerm(), one), **waiting}, heads={"head": head}, behind={"behind": "head"})
+    head.create(DIM, None)
+    objective.double()
+    before = [parameter.detach().clone() for parameter in objective.parameters()]
+    optimizer = torch.optim.AdamW(objective.parameters(), lr=0.1, weight_decay=1.0)
+    loss, report = objective(pairs_of(*draw_leaves(8)), 0)
+    loss.backward()
+    optimizer.step()
+    assert report.keys() == {"clip", "siamlip", "behind"} and before
+    assert all(torch.equal(*both) for both in zip(before, objective.parameters(), strict=True))
+
+
+def test_a_step_at_which_all_weights_are_zero_has_gradients_of_zero():
+    image, *others = draw_leaves(8)
+    Objective({"clip": (ClipTerm(), lambda step: 1.0 * step)})(pairs_of(image, *others), 0)[0].backward()
+    assert torch.equal(image.grad, torch.zeros_like(image))
 
 
 def test_a_term_that_has_not_begun_needs_nothing():

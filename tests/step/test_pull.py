@@ -9,6 +9,7 @@ from torch import nn
 
 from tests.step.optimizers.test_contract import RATES, Training, each_optimizer, model_of
 from tests.towers.tiny import tiny_model
+from vlp.step.learning_rate import set_learning_rate
 from vlp.step.optimizer import GroupSettings, build_optimizer
 from vlp.step.optimizers.adamw import AdamW
 from vlp.step.pull import START, build_pull
@@ -69,6 +70,21 @@ def test_vectors_are_pulled_too_and_patterns_and_groups_say_what_is_not():
     found = pulled_by(model_of(), weight_decay=0.1, no_decay=("2.bias",), groups=groups)
     assert found == {"0.weight": 0.1, "0.bias": 0.1, "1.weight": 0.5, "1.bias": 0.5, "2.weight": 0.1}
     assert pulled_by(model_of(), weight_decay=0.0) == {}
+
+
+def test_the_rate_of_a_pull_is_that_of_its_group_at_every_step():
+    model, kind = tiny_model(), AdamW()
+    behind = model.blocks_behind()
+    groups = {"scale": GroupSettings(match=("logit_scale",), learning_rate_factor=0.25, constant=True)}
+    optimizer = build_optimizer(model, behind, kind, decay_towards="start", unfreeze_every=2, groups=groups)
+    pull = build_pull(kind, optimizer)
+    for step in range(4):
+        for each in (optimizer, pull):
+            set_learning_rate(each, 1 / (1 + step), step)
+        own, pulled = (
+            {id(p): group["lr"] for group in each.param_groups for p in group["params"]} for each in (optimizer, pull)
+        )
+        assert own == pulled
 
 
 def test_one_group_alone_may_be_pulled():

@@ -292,6 +292,17 @@ def test_the_log_has_epsilon(monkeypatch):
     assert parts.gauges()["adversarial_images/epsilon"] == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize("warmup", [0, 2])
+def test_the_log_has_no_epsilon_where_nothing_is_attacked(monkeypatch, warmup):
+    parts = parts_of(monkeypatch, f"{{epsilon: 4, first_step: 3, last_step: 5, warmup_steps: {warmup}}}")
+    found = []
+    for step in range(6):
+        one_step(parts, batch_of(parts, step), step)
+        found.append(parts.gauges()["adversarial_images/epsilon"])
+    assert [number > 0 for number in found] == [False, False, False, True, True, False]
+    assert min(found) == 0
+
+
 def test_a_text_of_the_same_image_is_none_of_the_wrong_ones(monkeypatch):
     parts = parts_of(monkeypatch)
     batch = batch_of(parts)

@@ -32,6 +32,19 @@ def test_both_parts_are_what_they_are_alone():
     assert not torch.allclose(joint[1].running_var, changed[1].running_var)
 
 
+@pytest.mark.parametrize("shares", [(1 / 2, 1 / 3), (1 / 2, 0.0), (0.0, 1 / 2)])
+def test_two_on_one_tower_each_have_rows_of_their_own(shares):
+    joint = tower()
+    for share in shares:
+        NormApart(joint).share = share
+    parts = [rows(seed) for seed in range(1 + sum(share > 0 for share in shares))]
+    alone = [tower() for _ in parts]
+    wanted = torch.cat([one(part) for one, part in zip(alone, parts, strict=True)])
+    torch.testing.assert_close(joint(torch.cat(parts)), wanted)
+    for name, average in alone[0].named_buffers():
+        torch.testing.assert_close(dict(joint.named_buffers())[name], average)
+
+
 def test_gradients_of_shared_gains_are_sums():
     parts, joint = [tower(), tower()], tower()
     NormApart(joint).share = 0.5

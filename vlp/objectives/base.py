@@ -247,7 +247,7 @@ class Objective(nn.Module):
         spoilt = torch.where(pairs.finite, 1.0, torch.nan).to(pairs.image.dtype)
         shares = {label: share * spoilt for label, share in self._shares(pairs, step).items()}
         self._undo.unless(pairs.finite)
-        loss = torch.stack([self._weights[label](step) * share for label, share in shares.items()]).sum()
+        loss = self._weighted_sum(shares, step)
         values = dist.all_reduce_sum(torch.stack([share.detach() for share in shares.values()]), pairs.group)
         return loss, dict(zip(shares, values.unbind(), strict=True))
 
@@ -301,6 +301,17 @@ class Objective(nn.Module):
         return {
             (name, width): behind[name] if width is None else PrefixPairs(behind[name], width) for name, width in places
         }
+
+    def _weighted_sum(self, shares: Mapping[str, Float[Tensor, ""]], step: int) -> Float[Tensor, ""]:
+        """Add what terms say, each with its weight.
+
+        A term of weight 0 gives its own parameters no gradient, where others have one: under a gradient of zeros weight
+        decay would shrink what waits, step by step.
+        """
+        weights = {label: self._weights[label](step) for label in shares}
+        if any(weights.values()):
+            shares = {label: share if weights[label] else share.detach() for label, share in shares.items()}
+        return torch.stack([weights[label] * share for label, share in shares.items()]).sum()
 
     def _has_begun(self, label: str, step: int) -> bool:
         return step >= self._begins.get(label, 0)

@@ -17,6 +17,7 @@ from vlp.ground.types import RecipeError, VlpWarning
 from vlp.objectives.base import Objective, Term, terms
 from vlp.objectives.needs import NEEDS, PROVIDERS
 from vlp.recipe.schema import Recipe
+from vlp.run.adversary_fit import check_adversaries
 from vlp.run.document_fit import check_documents_are_read
 from vlp.run.native_fit import check_native
 from vlp.run.region_fit import check_regions_are_read
@@ -57,6 +58,7 @@ def check_fit(
     check_regions_are_read(recipe.data, objective)
     check_documents_are_read(recipe.data, towers, used)
     check_native(recipe.data, towers, used)
+    check_adversaries(used)
     for label, strategy in used.items():
         provided |= strategy.provides
         if sharded and not strategy.can_shard:

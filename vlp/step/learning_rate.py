@@ -11,16 +11,18 @@ from pydantic import Field
 
 from vlp.step.optimizer import BASE_RATE, CONSTANT, FIRST_STEP
 
+Share = Annotated[float, Field(ge=0, le=1)]
+
 
 def learning_rate_factor(
     num_steps: int,
     batch_size: int = 1,
     *,
-    warmup_steps: int | None = None,
-    warmup_share: float = 0.05,
+    warmup_steps: Annotated[int, Field(ge=0)] | None = None,
+    warmup_share: Share = 0.05,
     shape: Literal["cosine", "linear", "constant", "cooldown", "inverse_sqrt"] = "cosine",
-    final_factor: float = 0.0,
-    cooldown_share: float = 0.2,
+    final_factor: Annotated[float, Field(ge=0)] = 0.0,
+    cooldown_share: Share = 0.2,
     timescale: Annotated[int, Field(ge=1)] = 10_000,
     base_batch: Annotated[int, Field(ge=1)] | None = None,
 ) -> Callable[[int], float]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vlp.ground.dist import own_part
-from vlp.step.optimizer import BASE_RATE, FIRST_STEP, PULL
+from vlp.step.optimizer import BASE_RATE, CONSTANT, FIRST_STEP, PULL
 from vlp.step.optimizers.base import OptimizerKind
 
 START = "start"
@@ -58,7 +58,7 @@ class PullToStart(torch.optim.Optimizer):
 
 def build_pull(kind: OptimizerKind, optimizer: torch.optim.Optimizer) -> PullToStart | None:
     """Return what pulls the parameters whose groups ask for it; None where none does."""
-    shared = ("params", "lr", BASE_RATE, FIRST_STEP)
+    shared = ("params", "lr", BASE_RATE, FIRST_STEP, CONSTANT)  # its rate is that of the group at every step
     groups = [
         {name: group[name] for name in shared if name in group} | {"weight_decay": group[PULL]}
         for group in optimizer.param_groups

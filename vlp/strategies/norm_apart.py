@@ -20,11 +20,14 @@ class NormApart:
     (arXiv:2010.12050). The averages that evaluation uses are those of the other rows alone. Both papers also average
     the statistics of changed images, which nobody reads.
 
+    Several on one tower each have rows of their own, those of the newest at the end.
+
     Args:
         tower: Its batch norms that train do so; where it has none, nothing happens.
 
     Attributes:
-        share: Which share of the rows comes last; 0 for none. Counts until it is set anew, as a pass may be recomputed.
+        share: Which share of the rows comes last, without those of newer ones; 0 for none. Counts until it is set anew,
+            as a pass may be recomputed.
     """
 
     def __init__(self, tower: nn.Module):
@@ -33,7 +36,8 @@ class NormApart:
         for norm in [module for module in tower.modules() if isinstance(module, _BatchNorm)]:
             if norm.track_running_stats and not is_locked(norm):
                 twin = _without_averages(norm)
-                norm.register_forward_pre_hook(self._set_aside)
+                # what was watched last stands last among the rows: it takes them first, and puts them back last
+                norm.register_forward_pre_hook(self._set_aside, prepend=True)
                 norm.register_forward_hook(partial(self._add, twin))
 
     def _set_aside(self, norm: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor] | None:
@@ -54,6 +58,8 @@ class NormApart:
 
 def _without_averages(norm: _BatchNorm) -> _BatchNorm:
     twin = copy.deepcopy(norm)
+    twin._forward_pre_hooks.clear()  # of others that have watched the norm already
+    twin._forward_hooks.clear()
     twin.track_running_stats = False
     twin.running_mean = twin.running_var = twin.num_batches_tracked = None
     return twin

@@ -153,7 +153,7 @@ class PixelAdversary(TakenSteps, ABC):
         return clean, Reading(embeddings.with_images((last, *others)), self.adversarial_weight)
 
     def gauges(self, model: DualEncoder) -> Mapping[str, float]:
-        return {"epsilon": float(self.radius_now()) / PIXEL_STEP}
+        return {"epsilon": float(self.radius_now()) / PIXEL_STEP if self._attacks else 0.0}
 
 
 def keys_of(draws: Float32[Tensor, "n k"]) -> Int64[Tensor, " n"]:

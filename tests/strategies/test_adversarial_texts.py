@@ -102,9 +102,8 @@ def test_the_objective_sees_clean_and_moved_captions(monkeypatch):
     for way in (torch.zeros_like(offsets), offsets):
         logits = scale * image @ embedded(parts, plain, way).T
         labels = torch.arange(PAIRS)
-        expected.append(
-            float(functional.cross_entropy(logits, labels) + functional.cross_entropy(logits.T, labels)) / 2
-        )
+        both = functional.cross_entropy(logits, labels) + functional.cross_entropy(logits.T, labels)
+        expected.append(both.item() / 2)
     report, _ = one_step(parts, plain, 0)
     found = [report["loss/clip"].item(), report["loss/adversarial_texts/clip"].item()]
     assert found == pytest.approx(expected, rel=1e-4)

@@ -87,6 +87,17 @@ def test_a_coca_has_its_decoder():
     assert found.recipe["objective"] == {"clip": {"weight": 1.0}, "captioning": {"weight": 3.0}}
 
 
+def test_a_sigmoid_loss_begins_where_it_begins_there(tmp_path):
+    """open_clip's trainer begins at scale 10 and bias -10; weights bring their scale, and a bias of their own or 0."""
+    words = ["--model", "ViT-B-32", "--train-data", "a.tar"]
+    write_translation([*words, "--siglip"], tmp_path / "new")
+    model = load_recipe(str(tmp_path / "new" / "ViT-B-32.recipe.yaml")).model
+    assert (model.init_scale, model.init_bias) == (10.0, -10.0)
+    write_translation([*words, "--siglip", "--pretrained", "openai"], tmp_path / "old")
+    assert load_recipe(str(tmp_path / "old" / "ViT-B-32.recipe.yaml")).model.init_bias == 0.0
+    assert "init_bias" not in translate(words).recipe["model"]
+
+
 def test_decays_by_layer_are_those_of_their_tower(tmp_path):
     """`--visual-layer-decay` is another name of `--image-layer-decay` there."""
     for flag in ("image", "visual"):

@@ -274,6 +274,8 @@ def _optimizer(found: Translation, given: Mapping[str, list[str]], _processes: i
 def _objective(found: Translation, given: Mapping[str, list[str]], _processes: int) -> None:
     if "siglip" in given:
         found.recipe["objective"] = {"clip": None, "siglip": {}}
+        has_weights = bool(_one(given, "pretrained"))  # their scale holds, and a bias of 0 where they have none
+        found.recipe["model"] |= {"init_bias": 0.0} if has_weights else {"init_scale": 10.0, "init_bias": -10.0}
     elif "coca" in given["model"][0].lower():
         found.recipe["objective"] = {
             "clip": {"weight": _one(given, "coca-contrastive-loss-weight", float, 1.0)},

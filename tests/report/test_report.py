@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from tests.synthetic_run import KnowingEncoder, write_run
+from vlp.data.faults import Fault, Quarantine
 from vlp.evaluators.base import load_task
 from vlp.evaluators.dataset import open_set
 from vlp.evaluators.retrieval import retrieve
@@ -188,6 +189,16 @@ def test_a_damaged_record_names_its_file(tmp_path):
 def test_bad_samples_are_counted_by_reason(run, html):
     assert read_run(run).faults == {("embedded", "corrupt_image"): 3, ("embedded", "empty_caption"): 1}
     assert '<td>corrupt image</td><td class="n">3</td>' in html
+
+
+def test_a_shard_that_is_gone_counts_as_all_samples_that_were_in_it(tmp_path):
+    run = write_run(tmp_path, evaluations=0)
+    (run / "quarantine.jsonl").unlink()
+    listed = Quarantine(run / "quarantine.jsonl", 0)
+    listed.add([Fault("embedded", "shard_error", "0.tar", "", -1, "gone", samples=10_000)])
+    listed.add([Fault("embedded", "corrupt_image", "1.tar", "a", 3, "bad")])
+    assert '<td>shard error</td><td class="n">10000</td>' in page(read_run(run), "none")
+    assert read_run(run).faults == {("embedded", "shard_error"): 10_000, ("embedded", "corrupt_image"): 1}
 
 
 def test_the_gallery_shows_what_the_evaluator_ranked():

@@ -17,11 +17,13 @@ from vlp.evaluators.base import load_task
 from vlp.evaluators.dataset import open_set
 from vlp.evaluators.retrieval import retrieve
 from vlp.ground.types import RecipeError
+from vlp.ground.yaml import parse_yaml
 from vlp.html.axes import Axis, smooth, thin
 from vlp.html.words import number, quantity, ticks
 from vlp.recipe.compose import load_recipe, lock_text
 from vlp.recipe.model import build_model
 from vlp.report import write_report
+from vlp.report.appendix import yaml_lines
 from vlp.report.charts import Series, line_chart, push_apart
 from vlp.report.gallery import SHOWN, Gallery, Hit, Shown, build_gallery, draw
 from vlp.report.page import page
@@ -189,6 +191,19 @@ def test_a_damaged_record_names_its_file(tmp_path):
 def test_bad_samples_are_counted_by_reason(run, html):
     assert read_run(run).faults == {("embedded", "corrupt_image"): 3, ("embedded", "empty_caption"): 1}
     assert '<td>corrupt image</td><td class="n">3</td>' in html
+
+
+def test_the_printed_recipe_is_the_recipe():
+    """Patterns of names have brackets, and captions commas, which end entries of a list that nothing quotes."""
+    settings = {
+        "freeze": ["visual.blocks.[0-3]*", "text, all", "{x}", "a: b", "#1", "1e3", None, 1e-6, True],
+        "labels": {"1": {"on": "yes, no", "null": []}, "a: b": 2},
+        "stages": [{"batch_size": 8, "note": "one, two"}],
+        "long": ["word " * 60],
+        "lines": "one\ntwo",
+        "empty": {},
+    }
+    assert parse_yaml("\n".join(yaml_lines(settings)), "the page") == settings
 
 
 def test_a_shard_that_is_gone_counts_as_all_samples_that_were_in_it(tmp_path):

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import pytest
 import torch
 
-from tests.synthetic_run import KnowingEncoder, write_run
+from tests.synthetic_run import KnowingEncoder, draw_pairs, make_record, write_run
 from vlp.data.faults import Fault, Quarantine
 from vlp.evaluators.base import load_task
 from vlp.evaluators.dataset import open_set
@@ -25,6 +25,7 @@ from vlp.recipe.model import build_model
 from vlp.report import write_report
 from vlp.report.appendix import yaml_lines
 from vlp.report.charts import Series, line_chart, push_apart
+from vlp.report.forest import chance, recall_chart
 from vlp.report.gallery import SHOWN, Gallery, Hit, Shown, build_gallery, draw
 from vlp.report.page import page
 from vlp.report.reading import read_run
@@ -191,6 +192,17 @@ def test_a_damaged_record_names_its_file(tmp_path):
 def test_bad_samples_are_counted_by_reason(run, html):
     assert read_run(run).faults == {("embedded", "corrupt_image"): 3, ("embedded", "empty_caption"): 1}
     assert '<td>corrupt image</td><td class="n">3</td>' in html
+
+
+def test_guessing_searches_no_more_than_a_fold():
+    """In 5 folds of 50 images each, guessing finds one of 10 first, and ranks end at 10."""
+    images, texts = draw_pairs(50, skill=0.3)
+    found = retrieve(images, texts, torch.arange(50), num_folds=5)
+    record = make_record("coco", "retrieval", "mean_recall@1", found, 100)
+    for name in ("text_to_image_recall@1", "image_to_text_recall@1", "mean_recall@1"):
+        assert chance(record, name) == 0.1
+    assert chance(record, "mean_recall@10") == 1.0
+    assert "chance: 10.0\u202f% at k 1, 100.0\u202f% at 10" in recall_chart(record)
 
 
 def test_the_printed_recipe_is_the_recipe():

@@ -29,6 +29,7 @@ from vlp.report.forest import chance, recall_chart
 from vlp.report.gallery import SHOWN, Gallery, Hit, Shown, build_gallery, draw
 from vlp.report.page import page
 from vlp.report.reading import read_run
+from vlp.report.sections import charts_of
 from vlp.run.checkpoint import save
 
 VOID = {"meta", "img", "br", "circle", "line", "path", "rect"}
@@ -203,6 +204,13 @@ def test_guessing_searches_no_more_than_a_fold():
         assert chance(record, name) == 0.1
     assert chance(record, "mean_recall@10") == 1.0
     assert "chance: 10.0\u202f% at k 1, 100.0\u202f% at 10" in recall_chart(record)
+
+
+def test_a_chart_of_what_was_not_measured_is_called_by_what_it_shows():
+    images, texts = draw_pairs(50, skill=0.3)
+    found = retrieve(images, texts, torch.arange(50), recall_at=(1, 10))
+    drawn = charts_of("sets", [make_record("sets", "retrieval", "mean_recall@1", found, step) for step in (1, 2)])
+    assert "<b>sets: mean recall at 1</b>" in drawn and "recall at 5" not in drawn
 
 
 def test_the_printed_recipe_is_the_recipe():

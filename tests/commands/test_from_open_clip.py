@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import shlex
 
 import pytest
 
 from vlp.cli import main
+from vlp.commands import from_open_clip
 from vlp.commands.from_open_clip import parse, translate, write_translation
 from vlp.commands.open_clip_flags import FLAGS, WITHOUT_VALUE
 from vlp.commands.reference import describe
@@ -87,6 +89,17 @@ def test_a_coca_has_its_decoder():
     assert found.recipe["objective"] == {"clip": {"weight": 1.0}, "captioning": {"weight": 3.0}}
 
 
+def test_a_sigmoid_loss_begins_where_it_begins_there(tmp_path):
+    """open_clip's trainer begins at scale 10 and bias -10; weights bring their scale, and a bias of their own or 0."""
+    words = ["--model", "ViT-B-32", "--train-data", "a.tar"]
+    write_translation([*words, "--siglip"], tmp_path / "new")
+    model = load_recipe(str(tmp_path / "new" / "ViT-B-32.recipe.yaml")).model
+    assert (model.init_scale, model.init_bias) == (10.0, -10.0)
+    write_translation([*words, "--siglip", "--pretrained", "openai"], tmp_path / "old")
+    assert load_recipe(str(tmp_path / "old" / "ViT-B-32.recipe.yaml")).model.init_bias == 0.0
+    assert "init_bias" not in translate(words).recipe["model"]
+
+
 def test_decays_by_layer_are_those_of_their_tower(tmp_path):
     """`--visual-layer-decay` is another name of `--image-layer-decay` there."""
     for flag in ("image", "visual"):
@@ -96,6 +109,29 @@ def test_decays_by_layer_are_those_of_their_tower(tmp_path):
         assert recipe.optimizer.layer_decay == {"image": 0.7, "text": 0.65}
     found = translate(["--model", "ViT-B-32", "--train-data", "a.tar", "--text-layer-decay", "0.65"])
     assert found.recipe["optimizer"]["layer_decay"] == {"text": 0.65}
+
+
+def test_lines_come_as_often_as_the_command_says():
+    """Its main branch tells lines on the screen, `--log-every-n-steps`, from those of trackers."""
+    words = ["--model", "ViT-B-32", "--train-data", "a.tar"]
+    assert translate([*words, "--log-every-n-steps", "7"]).recipe["log"]["every"] == 7
+    both = ["--log-metric-every-n-steps", "3", "--log-every-n-steps", "7"]
+    assert translate([*words, *both]).recipe["log"]["every"] == 3
+
+
+def test_every_flag_that_nothing_is_said_of_changes_the_recipe():
+    """One that has a key and no note must be read, or a command would lose it without a word."""
+    source = inspect.getsource(from_open_clip)
+    silent = [flag for flag, known in FLAGS.items() if not known.note]
+    assert len(silent) > 25
+    assert [flag for flag in silent if f'"{flag}"' not in source] == []
+
+
+def test_steps_that_nobody_knows_are_to_be_set_by_hand():
+    """How often an epoch says what a step count says only with its samples."""
+    words = ["--model", "ViT-B-32", "--train-data", "a.tar", "--save-frequency", "5"]
+    assert any("set checkpoint.every" in note for note in translate(words).notes)
+    assert not any("checkpoint.every" in note for note in translate([*words, "--train-num-samples", "640"]).notes)
 
 
 def test_nothing_is_written_over(tmp_path):

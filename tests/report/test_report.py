@@ -11,20 +11,25 @@ from xml.etree import ElementTree
 import pytest
 import torch
 
-from tests.synthetic_run import KnowingEncoder, write_run
+from tests.synthetic_run import KnowingEncoder, draw_pairs, make_record, write_run
+from vlp.data.faults import Fault, Quarantine
 from vlp.evaluators.base import load_task
 from vlp.evaluators.dataset import open_set
 from vlp.evaluators.retrieval import retrieve
 from vlp.ground.types import RecipeError
+from vlp.ground.yaml import parse_yaml
 from vlp.html.axes import Axis, smooth, thin
 from vlp.html.words import number, quantity, ticks
 from vlp.recipe.compose import load_recipe, lock_text
 from vlp.recipe.model import build_model
 from vlp.report import write_report
+from vlp.report.appendix import yaml_lines
 from vlp.report.charts import Series, line_chart, push_apart
+from vlp.report.forest import chance, recall_chart
 from vlp.report.gallery import SHOWN, Gallery, Hit, Shown, build_gallery, draw
 from vlp.report.page import page
 from vlp.report.reading import read_run
+from vlp.report.sections import charts_of
 from vlp.run.checkpoint import save
 
 VOID = {"meta", "img", "br", "circle", "line", "path", "rect"}
@@ -188,6 +193,47 @@ def test_a_damaged_record_names_its_file(tmp_path):
 def test_bad_samples_are_counted_by_reason(run, html):
     assert read_run(run).faults == {("embedded", "corrupt_image"): 3, ("embedded", "empty_caption"): 1}
     assert '<td>corrupt image</td><td class="n">3</td>' in html
+
+
+def test_guessing_searches_no_more_than_a_fold():
+    """In 5 folds of 50 images each, guessing finds one of 10 first, and ranks end at 10."""
+    images, texts = draw_pairs(50, skill=0.3)
+    found = retrieve(images, texts, torch.arange(50), num_folds=5)
+    record = make_record("coco", "retrieval", "mean_recall@1", found, 100)
+    for name in ("text_to_image_recall@1", "image_to_text_recall@1", "mean_recall@1"):
+        assert chance(record, name) == 0.1
+    assert chance(record, "mean_recall@10") == 1.0
+    assert "chance: 10.0\u202f% at k 1, 100.0\u202f% at 10" in recall_chart(record)
+
+
+def test_a_chart_of_what_was_not_measured_is_called_by_what_it_shows():
+    images, texts = draw_pairs(50, skill=0.3)
+    found = retrieve(images, texts, torch.arange(50), recall_at=(1, 10))
+    drawn = charts_of("sets", [make_record("sets", "retrieval", "mean_recall@1", found, step) for step in (1, 2)])
+    assert "<b>sets: mean recall at 1</b>" in drawn and "recall at 5" not in drawn
+
+
+def test_the_printed_recipe_is_the_recipe():
+    """Patterns of names have brackets, and captions commas, which end entries of a list that nothing quotes."""
+    settings = {
+        "freeze": ["visual.blocks.[0-3]*", "text, all", "{x}", "a: b", "#1", "1e3", None, 1e-6, True],
+        "labels": {"1": {"on": "yes, no", "null": []}, "a: b": 2},
+        "stages": [{"batch_size": 8, "note": "one, two"}],
+        "long": ["word " * 60],
+        "lines": "one\ntwo",
+        "empty": {},
+    }
+    assert parse_yaml("\n".join(yaml_lines(settings)), "the page") == settings
+
+
+def test_a_shard_that_is_gone_counts_as_all_samples_that_were_in_it(tmp_path):
+    run = write_run(tmp_path, evaluations=0)
+    (run / "quarantine.jsonl").unlink()
+    listed = Quarantine(run / "quarantine.jsonl", 0)
+    listed.add([Fault("embedded", "shard_error", "0.tar", "", -1, "gone", samples=10_000)])
+    listed.add([Fault("embedded", "corrupt_image", "1.tar", "a", 3, "bad")])
+    assert '<td>shard error</td><td class="n">10000</td>' in page(read_run(run), "none")
+    assert read_run(run).faults == {("embedded", "shard_error"): 10_000, ("embedded", "corrupt_image"): 1}
 
 
 def test_the_gallery_shows_what_the_evaluator_ranked():

@@ -239,6 +239,10 @@ def _lengths(found: Translation, given: Mapping[str, list[str]], processes: int)
         per_epoch = max(1, samples // batch)
         found.set("checkpoint.every", _one(given, "save-frequency", _positive, 1) * per_epoch)
         found.set("evaluation.every", _one(given, "zeroshot-frequency", _positive, 2) * per_epoch)
+    else:
+        found.notes.append(
+            "--train-num-samples is missing: set checkpoint.every and evaluation.every, for an epoch has no known steps"
+        )
     found.set("checkpoint.keep", 1 if "delete-previous-checkpoint" in given else 1000)
     found.set("evaluation.tasks", ["imagenet1k"] if "imagenet-val" in given else [])
 
@@ -274,6 +278,8 @@ def _optimizer(found: Translation, given: Mapping[str, list[str]], _processes: i
 def _objective(found: Translation, given: Mapping[str, list[str]], _processes: int) -> None:
     if "siglip" in given:
         found.recipe["objective"] = {"clip": None, "siglip": {}}
+        has_weights = bool(_one(given, "pretrained"))  # their scale holds, and a bias of 0 where they have none
+        found.recipe["model"] |= {"init_bias": 0.0} if has_weights else {"init_scale": 10.0, "init_bias": -10.0}
     elif "coca" in given["model"][0].lower():
         found.recipe["objective"] = {
             "clip": {"weight": _one(given, "coca-contrastive-loss-weight", float, 1.0)},
@@ -291,7 +297,9 @@ def _objective(found: Translation, given: Mapping[str, list[str]], _processes: i
 def _the_rest(found: Translation, given: Mapping[str, list[str]], _processes: int) -> None:
     found.set("seed", _one(given, "seed", int, 0))
     found.set("runs", _one(given, "logs", default="runs").rstrip("/"))
-    found.set("log.every", _one(given, "log-metric-every-n-steps", int, 10))
+    for flag in ("log-every-n-steps", "log-metric-every-n-steps"):  # the second of its main branch alone
+        if flag in given:
+            found.set("log.every", _one(given, flag, _positive))
     if trackers := [name for name in (_one(given, "report-to") or "").split(",") if name]:
         found.set("log.trackers", ["tensorboard", "wandb", "trackio"] if trackers == ["all"] else trackers)
     if "wandb-project-name" in given:

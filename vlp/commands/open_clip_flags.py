@@ -107,7 +107,7 @@ FLAGS: dict[str, Flag] = {
     "seed": Flag("seed", ""),
     "device": Flag("", "A GPU where there is one; `ACCELERATE_USE_CPU=true` for none."),
     # the loss
-    "siglip": Flag("objective.siglip", ""),
+    "siglip": Flag("objective.siglip, model.init_scale, model.init_bias", ""),
     "local-loss": ALWAYS,
     "gather-with-grad": ALWAYS,
     "loss-dist-impl": ALWAYS,

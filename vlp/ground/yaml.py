@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -74,9 +75,18 @@ def parse_yaml(text: str, where: str) -> Any:
 
 def write_yaml(value: Any) -> str:
     """Return block-style YAML text of plain mappings, lists, numbers and strings."""
+    return _written(value, flow=False, width=120)
+
+
+def yaml_on_one_line(value: Any) -> str:
+    """Return a value as YAML that can stand in a line, behind a key or as one, with quotes where it needs them."""
+    return _written([value], flow=True, width=sys.maxsize).strip()[1:-1]
+
+
+def _written(value: Any, *, flow: bool, width: int) -> str:
     writer: Any = YAML(typ="safe", pure=True)
-    writer.default_flow_style = False
-    writer.width = 120
+    writer.default_flow_style = flow
+    writer.width = width
     writer.sort_base_mapping_type_on_output = False
     buffer = io.StringIO()
     writer.dump(value, buffer)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from vlp.ground.yaml import write_yaml
+from vlp.ground.yaml import yaml_on_one_line
 from vlp.html.frame import gap, section, table
 from vlp.html.words import text
 from vlp.report.gallery import SEED, SHOWN, Gallery, Hit, Shown
@@ -88,18 +88,10 @@ def yaml_lines(mapping: Mapping[str, Any], depth: int = 0) -> Iterator[str]:
     """Write a mapping as YAML with lists on one line."""
     for key, value in mapping.items():
         if isinstance(value, Mapping) and value:
-            yield f"{'  ' * depth}{key}:"
+            yield f"{'  ' * depth}{yaml_on_one_line(key)}:"
             yield from yaml_lines(value, depth + 1)
         else:
-            yield f"{'  ' * depth}{key}: {_flow(value)}"
-
-
-def _flow(value: Any) -> str:
-    if isinstance(value, list):
-        return f"[{', '.join(map(_flow, value))}]"
-    if isinstance(value, Mapping):
-        return f"{{{', '.join(f'{key}: {_flow(inner)}' for key, inner in value.items())}}}"
-    return write_yaml([value]).strip().removeprefix("- ")
+            yield f"{'  ' * depth}{yaml_on_one_line(key)}: {yaml_on_one_line(value)}"
 
 
 def _provenance(record: Record) -> str:

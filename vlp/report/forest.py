@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from vlp.html.words import ARROW, count, exact, interval, is_share, metric_name, text
 from vlp.report.charts import Series, line_chart
@@ -23,8 +24,13 @@ def chance(record: Record, name: str) -> float | None:
     if not (images and captions and at and k.isdigit()):
         return None
     if name.startswith("text_to_image") or images == captions:
-        return min(1.0, int(k) / images)
+        return min(1.0, int(k) / in_a_fold(details, "images"))
     return None
+
+
+def in_a_fold(details: Mapping[str, Any], what: str) -> int:
+    """Return how many images or captions a query of retrieval searches among, where folds are of one size."""
+    return -(-details[what] // details.get("folds", 1))
 
 
 def forest_table(records: Sequence[Record]) -> str:
@@ -88,7 +94,7 @@ def recall_chart(record: Record) -> str:
     details = record.get("details", {})
     ranks = details.get("ranks")
     if isinstance(ranks, dict):
-        num_items = {"image_to_text": details["captions"], "text_to_image": details["images"]}
+        num_items = {"image_to_text": in_a_fold(details, "captions"), "text_to_image": in_a_fold(details, "images")}
         series = [
             _recalls(ranks[direction], num_items[direction], label, color)
             for direction, label, color in (
@@ -96,7 +102,7 @@ def recall_chart(record: Record) -> str:
                 ("text_to_image", f"text{ARROW}image", "text"),
             )
         ]
-        size = details["images"]
+        size = in_a_fold(details, "images")
     elif ranks and details.get("class_names"):
         size = len(details["class_names"])
         series = [_recalls(ranks, size, "right class", "ink")]

@@ -34,7 +34,7 @@ class RecordedRun:
         provenance: Commit, versions and checksums from the lock file.
         lines: Training lines of `metrics.jsonl`, by step.
         evaluations: Records by task, oldest first.
-        faults: Listed bad samples by (source, reason).
+        faults: How many samples were lost to listed faults, by (source, reason).
         num_parameters: Parameters by tower, from the newest checkpoint; empty without one.
     """
 
@@ -106,13 +106,16 @@ def read_run(folder: Path) -> RecordedRun:
     evaluations = _evaluations(folder)
     lines = _lines(folder / "metrics.jsonl", "step")
     faults = [fault for file in sorted(folder.glob("quarantine*.jsonl")) for fault in _lines(file, "source", "reason")]
+    lost: Counter[tuple[str, str]] = Counter()
+    for fault in faults:
+        lost[fault["source"], fault["reason"]] += fault.get("samples", 1)  # a shard that is gone takes all of its own
     return RecordedRun(
         folder=folder,
         provenance=settings.pop("provenance", {}),
         settings=settings,
         lines=[line for line in lines if not any(key.startswith("eval/") for key in line)],
         evaluations=evaluations,
-        faults=Counter((fault["source"], fault["reason"]) for fault in faults),
+        faults=lost,
         num_parameters=_num_parameters(folder),
         date=_date(folder, evaluations),
     )

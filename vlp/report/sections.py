@@ -156,22 +156,28 @@ def charts_of(task: str, records: Sequence[Record]) -> str:
     details, kind = last.get("details", {}), last["evaluator"]
     if kind == "zero_shot":
         beneath = confusion_chart(last) if can_show_confusion(details) else recall_chart(last)
-        return over_time(f"{task}: accuracy", records, ACCURACY) + class_chart(last) + beneath
+        return over_time(task, "accuracy", records, ACCURACY) + class_chart(last) + beneath
     if kind == "retrieval":
-        curves = over_time(f"{task}: recall at 5", records, RECALL) + over_time(f"{task}: median rank", records, RANK)
+        curves = over_time(task, "recall at 5", records, RECALL) + over_time(task, "median rank", records, RANK)
         return curves + recall_chart(last)
     name = str(last["main_metric"])
-    return over_time(f"{task}: {metric_name(name)}", records, ((name, "", "ink"),))
+    return over_time(task, metric_name(name), records, ((name, "", "ink"),))
 
 
-def over_time(title: str, records: Sequence[Record], wanted: Wanted) -> str:
-    """Draw metrics over the steps with their intervals; the main metric where the wanted ones were not measured."""
+def over_time(task: str, said: str, records: Sequence[Record], wanted: Wanted) -> str:
+    """Draw metrics over the steps with their intervals; the main metric where the wanted ones were not measured.
+
+    Args:
+        said: What the wanted metrics are called together.
+    """
     if len(records) == 1:
         return ""
-    main = str(records[-1]["main_metric"])
-    series = _series(records, wanted) or _series(records, ((main, metric_name(main), "ink"),))
+    if not _series(records, wanted):
+        main = str(records[-1]["main_metric"])
+        wanted, said = ((main, "", "ink"),), metric_name(main)
     is_percent = all(is_share(name) for name, _, _ in wanted)
-    return line_chart(title, series, is_share=is_percent, zero=is_percent, allow_log=not is_percent)
+    series = _series(records, wanted)
+    return line_chart(f"{task}: {said}", series, is_share=is_percent, zero=is_percent, allow_log=not is_percent)
 
 
 def _series(records: Sequence[Record], wanted: Wanted) -> list[Series]:

@@ -27,7 +27,7 @@ PAIRS = (
     "tests/objectives/test_contract.py -k 'clip or cwcl or groco'",
     "tests/pairs/test_processes.py",
 )
-FUSED = ("tests/pairs/test_triton.py", "tests/pairs/test_twins.py -k triton")
+FUSED = ("tests/pairs/test_triton.py", "tests/pairs/test_fused_widths.py", "tests/pairs/test_twins.py -k triton")
 RUNS = ("tests/test_golden.py", "tests/test_train.py -m 'not processes' -k 'not compiled'")
 SHARDS = (
     "tests/data/test_faults.py",

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from benchmarks.gpu.timing import H100, MILLI, forget_peak, median, peak_gb, sec
 from benchmarks.objective_cases import BIAS, DIM, SCALE, make_step, unit
 from benchmarks.objective_cases import Case as Loss
 from vlp.pairs import LSE, Block, Numerics, Side, pair_stats
+from vlp.pairs.engine import walk
 
 TOY = 256  # of which a size is that of a toy
 SMALLEST = 64  # rows of the toy of one process among many
@@ -27,6 +29,14 @@ SPLIT = 3  # products of halves that together have float32's digits
 FUSED, PEER = ("clip", "siglip"), "open_clip."
 OTHERS = ("uniformity", "cwcl", "cacr", "false_negatives", "hard")
 TIMES_CLIP = 2  # what a term may take that asks for more than log-sum-exps
+WIDTHS = "widths"  # of `objective_cases`: clip at 64, 128, 256 and all 512 coordinates
+AT_WIDTHS = (16_384, 65_536)
+TIMES_ONE = 2.0
+"""What four widths may take of one. memeff's kernels take 981 ms for four where 507 for one: 65,536 pairs of 384
+coordinates, forward and back, on an A100, by its authors."""
+EXPECTED_TIMES_ONE = 1.8
+"""At 65,536 pairs, of which one width takes 140 ms, each of three others adds 23 ms for 16 bytes an entry that are
+written and read, 5 for four exponentials, and 8 for other instructions."""
 ROWS, COLUMNS = 16_384, 1_048_576
 ALSO_FAST = (16_384, 32_768)
 ACCURATE = 2_048  # pairs whose loss in float64 is dense
@@ -89,6 +99,10 @@ def cases(setting: Setting) -> Iterator[Case]:
     for name in OTHERS:
         words = f"{TIMES_CLIP * OURS[ROWS].good:g} ms, {TIMES_CLIP} times what would be good for clip"
         yield Case(f"{name} {ROWS:,}", lambda name=name: other(setting, name, ROWS), words)
+    for pairs in AT_WIDTHS:
+        limits = OURS[pairs]
+        words = f"{EXPECTED_TIMES_ONE * limits.good:g} ms, < {TIMES_ONE:g} x one width; {limits.floor:g} at best"
+        yield Case(f"clip at four widths {pairs:,}", lambda pairs=pairs: at_widths(setting, pairs), words, seconds=40)
 
 
 def error(setting: Setting, numerics: Numerics) -> Finding:
@@ -164,6 +178,23 @@ def other(setting: Setting, name: str, pairs: int) -> Finding:
     """Measure a term that asks for weights, means or matrices within a side."""
     found = _measure(setting, lambda size: make_step(Loss(name, size, device=setting.device), 0), pairs)
     return _judged(setting, found, OURS[pairs].floor, TIMES_CLIP * OURS[pairs].good)
+
+
+def at_widths(setting: Setting, pairs: int) -> Finding:
+    """Measure a term at four widths in one walk, and beside it in a walk of each."""
+
+    def measure() -> Finding:
+        return _measure(setting, lambda size: make_step(Loss(WIDTHS, size, device=setting.device), 0), pairs)
+
+    found = measure()
+    with patch.object(walk, "walked_together", lambda asked: [[question] for question in asked]):
+        apart = measure().numbers["seconds"]
+    limits, seconds = OURS[pairs], median(found.numbers["seconds"])
+    one = setting.earlier("E", f"{FUSED[0]} {pairs:,}").get("seconds")
+    shown = f"{found.shown}, {median(apart) / MILLI:,.2f} ms in four walks"
+    shown += f", {seconds / median(one):.2f} times one width" if one else ""
+    whole = Finding(shown, {**found.numbers, "apart_seconds": apart, "one_seconds": one})
+    return _judged(setting, whole, limits.floor, TIMES_ONE * (median(one) / MILLI if one else limits.good))
 
 
 def _measure(setting: Setting, make: Callable[[int], tuple[Callable[[], object], list[Tensor]]], pairs: int) -> Finding:

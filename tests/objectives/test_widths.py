@@ -10,6 +10,7 @@ import torch
 
 from tests.objectives.batches import DIM, VOCABULARY, draw_leaves, extras, one, pairs_of, rows_of
 from tests.objectives.cases import CASES, each_term
+from tests.pairs.test_triton import interpret, start
 from tests.processes import run_processes
 from tests.small_steps import batch_for, small_parts, small_recipe
 from vlp import train
@@ -19,6 +20,7 @@ from vlp.objectives.base import Objective, terms
 from vlp.objectives.clip import ClipTerm
 from vlp.objectives.uniformity import UniformityTerm
 from vlp.pairs import Pairs
+from vlp.pairs.engine import fused, walk
 from vlp.pairs.prefix import prefix_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:isogclr")  # small batches are meant here
@@ -134,3 +136,50 @@ def test_a_width_that_is_none_is_refused(monkeypatch, width):
 
 def test_there_are_terms_to_try():
     assert len(CASES) > 60
+
+
+@pytest.fixture(scope="module")
+def interpreter():
+    with start(interpret) as pool:
+        yield lambda function, *args: pool.submit(function, *args).result()
+
+
+def in_kernels(name):
+    """Return how many widths each walk of kernels answered, whose answers are those of tiles."""
+    found, walks = [], []
+
+    def walked_together(asked):
+        together = whole(asked)
+        walks.extend(len(each) for each in together if each[0].matrix.is_fused)
+        return together
+
+    whole = walk.walked_together
+    for dtype in (torch.float64, torch.float32):
+        widths = {f"{name}@{width}": width for width in (3, 4)}
+        parts = {label: (built(name, {}, widths.get(label, DIM)).to(dtype), lambda _: 1.0) for label in (name, *widths)}
+        batch = draw_leaves(SIZE, dtype=dtype)
+        pairs = pairs_of(*batch, **extras(SIZE, dtype))
+        with (
+            patch.object(fused, "_runs_on", lambda device, is_on=dtype == torch.float32: is_on),
+            patch.object(walk, "walked_together", walked_together),
+        ):
+            loss, _ = Objective(parts, widths)(pairs, 0)
+            found.append([loss, *gradients(loss, batch)])
+    for exact, ours in zip(*found, strict=True):
+        torch.testing.assert_close(ours.double(), exact, rtol=2e-5, atol=2e-5 * max(1.0, exact.abs().max().item()))
+    return walks
+
+
+@pytest.mark.parametrize(
+    ("name", "walks"),
+    [
+        ("clip", [3]),
+        ("siglip", [3]),
+        ("uniformity", [3, 3]),
+        ("cwcl", [3]),
+        ("isogclr", [1, 1, 1]),
+    ],
+)
+def test_terms_walk_their_widths_together_where_their_samples_are_the_same(interpreter, name, walks):
+    """Scales that a term learns for its samples are those of one width; references are everybody's."""
+    assert interpreter(in_kernels, name) == walks

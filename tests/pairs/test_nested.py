@@ -8,7 +8,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tests.pairs.dense import COLUMNS, REQUESTS, ROWS, blocks_of, cut_blocks, dense_stat, leaves, mix, unit
 from vlp.pairs import HIST, LSE, MAP, SOFTPLUS, TOPK, pair_stats
-from vlp.pairs.engine import walk
 from vlp.pairs.engine.nested import NestedWalk
 
 DIM = 6
@@ -166,18 +165,3 @@ def test_what_is_kept_anyway_is_walked_width_by_width():
     assert len({values.grad_fn for values in stats.values()}) == 3
     stats = pair_stats(blocks, several({"image_text": [ROWS]}), kept_bytes=9 * 9 * 4 - 1)
     assert len({values.grad_fn for values in stats.values()}) == 1
-
-
-def test_a_width_of_kernels_is_walked_alone():
-    """On CUDA kernels answer, one width after the other."""
-    blocks = blocks_of_widths(leaves(5))
-    names = ("image_text@2", "image_text@4")
-    asked = [walk.Asked(name, blocks[name], matrix) for name, matrix in matrices(blocks, names, is_fused=True)]
-    assert [len(together) for together in walk.walked_together(asked)] == [1, 1]
-    asked = [walk.Asked(name, blocks[name], matrix) for name, matrix in matrices(blocks, names, is_fused=False)]
-    assert [len(together) for together in walk.walked_together(asked)] == [2]
-
-
-def matrices(blocks, names, *, is_fused):
-    settings = {"tile_size": 4, "kept_bytes": 0, "memory": walk.TileMemory(), "is_fused": is_fused, "numerics": "exact"}
-    return [(name, walk.matrix_of(blocks[name], [ROWS], None, **settings)) for name in names]

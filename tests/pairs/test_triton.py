@@ -261,8 +261,8 @@ def test_two_processes_add_up_to_one():
             torch.testing.assert_close(ours.double(), theirs, rtol=5e-6, atol=5e-6 * largest, msg=name)
 
 
-def compile_for(capability):
-    """Compile what a walk would launch, for each way to multiply float32, and launch nothing."""
+def without_device(capability):
+    """Return kernels that compile what a walk would launch and launch nothing, and the list that they leave it in."""
     import triton
     from triton.backends.compiler import GPUTarget
 
@@ -282,7 +282,19 @@ def compile_for(capability):
         def __getitem__(self, grid):
             return lambda *args, **options: compiled.append(self.kernel.warmup(*args, grid=grid, **options))
 
-    kernels = SimpleNamespace(forward=Compiler(triton_kernels.forward), backward=Compiler(triton_kernels.backward))
+    return SimpleNamespace(
+        forward=Compiler(triton_kernels.forward), backward=Compiler(triton_kernels.backward)
+    ), compiled
+
+
+def texts_of(compiled):
+    """Return name, bytes of shared memory and assembly."""
+    return [(kernel.metadata.name, kernel.metadata.shared, kernel.asm["ptx"]) for kernel in compiled]
+
+
+def compile_for(capability):
+    """Compile kernels for each way to multiply float32."""
+    kernels, compiled = without_device(capability)
     for precision in ("tf32x3", "tf32", "ieee"):
         with (
             patch.object(fused, "blocks_for", lambda _: SINGLE),
@@ -290,7 +302,7 @@ def compile_for(capability):
             patch.object(fused, "_kernels", lambda: kernels),
         ):
             mix(fused_stats(leaves(16, 16, dtype=torch.float32), {"image_text": MIXED})).backward()
-    return [(kernel.metadata.name, kernel.metadata.shared, kernel.asm["ptx"]) for kernel in compiled]
+    return texts_of(compiled)
 
 
 @pytest.mark.long

@@ -4,6 +4,9 @@ The matrix is cut into panels. Forward: each tile of a panel leaves one number p
 added up. Backward: the derivative of one panel exists at a time, and two library products make gradients of it: three
 products for any number of features, on matrix units and with the digits of float32 (`split_products`). Kernels that
 keep the gradients on the chip need four, and more as soon as a row of features does not fit.
+
+Several widths of the same embeddings are walked together, as `nested` says: tiles are read at each width while their
+products are added up. `fused_sums` counts what that costs.
 """
 
 from __future__ import annotations
@@ -22,21 +25,24 @@ from vlp.pairs.engine.fused_plan import (
     KINDS,
     NUM_SUMS,
     NUM_VECTORS,
+    Levels,
     Plan,
     has_kernel,
     has_types,
     num_vectors,
     own_scale_of,
+    plan_levels,
     plan_walk,
     references_of,
     request_of,
 )
+from vlp.pairs.engine.fused_sums import FusedSums, PanelDerivatives
 from vlp.pairs.engine.gradients import Gradients, WantedGradients
-from vlp.pairs.engine.matrix import Matrix
+from vlp.pairs.engine.nested import Level
 from vlp.pairs.engine.plain_sums import KernelSum, PointwiseSum
 from vlp.pairs.engine.softmax_sums import LogSumExp, SoftmaxMean
-from vlp.pairs.engine.split_products import Numerics, add_product_, parts_of, transposed
-from vlp.pairs.engine.statistic import AXES, Returned, Vectors
+from vlp.pairs.engine.split_products import Numerics, is_split
+from vlp.pairs.engine.statistic import AXES, Returned, Statistic, Vectors
 from vlp.pairs.engine.tiles import Rectangle, cut
 from vlp.pairs.kernel_blocks import blocks_for
 from vlp.pairs.requests import Axis, Block, Request, Side, kernel_of
@@ -104,10 +110,12 @@ class Further(NamedTuple):
     Args:
         references: Features that kernels see the products of, those of all names side by side.
         scales: Of single rows or columns.
+        norms: Inverse ones of first coordinates, a row for each width that was cut; of what is walked.
     """
 
     references: Float[Tensor, "b r"] | None
     scales: Float[Tensor, " b"] | None
+    norms: Float[Tensor, "cut n"] | None
 
 
 class Panel:
@@ -141,10 +149,12 @@ class Panel:
             _part(further["column"].scales, places["column"]),
             _part(further["row"].references, batch_rows),
             _part(further["column"].references, places["column"]),
+            *(_contiguous_part(further[axis].norms, places[axis]) for axis in AXES),
         )
         references = further["row"].references
         self._depths = self._rows.shape[1], 0 if references is None else references.shape[1]
         self._precision = precision_of(rows, numerics)
+        self._is_split = is_split(rows, numerics)
         self._blocks = blocks_for(rows)
         self._sizes: dict[Axis, int] = {"row": len(self._rows), "column": len(self._columns)}
         self._grid = (
@@ -152,30 +162,35 @@ class Panel:
             -(-len(self._columns) // self._blocks.block_columns),
         )
 
-    def forward(self, plan: Plan, numbers: Numbers) -> Vectors:
+    def forward(self, plan: Plan, levels: Levels, numbers: Numbers) -> Vectors:
         """Return what every tile adds to each sum of rows and of columns, of shape (numbers, tiles, size)."""
-        num_tiles: dict[Axis, int] = {"row": self._grid[1], "column": self._grid[0]}
-        parts = {
-            axis: numbers.bias.new_empty(num_vectors(plan, axis, NUM_SUMS), num_tiles[axis], self._sizes[axis])
-            for axis in AXES
-        }
-        self._launch(_kernels().forward, plan, *numbers, parts["row"], parts["column"])
+        parts = {axis: self._empty_parts(axis, num_vectors(plan, axis, NUM_SUMS), numbers) for axis in AXES}
+        self._launch(_kernels().forward, plan, levels, *numbers, parts["row"], parts["column"])
         return parts
 
-    def backward(self, plan: Plan, numbers: Numbers, vectors: Vectors) -> tuple[Tensor, Tensor]:
-        """Return the derivative with respect to the cosines, and its sums over tiles for log-scale and bias."""
-        derivative = numbers.bias.new_empty(self._sizes["row"], self._sizes["column"])
-        parts = numbers.bias.new_empty(2, self._grid[0] * self._grid[1])
+    def backward(self, plan: Plan, levels: Levels, numbers: Numbers, vectors: Vectors) -> PanelDerivatives:
+        """Return the derivatives with respect to the products, and those of inverse norms, log-scale and bias."""
         own = [vectors[axis][..., self.places[axis]].contiguous() for axis in AXES]
-        self._launch(_kernels().backward, plan, *numbers, *own, derivative, parts)
-        return derivative, parts
+        derivatives = numbers.bias.new_empty(len(levels), *self._sizes.values())
+        rests = torch.empty_like(derivatives) if self._is_split else None
+        num_cut = sum(level.norms >= 0 for level in levels)
+        norms = {axis: self._empty_parts(axis, num_cut, numbers) for axis in AXES}
+        parts = numbers.bias.new_empty(2, self._grid[0] * self._grid[1])
+        self._launch(_kernels().backward, plan, levels, *numbers, *own, derivatives, rests, *norms.values(), parts)
+        products = zip(derivatives) if rests is None else zip(derivatives, rests, strict=True)
+        return PanelDerivatives(list(products), {axis: each.sum(1) for axis, each in norms.items()}, parts.sum(1))
 
-    def _launch(self, kernel: Any, plan: Plan, *tensors: Tensor) -> None:
+    def _empty_parts(self, axis: Axis, count: int, numbers: Numbers) -> Float[Tensor, "count tiles size"]:
+        """Return memory for what tiles add along an axis."""
+        return numbers.bias.new_empty(count, self._grid[1 if axis == "row" else 0], self._sizes[axis])
+
+    def _launch(self, kernel: Any, plan: Plan, levels: Levels, *tensors: Tensor | None) -> None:
         sides = (self._rows, self._columns, *self._names)
         sizes = (*self._sizes.values(), *self._depths, self._offset)
         with torch.cuda.device_of(self._rows):
             chosen = self._blocks._asdict() | {"precision": self._precision}
-            kernel[self._grid](*sides, *tensors, *sizes, tuple(map(tuple, plan)), **chosen)
+            compiled_for = (tuple(map(tuple, plan)), tuple(map(tuple, levels)))
+            kernel[self._grid](*sides, *tensors, *sizes, *compiled_for, **chosen)
 
 
 def _parts(
@@ -189,6 +204,10 @@ def _part(values: Tensor | None, places: slice) -> Tensor | None:
     return None if values is None else values[places]
 
 
+def _contiguous_part(values: Tensor | None, places: slice) -> Tensor | None:
+    return None if values is None else values[:, places].contiguous()
+
+
 def _side_by_side(references: Sequence[Float[Tensor, "b r"]]) -> Float[Tensor, "b s"]:
     return torch.cat(list(references), dim=1) if len(references) > 1 else references[0].contiguous()
 
@@ -197,11 +216,19 @@ class FusedWalk:
     """The path on CUDA: panels, whose tiles only kernels see.
 
     Args:
-        matrix: Every statistic of it has a kernel.
+        levels: One width of the embeddings or several, narrow ones first; every statistic of them has a kernel.
+        whole: What is walked: all coordinates, as they are.
     """
 
-    def __init__(self, matrix: Matrix, wanted: WantedGradients):
-        self._matrix, self._whole, self._wanted = matrix, matrix.part, wanted
+    def __init__(self, levels: Sequence[Level], whole: Rectangle, wanted: WantedGradients):
+        self._levels, self._whole, self._wanted = levels, whole, wanted
+        self._matrices = [level.matrix for level in levels]
+        self._matrix = levels[-1].matrix
+        self._plan_levels = plan_levels(
+            [level.width for level in levels],
+            [level.rows is not None for level in levels],
+            [len(matrix.statistics) for matrix in self._matrices],
+        )
 
     def forward(self) -> None:
         """Add every tile to the statistics, which have begun without a bound."""
@@ -209,7 +236,7 @@ class FusedWalk:
         plan = self._plan([statistic.requests for statistic in statistics], NUM_SUMS)
         numbers = self._numbers()
         for panel in self._panels():
-            parts = panel.forward(plan, numbers)
+            parts = panel.forward(plan, self._plan_levels, numbers)
             for entry, statistic in zip(plan, statistics, strict=True):
                 for axis in statistic.requests:
                     start = entry.row if axis == "row" else entry.column
@@ -217,41 +244,33 @@ class FusedWalk:
                     statistic.add_parts(axis, panel.places[axis], found)
 
     def backward(self, returned: Sequence[Returned]) -> Gradients:
-        """Turn one panel after the other into its derivative, and that into gradients."""
-        numbers, whole = self._numbers(), self._whole
+        """Turn one panel after the other into its derivatives, and those into gradients."""
+        numbers = self._numbers()
         plan = self._plan([gradients for _, gradients in returned], NUM_VECTORS)
         vectors = {axis: self._stack(axis, returned) for axis in AXES}
-        rows = torch.zeros_like(whole.rows) if self._wanted.rows else None
-        columns = torch.zeros_like(whole.columns) if self._wanted.columns else None
-        scale_and_bias = numbers.scales.new_zeros(2)
+        sums = FusedSums(self._levels, self._whole, self._wanted)
         for panel in self._panels():
-            derivative, parts = panel.backward(plan, numbers, vectors)
-            scale_and_bias += parts.sum(1)
-            slopes = parts_of(derivative, self._matrix.numerics)
-            if rows is not None:
-                others = parts_of(whole.columns[panel.places["column"]], self._matrix.numerics)
-                add_product_(rows[panel.places["row"]], slopes, others)
-            if columns is not None:
-                others = parts_of(whole.rows[panel.places["row"]], self._matrix.numerics)
-                add_product_(columns[panel.places["column"]], transposed(slopes), others)
-        if whole.is_symmetric:
-            scale_and_bias /= 2  # the derivative is that of an entry and of its mirror image
-        log_scale, bias = scale_and_bias.unbind()
-        return Gradients(rows, columns, log_scale / self._matrix.scale, bias)
+            sums.add(panel.places, panel.backward(plan, self._plan_levels, numbers, vectors))
+        return sums.finish()
 
     def _statistics(self) -> list[LogSumExp | SoftmaxMean | PointwiseSum | KernelSum]:
         kinds = LogSumExp | SoftmaxMean | PointwiseSum | KernelSum
-        found = [statistic for statistic in self._matrix.statistics if isinstance(statistic, kinds)]
-        assert len(found) == len(self._matrix.statistics), "`share_out` looks for kernels"
+        every = self._every_statistic()
+        found = [statistic for statistic in every if isinstance(statistic, kinds)]
+        assert len(found) == len(every), "`share_out` looks for kernels"
         return found
 
+    def _every_statistic(self) -> list[Statistic]:
+        return [statistic for matrix in self._matrices for statistic in matrix.statistics]
+
     def _plan(self, axes: Sequence[Iterable[Axis]], numbers: dict[str, int]) -> Plan:
-        return plan_walk(self._matrix.statistics, axes, self._whole.row_side, numbers)
+        return plan_walk(self._every_statistic(), axes, self._whole.row_side, numbers)
 
     def _numbers(self) -> Numbers:
         matrix = self._matrix
-        kernels = [kernel_of(request_of(statistic)) for statistic in matrix.statistics]
-        scales = torch.stack([matrix.scale_of(statistic) for statistic in matrix.statistics])
+        statistics = self._every_statistic()
+        kernels = [kernel_of(request_of(statistic)) for statistic in statistics]
+        scales = torch.stack([matrix.scale_of(statistic) for statistic in statistics])
         if not any(kernels):
             return Numbers(scales, scales, matrix.bias)  # nothing reads parameters
         parameters = [matrix.scale.new_full((), 0.0 if kernel is None else kernel.parameter) for kernel in kernels]
@@ -284,10 +303,13 @@ class FusedWalk:
                 yield Panel(rows[of_rows], columns, at, whole, further, self._matrix.numerics)
 
     def _further(self, axis: Axis, side: Side) -> Further:
-        statistics = self._matrix.statistics
+        statistics = self._every_statistic()
+        norms = [level.rows if axis == "row" else level.columns for level in self._levels]
+        are_cut = [each for each in norms if each is not None]
         references = [side.references[name].float() for name in references_of(statistics)]
         is_scaled = any(own_scale_of(request_of(statistic)) == axis for statistic in statistics)
         return Further(
             _side_by_side(references) if references else None,
             side.scales.float() if is_scaled and side.scales is not None else None,
+            torch.stack(are_cut) if are_cut else None,
         )

@@ -60,6 +60,25 @@ class PlanEntry(NamedTuple):
 Plan = tuple[PlanEntry, ...]
 
 
+class PlanLevel(NamedTuple):
+    """What a kernel is compiled for, per width of the embeddings; narrow ones first.
+
+    Args:
+        start: Its first feature that the level before it has not; `stop` is behind its last.
+        norms: Place of its inverse norms among all, -1 if its embeddings are taken as they are.
+        first: Place of its first entry in the plan; `last` is behind its last.
+    """
+
+    start: int
+    stop: int
+    norms: int
+    first: int
+    last: int
+
+
+Levels = tuple[PlanLevel, ...]
+
+
 def has_kernel(request: Request) -> bool:
     """Whether a kernel answers a request."""
     if isinstance(request, MAP):
@@ -120,6 +139,19 @@ def plan_walk(
         at_hand = at_hand if kernel is None else kernel.of
         entries.append(entry)
     return tuple(entries)
+
+
+def plan_levels(widths: Sequence[int], are_cut: Sequence[bool], counts: Sequence[int]) -> Levels:
+    """Give each width its places among the features, the inverse norms and the entries of a plan.
+
+    Args:
+        widths: Rising.
+        are_cut: Whether the embeddings of each were made unit again.
+        counts: Entries of each.
+    """
+    starts, firsts = (0, *widths), list(accumulate(counts, initial=0))
+    norms = [sum(are_cut[:k]) if is_cut else -1 for k, is_cut in enumerate(are_cut)]
+    return tuple(map(PlanLevel, starts, widths, norms, firsts[:-1], firsts[1:]))
 
 
 def _places_of_features(names: Sequence[str], side: Side) -> dict[str, tuple[int, int]]:

@@ -223,18 +223,20 @@ class NestedSums:
         pieces, levels = [each.finish() for each in self.of_piece], [each.finish() for each in self.of_level]
         rows = [level.columns if self._triangular else level.rows for level in cut]
         return Gradients(
-            _behind([each.rows for each in pieces], self._rows, rows),
-            _behind([each.columns for each in pieces], self._columns, [level.columns for level in cut]),
+            behind([each.rows for each in pieces], self._rows, rows),
+            behind([each.columns for each in pieces], self._columns, [level.columns for level in cut]),
             _sum([each.scale for each in (*pieces, *levels)]),
             _sum([each.bias for each in levels]),
         )
 
 
-def _behind(pieces: Sequence[Tensor | None], norms: Tensor | None, inverse: Sequence[Tensor | None]) -> Tensor | None:
+def behind(pieces: Sequence[Tensor | None], norms: Tensor | None, inverse: Sequence[Tensor | None]) -> Tensor | None:
     """Return gradients of coordinates, and those of inverse norms from those of their logarithms."""
     if norms is None:
         return None
     coordinates = [piece for piece in pieces if piece is not None]
+    if len(coordinates) == 1 and not len(norms):
+        return coordinates[0]
     each = [row / values for row, values in zip(norms, inverse, strict=True) if values is not None]
     return torch.cat([*coordinates, *(values[:, None] for values in each)], dim=1)
 

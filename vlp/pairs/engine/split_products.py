@@ -26,10 +26,15 @@ DROPPED = 13  # bits that TF32 does not read
 
 def parts_of(matrix: Float[Tensor, "m n"], numerics: Numerics) -> Parts:
     """Return what a matrix is multiplied as: in two parts on CUDA, unless it is to be fast; elsewhere as it is."""
-    if not matrix.is_cuda or numerics == "fast":
+    if not is_split(matrix, numerics):
         return (matrix,)
     upper = leading(matrix)
     return upper, matrix - upper
+
+
+def is_split(matrix: Tensor, numerics: Numerics) -> bool:
+    """Whether matrices like this one are multiplied in two parts."""
+    return matrix.is_cuda and numerics == "exact"
 
 
 def add_product_(target: Float[Tensor, "m n"], left: Parts, right: Parts, add: Add = Tensor.addmm_) -> None:

@@ -2,7 +2,7 @@
 
 `TwoWalks` is the plain one and does for everything. A log-sum-exp alone goes by `KeptExponentials`, which differs in
 what its kept tiles hold; a pointwise sum alone by `EarlyGradients`, which walks once. There are two further ways:
-`FusedWalk` on CUDA, and `NestedWalk` over several widths of the same embeddings.
+`FusedWalk` on CUDA, and `NestedWalk` over several widths of the same embeddings, as kernels walk them too.
 """
 
 from __future__ import annotations

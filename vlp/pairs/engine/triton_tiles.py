@@ -8,17 +8,20 @@ import triton
 import triton.language as tl
 
 from vlp.pairs.engine.fused_plan import FUNCTIONS, KINDS, OWN_SCALES
+from vlp.pairs.engine.split_products import DROPPED
 from vlp.pairs.requests import Mask
 
 # Triton reads annotations too, and knows no names but its own.
 LOG_SUM_EXP, SOFTPLUS, SOFTMAX_MEAN, KERNEL_SUM = (tl.constexpr(place) for place in range(len(KINDS)))
 NONE, PAIR, LABEL, TWIN = (tl.constexpr(get_args(Mask).index(mask)) for mask in ("none", "pair", "label", "twin"))
 OF_ROWS, OF_COLUMNS = (tl.constexpr(OWN_SCALES.index(axis)) for axis in ("row", "column"))
+LEADING = tl.constexpr(-(1 << DROPPED))  # bits of a float32
 NO_FUNCTION, TILT, NEARNESS, BELOW, FADE, AFFINITY, GIVEN = (tl.constexpr(place) for place in range(len(FUNCTIONS)))
 
 
 @triton.jit
-def products_of(
+def add_products(
+    total: tl.tensor,
     left: tl.tensor,
     right: tl.tensor,
     i: tl.tensor,
@@ -31,12 +34,11 @@ def products_of(
     block_depth: tl.constexpr,
     precision: tl.constexpr,
 ) -> tl.tensor:
-    """Return the products of a tile over some of the features, added up in float32; 0 outside the matrix.
+    """Add the products of a tile over some of the features to a total in float32; 0 outside the matrix.
 
     Factors in float32 are split into parts that matrix units read (`tf32x3`), are cut to one of them (`tf32`), or are
     multiplied without matrix units (`ieee`).
     """
-    total = tl.zeros((i.shape[0], j.shape[0]), tl.float32)
     for start in range(first, last, block_depth):
         k = start + tl.arange(0, block_depth)
         inside = (k < last)[None, :]
@@ -44,6 +46,22 @@ def products_of(
         b = tl.load(right + j[:, None] * depth + k[None, :], mask=(j < width)[:, None] & inside, other=0.0)
         total = tl.dot(a, tl.trans(b), total, input_precision=precision)
     return total
+
+
+@triton.jit
+def norms_of(
+    row_norms: tl.tensor,
+    column_norms: tl.tensor,
+    i: tl.tensor,
+    j: tl.tensor,
+    height: tl.tensor,
+    width: tl.tensor,
+    place: tl.constexpr,
+) -> tuple:
+    """Return the inverse norms of a width, of the rows and of the columns of a tile, to be broadcast over it."""
+    of_rows = tl.load(row_norms + place * height + i, mask=i < height, other=0.0)[:, None]
+    of_columns = tl.load(column_norms + place * width + j, mask=j < width, other=0.0)[None, :]
+    return of_rows, of_columns
 
 
 @triton.jit
@@ -205,3 +223,42 @@ def slope_of(
 def _along(vectors: tl.tensor, place: tl.constexpr, at: tl.tensor, size: tl.tensor, axis: tl.constexpr) -> tl.tensor:
     """Return a tile's part of a vector, to be broadcast along an axis."""
     return tl.expand_dims(tl.load(vectors + place * size + at, mask=at < size, other=0.0), axis)
+
+
+@triton.jit
+def load_tile(panel: tl.tensor, at: tl.tensor, is_inside: tl.tensor, j: tl.tensor, width: tl.tensor) -> tl.tensor:
+    """Return a tile of a panel, 0 outside."""
+    inside = is_inside[:, None] & (j < width)[None, :]
+    return tl.load(panel + at[:, None] * width + j[None, :], mask=inside, other=0.0)
+
+
+@triton.jit
+def store_tile(
+    panel: tl.tensor, at: tl.tensor, is_inside: tl.tensor, j: tl.tensor, width: tl.tensor, values: tl.tensor
+) -> None:
+    """Write a tile of a panel.
+
+    Where it lies is computed anew each time: kept in between, it would take registers from all else.
+    """
+    inside = is_inside[:, None] & (j < width)[None, :]
+    tl.store(panel + at[:, None] * width + j[None, :], values, mask=inside)
+
+
+@triton.jit
+def store_parts(
+    uppers: tl.tensor,
+    rests: tl.tensor,
+    at: tl.tensor,
+    is_inside: tl.tensor,
+    j: tl.tensor,
+    width: tl.tensor,
+    values: tl.tensor,
+) -> None:
+    """Write the leading bits of a tile and its rest, as `split_products` has them; where no rests are asked, all."""
+    if rests is None:
+        store_tile(uppers, at, is_inside, j, width, values)
+    else:
+        bits = values.to(tl.int32, bitcast=True) & LEADING
+        upper = bits.to(tl.float32, bitcast=True)
+        store_tile(uppers, at, is_inside, j, width, upper)
+        store_tile(rests, at, is_inside, j, width, values - upper)

@@ -24,7 +24,7 @@ from vlp.pairs.engine.answers import answers_of, own_gradients, return_gradients
 from vlp.pairs.engine.fused import Backend, FusedWalk, share_out
 from vlp.pairs.engine.gradients import WantedGradients
 from vlp.pairs.engine.matrix import Matrix, matrix_of
-from vlp.pairs.engine.nested import Nest, NestedWalk, inverse_norms
+from vlp.pairs.engine.nested import Level, Nest, NestedWalk, inverse_norms
 from vlp.pairs.engine.plain_sums import PointwiseSum
 from vlp.pairs.engine.plan import axis_of, is_differentiable
 from vlp.pairs.engine.softmax_sums import LogSumExp
@@ -138,18 +138,28 @@ class Asked(NamedTuple):
 def walked_together(asked: Sequence[Asked]) -> list[list[Asked]]:
     """Return questions by walk: one alone, or those about several widths of the same embeddings, narrow ones first.
 
-    Where half of a matrix can be kept, each is alone: kept exponentials save more than shared products.
+    Where half of a matrix can be kept, each is alone: kept exponentials save more than shared products. Kernels keep
+    nothing, and read each statistic's own scale, but labels, ids, scales and references of samples once for all widths.
     """
     walks: dict[Any, list[Asked]] = {}
     for question in asked:
         block, matrix = question.block, question.matrix
         first = matrix.statistics[0]
         inputs = (block.rows.origin.local, block.columns.origin.local, block.scale, block.bias)
-        key = (*map(id, inputs), block.symmetric, first.learned, first.factor)  # the same scale, too
+        same = _of_samples(block) if matrix.is_fused else (first.learned, first.factor)  # one scale for all tiles
+        key = (*map(id, inputs), block.symmetric, matrix.is_fused, same)
         is_taken = any(question.width == other.width for other in walks.get(key, ()))
-        is_alone = is_taken or matrix.is_fused or matrix.part.num_bytes <= 2 * matrix.kept_bytes
+        is_alone = is_taken or (not matrix.is_fused and matrix.part.num_bytes <= 2 * matrix.kept_bytes)
         walks.setdefault(id(question.matrix) if is_alone else key, []).append(question)
     return [sorted(together, key=lambda question: question.width) for together in walks.values()]
+
+
+def _of_samples(block: Block) -> tuple[Any, ...]:
+    """Return what tells apart blocks whose samples have other labels, ids, scales or references."""
+    sides = (block.rows, block.columns)
+    numbers = [id(values) for side in sides for values in (side.labels, side.ids, side.scales)]
+    references = [(name, id(features)) for side in sides for name, features in side.references.items()]
+    return (*numbers, *references)
 
 
 def _ask(question: Asked) -> tuple[Tensor, ...]:
@@ -173,6 +183,8 @@ def _ask_nested(together: Sequence[Asked]) -> tuple[Tensor, ...]:
     nest = Nest(matrices, [question.width for question in together], rows, columns, cut)
 
     def start(wanted: WantedGradients, kept: Sequence[KeptTiles]) -> WalkPath:
+        if matrices[-1].is_fused:
+            return FusedWalk(nest.levels, nest.whole, wanted)
         return NestedWalk(nest, wanted, kept)
 
     sides = [rows] if block.symmetric else [rows, columns]
@@ -276,7 +288,7 @@ def walk_forward(matrices: Sequence[Matrix], wanted: WantedGradients, start: Sta
 def choose_path(matrix: Matrix, wanted: WantedGradients, kept: KeptTiles) -> WalkPath:
     """Return the quickest path for a matrix whose statistics have begun."""
     if matrix.is_fused:
-        return FusedWalk(matrix, wanted)
+        return FusedWalk([Level(matrix, matrix.part.rows.shape[1], None, None)], matrix.part, wanted)
     if len(matrix.statistics) == 1 and wanted.rows:
         statistic = matrix.statistics[0]
         is_bounded = matrix.cosine_bound is not None

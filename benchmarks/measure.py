@@ -82,7 +82,7 @@ def tree_bytes(pid: int, kinds: Sequence[str] = ("Pss",)) -> int:
 
 def tree_seconds(pid: int) -> float:
     """Return the processor time so far of a process and its descendants, ended ones included, in steps of 10 ms."""
-    return sum(map(_processor_seconds, tree_pids(pid)))
+    return sum(map(_processor_ticks, tree_pids(pid))) / os.sysconf("SC_CLK_TCK")
 
 
 def last_line(log: Path) -> str:
@@ -125,9 +125,9 @@ def _stat(pid: int) -> list[str]:
         return []
 
 
-def _processor_seconds(pid: int) -> float:
-    # user and system time, of its own and of the children that it waited for
-    return sum(map(int, _stat(pid)[11:15])) / os.sysconf("SC_CLK_TCK")
+def _processor_ticks(pid: int) -> int:
+    # user and system time, of its own and of the children that it waited for; whole, as sums of fractions may fall
+    return sum(map(int, _stat(pid)[11:15]))
 
 
 def _proportional_bytes(pid: int, kinds: Sequence[str]) -> int:

@@ -87,6 +87,16 @@ def test_processor_time_of_children_counts_while_they_run_and_after():
     assert running >= before + 0.05 and tree_seconds(os.getpid()) >= running
 
 
+def test_time_that_moves_from_a_child_to_its_parent_stays_the_same(monkeypatch):
+    """In ticks of 10 ms: sums of their fractions differ by how they are grouped."""
+    for ticks in ({1: 6, 2: 57, 3: 1400}, {1: 63, 2: 1400}):
+        monkeypatch.setattr("benchmarks.measure.tree_pids", lambda _, ticks=ticks: list(ticks))
+        monkeypatch.setattr(
+            "benchmarks.measure._stat", lambda pid, ticks=ticks: ["0"] * 11 + [str(ticks[pid]), "0", "0", "0"]
+        )
+        assert tree_seconds(1) == 14.63
+
+
 def test_every_case_stands_beside_its_peer():
     found = list(bench_loader.cases(bench_loader.build_parser().parse_args([])))
     ours, theirs = ({(case.kind, case.workers) for case in found if case.name == name} for name in (OURS, PEER))

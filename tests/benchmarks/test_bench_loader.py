@@ -87,13 +87,14 @@ def test_processor_time_of_children_counts_while_they_run_and_after():
     assert running >= before + 0.05 and tree_seconds(os.getpid()) >= running
 
 
-def test_time_that_moves_from_a_child_to_its_parent_stays_the_same(monkeypatch):
+def test_time_that_moves_from_a_child_to_its_parent_stays_the_same(tmp_path, monkeypatch):
     """In ticks of 10 ms: sums of their fractions differ by how they are grouped."""
-    for ticks in ({1: 6, 2: 57, 3: 1400}, {1: 63, 2: 1400}):
-        monkeypatch.setattr("benchmarks.measure.tree_pids", lambda _, ticks=ticks: list(ticks))
-        monkeypatch.setattr(
-            "benchmarks.measure._stat", lambda pid, ticks=ticks: ["0"] * 11 + [str(ticks[pid]), "0", "0", "0"]
-        )
+    for case, ticks in enumerate(({1: 6, 2: 57, 3: 1400}, {1: 63, 2: 1400})):
+        for pid, number in ticks.items():
+            file = tmp_path / str(case) / str(pid) / "stat"
+            file.parent.mkdir(parents=True)
+            file.write_text(f"{pid} (one) S {pid - 1} {'0 ' * 9}{number} 0 0 0\n")
+        monkeypatch.setattr("benchmarks.measure.PROC", tmp_path / str(case))
         assert tree_seconds(1) == 14.63
 
 

@@ -1,4 +1,4 @@
-"""Every test gets a cache folder of its own, and a stream from a few words."""
+"""Every test gets a cache folder of its own; some a card, small pieces of batches, and a stream from a few words."""
 
 from __future__ import annotations
 
@@ -7,13 +7,24 @@ from typing import Any
 
 import pytest
 
-from tests.shards import LetterTokenizer
+from tests.shards import LetterTokenizer, write_shards
 from vlp.data import Captions, Card, Crop, SampleSet, Stream, TextAugment, Views
+from vlp.data.processes import pool
 
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture
+def card(tmp_path) -> Card:
+    return write_shards(tmp_path / "tiny", num_shards=2, samples_per_shard=9, formats=("png",))
+
+
+@pytest.fixture
+def small_chunks(monkeypatch):
+    monkeypatch.setattr(pool, "CHUNK", 2)
 
 
 @pytest.fixture

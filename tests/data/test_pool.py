@@ -27,7 +27,10 @@ from vlp.data.processes.pool import Health, Pool
 from vlp.ground.types import RecipeError
 
 # Restarts are told as warnings; tests that want one say so.
-pytestmark = pytest.mark.filterwarnings("ignore:a decoding process ended:RuntimeWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:a decoding process ended:RuntimeWarning"),
+    pytest.mark.usefixtures("small_chunks"),
+]
 
 
 def crash():
@@ -77,16 +80,6 @@ class WidePadding(LetterTokenizer):
     def __call__(self, texts):
         tokens, lengths = super().__call__(texts)
         return torch.where(torch.arange(tokens.shape[1]) < lengths[:, None], tokens, self.pad_id), lengths
-
-
-@pytest.fixture
-def card(tmp_path):
-    return write_shards(tmp_path / "tiny", num_shards=2, samples_per_shard=9, formats=("png",))
-
-
-@pytest.fixture(autouse=True)
-def small_chunks(monkeypatch):
-    monkeypatch.setattr(pool, "CHUNK", 2)
 
 
 @pytest.fixture(autouse=True)

@@ -13,24 +13,13 @@ from tests.data.late_link import LateLink
 from tests.data.test_pool import equal
 from tests.data.test_stream import take
 from tests.forks import forked
-from tests.shards import write_shards
-from vlp.data.processes import pool
 from vlp.data.processes.ring import Ring
 from vlp.data.uploads import CudaLink, Uploads, link_to
 from vlp.ground.types import ON_DEVICE, VlpWarning
 
 CPU = torch.device("cpu")
 SHAPE = (1, 2, 8, 8, 3)
-
-
-@pytest.fixture
-def card(tmp_path):
-    return write_shards(tmp_path / "tiny", num_shards=2, samples_per_shard=9, formats=("png",))
-
-
-@pytest.fixture(autouse=True)
-def small_chunks(monkeypatch):
-    monkeypatch.setattr(pool, "CHUNK", 2)
+pytestmark = pytest.mark.usefixtures("small_chunks")
 
 
 def uploaded(stream, count):

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import cache
 
 import pytest
 import torch
 from torch import nn
 
+from tests import small_steps
 from tests.small_steps import batch_for, small_parts, small_recipe
+from tests.towers.tiny import VIT, tiny_model
 from vlp import train
 from vlp.ground.float32 import whole_float32
 from vlp.objectives.shared.heads import Perceptron
 from vlp.run import assemble
+from vlp.towers.blocks import blocks_of
+from vlp.towers.compiling import compile_towers
 
 SIZE = 16
 HALF = "train.precision=bfloat16"
@@ -135,14 +140,16 @@ def graphs(monkeypatch):
     """Count what is compiled, by the class whose forward it is."""
     counts, compiled = Counter(), torch.compile
 
-    def count(forward, *, dynamic):
-        name = type(forward.__self__).__name__
-
-        def backend(graph, _inputs):
+    @cache  # what another backend has compiled does not serve
+    def backend(name):
+        def keep(graph, _inputs):
             counts[name] += 1
             return graph.forward
 
-        return compiled(forward, dynamic=dynamic, backend=backend)
+        return keep
+
+    def count(forward, *, dynamic):
+        return compiled(forward, dynamic=dynamic, backend=backend(type(forward.__self__).__name__))
 
     monkeypatch.setattr(torch, "compile", count)
     torch.compiler.reset()
@@ -153,7 +160,7 @@ def graphs(monkeypatch):
 @pytest.mark.parametrize(("pieces", "modes"), [(1, 1), (2, 2)])  # a second piece adds the pass without a graph
 def test_both_towers_are_compiled_and_no_length_of_captions_compiles_anew(monkeypatch, graphs, pieces, modes):
     options = (
-        "train.compile=true",
+        "train.compile=towers",
         "train.precision=float32",
         f"train.micro_batches={pieces}",
         f"train.batch_size={SIZE}",
@@ -167,8 +174,30 @@ def test_both_towers_are_compiled_and_no_length_of_captions_compiles_anew(monkey
         )  # torch compiles anew where there are as many rows as tokens
 
 
+def test_no_number_of_different_blocks_ends_compiling(graphs):
+    core = tiny_model({**VIT, "width": 32, "layers": 6}).core
+    for heads, block in zip((1, 2, 4, 8, 16, 32), blocks_of(core.visual), strict=True):
+        block.attn.num_heads = heads
+    compile_towers(core, whole=False)
+    for context in (torch.enable_grad, torch.no_grad):
+        with context():
+            core.encode_image(torch.zeros(3, 3, 32, 32))
+    assert sum(graphs.values()) == 12
+
+
+@pytest.mark.parametrize("pieces", [1, 2])
+def test_blocks_of_a_kind_share_a_graph(monkeypatch, graphs, pieces):
+    image, text = {**small_steps.IMAGE, "layers": 3}, {**small_steps.TEXT, "layers": 3}
+    options = ("train.compile=true", "train.precision=float32", f"train.micro_batches={pieces}")
+    recipe = small_recipe("vitb32_clip", "train.threads=1", *options, image=image, text=text)
+    parts = small_parts(monkeypatch, recipe)
+    for step, length in enumerate((12, 4, 8, 11, 10, 9)):
+        train.one_step(parts, _shorter(batch_for(recipe, SIZE, step), length), step)
+        assert 2 <= graphs["LeanBlock"] <= 6  # of 6 blocks and 6 lengths
+
+
 def test_a_compiled_teacher_adds_one_graph(monkeypatch, graphs):
-    recipe, parts = parts_of(monkeypatch, "vitb32_cwcl", "train.compile=true", "train.precision=float32")
+    recipe, parts = parts_of(monkeypatch, "vitb32_cwcl", "train.compile=towers", "train.precision=float32")
     for step in range(3):
         train.one_step(parts, batch_for(recipe, SIZE, step), step)
     assert graphs["VisionTransformer"] == 2
@@ -176,11 +205,12 @@ def test_a_compiled_teacher_adds_one_graph(monkeypatch, graphs):
 
 def test_compiled_towers_compute_what_plain_ones_do(monkeypatch, graphs):
     losses = []
-    for options in (("train.compile=false",), ("train.compile=true",)):
+    for options in (("train.compile=false",), ("train.compile=true",), ("train.compile=towers",)):
         recipe, parts = parts_of(monkeypatch, "vitb32_clip", "train.precision=float32", *options)
         losses.append([float(train.one_step(parts, batch_for(recipe, SIZE, k), k)[0]["loss"]) for k in range(2)])
     assert graphs
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    assert losses[2] == pytest.approx(losses[0], rel=1e-5)
 
 
 def _shorter(batch, length):

@@ -25,6 +25,7 @@ from vlp.ground import dist
 from vlp.ground.types import RecipeError, VlpWarning
 from vlp.recipe.compose import lock_text
 from vlp.recipe.model import build_model
+from vlp.report import write_report
 from vlp.run.clock import PREEMPTED
 from vlp.run.trained_model import load_model_of_run
 from vlp.step.learning_rate import learning_rate_factor
@@ -288,6 +289,10 @@ def test_compiled_towers_give_the_same_losses(tmp_path, shards):
     )
     for one, other in zip(lines(plain), lines(fast), strict=True):
         assert other["loss"] == pytest.approx(one["loss"], rel=1e-4)  # fused kernels round differently
+    known = [line["compiled_graphs"] for line in lines(fast)]
+    assert 2 <= known[0] <= known[-1] == sum(line["compiled_anew"] for line in lines(fast))
+    assert "compiled_graphs" not in lines(plain)[0]
+    assert f"<span>{known[-1]:.0f} compiled graphs</span>" in write_report(fast).read_text(encoding="utf-8")
 
 
 def _poisoned(rank, world_size, folder, shards):

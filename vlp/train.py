@@ -227,7 +227,7 @@ def write_metrics(
         **{f"retries/{source}/{trouble}": float(count) for (source, trouble), count in faults.retries.items()},
     }
     metrics |= run.utilisation.metrics(metrics["samples_per_second"] / dist.world_size())
-    metrics |= run.kept.metrics()
+    metrics |= run.kept.metrics() | run.graphs.metrics()
     for said in run.kept.gains(metrics):
         log.say(said)
     log.write(step, metrics)

@@ -84,6 +84,15 @@ def test_a_run_that_waits_says_what_it_lacks(wait, rate, workers, said):
     assert bool(found) == bool(said)
 
 
+@pytest.mark.parametrize(
+    ("anew", "said"), [(0, ""), (1, "compile-bound: 1 graph was"), (3, "compile-bound: 3 graphs were")]
+)
+def test_a_run_that_goes_on_compiling_says_so(anew, said):
+    found = diagnose({"samples_per_second": 9.0, "data_wait": 0.0, "decode_rate": 0.0, "compiled_anew": float(anew)}, 2)
+    assert found.startswith(said)
+    assert bool(found) == bool(said)
+
+
 class Stream:
     """A device whose work takes as long as it is told, and its events."""
 

@@ -197,7 +197,7 @@ def test_a_head_that_is_not_there_is_named_with_those_that_are(run):
         (("heads.h={type: linear}", "objective.clip={head: h, widths: [4]}"), "objective.clip.widths: has no meaning"),
         (("heads.h={type: linear, views: further}", "objective.clip.head=h"), "heads.h.views: there are no further"),
         (("evaluation.heads=[h]",), "evaluation.heads: no head is called 'h'"),
-        (("heads.h={type: linear, reads: features}", "objective.clip.head=h", "train.compile=true"), "train.compile"),
+        (("heads.h={type: linear, reads: features}", "objective.clip.head=h", "train.compile=towers"), "train.compile"),
         (("heads.h={type: reweighting, kappa: 0.5}", "objective.clip.head=h"), "heads.h: kappa 0.5 must be"),
         (("model.text_dropout=0.1", "model.grad_checkpointing=true"), "model.grad_checkpointing"),
     ],

@@ -100,12 +100,12 @@ def test_batch_norms_that_would_see_a_batch_twice_are_refused(way):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("by_block", [False, True])
-def test_compiled_towers_keep_as_much(by_block):
+@pytest.mark.parametrize("whole", [True, False])
+def test_compiled_towers_keep_as_much(whole):
     found = []
     for way in WAYS[:2]:
         model = tiny_model(text=TEXT, grad_checkpointing=way, text_buckets=1)
-        compile_towers(model.core, by_block=by_block)
+        compile_towers(model.core, whole=whole)
         found.append(pass_of(model))
     (plain, most, _), (selective, less, _) = found
     assert less < most

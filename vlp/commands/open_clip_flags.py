@@ -101,7 +101,9 @@ FLAGS: dict[str, Flag] = {
     "torchcompile": Flag("train.compile", ""),
     "torchscript": Flag("train.compile", "`train.compile` takes its place."),
     "trace": Flag("train.compile", "`train.compile` takes its place."),
-    "torchcompile-strategy": Flag("train.compile", "The towers are compiled."),
+    "torchcompile-strategy": Flag(
+        "train.compile", "`model` is `towers`; `true` compiles block by block, and nothing a whole step."
+    ),
     "torchcompile-backend": Flag("train.compile", "Inductor."),
     "torchcompile-mode": Flag("train.compile", "The default mode."),
     "seed": Flag("seed", ""),

@@ -58,7 +58,9 @@ class TrainSection(Section):
             bytes for each of its coordinates: later epochs cost what the text tower costs, and decode no image. The
             same of each caption, where the text tower is locked and captions come again. A folder in place of true is
             shared by all runs of a machine that name it, as far as towers, data and batches are the same.
-        compile: Compile the towers with torch.compile.
+        compile: Compile the towers with torch.compile: block by block (`true`), where all blocks of a kind share a
+            graph and what lies between them stays visible, or each tower as one graph (`towers`), which takes longer to
+            compile and fuses a little more.
         shards: Processes that split one copy of the parameters among them, where the launch shards parameters; null for
             all. With the processes of one machine, blocks are gathered inside of it, and only gradients travel between
             machines (HSDP).
@@ -82,7 +84,7 @@ class TrainSection(Section):
     clip_gradient_norm: float | None = Field(1.0, gt=0)
     max_bad_steps: int = Field(20, ge=1)
     keep_locked: bool | str = False
-    compile: bool = False
+    compile: bool | Literal["towers"] = False
     shards: int | None = Field(None, ge=2)
     deterministic: bool = False
     threads: int | None = Field(None, ge=1)

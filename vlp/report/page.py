@@ -178,6 +178,8 @@ def _facts(run: RecordedRun) -> str:
     skipped, bad = run.last("skipped_steps"), run.last("bad_samples")
     if skipped is not None and bad is not None:
         facts.append(("skipped steps", number(skipped), f"{number(bad)} bad samples"))
-    facts.append(("precision", text(train.get("precision", "unknown")), ""))
+    graphs = run.last("compiled_graphs")
+    compiled = "" if graphs is None else f"{number(graphs)} compiled graphs"
+    facts.append(("precision", text(train.get("precision", "unknown")), compiled))
     cells = "".join(f"<div><dt>{name}</dt><dd>{value}<span>{aside}</span></dd></div>" for name, value, aside in facts)
     return f'<dl class="facts">{cells}</dl>'

@@ -32,6 +32,7 @@ from vlp.recipe.schema import Recipe, settings
 from vlp.run.background_writer import BackgroundWriter
 from vlp.run.build_stream import build_augment, build_stream
 from vlp.run.compatibility import check_fit
+from vlp.run.compiled_graphs import CompiledGraphs
 from vlp.run.distributing import distribute, is_sharded, norm_whole_batches
 from vlp.run.float8_fit import check_float8
 from vlp.run.folder import Claim, claim_folder
@@ -78,6 +79,7 @@ class Run:
         rate: Factor of the learning rate at a step.
         micro_batches: In how many pieces a process embeds its share.
         utilisation: How much of the device the model makes use of.
+        graphs: How many of them `train.compile` has made.
         kept: What locked towers have said, where the recipe wants it kept.
         way: How far towers have gone, where `model.tune` adapts them.
         scores: What its evaluations have found.
@@ -102,6 +104,7 @@ class Run:
     num_steps: int
     micro_batches: MicroBatchCount
     utilisation: Utilisation
+    graphs: CompiledGraphs
     scores: ScoreHistory
     kept: KeptTowers
     way: WayFromStart | None
@@ -222,7 +225,7 @@ def assemble(recipe: Recipe, *, resume: bool, allow_changes: bool) -> Run:
         strategy.borrow(objective.lent())
     twins = [twin for strategy in used.values() if sharded and (twin := strategy.twin_of(towers)) is not None]
     for each in (towers, *twins) if recipe.train.compile else ():
-        compile_towers(each.core, by_block=sharded)
+        compile_towers(each.core, whole=recipe.train.compile == "towers")
     model = distribute(accelerator, towers, recipe, sharded=sharded, twins=twins)
     check_wrapped(model, towers)
     if sharded and recipe.checkpoint.sharded:
@@ -262,6 +265,7 @@ def assemble(recipe: Recipe, *, resume: bool, allow_changes: bool) -> Run:
         num_steps=num_steps,
         micro_batches=count_micro_batches(recipe, towers, accelerator.device),
         utilisation=Utilisation(recipe, accelerator.device, reads_texts=kept.texts is None),
+        graphs=CompiledGraphs(recipe),
         scores=ScoreHistory(recipe.evaluation),
         kept=kept,
         way=way,

@@ -117,13 +117,19 @@ def diagnose(measured: Mapping[str, float], workers: int) -> str:
     """Say what a run lacks that could be faster: data, a quicker host, or fewer launches; nothing where it is well.
 
     Args:
-        measured: What `Clock.lap` returns, and `decode_rate`: samples per second that all decoding processes can
-            deliver, 0 where that is unknown.
+        measured: What `Clock.lap` returns, `decode_rate`: samples per second that all decoding processes can deliver, 0
+            where that is unknown, and `compiled_anew`: graphs since the last line, where the towers are compiled.
         workers: Decoding processes of each process.
     """
     wait = measured["data_wait"]
     if wait >= NOTICEABLE_WAIT:
         return _lacks_data(measured, workers)
+    if (anew := int(measured.get("compiled_anew", 0))) > 0:
+        return (
+            f"compile-bound: {anew} {'graph was' if anew == 1 else 'graphs were'} compiled since the last line, for "
+            "other shapes or settings of layers: TORCH_LOGS=recompiles says why; where it does not end, "
+            "train.compile=false"
+        )
     between = measured.get("device_idle", 0.0) - wait
     if between >= NOTICEABLE_WAIT:
         return (

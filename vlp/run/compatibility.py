@@ -18,6 +18,7 @@ from vlp.objectives.base import Objective, Term, terms
 from vlp.objectives.needs import NEEDS, PROVIDERS
 from vlp.recipe.schema import Recipe
 from vlp.run.adversary_fit import check_adversaries
+from vlp.run.compile_fit import check_compiled
 from vlp.run.document_fit import check_documents_are_read
 from vlp.run.native_fit import check_native
 from vlp.run.region_fit import check_regions_are_read
@@ -49,6 +50,7 @@ def check_fit(
     _check_batch(recipe)
     _check_micro_batches(recipe, sharded=sharded)
     _check_batch_norm(recipe, towers)
+    check_compiled(recipe, objective, sharded=sharded)
     _check_optimizer(recipe, towers)
     provided = {"reference"} if towers.locked_image else set()
     provided |= {"caption_losses"} if towers.decoder is not None else set()
@@ -269,11 +271,11 @@ def _check_features(recipe: Recipe, objective: Objective) -> None:
     if "features" not in objective.needs:
         return
     label = next((label for label, head in recipe.heads.items() if head.reads == "features"), "")
-    for key, is_on in (("train.keep_locked", recipe.train.keep_locked), ("train.compile", recipe.train.compile)):
-        if is_on:
-            raise RecipeError(
-                f"{key}: heads.{label} reads features that it would hide: set reads: embeddings, or {key}=false"
-            )
+    if recipe.train.keep_locked:
+        raise RecipeError(
+            f"train.keep_locked: heads.{label} reads features that it would hide: set reads: embeddings, or "
+            "train.keep_locked=false"
+        )
 
 
 def _check_compared_views(

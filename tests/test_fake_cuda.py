@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from contextlib import nullcontext
 from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -22,8 +23,10 @@ from tests.small_steps import PLAIN_STEPS, RECIPES, batch_for, small_parts, smal
 from tests.step.optimizers.runs import MORE
 from tests.towers.tiny import tiny_model
 from vlp import train
+from vlp.data import Faults
 from vlp.pairs.engine import walk
 from vlp.pairs.engine.fused import share_out
+from vlp.run import checkpoint, saving
 from vlp.run.background_writer import copied
 from vlp.step.optimizers.base import optimizers
 from vlp.towers import view_encoder
@@ -173,6 +176,26 @@ def test_a_state_leaves_a_gpu_through_pinned_memory_with_one_wait(cuda, monkeypa
     assert (found["b"][0].dtype, found["b"][1]) == (torch.bfloat16, 3)
     assert pinned == [True, True] and waited == [CUDA]
     assert cuda.waits == {}  # neither of the copies waits by itself
+
+
+def test_a_state_that_is_written_in_the_background_leaves_a_gpu_in_one_go(cuda, monkeypatch):
+    recipe = small_recipe("vitb32_clip", *PLAIN_STEPS, "strategies={ema: {}}")
+    parts = _step_to_the_loss(monkeypatch, recipe, lambda model: model)
+    written, copies, waited = [], [], []
+    stream = SimpleNamespace(faults=Faults())
+    for name, value in {"stream": stream, "kept": MagicMock(), "claim": MagicMock(), "writer": MagicMock()}.items():
+        monkeypatch.setattr(parts, name, value)
+    parts.writer.start = lambda write, otherwise: write()
+    monkeypatch.setattr(checkpoint, "is_saved", lambda *_: False)
+    monkeypatch.setattr(checkpoint, "save", lambda _, **state: written.append(state))
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda value: copies.append(value) or value.to("cpu"))
+    cuda.waits.clear()
+    saving.save(parts, step=1, position=SIZE, background=True)
+    tensors = [x for x in tree_leaves((written[0]["weights"], written[0]["training"])) if isinstance(x, torch.Tensor)]
+    assert set(written[0]["weights"]) == {"model", "ema"} and len(tensors) > 4 * len(list(parts.towers.parameters()))
+    assert {value.device.type for value in tensors} == {"cpu"}
+    assert not copies and set(waited) == {CUDA} and cuda.waits == {}
 
 
 @pytest.mark.parametrize("name", list(optimizers))

@@ -19,7 +19,7 @@ from vlp.run.assemble import Run
 from vlp.run.background_writer import copied
 from vlp.run.state import FULL, full
 
-IN_PARTS = StateDictOptions()
+IN_PLACE = StateDictOptions()  # the tensors themselves, where they are
 
 
 def save(run: Run, *, step: int, position: int, background: bool = False) -> None:
@@ -50,15 +50,20 @@ def _is_saved(run: Run, step: int) -> bool:
 
 
 def _save_whole(run: Run, step: int, position: int, background: bool) -> None:
-    """Gather the state, and let the first process write it."""
+    """Gather the state, and let the first process write it.
+
+    Where the first process has all of it and writes in the background, it leaves the device in one go: torch's own
+    copies go through memory that is not pinned, one after the other, and training waits for each.
+    """
     faults = Faults.together(dist.gather_objects(run.stream.faults))
+    at_once = background and not isinstance(run.model, FSDPModule)
     with dist.together():  # sharded tensors meet in here: when one process fails, the others wait for their time-out
-        weights, training = _of_towers(run, FULL, full)
+        weights, training = _of_towers(run, IN_PLACE, dict) if at_once else _of_towers(run, FULL, full)
         at_home = _at_home(run, faults)
         if background and dist.is_main():
-            at_home = copied(at_home)
-            if run.device.type == "cpu":  # from elsewhere the others were copied already
+            if at_once or run.device.type == "cpu":  # from elsewhere torch has copied the others
                 weights, training = copied(weights), copied(training)
+            at_home = copied(at_home)
     best = run.scores.best_step()
 
     def write() -> None:
@@ -82,7 +87,7 @@ def _save_parts(run: Run, step: int, position: int, background: bool) -> None:
     faults = Faults.together(dist.gather_objects(run.stream.faults))
     parts: dict[str, Tensor] = {}
     with dist.together():  # as above
-        weights, training = _of_towers(run, IN_PARTS, dict)
+        weights, training = _of_towers(run, IN_PLACE, dict)
         for label, values in weights.items():
             for name, value in split(values, label, parts).items():
                 if isinstance(value, Tensor) and dist.is_main():

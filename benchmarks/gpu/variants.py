@@ -1,4 +1,4 @@
-"""Phase H, if time is left: other shapes of the fused kernels, the towers compiled, and products of eight bits."""
+"""Phase H, if time is left: other tiles of the kernels, compiled towers, saves, and products of eight bits."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from unittest.mock import patch
 
 import torch
 
-from benchmarks.gpu import throughput
+from benchmarks.gpu import saves, throughput
 from benchmarks.gpu.cases import Case, Finding, Setting
 from benchmarks.gpu.timing import H100, MILLI, median, seconds_of
 from benchmarks.objective_cases import Case as Loss
@@ -20,7 +20,10 @@ PAIRS, TOY_PAIRS = 16_384, 48
 SHAPES = ((64, 64, 32, 4), (128, 64, 32, 4), (128, 64, 32, 8), (128, 128, 32, 8), (64, 128, 64, 8), (128, 128, 16, 8))
 """Rows, columns and depth of a tile, and warps; the first is the one in use."""
 SIDE = 8192
-COMPILED = throughput.Job("ViT-L-14", 128, {throughput.VLP: (120, 155)}, is_compiled=True)
+COMPILED = (
+    throughput.Job("ViT-L-14", 128, {throughput.VLP: (120, 155)}, compiled="true"),
+    throughput.Job("ViT-B-32", 1024, {throughput.VLP: (80, 115)}, compiled="towers"),
+)
 
 
 def cases(setting: Setting) -> Iterator[Case]:
@@ -30,13 +33,21 @@ def cases(setting: Setting) -> Iterator[Case]:
         name = f"clip {PAIRS:,}, tile {'x'.join(map(str, shape[:3]))}, {shape[3]} warps"
         yield Case(name, lambda shape=shape: tile(setting, shape), alone=setting.is_toy, seconds=40)
     lacking = "" if any(map(shutil.which, throughput.COMPILERS)) else "a C compiler"
+    for job in COMPILED:
+        yield Case(
+            f"vlp {job}",
+            lambda job=job: throughput.measure(setting, throughput.VLP, job),
+            "faster than phase C's",
+            seconds=90,
+            alone=True,
+            needs=cuda or lacking,
+        )
     yield Case(
-        f"vlp {COMPILED}",
-        lambda: throughput.measure(setting, throughput.VLP, COMPILED),
-        "faster than phase C's",
-        seconds=90,
+        f"save of {saves.TOWERS} in the background",
+        lambda: saves.in_the_background(setting),
+        f"under {saves.MOST_SECONDS:.0f} s",
+        seconds=60,
         alone=True,
-        needs=cuda or lacking,
     )
     yield Case("matmul 8192 float8", eight_bits, "1,300 TFLOP/s", needs=cuda, alone=True)
 

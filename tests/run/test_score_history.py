@@ -90,7 +90,7 @@ def test_a_model_that_heeds_less_of_what_is_written_on_images_has_not_fallen():
         history.add(step, [record("own", 0.5), record("kept", share, "followed")])
         verdicts.append(history.verdict)
     assert verdicts[:3] == ["", "", ""]
-    assert verdicts[3].startswith("kept followed fell from 0.6000 at step 0 to 0.7100")
+    assert verdicts[3].startswith("kept followed rose from 0.6000 at step 0 to 0.7100")
 
 
 def test_less_of_a_rank_is_better():
@@ -100,6 +100,13 @@ def test_less_of_a_rank_is_better():
         history.add(step, [record("own", rank, "median_rank"), record("kept", 0.5)])
     assert "own median_rank was best at step 5, 4.0000" in history.verdict
     assert history.best_step() == 5
+
+
+def test_a_verdict_says_a_score_below_zero_as_it_is():
+    history = ScoreHistory(section(stop_when=FALLS))
+    for step, share in ((0, 0.1), (5, -0.2)):
+        history.add(step, [record("own", 0.5), record("kept", share)])
+    assert history.verdict.startswith("kept acc1 fell from 0.1000 at step 0 to -0.2000")
 
 
 def test_another_metric_may_decide():

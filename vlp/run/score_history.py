@@ -44,7 +44,11 @@ class Scored:
     def value(self, metric: str | None = None) -> float:
         """Return a metric, the main one by default, of which more is better: others are taken negative."""
         name = metric or self.main_metric
-        return self.values[name] * (sign_of(self.evaluator, name) or 1)
+        return self.values[name] * self.sign(metric)
+
+    def sign(self, metric: str | None = None) -> int:
+        """Return -1 where less of a metric, the main one by default, is better, and 1 otherwise."""
+        return sign_of(self.evaluator, metric or self.main_metric) or 1
 
     @property
     def can_be_better(self) -> bool:
@@ -172,8 +176,10 @@ class ScoreHistory:
         now = course[-1][1]
         if before - now < rule.falls_by - ROUNDING or (rule.against == "start" and since != 0):
             return ""
+        sign = self._scored(rule).sign(rule.metric)
         return (
-            f"{self._name(rule)} fell from {abs(before):.4f} at step {since} to {abs(now):.4f} "
+            f"{self._name(rule)} {'fell' if sign > 0 else 'rose'} from {sign * before:.4f} at step {since} to "
+            f"{sign * now:.4f} "
             f"(evaluation.stop_when.{label}.falls_by: {rule.falls_by:g})"
         )
 
@@ -186,14 +192,18 @@ class ScoreHistory:
         waited = sum(each > since for each, _ in course)
         if waited < rule.patience:
             return ""
+        sign = self._scored(rule).sign(rule.metric)
         return (
-            f"{self._name(rule)} was best at step {since}, {abs(best):.4f}, and no better since "
+            f"{self._name(rule)} was best at step {since}, {sign * best:.4f}, and no better since "
             f"(evaluation.stop_when.{label}.patience: {rule.patience})"
         )
 
     def _name(self, rule: StopRule) -> str:
-        found = next(each[rule.task] for each in self.steps.values() if rule.task in each)
-        return f"{rule.task} {rule.metric or found.main_metric}"
+        return f"{rule.task} {rule.metric or self._scored(rule).main_metric}"
+
+    def _scored(self, rule: StopRule) -> Scored:
+        """Return what any step found of a rule's task."""
+        return next(each[rule.task] for each in self.steps.values() if rule.task in each)
 
 
 def kept_tasks(evaluation: EvaluationSection) -> list[str]:

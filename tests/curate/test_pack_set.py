@@ -88,6 +88,52 @@ def test_a_file_gives_classes_their_names(tmp_path, label):
     assert load_task(str(packed.task)).data.classes_without_samples == 2
 
 
+@pytest.mark.parametrize(
+    "folders", [("n02012849-crane", "n03126707-crane"), ("a/bat", "b/bat"), ("big_cat", "big cat")]
+)
+def test_two_folders_of_one_class_are_refused(tmp_path, folders):
+    for number, folder in enumerate((*folders, "n02085620-dog" if folders[0][0] == "n" else "dog")):
+        path = tmp_path / "images" / folder / "0.png"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(image_bytes(number, "png"))
+    with pytest.raises(RecipeError, match=r"folders of one class, '(crane|bat|big cat)': rename all but one"):
+        pack_set(tmp_path / "images", tmp_path / "mine", DEFAULT, workers=1)
+
+
+def test_folders_called_by_numbers_are_names_where_the_names_are_numbers(tmp_path):
+    for number in (2, 3, 10):
+        path = tmp_path / "images" / str(number) / "0.png"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(image_bytes(number, "png"))
+    (tmp_path / "names.txt").write_text("2\n3\n10\n")
+    options = SetOptions(class_names=str(tmp_path / "names.txt"))
+    pack_set(tmp_path / "images", tmp_path / "mine", options, workers=1)
+    found = opened(tmp_path / "mine")
+    numbers = {found.class_names[label] for label in found.labels}
+    assert numbers == {"2", "3", "10"} and sorted(found.labels) == [0, 1, 2]
+
+
+def test_features_called_by_numbers_keep_their_places(tmp_path):
+    images = [{"bytes": image_bytes(number, "jpg"), "path": None} for number in range(3)]
+    table = pa.table({"image": images, "label": [2, 0, 1]})
+    path = tmp_path / "test-00000-of-00001.parquet"
+    pq.write_table(table.replace_schema_metadata({"huggingface": features(["2", "0", "1"])}), path)
+    pack_set(path, tmp_path / "mine", DEFAULT, workers=1)
+    assert opened(tmp_path / "mine").class_names == ("2", "0", "1")
+    assert opened(tmp_path / "mine").labels == (2, 0, 1)
+
+
+def test_a_number_that_may_be_a_name_is_refused(tmp_path):
+    table = write_csv(tmp_path / "t.csv", [(path, 1) for path in write_images(tmp_path / "images", 2)])
+    (tmp_path / "names.txt").write_text("1\n2\n3\n")
+    options = SetOptions("classification", class_names=str(tmp_path / "names.txt"))
+    with pytest.raises(RecipeError, match=r"a class is called '1', and is not number 1.*a tab before each name"):
+        pack_set(table, tmp_path / "mine", options, workers=1)
+    (tmp_path / "names.txt").write_text("1\t1\n2\t2\n3\t3\n")
+    pack_set(table, tmp_path / "mine", options, workers=1)
+    assert opened(tmp_path / "mine").labels == (0, 0)
+
+
 def test_numbers_without_names_are_refused(tmp_path):
     table = write_csv(tmp_path / "t.csv", [(path, 1) for path in write_images(tmp_path / "images", 2)])
     with pytest.raises(RecipeError, match=r"classes are numbers \(1\).*--class-names FILE"):

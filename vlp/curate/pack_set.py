@@ -12,6 +12,7 @@ from ruamel.yaml import YAML
 
 from vlp.curate.packing import Limits, Tally, claimed, pack_units
 from vlp.curate.sources.columns import CAPTION, LABEL, Columns
+from vlp.curate.sources.folders import Folder
 from vlp.curate.sources.open_source import open_source
 from vlp.curate.sources.rows import Source
 from vlp.curate.sources.set_rows import OF_CLASSES, Labels, SetKind, SetRows
@@ -124,6 +125,8 @@ def pack_set(
     to = to.expanduser().resolve()
     if Path(options.name).name != options.name:
         raise RecipeError(f"--as {options.name}: the name of a folder within the set, such as test or train")
+    if isinstance(opened, Folder) and opened.is_labelled:
+        _check_folders(opened)
     labels = Labels(kind, opened.caption_keys, *(_classes(opened, to, options) if kind in OF_CLASSES else ()))
     settings = _settings(source, given, bounds, labels, split, encoding)
     folder = to / options.name
@@ -165,22 +168,25 @@ def _classes(source: Source, to: Path, options: SetOptions) -> tuple[tuple[str, 
     The names are those given, those of a split that is there, those of the source, or all that stand in it.
 
     Raises:
-        RecipeError: A name stands twice, or the source has numbers alone.
+        RecipeError: A name stands twice, the source has numbers alone, or a number in it may be a name as well.
     """
+    known = _classes_of(source)
     if options.class_names:
         path = find_file("eval", options.class_names)
         pairs = [line.rpartition("\t") for line in read_lines(path)]
         words = tuple(_spaced(word) for word, tab, _ in pairs if tab)
         if words and len(words) < len(pairs):
             raise RecipeError(f"{path}: {len(words)} of {len(pairs)} lines have a tab; all must, or none")
-        return _distinct([name for *_, name in pairs], str(path)), _distinct(words, str(path))
+        names = _distinct([name for *_, name in pairs], str(path))
+        return names, _distinct(words, str(path)) or _words(names, known, str(path))
     if (to / CLASS_NAMES).is_file():
-        return read_lines(to / CLASS_NAMES), ()
-    known = _classes_of(source)
+        names = read_lines(to / CLASS_NAMES)
+        return names, _words(names, known, str(to / CLASS_NAMES))
     if known:
-        return _distinct(known, "the source"), ()
+        names = _distinct(known, "the source")
+        return names, _words(names, known, "the source")
     names = tuple(sorted(set(_texts(source))))
-    numbers = [name for name in names if name.isascii() and name.isdigit()]
+    numbers = list(filter(_is_number, names))
     if not names:
         raise RecipeError(
             "no row names a class; name the column with --columns caption=NAME, or the classes with --class-names"
@@ -191,6 +197,39 @@ def _classes(source: Source, to: Path, options: SetOptions) -> tuple[tuple[str, 
             "number 0 first, and name it with --class-names FILE"
         )
     return names, ()
+
+
+def _words(names: Sequence[str], known: Sequence[str] | None, where: str) -> tuple[str, ...]:
+    """Return what the source calls classes whose names are numbers of other classes, as in `1`, `2`, `3`.
+
+    Raises:
+        RecipeError: It may mean either.
+    """
+    other = next((name for place, name in enumerate(names) if _is_number(name) and int(name) != place), None)
+    if other is None:
+        return ()
+    if known is None:
+        raise RecipeError(
+            f"{where}: a class is called '{other}', and is not number {other}: what stands in the source may be names "
+            "or numbers; write what the source calls each class and a tab before each name, in a file that "
+            "--class-names names"
+        )
+    return tuple(names)  # folders and features of a dataset say names
+
+
+def _is_number(name: str) -> bool:
+    return name.isascii() and name.isdigit()
+
+
+def _check_folders(source: Folder) -> None:
+    """Refuse folders that become one class unasked, such as `n02012849-crane` and `n03126707-crane`."""
+    several = next(((name, found) for name, found in source.folders_of_classes().items() if len(found) > 1), None)
+    if several is not None:
+        name, folders = several
+        raise RecipeError(
+            f"{', '.join(map(str, folders[:5]))}: folders of one class, '{name}': rename all but one, or move their "
+            "images together"
+        )
 
 
 def _texts(source: Source) -> Iterator[str]:

@@ -72,6 +72,13 @@ class Folder:
             label = self._class(name.parent.name) if self.is_labelled else None
             yield Row(number, str(name), image, captions=caption_members(label or None), files=captions)
 
+    def folders_of_classes(self) -> dict[str, list[Path]]:
+        """Return the folders whose images are of one class, by its name."""
+        found: dict[str, list[Path]] = {}
+        for folder in sorted({image.parent for image, _ in walk(self.path)}):
+            found.setdefault(self._class(folder.name), []).append(folder)
+        return found
+
     def _class(self, folder: str) -> str:
         """Return the name of a class whose images lie in a folder."""
         name = folder if self.numbering is None else self.numbering.sub("", folder)

@@ -243,6 +243,15 @@ def test_other_settings_need_another_folder(photos, tmp_path):
         pack(photos, tmp_path / "mine", limits=SMALL, workers=1)
 
 
+def test_a_setting_that_is_left_out_is_another_one(tmp_path):
+    (tmp_path / "cat.jpg").write_bytes(image_bytes(0))
+    table = tmp_path / "t.csv"
+    table.write_text("path,caption\ncat.jpg,a cat\n")
+    pack(table, tmp_path / "mine", workers=1, encoding="latin-1")
+    with pytest.raises(RecipeError, match=r"other settings:\n  encoding: latin-1 -> \n"):
+        pack(table, tmp_path / "mine", workers=1)
+
+
 def test_a_folder_of_something_else_is_left_alone(photos, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")

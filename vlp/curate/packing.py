@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from vlp.ground.types import RecipeError
 
 QUARANTINE = "quarantine.jsonl"
 SETTINGS, LOCK = "settings.json", "lock"
+ABSENT: dict[str, Any] = {"split": "", "encoding": ""}  # what it means that a setting is not written down
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class Tally:
 
 
 @contextlib.contextmanager
-def claimed(to: Path, settings: Mapping[str, Any]) -> Iterator[None]:
+def claimed(to: Path, settings: dict[str, Any]) -> Iterator[None]:
     """Own a folder: nobody else writes into it, and what lies there comes from a pack with the same settings.
 
     Raises:
@@ -115,12 +116,16 @@ def claimed(to: Path, settings: Mapping[str, Any]) -> Iterator[None]:
             raise RecipeError("interrupted; the same command continues where it stopped") from error
 
 
-def _check_settings(known: Path, settings: Mapping[str, Any], to: Path) -> None:
+def _check_settings(known: Path, settings: dict[str, Any], to: Path) -> None:
     if not known.exists():
         write_text(known, json.dumps(settings, indent=1) + "\n")
         return
-    before = {"split": "", **json.loads(known.read_text(encoding="utf-8"))}
-    changed = [f"{key}: {before.get(key)} -> {value}" for key, value in settings.items() if before.get(key) != value]
+    before, now = ABSENT | json.loads(known.read_text(encoding="utf-8")), ABSENT | settings
+    changed = [
+        f"{key}: {before.get(key)} -> {now.get(key)}"
+        for key in dict.fromkeys([*now, *before])
+        if before.get(key) != now.get(key)
+    ]
     if changed:
         raise RecipeError(
             f"--to {to}: holds a pack with other settings:\n  " + "\n  ".join(changed) + "\n"

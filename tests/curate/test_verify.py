@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 import pytest
@@ -81,6 +82,12 @@ def test_all_captions_of_a_sample_are_read_and_one_may_be_missing(write_card):
     replace = {0: [("000000.jpg", image_bytes(0)), ("000000.json", b"{")], 1: sample_members(1)[:2]}
     captions = {"txt": 1.0, "json.caption": 1.0}
     assert reasons(write_card(replace, captions=captions)) == ["bad_caption"]
+
+
+def test_every_caption_of_a_list_is_read(write_card):
+    record = json.dumps({"caption": ["a boat", " "]}).encode()
+    replace = {0: [("000000.jpg", image_bytes(0)), ("000000.json", record)]}
+    assert reasons(write_card(replace, captions={"txt": 1.0, "json.caption": 1.0})) == ["empty_caption"]
 
 
 def test_a_wrong_count_and_a_forgotten_checksum_are_found(write_card):

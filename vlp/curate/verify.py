@@ -155,7 +155,7 @@ def _check_sample(card: Card, shard: Shard, place: int, captions: list[Captions]
     missing = 0
     for reader in captions:
         try:
-            reader.first(sample)
+            reader.all(sample)
         except BadSampleError as bad:
             missing += bad.reason == "missing_caption"
             if bad.reason != "missing_caption" or missing == len(captions):

@@ -190,6 +190,18 @@ def test_other_weights_are_measured_anew(tmp_path, export):
     assert score.Cosine(str(export)).name != name
 
 
+def test_the_same_weights_used_otherwise_are_measured_anew(tmp_path, export):
+    from vlp.curate.rules import score
+
+    name = score.Cosine(str(export)).name
+    path = export / "open_clip_config.json"
+    config = json.loads(path.read_text())
+    config["model_cfg"]["quick_gelu"] = not config["model_cfg"].get("quick_gelu", False)
+    path.write_text(json.dumps(config))
+    score._encoder.cache_clear()
+    assert score.Cosine(str(export)).name != name
+
+
 def test_a_rule_sees_what_those_before_it_left(keep):
     pairs = [(photo(0), "tiny"), (photo(0, 128), "large and the same picture"), (photo(1), "x"), (photo(2), "x")]
     text = "length: {fewest: 2}\nduplicate_images: {distance: 4}"
@@ -312,6 +324,18 @@ def test_facts_of_other_members_are_not_taken_for_those_of_the_card(tmp_path):
         (tmp_path / "both.yaml").write_text(f"name: both\nshards: shards/*.tar\nimages: [{image}]\n")
         try:
             kept.append(filter_by(tmp_path, tmp_path / "both.yaml", "size: {short_side_over: 50}").kept)
+        except RecipeError:
+            kept.append(0)
+    assert kept == [0, 1]
+
+
+def test_facts_of_the_first_caption_are_not_taken_for_those_of_another_that_comes_first(tmp_path):
+    write_tar(tmp_path / "shards" / "0.tar", [("0.jpg", photo(0)), ("0.txt", b"one"), ("0.alt.txt", b"one two three")])
+    kept = []
+    for keys in ("{txt: 1, alt.txt: 1}", "{alt.txt: 1, txt: 1}"):
+        (tmp_path / "both.yaml").write_text(f"name: both\nshards: shards/*.tar\ncaptions: {keys}\n")
+        try:
+            kept.append(filter_by(tmp_path, tmp_path / "both.yaml", "length: {fewest: 2}").kept)
         except RecipeError:
             kept.append(0)
     assert kept == [0, 1]

@@ -28,7 +28,7 @@ class FactFiles:
     def name(self, shard: Shard, fact: Fact) -> str:
         """Return the name of a file; another content of the shard, or other members, give another name."""
         known = shard.known
-        members = self.card.images, sorted(self.card.captions.items())
+        members = self.card.images, list(self.card.captions.items())  # the first caption is the one that facts see
         identity = (VERSION, shard.location, known.bytes, known.samples, known.tag, members)
         return f"{fact.name}/{hashlib.sha256(repr(identity).encode()).hexdigest()[:32]}.npz"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -63,9 +64,10 @@ class Cosine:
 
     @cached_property
     def name(self) -> str:
-        """Changes with the weights: a run folder goes on being trained."""
+        """Changes with the weights, for a run folder goes on being trained, and with what they are used as."""
         model = _encoder(self.model).model
-        weights = hashlib.sha256(repr(sorted(model.preprocess_cfg.items())).encode())
+        used_as = {"model": model.model_cfg, "images": model.preprocess_cfg}
+        weights = hashlib.sha256(json.dumps(used_as, sort_keys=True, default=str).encode())
         for key, value in sorted(model.state_dict().items()):
             weights.update(key.encode() + value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
         return f"cosine-{weights.hexdigest()[:16]}"

@@ -94,6 +94,8 @@ def test_a_filtered_card_splits_what_is_left(tmp_path, capsys):
         ("train=most,val=0.1", "'most' is no number"),
         ("../up=0.5,val=0.5", "PART=SHARE"),
         ("train=0.999999,val=0.000001", "no sample falls into val"),
+        ("train=0.5,val=nan", "larger than 0, and their sum 1, not nan"),
+        ("train=inf,val=0.5", "larger than 0, and their sum 1, not inf"),
     ],
 )
 def test_a_mistake_in_the_shares_is_explained(tmp_path, shares, message):

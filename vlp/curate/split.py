@@ -98,7 +98,7 @@ def parse_shares(text: str) -> dict[str, float]:
             found[part] = float(share)
         except ValueError as error:
             raise RecipeError(f"--shares {text}: '{share}' is no number") from error
-    if min(found.values()) <= 0 or abs(sum(found.values()) - 1) > 1e-9:
+    if not (min(found.values()) > 0 and abs(sum(found.values()) - 1) <= 1e-9):  # NaN is neither
         raise RecipeError(
             f"--shares {text}: shares must be larger than 0, and their sum 1, not {sum(found.values()):g}"
         )

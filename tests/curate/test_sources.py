@@ -141,6 +141,33 @@ def test_parquet_with_paths_and_with_pixels(tmp_path, form):
     assert captions_of(packed.card) == [f"caption {number}" for number in range(7)]
 
 
+@pytest.mark.parametrize("form", ["path", "bytes", "pair", "mixed"])
+def test_images_that_a_parquet_file_names_are_packed_again_once_they_change(tmp_path, form):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    paths = write_images(tmp_path / "images", 4)
+    names = [str(path.relative_to(tmp_path)) for path in paths]
+    data = [path.read_bytes() for path in paths]
+    held = {"pair": data, "mixed": [None, *data[1:]]}.get(form, ())
+    cells = [{"bytes": each, "path": name} for each, name in zip(held, names, strict=False)]
+    rows = pyarrow.table({"image": {"path": names, "bytes": data}.get(form, cells), "caption": ["a", "b", "c", "d"]})
+    parquet.write_table(rows, tmp_path / "a.parquet")
+    pack(tmp_path / "a.parquet", tmp_path / "mine", limits="samples=2", workers=1)
+    paths[0].write_bytes(image_bytes(99))
+    again = pack(tmp_path / "a.parquet", tmp_path / "mine", limits="samples=2", workers=1)
+    assert again.kept == (2 if form in ("path", "mixed") else 4)
+
+
+def test_images_that_a_saved_dataset_names_are_packed_again_once_they_change(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    paths = write_images(tmp_path / "images", 4)
+    rows = {"image": [str(path) for path in paths], "caption": ["a", "b", "c", "d"]}
+    datasets.Dataset.from_dict(rows).save_to_disk(tmp_path / "saved")
+    pack(tmp_path / "saved", tmp_path / "mine", limits="samples=2", workers=1)
+    paths[0].write_bytes(image_bytes(99))
+    assert pack(tmp_path / "saved", tmp_path / "mine", limits="samples=2", workers=1).kept == 2
+
+
 def test_a_folder_of_parquet_files_is_one_source(tmp_path):
     pyarrow = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from vlp.curate.sources.columns import Columns
-from vlp.curate.sources.rows import Row, Rows, sources, status_of
+from vlp.curate.sources.image_paths import status_of
+from vlp.curate.sources.rows import Row, Rows, sources
 from vlp.data.faults import BadSampleError
 from vlp.data.pixels.decode import EXTENSIONS
 from vlp.data.samples import Sample, SampleSet

@@ -9,7 +9,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
 from vlp.curate.sources.columns import Columns
-from vlp.curate.sources.rows import Row, Rows, image_kind, listed_units, read_file, sources, status_of
+from vlp.curate.sources.image_paths import status_of
+from vlp.curate.sources.rows import Row, Rows, image_kind, listed_units, read_file, sources
 from vlp.curate.sources.splits import refuse_mixed
 from vlp.curate.sources.tables import LINES
 from vlp.data import Captions

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,22 @@ def meant(folder: Path, name: str) -> Path:
         return path
     found = (folder / each for each in _spellings(name.replace("\\", "/")))
     return next((each for each in found if is_file(each)), path)
+
+
+def files_named(folder: Path, names: Iterable[Any]) -> Iterator[tuple[str, int, int]]:
+    """Yield size and time of each file that a table names, as far as there is one."""
+    for name in names:
+        if isinstance(name, str) and name and "://" not in name and is_file(path := meant(folder, name)):
+            yield status_of(path)
+
+
+def status_of(path: Path) -> tuple[str, int, int]:
+    """Return what tells a file from another one of its name: its size and time."""
+    try:
+        status = path.stat()
+    except (OSError, ValueError):
+        return str(path), -1, -1
+    return str(path), status.st_size, status.st_mtime_ns
 
 
 def _spellings(name: str) -> Iterator[str]:

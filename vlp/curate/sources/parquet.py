@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 from vlp.curate.sources.columns import Columns
 from vlp.curate.sources.folders import holds_images
+from vlp.curate.sources.image_paths import files_named
 from vlp.curate.sources.rows import JSON_KEY, Row, Rows, sources
 from vlp.curate.sources.splits import chosen_splits, column_of_splits, count_splits, split_of_file
 from vlp.curate.sources.tables import named, row_of
@@ -159,27 +160,48 @@ class ParquetRows:
             yield row_of(number, self.path.parent, name, named(record[self.caption], self.classes), where, data=data)
 
     def fingerprint(self) -> str:
-        """Return a checksum of the range, and of size and time of the file."""
+        """Return a checksum of the range, and of sizes and times of the file and of the images that it names."""
         status = self.path.stat()
-        identity = repr((self, status.st_size, status.st_mtime_ns))
+        files = list(files_named(self.path.parent, self._names()))
+        identity = repr((self, status.st_size, status.st_mtime_ns, *([files] if files else ())))
         return hashlib.sha256(identity.encode(errors="surrogateescape")).hexdigest()
+
+    def _names(self) -> Iterator[str]:
+        """Yield what rows call their images, without those of groups of rows that hold all of theirs."""
+        file = _open(self.path)
+        leaves = {column.path: place for place, column in enumerate(map(file.schema.column, range(len(file.schema))))}
+        name, data = f"{self.image}.path", leaves.get(f"{self.image}.bytes")
+        column = name if name in leaves else self.image
+        if data is None and (column not in leaves or file.schema.column(leaves[column]).logical_type.type != "STRING"):
+            return
+        for group, low, high in self._groups(file):
+            held = None if data is None else file.metadata.row_group(group).column(data).statistics
+            if held is None or not held.has_null_count or held.null_count:
+                records = self._read_group(file, group, low, high, [column])
+                yield from (encoded(record[self.image])[1] for record in records if not isinstance(record, str))
 
     def _records(self) -> Iterator[dict[str, Any] | str]:
         """Yield the rows, and why one cannot be read: a damaged group of rows costs those behind the damage in it."""
-        file, end = _open(self.path), 0
+        file, columns = _open(self.path), sorted({self.image, self.caption, self.split} - {""})
+        for group, low, high in self._groups(file):
+            yield from self._read_group(file, group, low, high, columns)
+
+    def _groups(self, file: Any) -> Iterator[tuple[int, int, int]]:
+        """Yield each group of rows with rows of the range, and which of its own those are."""
+        end = 0
         for group in range(file.num_row_groups):
             begin, end = end, end + file.metadata.row_group(group).num_rows
             low, high = max(self.start, begin), min(self.stop, end)
             if low < high:
-                yield from self._read_group(file, group, low - begin, high - begin)
+                yield group, low - begin, high - begin
 
-    def _read_group(self, file: Any, group: int, low: int, high: int) -> Iterator[dict[str, Any] | str]:
+    def _read_group(
+        self, file: Any, group: int, low: int, high: int, columns: Sequence[str]
+    ) -> Iterator[dict[str, Any] | str]:
         place = given = 0
         why = "the file ends before it"
         try:
-            for batch in file.iter_batches(
-                BATCH, [group], sorted({self.image, self.caption, self.split} - {""}), use_threads=False
-            ):
+            for batch in file.iter_batches(BATCH, [group], columns, use_threads=False):
                 first, last = max(low - place, 0), min(high - place, len(batch))
                 rows = batch.slice(first, last - first).to_pylist() if first < last else []
                 given += len(rows)

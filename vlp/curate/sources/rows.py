@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, cast
 
+from vlp.curate.sources.image_paths import status_of
 from vlp.curate.sources.spelled_lists import listed
 from vlp.data import Captions
 from vlp.data.faults import BadSampleError, Reason
@@ -226,12 +227,3 @@ def read_file(path: Path, reason: Reason) -> bytes:
     # ValueError: a NUL in a path that a table gave.
     except (OSError, ValueError) as error:
         raise BadSampleError(reason, f"{path}: {getattr(error, 'strerror', None) or error}") from error
-
-
-def status_of(path: Path) -> tuple[str, int, int]:
-    """Return what tells a file from another one of its name: its size and time."""
-    try:
-        status = path.stat()
-    except (OSError, ValueError):
-        return str(path), -1, -1
-    return str(path), status.st_size, status.st_mtime_ns

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from vlp.curate.sources.columns import Columns
+from vlp.curate.sources.image_paths import files_named
 from vlp.curate.sources.parquet import encoded
 from vlp.curate.sources.rows import JSON_KEY, Row, Rows, sources
 from vlp.curate.sources.splits import chosen_splits, column_of_splits, count_splits
@@ -90,9 +91,22 @@ class HubRows:
             yield row_of(number, self.path, name, caption, where, data=content)
 
     def fingerprint(self) -> str:
-        """Return a checksum of the range, and of sizes and times of the files."""
+        """Return a checksum of the range, and of sizes and times of the files and of the images that rows name."""
         files = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(self.path.iterdir())]
-        return hashlib.sha256(repr((self, files)).encode(errors="surrogateescape")).hexdigest()
+        images = list(files_named(self.path, self._names()))
+        return hashlib.sha256(repr((self, files, *([images] if images else ()))).encode(errors="surrogateescape")).hexdigest()
+
+    def _names(self) -> Iterator[str]:
+        """Yield what rows call images that they do not hold."""
+        import pyarrow as pa
+
+        column = _open(self.path, self.image).with_format("arrow")[self.start : self.stop][self.image]
+        for chunk in column.chunks:
+            if pa.types.is_struct(chunk.type):
+                is_held = chunk.field("bytes").is_valid()
+                yield from chunk.field("path").filter(pa.compute.invert(is_held)).to_pylist()
+            elif pa.types.is_string(chunk.type):
+                yield from chunk.to_pylist()
 
 
 def _values(data: Any, column: str) -> Iterator[Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import email.utils
 import gzip
+import hashlib
 import importlib.util
 import json
 import os
@@ -211,6 +212,22 @@ def test_a_shard_that_is_replaced_between_two_starts_is_read_anew(server, tmp_pa
     old, other = (texts(shard) for shard in open_shards(card))
     server.files[SHARD] = server.files["/tiny/00001.tar"]
     assert [texts(shard) for shard in open_shards(card)] == [other, other] != [old, other]
+
+
+@pytest.mark.parametrize("before", [{}, {"counts": {SHARD[1:]: 4}}])
+def test_a_shard_whose_checksum_is_another_one_is_read_anew(server, tmp_path, before):
+    texts(open_shards(put(server, tmp_path, **before))[0])
+    content = bytearray(server.files[SHARD])
+    card = put(server, tmp_path, 1, 3, sha256={SHARD[1:]: hashlib.sha256(content).hexdigest()})
+    changed = server.files[SHARD]
+    server.files[SHARD] = bytes(content)
+    assert len(texts(open_shards(card)[0])) == 4  # fetched again, for nobody has checked the copy
+    server.files[SHARD] = changed
+    card = put(server, tmp_path, 1, 3, sha256={SHARD[1:]: hashlib.sha256(changed).hexdigest()})
+    assert len(texts(open_shards(card)[0])) == 3
+    card = put(server, tmp_path, 1, 3, sha256={SHARD[1:]: "0" * 64})
+    with pytest.raises(RecipeError, match="its sha256 is not 000"):
+        open_shards(card)
 
 
 def test_a_drip_is_no_transfer(server, tmp_path):

@@ -225,7 +225,7 @@ def local_home(path: Path, tag: str, limit_bytes: float | None, *, is_packed: bo
 
 def remote_home(card: Card, location: str, known: Known, stats: RemoteStats) -> Copied:
     """Return the home of a shard that lies on another machine."""
-    identity = f"{known.bytes}-{known.tag}" if known.tag else known.sha256
+    identity = known.sha256 or f"{known.bytes}-{known.tag}"
     fill = _Download(card, location, Expected(known.bytes, known.tag, known.sha256), stats)
     return Copied(location, fill, cache_name(location, identity), card.limit_bytes, max(known.bytes, 0))
 

@@ -248,11 +248,11 @@ class _Opener:
         return (summary[location] for summary in self.summaries if location in summary)
 
     def _remembered(self, location: str) -> Known | None:
-        """Return what was known of a shard at an earlier start, if the server still has that version."""
-        known = next(self._known(location), None)
-        if known is None or known.fault:
+        """Return what was known of a shard at an earlier start, if the server or the card still has that version."""
+        known, promised = next(self._known(location), None), self.card.sha256_of(location)
+        if known is None or known.fault or (promised and known.sha256 != promised):
             return None
-        if self.card.sha256_of(location) or location.startswith(PIPE):
+        if promised or location.startswith(PIPE):
             return known
         try:
             found = self._version(location)

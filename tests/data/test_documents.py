@@ -56,7 +56,10 @@ def test_images_of_mmc4_stand_before_the_sentence_they_match():
 @pytest.mark.parametrize(
     "record",
     [{"caption": "a"}, {"texts": ["a"], "images": []}, {"texts": "a", "images": "b"}, {"text_list": ["a"]},
-     {"text_list": ["a"], "image_info": [{"matched_text_index": "x"}]}],
+     {"text_list": ["a"], "image_info": [{"matched_text_index": "x"}]},
+     {"text_list": ["a"], "image_info": [{"matched_text_index": 1}]},
+     {"text_list": ["a"], "image_info": [{"matched_text_index": -1}]},
+     {"texts": ["a", "b"], "images": [None, "c"]}],
 )  # fmt: skip
 def test_what_is_no_document_is_a_fault_of_its_sample(record):
     with pytest.raises(BadSampleError):

@@ -61,7 +61,7 @@ def passages(
         least_similarity: Images of MMC4 that are less like their sentence are left out.
 
     Raises:
-        BadSampleError: `bad_caption`: it is of neither layout.
+        BadSampleError: `bad_caption`: it is of neither layout, or an image stands at no place of its own.
     """
     if TEXTS in record:
         pieces = _in_order(record, is_there)
@@ -85,6 +85,8 @@ def _in_order(record: Mapping[str, Any], is_there: Callable[[int], bool]) -> lis
     texts, images = _lists(record)
     pieces: list[str | int] = []
     for number, (text, image) in enumerate(zip(texts, images, strict=True)):
+        if isinstance(text, str) and image is not None:
+            raise BadSampleError("bad_caption", f"a text and an image, '{image}', at place {number}")
         if isinstance(text, str):
             pieces.append(text)
         elif image is not None and is_there(number):
@@ -95,13 +97,18 @@ def _in_order(record: Mapping[str, Any], is_there: Callable[[int], bool]) -> lis
 def _sentence_by_sentence(
     record: Mapping[str, Any], is_there: Callable[[int], bool], least_similarity: float
 ) -> list[str | int]:
-    sentences = record[SENTENCES]
+    sentences = _bounded(record[SENTENCES])
     before: dict[int, list[int]] = {}
     for number, image in enumerate(_images(record)):
         if is_there(number) and float(image.get("matched_sim", 1.0)) >= least_similarity:
-            before.setdefault(int(image["matched_text_index"]), []).append(number)
+            place = int(image["matched_text_index"])
+            if not 0 <= place < len(sentences):
+                raise BadSampleError(
+                    "bad_caption", f"image {number} stands before sentence {place} of {len(sentences)}, which is none"
+                )
+            before.setdefault(place, []).append(number)
     pieces: list[str | int] = []
-    for place, sentence in enumerate(_bounded(sentences)):
+    for place, sentence in enumerate(sentences):
         pieces += before.get(place, [])
         pieces.append(str(sentence))
     return pieces

@@ -94,7 +94,8 @@ class HubRows:
         """Return a checksum of the range, and of sizes and times of the files and of the images that rows name."""
         files = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(self.path.iterdir())]
         images = list(files_named(self.path, self._names()))
-        return hashlib.sha256(repr((self, files, *([images] if images else ()))).encode(errors="surrogateescape")).hexdigest()
+        known = repr((self, files, *([images] if images else ())))
+        return hashlib.sha256(known.encode(errors="surrogateescape")).hexdigest()
 
     def _names(self) -> Iterator[str]:
         """Yield what rows call images that they do not hold."""

@@ -83,6 +83,9 @@ def _add_source(parser: argparse.ArgumentParser, limits: str) -> None:
     )
     parser.add_argument("--to", type=Path, required=True, help="folder to write; its name becomes that of the data")
     parser.add_argument("--split", default="", help="which split of a dataset with several, such as train")
+    parser.add_argument(
+        "--configuration", default="", help="which configuration of a clone of the hub with several, such as default"
+    )
     parser.add_argument("--encoding", default="", help="of a CSV or TSV that is not UTF-8 or UTF-16, such as cp1252")
     parser.add_argument(
         "--columns", default="", metavar="image=NAME,caption=NAME", help="columns; default: the usual names"
@@ -96,7 +99,8 @@ def _add_source(parser: argparse.ArgumentParser, limits: str) -> None:
 
 
 def _source_settings(parsed: argparse.Namespace) -> dict[str, Any]:
-    return {name: getattr(parsed, name) for name in ("columns", "limits", "workers", "split", "encoding")}
+    names = ("columns", "limits", "workers", "split", "configuration", "encoding")
+    return {name: getattr(parsed, name) for name in names}
 
 
 def _data_verify(parser: argparse.ArgumentParser) -> None:

@@ -37,6 +37,7 @@ def pack(
     limits: str = "",
     workers: int | None = None,
     split: str = "",
+    configuration: str = "",
     encoding: str = "",
 ) -> Packed:
     """Write a source as shards with a card; what an earlier, interrupted pack finished is kept.
@@ -48,32 +49,32 @@ def pack(
         limits: Sizes and budget, as `Limits.changed` reads them.
         workers: Processes; all cores when absent.
         split: Which split of a dataset with several.
+        configuration: Which configuration of a clone of the hub with several.
         encoding: Of a CSV or TSV, where it is neither UTF-8 nor UTF-16.
 
     Raises:
         RecipeError: A mistake in the arguments or the source, too many bad rows, or an interruption.
     """
     given, bounds = Columns.parse(columns), Limits().changed(limits)
-    opened = open_source(source, given, split=split, encoding=encoding)
+    opened = open_source(source, given, split=split, configuration=configuration, encoding=encoding)
     to = to.expanduser().resolve()
     units = (
         Unit(to, number, rows, opened.caption_keys, bounds.megabytes * 1_000_000, to.name)
         for number, rows in enumerate(opened.units(bounds.samples))
     )
-    with claimed(to, _settings(source, given, bounds, split, encoding)):
+    with claimed(to, _settings(source, given, bounds, split=split, configuration=configuration, encoding=encoding)):
         records, tally = pack_units(units, to, bounds.bad, usable_cores() if workers is None else workers)
         return Packed(**vars(tally), card=_write_card(to, records, opened))
 
 
-def _settings(source: Path, columns: Columns, limits: Limits, split: str, encoding: str) -> dict[str, Any]:
+def _settings(source: Path, columns: Columns, limits: Limits, **chosen: str) -> dict[str, Any]:
     """Return what shapes the shards: two packs that differ in it do not share a folder."""
     return {
         "source": str(source.expanduser().resolve()),
         "columns": columns.given(),
         "samples": limits.samples,
         "megabytes": limits.megabytes,
-        "split": split,
-        **({"encoding": encoding} if encoding else {}),
+        **{name: word for name, word in chosen.items() if word},
     }
 
 

@@ -98,6 +98,7 @@ def pack_set(
     limits: str = "",
     workers: int | None = None,
     split: str = "",
+    configuration: str = "",
     encoding: str = "",
 ) -> PackedSet:
     """Write a source as an evaluation set with its task; what an interrupted pack finished is kept.
@@ -110,13 +111,14 @@ def pack_set(
         limits: Samples per shard and budget, as `Limits.changed` reads them.
         workers: Processes; all cores when absent.
         split: Which split of a dataset with several.
+        configuration: Which configuration of a clone of the hub with several.
         encoding: Of a CSV or TSV, where it is neither UTF-8 nor UTF-16.
 
     Raises:
         RecipeError: A mistake in the arguments or the source, a row that cannot be used, or what an evaluator refuses.
     """
     given, bounds = Columns.parse(columns, _usual(options.kind)), _limits(limits)
-    opened = open_source(source, given, split=split, encoding=encoding)
+    opened = open_source(source, given, split=split, configuration=configuration, encoding=encoding)
     if any(map(is_record, opened.caption_keys)):
         raise RecipeError(
             f"{source}: interleaved documents, which no evaluator reads: vlp data pack makes shards of them"
@@ -128,7 +130,7 @@ def pack_set(
     if isinstance(opened, Folder) and opened.is_labelled:
         _check_folders(opened)
     labels = Labels(kind, opened.caption_keys, *(_classes(opened, to, options) if kind in OF_CLASSES else ()))
-    settings = _settings(source, given, bounds, labels, split, encoding)
+    settings = _settings(source, given, bounds, labels, split=split, configuration=configuration, encoding=encoding)
     folder = to / options.name
     units = (
         SetUnit(folder, number, SetRows(rows, labels), {labels.member: 1.0}, NO_LIMIT, to.name)
@@ -254,9 +256,7 @@ def _distinct(names: Sequence[str], where: str) -> tuple[str, ...]:
     return found
 
 
-def _settings(
-    source: Path, columns: Columns, limits: Limits, labels: Labels, split: str, encoding: str
-) -> dict[str, Any]:
+def _settings(source: Path, columns: Columns, limits: Limits, labels: Labels, **chosen: str) -> dict[str, Any]:
     """Return what shapes the shards: two packs that differ in it do not share a folder."""
     return {
         "source": str(source.expanduser().resolve()),
@@ -265,8 +265,7 @@ def _settings(
         "kind": labels.kind,
         "classes": list(labels.class_names),
         "words": list(labels.words),
-        "split": split,
-        "encoding": encoding,
+        **{name: word for name, word in chosen.items() if word},
     }
 
 

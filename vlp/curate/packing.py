@@ -20,7 +20,11 @@ from vlp.ground.types import RecipeError
 
 QUARANTINE = "quarantine.jsonl"
 SETTINGS, LOCK = "settings.json", "lock"
-ABSENT: dict[str, Any] = {"split": "", "encoding": ""}  # what it means that a setting is not written down
+ABSENT: dict[str, Any] = {
+    "split": "",
+    "configuration": "",
+    "encoding": "",
+}  # what it means that a setting is not written down
 
 
 @dataclass(frozen=True)

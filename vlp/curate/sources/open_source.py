@@ -16,22 +16,26 @@ from vlp.ground.types import RecipeError
 COMPRESSED = (".gz", ".zip", ".bz2", ".xz", ".zst", ".7z", ".rar")
 WHERE = {
     "split": "has no splits; name a folder of parquet files, or a table with a column `split`",
+    "configuration": "has no configurations; name a folder of parquet files",
     "encoding": f"is no table of lines ({', '.join(DELIMITED)})",
 }
 
 
-def open_source(path: Path, columns: Columns, *, split: str = "", encoding: str = "") -> Source:
+def open_source(
+    path: Path, columns: Columns, *, split: str = "", configuration: str = "", encoding: str = ""
+) -> Source:
     """Return the reader of a folder, a table or a saved dataset: the first in rank that takes the path.
 
     Args:
         split: Which split of a dataset with several.
+        configuration: Which configuration of a clone of the hub with several.
         encoding: Of a CSV or TSV, where it is neither UTF-8 nor UTF-16.
 
     Raises:
         RecipeError: No such source, or none that can be packed; says what can.
     """
     path = path.expanduser()
-    flags = {"split": split, "encoding": check_encoding(encoding)}
+    flags = {"split": split, "configuration": configuration, "encoding": check_encoding(encoding)}
     if not path.exists():
         raise RecipeError(f"no file or folder '{path}'")
     for name in sorted(sources, key=lambda each: sources[each].rank):

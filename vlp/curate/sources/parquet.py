@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from vlp.curate.sources.columns import Columns
+from vlp.curate.sources.configurations import of_configuration
 from vlp.curate.sources.folders import holds_images
 from vlp.curate.sources.image_paths import files_named
 from vlp.curate.sources.rows import JSON_KEY, Row, Rows, sources
@@ -34,6 +35,7 @@ class Parquet:
         columns: Names of the columns, where they are not the usual ones.
         split: Which split of a folder with several, or which rows where a column `split` names splits; they are never
             mixed unasked.
+        configuration: Which configuration of a clone of the hub with several; they are never joined unasked.
 
     Raises:
         RecipeError: pyarrow is missing, a file is broken, or there is no column for images or captions.
@@ -50,8 +52,10 @@ class Parquet:
             return path.suffix.lower() == SUFFIX
         return not any(path.glob("*.tar")) and not holds_images(path) and bool(files_in(path))
 
-    def __init__(self, path: Path, columns: Columns, *, split: str = ""):
-        paths = [path] if path.is_file() else files_in(path)
+    def __init__(self, path: Path, columns: Columns, *, split: str = "", configuration: str = ""):
+        if configuration and path.is_file():
+            raise RecipeError(f"--configuration {configuration}: {path} is one file; name a folder of parquet files")
+        paths = [path] if path.is_file() else of_configuration(path, files_in(path), configuration)
         self.split, counts, numbers = _rows_of_splits(paths)
         chosen = chosen_splits(counts, split, path) if self.split else frozenset[str]()
         self.wanted = tuple(sorted({numbers.get(name, name) for name in chosen}))

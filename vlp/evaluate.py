@@ -13,11 +13,12 @@ import torch
 
 from vlp.evaluators.base import Task, load_task
 from vlp.evaluators.dataset import Pixels
+from vlp.evaluators.earlier_records import finished
 from vlp.evaluators.published import Published, judge, read_published, verdict_table
 from vlp.evaluators.record import Record, table
 from vlp.evaluators.scoreboard import WRITERS, MainScore, as_text, scores_of, write_scores
 from vlp.evaluators.suites import Suite, is_suite, load_suite, match_tasks
-from vlp.evaluators.tasks import check_names, finished, run_tasks
+from vlp.evaluators.tasks import check_names, run_tasks
 from vlp.ground import dist
 from vlp.ground.bits import checksum
 from vlp.ground.tabular import writer_of
@@ -78,7 +79,7 @@ def evaluate_models(
         folder: Where the files go, of several models into a folder each; a run keeps its own by default, other models
             none.
         pixels: How images become RGB, for all tasks: as in training or as with referees; by default as each task says.
-        resume: Take the records that are there already, where task and weights are the same.
+        resume: Take the records that are there already, where task, model and data are the same.
         table_file: A file for the main metrics: Markdown, CSV or JSON, as its suffix says.
         against: File of published numbers to hold the records against, such as `results/published.yaml`.
 
@@ -170,7 +171,7 @@ def _evaluate(
     if resume:
         if target is None:
             raise RecipeError("--resume: there is no folder to go on with; name it with --to")
-        done = dist.on_main(partial(finished, tasks, target, told))
+        done = dist.on_main(partial(finished, tasks, target, told, subject.configuration))
         if done and dist.is_main():
             print(f"{len(done)} of {len(tasks)} tasks are done in {target}", file=sys.stderr)
     records = score_subject(subject, subject.encoder(device), tasks, target, told=told, done=done)
@@ -202,6 +203,7 @@ def score_subject(
         weights=subject.weights,
         preprocess=subject.model.preprocess_cfg,
         model_checksum=told,
+        configuration=subject.configuration,
         folder=folder,
         progress=True,
         done=done,

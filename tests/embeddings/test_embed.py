@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -124,6 +125,21 @@ def test_weights_that_changed_under_the_same_name_are_noticed(tmp_path, export):
     save_file(weights, f"{export}/open_clip_model.safetensors")
     with pytest.raises(RecipeError, match="with another checksum"):
         embed(export, data, tmp_path / "out")
+
+
+def test_weights_that_are_used_otherwise_are_noticed(tmp_path, export):
+    data, _ = write_card(tmp_path)
+    embed(export, data, tmp_path / "out")
+    manifest = json.loads((tmp_path / "out" / MANIFEST).read_text())
+    path = Path(export) / "open_clip_config.json"
+    config = json.loads(path.read_text())
+    config["model_cfg"]["quick_gelu"] = not config["model_cfg"].get("quick_gelu", False)
+    path.write_text(json.dumps(config))
+    with pytest.raises(RecipeError, match="with another configuration"):
+        embed(export, data, tmp_path / "out")
+    del manifest["configuration"]  # an older one says nothing of it
+    (tmp_path / "out" / MANIFEST).write_text(json.dumps(manifest))
+    assert embed(export, data, tmp_path / "out") == (16, 0)
 
 
 def test_a_sample_that_cannot_be_read_is_left_out_and_listed(tmp_path, export):

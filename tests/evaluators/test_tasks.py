@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from dataclasses import replace
 
 import pytest
 
 from tests.evaluators.sets import HashEncoder, task_on, write_captions, write_classes
+from tests.shards import write_tar
 from vlp.evaluators.base import Task, evaluators
+from vlp.evaluators.earlier_records import finished
 from vlp.evaluators.record import flatten, headline, table, to_json
 from vlp.evaluators.shared import SharedEncoder
-from vlp.evaluators.tasks import by_set, finished, run_task, run_tasks
+from vlp.evaluators.tasks import by_set, run_task, run_tasks
 from vlp.ground.registry import settings_of
 from vlp.ground.types import RecipeError
 
@@ -193,6 +196,33 @@ def test_a_record_of_other_prompts_is_not_taken(tmp_path, monkeypatch):
     assert finished([plain, named], tmp_path / "out", 7.0).keys() == {plain.name}
     (tmp_path / "zero_shot" / "zeroshot_classification_templates.txt").write_text("the {c}\n")
     assert not finished([plain, named], tmp_path / "out", 7.0)
+
+
+def test_a_record_of_other_shards_is_not_taken(tmp_path):
+    """Those of the split that is tested, and those of one that a probe learns from: the task is the same."""
+    task = make_task("zero_shot", tmp_path)
+    run_tasks([task], HashEncoder(), model="m", model_checksum=7.0, folder=tmp_path / "out")
+    assert finished([task], tmp_path / "out", 7.0)
+    shard = tmp_path / "zero_shot" / "test" / "0.tar"
+    status = shard.stat()
+    os.utime(shard, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    assert not finished([task], tmp_path / "out", 7.0)
+    os.utime(shard, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert finished([task], tmp_path / "out", 7.0)
+    write_tar(tmp_path / "zero_shot" / "train" / "0.tar", [])
+    assert not finished([task], tmp_path / "out", 7.0)
+
+
+def test_a_record_of_weights_used_otherwise_or_without_its_table_is_not_taken(tmp_path):
+    task, out = make_task("zero_shot", tmp_path), tmp_path / "out"
+    run_tasks([task], HashEncoder(), model="m", model_checksum=7.0, configuration="a", folder=out)
+    assert finished([task], out, 7.0, "a") and not finished([task], out, 7.0, "b")
+    record = json.loads((out / "zero_shot.json").read_text())
+    (out / "zero_shot.json").write_text(json.dumps(record | {"unwritten": "zero_shot.samples.npz: no room"}))
+    assert not finished([task], out, 7.0, "a")
+    del record["configuration"], record["shards"]
+    (out / "zero_shot.json").write_text(json.dumps(record))
+    assert finished([task], out, 7.0, "b")  # an older one says nothing of either
 
 
 def test_a_line_per_task_says_how_far_it_has_come(tmp_path, capsys):

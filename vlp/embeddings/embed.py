@@ -78,6 +78,7 @@ def embed(
         told = float(checksum(subject.tensors()))
     check_same("the model", f"{told} of {subject.name}")
     of_model = {"model": subject.name, "weights": subject.weights, "checksum": told, "width": subject.embed_dim}
+    of_model["configuration"] = subject.configuration
     encoder = subject.encoder(device, batch_size=batch_size)
     return embed_card(encoder, samples, folder, of_model, sides=sides, file_format=file_format, kind=kind)
 
@@ -143,7 +144,7 @@ def _write_parts(
             if not has_part(stem):
                 part = embed_part(encoder, samples, captions, ids, sides, beat)
                 write_part(stem, part, file_format, kind)
-            bar.update(len(ids) * dist.world_size())
+            bar.update(min(len(ids) * dist.world_size(), len(samples) - bar.n))
 
 
 def embed_part(

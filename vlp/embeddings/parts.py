@@ -15,6 +15,7 @@ from vlp.ground import files
 from vlp.ground.types import RecipeError
 
 MANIFEST = "embeddings.json"
+SINCE = ("configuration",)  # of which older folders say nothing
 Side = Literal["images", "texts"]
 Format = Literal["parquet", "npy"]
 Kind = Literal["float16", "float32"]
@@ -91,6 +92,7 @@ def claim_folder(folder: Path, manifest: Mapping[str, Any], file: str = MANIFEST
         before = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise RecipeError(f"{path}: {error}; choose another folder") from error
+    before = {name: manifest[name] for name in SINCE if name in manifest} | before
     different = [name for name in manifest if before.get(name) != manifest[name]]
     if different:
         name = different[0]

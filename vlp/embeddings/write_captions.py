@@ -129,7 +129,7 @@ def write_captions(
         return
     manifest = {
         "model": subject.name, "weights": subject.weights, "checksum": told, "writing": vars(how),
-        "pictures_per_part": PICTURES_PER_PART, **about,
+        "configuration": subject.configuration, "pictures_per_part": PICTURES_PER_PART, **about,
     }  # fmt: skip
     dist.on_main(partial(claim_folder, folder, manifest, MANIFEST))
     with dist.together():

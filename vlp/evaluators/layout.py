@@ -111,6 +111,10 @@ class SetFolder:
             _check_present(Path(self.locate(name)), names)
         return [self.locate(f"{split}/{name}") for name in names]
 
+    def files(self) -> list[Path]:
+        """Return the shards of all splits of a set on a disk."""
+        return sorted(Path(self.root).glob("*/*.tar"))
+
     def card(self, shards: list[str]) -> Card:
         """Return shards of the set as a data set."""
         split = shards[0].removeprefix(f"{self.root}/").rpartition("/")[0]

@@ -11,6 +11,7 @@ from vlp.data.faults import BadSampleError
 from vlp.data.regions import read_regions
 from vlp.data.samples import Sample
 from vlp.data.shards.cards import Card, load_card
+from vlp.data.shards.remote import is_remote
 from vlp.data.shards.shard import Shard
 from vlp.evaluators.labelled import EvaluationSample
 from vlp.ground.types import RecipeError
@@ -69,6 +70,10 @@ class RegionCard:
         if split != ONLY_SPLIT:
             raise RecipeError(f"data.split is '{split}': {self.told.file} is a card, which has none; name another card")
         return self.told.locations()
+
+    def files(self) -> list[Path]:
+        """Return the shards of the card that lie on a disk."""
+        return [Path(location) for location in self.told.locations() if not is_remote(location)]
 
     def card(self, _shards: list[str]) -> Card:
         """Return the card."""

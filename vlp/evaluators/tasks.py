@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,18 +12,14 @@ from typing import Any
 from tqdm import tqdm
 
 from vlp.evaluators.base import Task
-from vlp.evaluators.layout import find_root
+from vlp.evaluators.earlier_records import files_beside, shards_tag, task_sha256
 from vlp.evaluators.pace import Pace
 from vlp.evaluators.per_sample import lay_out_samples, write_samples
-from vlp.evaluators.record import Record, finish, headline, lay_out, read_record, write_record
+from vlp.evaluators.record import Record, finish, headline, lay_out, write_record
 from vlp.evaluators.shared import SharedEncoder
 from vlp.ground import dist
-from vlp.ground.files import sha256_of
 from vlp.ground.float32 import whole_float32
-from vlp.ground.paths import find_file
 from vlp.ground.types import Encoder, RecipeError
-
-LISTS = (".txt", ".json", ".yaml", ".yml")
 
 
 def run_task(
@@ -39,6 +31,7 @@ def run_task(
     weights: str = "model",
     preprocess: Mapping[str, Any] | None = None,
     model_checksum: float | None = None,
+    configuration: str | None = None,
     moved: Mapping[str, float] | None = None,
     folder: Path | None = None,
 ) -> Record:
@@ -51,6 +44,7 @@ def run_task(
         weights: Label of the weights, such as `model`.
         preprocess: How the model's images are prepared, for the record.
         model_checksum: A number that depends on every weight, for the record.
+        configuration: A word that changes with what the weights are used as, for the record.
         moved: How far each adapted tower has gone from its start, for the record.
         folder: Where the main process writes what each sample adds to the metrics.
 
@@ -76,11 +70,13 @@ def run_task(
                 "step": step,
                 "weights": weights,
                 "model_checksum": model_checksum,
+                **({"configuration": configuration} if configuration else {}),
                 **({"moved": dict(moved)} if moved else {}),
                 "metrics": lay_out(evaluation, task.main_metric),
                 "details": evaluation.details,
                 "data_sha256": data.fingerprint,
                 "files": files_beside(task),
+                **({"shards": shards} if (shards := shards_tag(task)) else {}),
                 "data_changes": {name: change.model_dump(mode="json") for name, change in data.changes().items()},
                 "pixels": {"as": task.data.pixels, "images_that_differ": shared.num_different(data)},
                 "preprocess": None if preprocess is None else dict(preprocess),
@@ -93,60 +89,6 @@ def run_task(
     if folder is not None:
         record |= dist.on_main(partial(_keep, partial(write_samples, folder / task.name, samples), folder))
     return record
-
-
-def task_sha256(task: Task) -> str:
-    """Return a checksum of all that a task says; a task on whole sets has the one it had before there were halves."""
-    whole = {"half"} if task.data.half is None else None
-    said = {
-        "version": task.version,
-        "evaluator": task.evaluator,
-        "main_metric": task.main_metric,
-        "settings": task.settings.model_dump(mode="json"),
-        "data": task.data.model_dump(mode="json", exclude=whole),
-    }
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
-
-
-def files_beside(task: Task) -> dict[str, str]:
-    """Return the checksum of each small file that a task reads beside its shards: prompts, names, hierarchies.
-
-    Sets that lie elsewhere are not asked for theirs.
-    """
-    named = (task.data.class_names, *task.settings.model_dump().values())
-    found = {}
-    for name in named:
-        if isinstance(name, str) and Path(name).suffix in LISTS:
-            with suppress(RecipeError, OSError):  # the task will say so
-                found[name] = sha256_of(find_file("eval", name))
-    if "://" not in os.path.expandvars(task.data.root):
-        with suppress(RecipeError, OSError):
-            lists = find_root(task.data.root).lists()
-            found |= {name: hashlib.sha256(content).hexdigest() for name, content in lists.items()}
-    return found
-
-
-def finished(tasks: Sequence[Task], folder: Path, model_checksum: float) -> dict[str, Record]:
-    """Return the records in a folder that tell what running these tasks would tell, as long as shards are the same.
-
-    Args:
-        model_checksum: That of the weights, as `run_tasks` was told.
-    """
-    records = {task.name: read_record(folder / f"{task.name}.json") for task in tasks}
-    return {
-        task.name: record
-        for task in tasks
-        if (record := records[task.name]) is not None
-        and "error" not in record
-        and record.get("task_sha256") == task_sha256(task)
-        and record.get("model_checksum") == model_checksum
-        and _read_the_same(record.get("files"), files_beside(task))
-    }
-
-
-def _read_the_same(before: Any, now: Mapping[str, str]) -> bool:
-    """Whether files have not changed; older records say nothing of them, and what is gone cannot be read anew."""
-    return not isinstance(before, dict) or all(before.get(name) == digest for name, digest in now.items())
 
 
 def run_tasks(

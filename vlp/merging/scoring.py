@@ -12,8 +12,9 @@ import torch
 from vlp.evaluators.base import Task
 from vlp.evaluators.comparison.score_folders import value_of
 from vlp.evaluators.comparison.task_scores import sign_of
+from vlp.evaluators.earlier_records import finished
 from vlp.evaluators.record import Record
-from vlp.evaluators.tasks import finished, run_tasks
+from vlp.evaluators.tasks import run_tasks
 from vlp.ground import dist
 from vlp.ground.types import RecipeError
 from vlp.run.launch import check_same, checksum

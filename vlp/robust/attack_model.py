@@ -14,10 +14,10 @@ from tqdm import tqdm
 
 from vlp.evaluate import find_tasks, score_subject
 from vlp.evaluators.base import Task
+from vlp.evaluators.earlier_records import finished
 from vlp.evaluators.pace import Pace
 from vlp.evaluators.record import Record, finish, write_record
 from vlp.evaluators.shared import SharedEncoder
-from vlp.evaluators.tasks import finished
 from vlp.ground import dist
 from vlp.ground.bits import checksum
 from vlp.ground.float32 import whole_float32
@@ -87,7 +87,8 @@ def attack_model(
         dist.on_main(partial(_claim, target))
     started = time.perf_counter()
     with whole_float32():
-        found = _attack(tasks, chosen, encoder, KeptOutcomes(target and target / OUTCOMES, resume=resume), told)
+        kept = KeptOutcomes(target and target / OUTCOMES, resume=resume)
+        found = _attack(tasks, chosen, encoder, kept, told, subject)
         others = [task for task in tasks if task.name not in found]
         found |= _evaluate(others, encoder, target and target / TASKS, resume=resume, subject=subject, told=told)
     record = dist.broadcast_object(_record(subject, chosen, [found[task.name] for task in tasks], told, started))
@@ -127,7 +128,12 @@ def _claim(folder: Path) -> None:
 
 
 def _attack(
-    tasks: Sequence[Task], chosen: AttackList, encoder: PixelEncoder, kept: KeptOutcomes, told: float
+    tasks: Sequence[Task],
+    chosen: AttackList,
+    encoder: PixelEncoder,
+    kept: KeptOutcomes,
+    told: float,
+    subject: Subject,
 ) -> dict[str, Record]:
     """Attack the tasks that can be; one that fails leaves a record with its `error` and does not stop the others."""
     shared = SharedEncoder(encoder, progress=True)
@@ -147,7 +153,9 @@ def _attack(
             opened = open_task(
                 task, encoder, shared, samples=chosen.file.samples, batch_size=chosen.file.batch_size, progress=True
             )
-            record = attack_task(opened, plans[task.name], kept, tell, model_checksum=told)
+            record = attack_task(
+                opened, plans[task.name], kept, tell, model_checksum=told, configuration=subject.configuration
+            )
         except Exception as error:
             record = {"task": task.name, "error": f"{type(error).__name__}: {error}"}
         found[task.name] = dist.broadcast_object(record)
@@ -158,7 +166,9 @@ def _evaluate(
     tasks: Sequence[Task], encoder: PixelEncoder, folder: Path | None, *, resume: bool, subject: Subject, told: float
 ) -> dict[str, Record]:
     """Evaluate the tasks that are not attacked, as `vlp eval` does."""
-    done = dist.on_main(partial(finished, tasks, folder, told)) if resume and folder is not None else {}
+    done: dict[str, Record] = {}
+    if resume and folder is not None:
+        done = dist.on_main(partial(finished, tasks, folder, told, subject.configuration))
     records = score_subject(subject, encoder, tasks, folder, told=told, done=done)
     return {record["task"]: record for record in records}
 

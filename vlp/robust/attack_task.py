@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from vlp.data.shards.cards import load_card
+from vlp.evaluators.earlier_records import task_sha256
 from vlp.evaluators.record import Record
-from vlp.evaluators.tasks import task_sha256
 from vlp.robust.attacks.base import Attack
 from vlp.robust.kept_outcomes import KeptOutcomes
 from vlp.robust.opening import Opened
@@ -26,6 +26,7 @@ def attack_task(
     tell: Tell,
     *,
     model_checksum: float,
+    configuration: str = "",
 ) -> Record:
     """Attack a task and return its part of the record, equal on all processes.
 
@@ -33,6 +34,7 @@ def attack_task(
         kept: Where outcomes of an earlier start may be.
         tell: Hears of each attack when it is done: in words, how much work it is, and whether it was done before.
         model_checksum: A number that depends on every weight.
+        configuration: A word that changes with what the weights are used as.
     """
     known = {
         "task": opened.task.name,
@@ -40,6 +42,7 @@ def attack_task(
         "data": opened.data.fingerprint,
         "texts": hashlib.sha256(json.dumps(list(opened.scorer.evaluator.texts)).encode()).hexdigest(),
         "model": model_checksum,
+        "configuration": configuration,
         "batch_size": opened.stage.batch_size,
     }
     done = []

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
+from vlp.evaluators.earlier_records import task_sha256
 from vlp.evaluators.record import Record
-from vlp.evaluators.tasks import task_sha256
 from vlp.robust.attack_diagnostics import diagnose
 from vlp.robust.attacks.base import PIXELS
 from vlp.robust.findings import Outcome

@@ -190,6 +190,7 @@ def _refused(why: str) -> RecipeError:
 def _of_images(recipe: Recipe, towers: DualEncoder, data: str) -> dict[str, Any]:
     return {
         "tower": int(checksum(towers.core.visual.state_dict().values())),
+        "architecture": _architecture(towers, "vision_cfg"),
         "prepared": {name: towers.preprocess_cfg[name] for name in ("size", "mean", "std")},
         "crop": inflated(recipe.data).crop.model_dump(mode="json"),
         "data": hashlib.sha256(data.encode()).hexdigest(),
@@ -197,9 +198,16 @@ def _of_images(recipe: Recipe, towers: DualEncoder, data: str) -> dict[str, Any]
     }
 
 
+def _architecture(towers: DualEncoder, side: str) -> str:
+    """Return a checksum of what the weights of a tower are used as."""
+    told = {name: towers.model_cfg.get(name) for name in (side, "quick_gelu")}
+    return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
 def _of_texts(recipe: Recipe, towers: DualEncoder) -> dict[str, Any]:
     return {
         "tower": int(checksum(towers.core.text.state_dict().values())),
+        "architecture": _architecture(towers, "text_cfg"),
         "context_length": towers.context_length,
         "blocks": [CAPTIONS_AT_A_TIME, TOKENS_AT_A_TIME],
         "precision": recipe.train.precision,

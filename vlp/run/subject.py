@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +20,7 @@ from vlp.towers.borrowed import BorrowedEncoder
 from vlp.towers.dual import DualEncoder
 from vlp.towers.encoder import TowerEncoder
 from vlp.towers.joined import JoinedEncoder
-from vlp.towers.load import AnyModel, load_any_model, split_width, tensors_of
+from vlp.towers.load import AnyModel, configuration_of, load_any_model, split_width, tensors_of
 from vlp.towers.onnx_pair import OnnxEncoder
 from vlp.towers.prefix_encoder import PrefixEncoder
 
@@ -74,6 +76,12 @@ class Subject:
         """Return all weights in their order, and what tells one width from another."""
         yield from tensors_of(self.model, self.width)
         yield from () if self.head is None else self.head.tensors()
+
+    @property
+    def configuration(self) -> str:
+        """A word that changes with what the weights are used as."""
+        used_as = configuration_of(self.model) | {"precision": str(self.number_format)}
+        return hashlib.sha256(json.dumps(used_as, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
     def check_tokenizer(self) -> None:
         """Refuse a tokenizer that does not fit the tower.

@@ -7,6 +7,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ from vlp.towers.sources import CONFIG_FILE, HUB, architecture_of, folder_of, hub
 from vlp.towers.transformers_folders import kind_of
 
 AnyModel = DualEncoder | BorrowedModel | OnnxPair | JoinedModel
+OF_A_WRITER = ("_name_or_path", "transformers_version", "dtype", "torch_dtype")  # of a configuration of transformers
 SENTENCE_MODULES = "modules.json"
 OF_CLIP = ("CLIPModel", "Transformer")  # what sentence-transformers calls it, before version 5.4 and since
 Loader = Callable[[str], DualEncoder | None]
@@ -47,6 +49,18 @@ def tensors_of(model: AnyModel, width: int | None) -> Iterator[Tensor]:
     yield from model.state_dict().values() if isinstance(model, DualEncoder) else model.tensors()
     if width is not None:
         yield torch.tensor([float(width)])
+
+
+def configuration_of(model: AnyModel) -> dict[str, Any]:
+    """Return what embeddings follow from beside weights: towers, activations, tokenizers, how images are prepared."""
+    if isinstance(model, JoinedModel):
+        return {"members": [configuration_of(member) for member in model.members]}
+    towers: Any = {}
+    if isinstance(model, DualEncoder):
+        towers = model.model_cfg
+    elif isinstance(model, BorrowedModel):
+        towers = {name: value for name, value in model.config.to_dict().items() if name not in OF_A_WRITER}
+    return {"towers": towers, "images": dict(model.preprocess_cfg)}
 
 
 def load_model(name: str) -> DualEncoder:

@@ -170,7 +170,7 @@ def test_settings_without_sense_are_refused(settings, message):
 
 def test_numbers_of_classes_become_names(sample_of, tmp_path):
     names = tmp_path / "names.txt"
-    names.write_text("cat\ndog\n\nowl\n")
+    names.write_text("cat\ndog\nowl\n")
     for class_names in (("cat", "dog", "owl"), str(names)):
         captions = Captions(keys={"cls": 1, "json.label": 1}, class_names=class_names, templates=("a {}",))
         counts = drawn(captions, sample_of(cls=b"1\n", json=b'{"label": 2}'))
@@ -199,6 +199,23 @@ def test_numbers_without_a_name_are_faults(sample_of, label):
             sample_of(json=b'{"label": ' + label + b"}"), Draws(0)
         )
     assert caught.value.reason == "bad_caption"
+
+
+def test_a_blank_line_among_names_of_classes_is_refused(tmp_path, sample_of):
+    (tmp_path / "names.txt").write_text("cat\n\nowl\n")
+    with pytest.raises(RecipeError, match=r"class_names: .*names\.txt: line 2 is blank"):
+        Captions(class_names=str(tmp_path / "names.txt"))
+    (tmp_path / "names.txt").write_text("cat\ndog\nowl\n\n \n")
+    captions = Captions(keys={"cls": 1}, class_names=str(tmp_path / "names.txt"))
+    assert captions.first(sample_of(cls=b"2")) == "owl"
+
+
+@pytest.mark.parametrize(
+    "weights", [{"txt": float("nan")}, {"txt": float("inf")}, {"txt": 1.0, "json.a": float("nan")}]
+)
+def test_weights_that_are_no_numbers_are_refused(weights):
+    with pytest.raises(RecipeError, match="data.captions.keys: weights"):
+        Captions(keys=weights)
 
 
 def test_numbers_ask_for_class_names(sample_of):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import math
 import re
 import warnings
 from collections.abc import Mapping
@@ -290,9 +291,12 @@ def _lines(name: str, given: tuple[str, ...] | str) -> tuple[str, ...]:
         return given
     try:
         noun = "eval" if given.startswith("eval/") else "data"
-        lines = find_file(noun, given).read_text(encoding="utf-8-sig").splitlines()
+        lines = find_file(noun, given).read_text(encoding="utf-8-sig").rstrip().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"data.captions.{name}: {given}: {error}") from error
+    blank = next((number for number, line in enumerate(lines, 1) if not line.strip()), None)
+    if blank is not None and name == "class_names":
+        raise RecipeError(f"data.captions.{name}: {given}: line {blank} is blank; lines are counted as classes")
     found = tuple(line.strip() for line in lines if line.strip())
     if not found:
         raise RecipeError(f"data.captions.{name}: {given} is empty")
@@ -300,5 +304,5 @@ def _lines(name: str, given: tuple[str, ...] | str) -> tuple[str, ...]:
 
 
 def _check_weights(name: str, weights: Mapping[Any, float] | None) -> None:
-    if weights is not None and (not weights or min(weights.values()) < 0 or sum(weights.values()) <= 0):
+    if weights is not None and not (weights and min(weights.values()) >= 0 and 0 < sum(weights.values()) < math.inf):
         raise RecipeError(f"data.captions.{name}: weights must not be negative, and one must be larger than 0")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -156,6 +158,42 @@ def test_what_is_not_the_same_task_is_refused_and_the_rest_compared(tmp_path, ch
     assert "bad: NOT COMPARED" in as_text(comparison)
     with pytest.raises(RecipeError, match=reason):
         compare_folders([tmp_path / "a", tmp_path / "b"], ["bad"])
+
+
+def test_probes_that_learned_from_other_data_are_refused(tmp_path):
+    for folder, data in (("a", "1"), ("b", "2")):
+        told = {"learned_from": [{"split": "train", "samples": 9, "sha256": data}]}
+        write_scores(tmp_path / folder, "probe", hits(0.5), details=told)
+        write_scores(tmp_path / folder, "other", hits(0.5))
+    found = compare_folders([tmp_path / "a", tmp_path / "b"])
+    assert found.refused["probe"].startswith("a probe learned from other data")
+    assert [row.task for row in found.rows] == ["other"]
+
+
+def test_two_records_of_a_task_in_one_folder_are_refused(tmp_path):
+    for folder in ("a", "b"):
+        write_scores(tmp_path / folder, "t", hits(0.5))
+    shutil.copy(tmp_path / "a" / "t.json", tmp_path / "a" / "t (copy).json")
+    with pytest.raises(RecipeError, match=r"t\.json: a second record of t in .*a: move one of them away"):
+        compare_folders([tmp_path / "a", tmp_path / "b"])
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "is_refused"),
+    [
+        ({"model_checksum": 1.0}, {"model_checksum": 2.0}, True),
+        ({"model": "m"}, {"model": "n"}, True),
+        ({"step": 5}, {"step": 6}, True),
+        ({"model_checksum": 1.0, "model": "m"}, {"model_checksum": 1.0, "model": "./m"}, False),
+        ({"model_checksum": None}, {"model_checksum": 2.0}, False),
+    ],
+)
+def test_records_of_two_models_in_one_folder_are_refused(tmp_path, one, other, is_refused):
+    for folder in ("a", "b"):
+        write_scores(tmp_path / folder, "t", hits(0.5), **one)
+        write_scores(tmp_path / folder, "u", hits(0.5), **(other if folder == "a" else one))
+    with pytest.raises(RecipeError, match="records of several models: t is of") if is_refused else nullcontext():
+        compare_folders([tmp_path / "a", tmp_path / "b"])
 
 
 def test_a_sample_more_is_another_set(tmp_path):

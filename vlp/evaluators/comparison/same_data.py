@@ -8,6 +8,7 @@ import numpy as np
 
 from vlp.evaluators.comparison.score_folders import ScoredRun
 from vlp.evaluators.per_sample import MetricSamples
+from vlp.evaluators.record import Record
 from vlp.ground.types import RecipeError
 
 MUST_BE_EQUAL = {
@@ -31,6 +32,14 @@ def check_same_data(task: str, runs: Sequence[ScoredRun]) -> None:
         for run in runs[1:]:
             if run.records[task].get(key) != runs[0].records[task].get(key):
                 raise RecipeError(f"{said} ({key} of {runs[0].folder} and of {run.folder})")
+    for run in runs[1:]:
+        if _learned_from(run.records[task]) != _learned_from(runs[0].records[task]):
+            raise RecipeError(f"a probe learned from other data (learned_from of {runs[0].folder} and of {run.folder})")
+
+
+def _learned_from(record: Record) -> object:
+    """Return the checksums of what a probe learned from; nothing where nobody learned."""
+    return [part.get("sha256") for part in record.get("details", {}).get("learned_from") or ()]
 
 
 def what_differs(task: str, runs: Sequence[ScoredRun]) -> list[str]:

@@ -77,7 +77,7 @@ def read_run(path: Path) -> ScoredRun:
     """Return the records of a folder, or those of a run's newest evaluation.
 
     Raises:
-        RecipeError: There are none, or one is no record.
+        RecipeError: There are none, one is no record, two are of one task, or they are of several models.
     """
     steps = [*evaluated_steps(path).values()]
     folder = next((step for step in reversed(steps) if any(step.glob("*.json"))), path)
@@ -85,10 +85,37 @@ def read_run(path: Path) -> ScoredRun:
         raise RecipeError(f"there is no folder of records '{path}'; vlp eval MODEL --to FOLDER writes one")
     if folder == path and (path / OF_A_RUN).is_dir():
         raise RecipeError(f"{path}: a run without evaluations; vlp eval {path} writes them")
-    records = [_read(file) for file in sorted(folder.glob("*.json"))]
-    if not records:
+    files = sorted(folder.glob("*.json"))
+    if not files:
         raise RecipeError(f"{folder}: no records in it; vlp eval MODEL --to FOLDER writes them")
-    return ScoredRun(folder, {record["task"]: record for record in records})
+    records: dict[str, Record] = {}
+    for file in files:
+        record = _read(file)
+        if record["task"] in records:
+            raise RecipeError(f"{file}: a second record of {record['task']} in {folder}: move one of them away")
+        records[record["task"]] = record
+    scored = [record for record in records.values() if "error" not in record]
+    for record in scored[1:]:
+        if not _is_of(record, scored[0]):
+            raise RecipeError(
+                f"{folder}: records of several models: {scored[0]['task']} is of {_model(scored[0])}, {record['task']} "
+                f"of {_model(record)}: give each a folder of its own"
+            )
+    return ScoredRun(folder, records)
+
+
+def _is_of(record: Record, other: Record) -> bool:
+    """Whether two records are of one model: by checksums of its weights, or by its name where one has none."""
+    sums = [each.get("model_checksum") for each in (record, other)]
+    if None in sums:
+        return _model(record) == _model(other)
+    return sums[0] == sums[1]
+
+
+def _model(record: Record) -> str:
+    """Return what a record calls its model, which weights of it, and after which step."""
+    step = "" if record.get("step") is None else f" at step {record['step']}"
+    return f"{record.get('model')} ({record.get('weights', 'model')}{step})"
 
 
 def _read(file: Path) -> Record:

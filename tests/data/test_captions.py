@@ -214,7 +214,7 @@ def test_a_blank_line_among_names_of_classes_is_refused(tmp_path, sample_of):
     "weights", [{"txt": float("nan")}, {"txt": float("inf")}, {"txt": 1.0, "json.a": float("nan")}]
 )
 def test_weights_that_are_no_numbers_are_refused(weights):
-    with pytest.raises(RecipeError, match="data.captions.keys: weights"):
+    with pytest.raises(RecipeError, match=r"data\.captions\.keys: weights"):
         Captions(keys=weights)
 
 

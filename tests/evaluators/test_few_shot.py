@@ -85,6 +85,14 @@ def test_more_shots_are_better(tmp_path):
     assert found["nearest_mean_acc1_8shot"] > found["nearest_mean_acc1_1shot"]
 
 
+@pytest.mark.parametrize("missing", [0, 2])
+def test_a_class_without_a_sample_to_learn_from_is_refused(tmp_path, missing):
+    root = write_splits(tmp_path / "set", train=[label for label in MANY if label != missing], test=FEW)
+    data = open_set(DataSource(root=str(root), classes_without_samples=None))
+    with pytest.raises(RecipeError, match=rf"1 classes have no sample in 'train' .*{data.class_names[missing]}"):
+        FewShot(data, shots=(1,), draws=2).run(SharedEncoder(HashEncoder()))
+
+
 def test_another_seed_draws_others(tmp_path):
     root = write_splits(tmp_path / "set", train=MANY, test=FEW)
     one, same, other = (run(root, shots=(1,), draws=3, l2=0.1, seed=seed).details["draws"] for seed in (0, 0, 1))

@@ -13,7 +13,7 @@ from vlp.evaluators.dataset import EvaluationSet
 from vlp.evaluators.probes.class_contexts import ClassContexts
 from vlp.evaluators.probes.few import check_draws, deal_draws, draw_few, score_draws
 from vlp.evaluators.probes.learned_prompts import Learning, Prompts, SeenImages, go_through, learn, logits
-from vlp.evaluators.probes.train_split import SplitFeatures, open_split, read_features
+from vlp.evaluators.probes.train_split import SplitFeatures, open_full_split, read_features
 from vlp.evaluators.shared import SharedEncoder
 from vlp.ground.types import Evaluation
 
@@ -69,7 +69,7 @@ class CoopPrompts:
     def run(self, encoder: SharedEncoder) -> Evaluation:
         """Embed both splits, learn from draws dealt to all processes, and score."""
         contexts = ClassContexts(encoder.encoder, self.data.class_names, self.context)
-        train = read_features(encoder, open_split(encoder, self.data, self.train_split, "train_split"), "projected")
+        train = read_features(encoder, open_full_split(encoder, self.data, self.train_split), "projected")
         test = read_features(encoder, self.data, "projected")
         found = deal_draws(
             self.shots, self.draws, lambda number, draw: self._learn(number, draw, train, contexts, encoder)

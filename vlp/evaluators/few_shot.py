@@ -16,7 +16,7 @@ from vlp.evaluators.dataset import EvaluationSet
 from vlp.evaluators.probes.few import check_draws, deal_draws, draw_few, mean_over_draws
 from vlp.evaluators.probes.logistic import LabelledRows, fit
 from vlp.evaluators.probes.penalties import search_penalty
-from vlp.evaluators.probes.train_split import Features, SplitFeatures, open_split, read_features
+from vlp.evaluators.probes.train_split import Features, SplitFeatures, open_full_split, read_features
 from vlp.evaluators.shared import SharedEncoder
 from vlp.ground.types import Evaluation, RecipeError
 
@@ -64,7 +64,7 @@ class FewShot:
 
     def run(self, encoder: SharedEncoder) -> Evaluation:
         """Embed both splits, learn from draws dealt to all processes, and score."""
-        opened = open_split(encoder, self.data, self.train_split, "train_split")
+        opened = open_full_split(encoder, self.data, self.train_split)
         train = read_features(encoder, opened, self.features)
         test = read_features(encoder, self.data, self.features)
         learned = deal_draws(self.shots, self.draws, lambda number, draw: self._learn(number, draw, train, test))

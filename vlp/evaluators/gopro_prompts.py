@@ -24,7 +24,7 @@ from vlp.evaluators.probes.learned_prompts import (
     learn,
     logits,
 )
-from vlp.evaluators.probes.train_split import open_split, told_of
+from vlp.evaluators.probes.train_split import open_full_split, told_of
 from vlp.evaluators.shared import LEAST_IMAGES, SharedEncoder, deal
 from vlp.ground.randomness import fold
 from vlp.ground.types import Evaluation, RecipeError
@@ -103,7 +103,7 @@ class GoproPrompts:
         """Learn from draws dealt to all processes, and score images dealt to them."""
         contexts = ClassContexts(encoder.encoder, self.data.class_names, self.context)
         eye = Eye(encoder.encoder, encoder.device)
-        train = open_split(encoder, self.data, self.train_split, "train_split")
+        train = open_full_split(encoder, self.data, self.train_split)
         labels = np.array(train.labels)
 
         def learned(number: int, draw: int) -> Prompts:

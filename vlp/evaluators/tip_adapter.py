@@ -12,7 +12,7 @@ from torch.nn import functional
 from vlp.evaluators.base import Seed, check_classes, evaluators
 from vlp.evaluators.dataset import EvaluationSet
 from vlp.evaluators.probes.few import check_draws, deal_draws, draw_few, score_draws
-from vlp.evaluators.probes.train_split import SplitFeatures, open_split, read_features
+from vlp.evaluators.probes.train_split import SplitFeatures, open_full_split, read_features
 from vlp.evaluators.prompts import class_embeddings, prompts_of
 from vlp.evaluators.shared import SharedEncoder
 from vlp.ground.types import Evaluation, RecipeError
@@ -64,7 +64,7 @@ class TipAdapter:
     def run(self, encoder: SharedEncoder) -> Evaluation:
         """Embed both splits and the prompts, remember draws dealt to all processes, and score."""
         classes = class_embeddings(encoder, self.prompts)
-        train = read_features(encoder, open_split(encoder, self.data, self.train_split, "train_split"), "projected")
+        train = read_features(encoder, open_full_split(encoder, self.data, self.train_split), "projected")
         test = read_features(encoder, self.data, "projected")
         alone = (test.features @ classes.T).argmax(dim=1) == test.labels
         hits = deal_draws(

@@ -51,6 +51,21 @@ def open_split(encoder: SharedEncoder, data: EvaluationSet, split: str, setting:
     return encoder.open(_source_of(data.source, split))
 
 
+def open_full_split(encoder: SharedEncoder, data: EvaluationSet, split: str) -> EvaluationSet:
+    """Open another split of a set, from which samples of every class are drawn, as `open_split` does.
+
+    Raises:
+        RecipeError: Also where a class has no sample in it, whatever `data.classes_without_samples` allows.
+    """
+    found = open_split(encoder, data, split, "train_split")
+    if absent := found.classes_without_samples:
+        raise RecipeError(
+            f"settings.train_split: {len(absent)} classes have no sample in '{split}' to learn from "
+            f"({', '.join(absent[:5])}); name another split, or leave these classes out of the set"
+        )
+    return found
+
+
 def read_features(encoder: SharedEncoder, data: EvaluationSet, features: Features) -> SplitFeatures:
     """Embed the images of a split, once for all tasks."""
     rows = encoder.images(data) if features == "projected" else encoder.image_features(data)

@@ -82,7 +82,11 @@ def test_images_are_known_by_their_keys_or_their_order(tmp_path):
     keys = [f"COCO_val2014_{number:012d}" for number in sorted(SMALL.image_ids)]
     data = written(tmp_path, keys)
     assert places_of(data, SMALL.image_ids, "keys") == [3, 1, 2, 0, 4]
-    assert places_of(data, SMALL.image_ids, "karpathy") == [0, 1, 2, 3, 4]
+    with pytest.raises(RecipeError, match=r"settings\.order is karpathy, where image 1 has the COCO id"):
+        places_of(data, SMALL.image_ids, "karpathy")
+    (tmp_path / "plain").mkdir()
+    plain = written(tmp_path / "plain", [f"image_{number}" for number in range(5)])
+    assert places_of(plain, SMALL.image_ids, "karpathy") == [0, 1, 2, 3, 4]
 
 
 def test_other_images_are_named(tmp_path):

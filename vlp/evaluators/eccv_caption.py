@@ -107,20 +107,33 @@ def places_of(data: EvaluationSet, image_ids: Sequence[int], order: str) -> list
     """Return where each image of the ground truth stands in a set.
 
     Raises:
-        RecipeError: One is missing, or the set has another number of images.
+        RecipeError: One is missing, the set has another number of images, or its keys contradict the order.
     """
     if len(data) != len(image_ids):
         raise RecipeError(f"{data.folder.root}: {len(data)} images, ECCV Caption has {len(image_ids)}")
-    if order == "karpathy":
-        return list(range(len(data)))
     numbers = [re.search(r"(\d+)$", sample.key) for sample in data.samples]
     places = {int(number[1]): index for index, number in enumerate(numbers) if number}
+    if order == "karpathy":
+        _check_order(data, places, image_ids)
+        return list(range(len(data)))
     if missing := [image for image in image_ids if image not in places]:
         raise RecipeError(
             f"{data.folder.root}: no key ends in {missing[0]}, the COCO id of an image ({len(missing)} are missing); "
             "set settings.order to karpathy if the images stand in the order of Karpathy's split"
         )
     return [places[image] for image in image_ids]
+
+
+def _check_order(data: EvaluationSet, places: Mapping[int, int], image_ids: Sequence[int]) -> None:
+    """Refuse keys that are the COCO ids of all images, in another order."""
+    if all(image in places for image in image_ids):
+        wrong = next((index for index, image in enumerate(image_ids) if places[image] != index), None)
+        if wrong is not None:
+            sample = data.samples[wrong]
+            raise RecipeError(
+                f"settings.order is karpathy, where image {wrong + 1} has the COCO id {image_ids[wrong]}, but its key "
+                f"is '{sample.key}': set settings.order to keys"
+            )
 
 
 def score_truth(

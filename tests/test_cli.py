@@ -60,3 +60,21 @@ def test_the_end_of_a_command_looks_for_no_garbage():
     command = f"{last}; from vlp.cli import main; main(['list', 'recipes'])"
     done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "frozen True"
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "0", "-3", "many", "1e400"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("plan", "quickstart", "--tokens"),
+        ("plan", "quickstart", "--pairs"),
+        ("plan", "quickstart", "--price"),
+        ("data", "bench", "embedded", "--seconds"),
+        ("data", "bench", "embedded", "--needed"),
+    ],
+)
+def test_what_is_no_number_above_zero_is_refused_by_the_flag(words, number, capsys):
+    with pytest.raises(SystemExit) as ended:
+        parse(build_parser(), [*words[:-1], f"{words[-1]}={number}"])
+    assert ended.value.code == 2
+    assert f"argument {words[-1]}: '{number}' is no number above 0" in capsys.readouterr().err

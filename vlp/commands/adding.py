@@ -1,8 +1,9 @@
-"""Commands of a parser: each is a function that adds its flags, named and explained by its docstring."""
+"""Commands of a parser, each a function that adds its flags, named and explained by its docstring; numbers of flags."""
 
 from __future__ import annotations
 
-from argparse import ArgumentParser
+import math
+from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Callable, Iterable
 
 
@@ -19,3 +20,18 @@ def add_commands(parser: ArgumentParser, adders: Iterable[Callable[[ArgumentPars
         added.append(commands.add_parser(name, help=said, description=said, allow_abbrev=False))
         add(added[-1])
     return added
+
+
+def positive(word: str) -> float:
+    """Return the number that a flag gives.
+
+    Raises:
+        ArgumentTypeError: It is none, not above 0, or infinite.
+    """
+    try:
+        number = float(word)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise ArgumentTypeError(f"'{word}' is no number above 0")
+    return number

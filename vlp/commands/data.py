@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlp.commands.adding import add_commands
+from vlp.commands.adding import add_commands, positive
 
 if TYPE_CHECKING:
     from vlp.data import Card
@@ -143,8 +143,8 @@ def _data_index(parser: argparse.ArgumentParser) -> None:
 def _data_bench(parser: argparse.ArgumentParser) -> None:
     """bench: measure a card's loader alone, and say how many processes a model needs."""
     parser.add_argument("--size", type=int, default=224, metavar="PIXELS", help="side of the crops; default: 224")
-    parser.add_argument("--seconds", type=float, default=5.0, help="how long each setting is measured; default: 5")
-    parser.add_argument("--needed", type=float, metavar="RATE", help="samples a second that the model takes")
+    parser.add_argument("--seconds", type=positive, default=5.0, help="how long each setting is measured; default: 5")
+    parser.add_argument("--needed", type=positive, metavar="RATE", help="samples a second that the model takes")
 
     def command(card: Card, parsed: argparse.Namespace) -> None:
         from vlp.curate.bench import bench_card

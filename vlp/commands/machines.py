@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from vlp.commands.adding import add_commands
+from vlp.commands.adding import add_commands, positive
 
 
 def add_plan(parser: argparse.ArgumentParser) -> None:
@@ -19,10 +19,12 @@ def add_plan(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--sharded", action="store_true", help="parameters are split over the devices (FSDP2)")
     parser.add_argument(
-        "--tokens", type=float, metavar="N", help="mean length of captions; default: 17, of web captions"
+        "--tokens", type=positive, metavar="N", help="mean length of captions; default: 17, of web captions"
     )
-    parser.add_argument("--pairs", type=float, metavar="N", help="length of the training; default: that of the recipe")
-    parser.add_argument("--price", type=float, metavar="P", help="of a device for an hour")
+    parser.add_argument(
+        "--pairs", type=positive, metavar="N", help="length of the training; default: that of the recipe"
+    )
+    parser.add_argument("--price", type=positive, metavar="P", help="of a device for an hour")
     parser.add_argument("--share", type=float, metavar="S", help="share of the peak that towers reach; default: 0.35")
     parser.add_argument(
         "--calibration", type=Path, metavar="FILE", help="what `vlp bench train` measured on such a machine"

@@ -124,6 +124,33 @@ def test_a_stop_between_or_inside_stages_leaves_no_trace(staged, lost):
     assert torch.equal(next(find_subject(str(home / "stage-1")).tensors()), weights)
 
 
+def test_an_export_of_other_weights_than_the_stage_has_is_written_anew(staged):
+    recipe, told, model = staged
+    right = next(find_subject(str(model / "stage-1")).tensors()).clone()
+    shutil.rmtree(model / "stage-1")
+    shutil.copytree(model / "stage-0", model / "stage-1")
+    (model / "stage-0" / "open_clip_model.safetensors").write_bytes(b"torn")
+    kept = (model / "joined.json").read_text()
+    train_in_stages(recipe, told, stages=2, clusters=2)
+    assert torch.equal(next(find_subject(str(model / "stage-1")).tensors()), right)
+    assert find_subject(str(model)).model.embed_dim == 32 and (model / "joined.json").read_text() == kept
+    before = (model / "stage-1" / "open_clip_config.json").stat().st_mtime_ns
+    train_in_stages(recipe, told, stages=2, clusters=2)
+    assert (model / "stage-1" / "open_clip_config.json").stat().st_mtime_ns == before
+
+
+def test_groups_of_a_stage_that_was_trained_anew_are_refused(staged):
+    recipe, told, model = staged
+    path = model.parent / "embeddings-0" / "embeddings.json"
+    before = path.read_text()
+    path.write_text(json.dumps(json.loads(before) | {"checksum": 1.0}))
+    with pytest.raises(
+        RecipeError, match=r"embeddings-0 was written with another checksum: 1\.0, .*was trained anew, remove"
+    ):
+        train_in_stages(recipe, told, stages=2, clusters=2)
+    path.write_text(before)
+
+
 def _train_stages(_rank, _world_size, recipe, told):
     return str(train_in_stages(recipe, told, stages=2, clusters=2))
 

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+import torch
+
 from vlp.data.sample_groups import ABOUT, read_group_folder
 from vlp.data.samples import only_source
 from vlp.embeddings.embed import embed
+from vlp.embeddings.parts import MANIFEST
 from vlp.export.run import export_run
 from vlp.ground import dist
+from vlp.ground.bits import checksum
 from vlp.ground.types import RecipeError
 from vlp.recipe.compose import load_recipe
 from vlp.recipe.schema import Recipe
+from vlp.run.trained_model import load_model_of_run
 from vlp.stages.grouping import cluster
 from vlp.towers.joined import write_joined
+from vlp.towers.load import load_model
 from vlp.train import train
 
 MODEL = "model"
@@ -58,12 +65,18 @@ def train_in_stages(
 def _group(home: Path, stage: int, card: str, clusters: int, seed: int) -> Path:
     """Return the groups that a stage draws from, made where they are not there yet."""
     before, to = home / f"groups-{stage - 1}", home / f"groups-{stage}"
-    if (to / ABOUT).exists():
+    embeddings, is_made = home / f"embeddings-{stage - 1}", (to / ABOUT).exists()
+    if not is_made or (embeddings / MANIFEST).exists():  # those that are there must be of the stage as it is
+        run = home / f"stage-{stage - 1}"
+        try:
+            embed(str(run), card, embeddings, sides=("images",), file_format="npy", kind="float32")
+        except RecipeError as error:
+            raise RecipeError(
+                f"{error}; if {run} was trained anew, remove {embeddings} and the groups and stages behind it"
+            ) from error
+    if is_made:
         _check_groups(to, clusters, seed)
     else:
-        embeddings = home / f"embeddings-{stage - 1}"
-        run = home / f"stage-{stage - 1}"
-        embed(str(run), card, embeddings, sides=("images",), file_format="npy", kind="float32")
         within = before if stage > 1 else None
         sizes = dist.on_main(partial(cluster, embeddings, to, clusters=clusters, seed=seed, within=within))
         if dist.is_main():
@@ -86,10 +99,22 @@ def _join(home: Path, stages: int) -> Path:
     to = home / MODEL
     members = [f"stage-{stage}" for stage in range(stages)]
     for member in members:
+        if (to / member).exists() and not _is_export_of(to / member, home / member):
+            shutil.rmtree(to / member)  # of weights that this stage had before it was trained anew
         if not (to / member).exists():
             export_run(home / member, to / member)
     write_joined(to, members)  # also where there were fewer stages before, or more
     return to
+
+
+def _is_export_of(folder: Path, run: Path) -> bool:
+    """Whether an export is whole and holds the weights that a run ended with."""
+    try:
+        exported = load_model(str(folder))
+    except RecipeError:
+        return False
+    trained = load_model_of_run(run).model
+    return bool(torch.equal(checksum(exported.state_dict().values()), checksum(trained.state_dict().values())))
 
 
 def _card_of(recipe: Recipe) -> str:

@@ -11,6 +11,7 @@ import sys
 import pytest
 import torch
 import transformers
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch.nn import functional
@@ -23,7 +24,8 @@ from vlp.ground.types import RecipeError
 from vlp.run.subject import find_subject
 from vlp.towers.borrowed import BorrowedModel
 from vlp.towers.dual import DualEncoder
-from vlp.towers.load import load_any_model
+from vlp.towers.encoder import TowerEncoder
+from vlp.towers.load import load_any_model, load_model
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "cat", "dog", "that", "sleeps", "of", "photo"]
 TEXTS = ["a cat", "a dog that sleeps"]
@@ -278,3 +280,53 @@ def test_features_before_the_projection(theirs):
         projected = functional.normalize(encoder.model.model.visual_projection(found), dim=-1)
     assert found.shape == (len(tiny_images()), SMALL["hidden_size"])
     assert torch.allclose(projected, encoder.embed_images(tiny_images()), atol=1e-6)
+
+
+EXACT = (
+    {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}},
+    {"size": {"height": 32, "width": 32}, "crop_size": {"height": 32, "width": 32}},
+    {"size": SIZE, "do_center_crop": False},
+    {"size": SIZE, "do_center_crop": False, "do_normalize": False},
+)
+OTHERWISE = (
+    {"size": {"shortest_edge": 40}, "crop_size": {"height": 32, "width": 32}},
+    {"size": {"height": 40, "width": 40}, "crop_size": {"height": 32, "width": 32}},
+    {"do_resize": False, "crop_size": {"height": 32, "width": 32}},
+    {"size": SIZE, "do_center_crop": False, "rescale_factor": 1 / 127.5},
+    {"size": SIZE, "do_center_crop": False, "do_rescale": False},
+)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("settings", [*EXACT, *OTHERWISE])
+def test_images_are_prepared_as_the_folder_says_whoever_builds_the_model(tmp_path, settings):
+    clip_folder(tmp_path)
+    transformers.CLIPImageProcessor(**settings).save_pretrained(tmp_path)
+    images = [Image.effect_noise(size, 50).convert("RGB") for size in ((64, 48), (40, 80))]  # cut evenly: others round
+    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path, backend="pil")
+    model = transformers.CLIPModel.from_pretrained(tmp_path)
+    seen = model.visual_projection(model.vision_model(processor(images, return_tensors="pt")["pixel_values"])[1])
+    found = load_any_model(str(tmp_path))
+    assert isinstance(found, BorrowedModel if settings in OTHERWISE else DualEncoder)
+    encoder = found.encoder("cpu") if isinstance(found, BorrowedModel) else TowerEncoder(found)
+    torch.testing.assert_close(encoder.embed_images(images), functional.normalize(seen, dim=1), atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (OTHERWISE[0], "resized to 40 pixels and cut to 32"),
+        (OTHERWISE[2], "not resized"),
+        (OTHERWISE[3], "not scaled from 0 to 1"),
+        ({"size": {"shortest_edge": 32}, "do_center_crop": False}, "resized to a shortest edge and not cut"),
+        ({"size": {"longest_edge": 32, "shortest_edge": 32}}, "resized to a longest edge of 32 pixels"),
+        ({"size": {"height": 48, "width": 48}, "do_center_crop": False}, "prepared with 48 pixels, .* sees 32"),
+        ({"size": {"height": 32, "width": 48}, "do_center_crop": False}, "prepared with 32 x 48 pixels, .* sees 32"),
+    ],
+)
+def test_a_start_from_images_that_open_clip_prepares_otherwise_is_refused(tmp_path, settings, said):
+    clip_folder(tmp_path)
+    told = {"image_processor_type": "CLIPImageProcessor"} | settings
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(told))
+    with pytest.raises(RecipeError, match=f"its images are {said}"):
+        load_model(str(tmp_path))

@@ -52,8 +52,11 @@ def read_folder(folder: Path) -> dict[str, Any]:
         model_cfg, most = _siglip2(folder, config), _told(folder).get("max_num_patches", USUAL_PATCHES)
         return {"model_cfg": model_cfg, "preprocess_cfg": OF_SIGLIP_2 | _preprocessing(folder), "max_patches": most}
     if config["model_type"] == "siglip":
-        return {"model_cfg": _siglip(folder, config), "preprocess_cfg": OF_SIGLIP | _preprocessing(folder)}
-    return {"model_cfg": _clip(folder, config), "preprocess_cfg": _preprocessing(folder)}
+        model_cfg, prepared = _siglip(folder, config), OF_SIGLIP | _preprocessing(folder)
+    else:
+        model_cfg, prepared = _clip(folder, config), _preprocessing(folder)
+    _check_sizes(folder, prepared.get("resize_mode", "shortest"), model_cfg)
+    return {"model_cfg": model_cfg, "preprocess_cfg": prepared}
 
 
 def _clip(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -219,9 +222,17 @@ def _preprocessing(folder: Path) -> dict[str, Any]:
     """Return open_clip's `preprocess_cfg`, as far as a folder says how its images are prepared.
 
     Raises:
-        RecipeError: They are resized in a way that open_clip's transform does not know.
+        RecipeError: They are prepared in a way that open_clip's transform does not know.
     """
     told = _told(folder)
+    scaled = told.get("do_rescale", True), told.get("rescale_factor", 1 / 255)
+    for is_other, what in (
+        (told.get("do_resize") is False, "not resized"),
+        (told.get("do_pad") is True, "padded"),
+        (not scaled[0] or not math.isclose(scaled[1], 1 / 255, rel_tol=1e-6), "not scaled from 0 to 1"),
+    ):
+        if is_other:
+            raise RecipeError(f"'{folder}': its images are {what}, which open_clip's transform cannot be told")
     resample = told.get("resample")
     if resample is not None and resample not in INTERPOLATIONS:
         raise RecipeError(
@@ -241,6 +252,40 @@ def _preprocessing(folder: Path) -> dict[str, Any]:
     elif size is not None:
         found["resize_mode"] = "shortest" if told.get("do_center_crop", True) else "squash"
     return {key: value for key, value in found.items() if value is not None}
+
+
+def _check_sizes(folder: Path, resize_mode: str, model_cfg: Mapping[str, Any]) -> None:
+    """Refuse sizes of images that open_clip's transform, which resizes and cuts to one size, would not give.
+
+    Raises:
+        RecipeError: Says which.
+    """
+    told, side = _told(folder), model_cfg["vision_cfg"]["image_size"]
+    size = _edges(told.get("size"))
+    cut = _edges(told.get("crop_size")) if told.get("do_center_crop", resize_mode == "shortest") else {}
+    resized, seen = set(size.values()), set(cut.values()) or set(size.values())
+    if "longest_edge" in size:
+        said = f"resized to a longest edge of {size['longest_edge']} pixels"
+    elif "shortest_edge" in size and told.get("do_center_crop") is False:
+        said = "resized to a shortest edge and not cut"
+    elif cut and resized and resized != seen:
+        said = f"resized to {_listed(resized)} pixels and cut to {_listed(seen)}"
+    elif seen and seen != {side}:
+        said = f"prepared with {_listed(seen)} pixels, where its tower sees {side}"
+    else:
+        return
+    raise RecipeError(f"'{folder}': its images are {said}, which open_clip's transform does not do")
+
+
+def _edges(told: Any) -> dict[str, int]:
+    """Return the edges that a processor names, older ones as one number."""
+    if isinstance(told, dict):
+        return {name: value for name, value in told.items() if value is not None}
+    return {"edge": told} if isinstance(told, int) else {}
+
+
+def _listed(sizes: set[int]) -> str:
+    return " x ".join(map(str, sorted(sizes)))
 
 
 def _told(folder: Path) -> dict[str, Any]:

@@ -118,8 +118,17 @@ def test_rounds_that_no_checkpoint_lies_in_are_removed_and_those_that_one_needs_
     train(longer, resume=True, allow_changes=True)  # a round begins at step 6, so that nothing is missed
     shutil.rmtree(run / MINED)
     longer = recipe_of(tmp_path, *USED, ROUNDS, "checkpoint.keep=1", "train.steps=8")
-    with pytest.raises(RecipeError, match=r"step_00000006: is gone.*step 7 draws from.*checkpoints after step 6"):
+    with pytest.raises(RecipeError, match=r"step_00000006: is not there.*step 7 draws from.*after step 6 away"):
         train(longer, resume=True, allow_changes=True)
+
+
+def test_a_run_that_is_to_mine_at_other_steps_is_told_how(tmp_path):
+    every = "data.captions.negatives.mining.every="
+    train(recipe_of(tmp_path, *USED, ROUNDS, f"{every}4", "train.steps=3"))
+    with pytest.raises(RecipeError, match=r"step_00000002: is not there.*negatives\.mining\.every to a divisor of 3"):
+        train(recipe_of(tmp_path, *USED, ROUNDS, "train.steps=6"), resume=True, allow_changes=True)
+    run = train(recipe_of(tmp_path, *USED, ROUNDS, f"{every}3", "train.steps=6"), resume=True, allow_changes=True)
+    assert rounds_of(run) == ["step_00000003"]
 
 
 @pytest.mark.parametrize(

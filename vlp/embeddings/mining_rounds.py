@@ -52,7 +52,7 @@ class MiningRounds:
         """Let the stream draw from what is mined at the beginning of the round that a step lies in.
 
         Raises:
-            RecipeError: That was in an earlier start, and is gone.
+            RecipeError: That was in an earlier start, and is not there.
         """
         first, samples = self._first_of(step), self.run.stream.samples
         folder = self.run.recipe.folder / MINED / f"step_{first:08d}"
@@ -61,8 +61,9 @@ class MiningRounds:
         with dist.together():
             if not (folder / ABOUT).is_file():
                 raise RecipeError(
-                    f"{folder}: is gone, and with it the captions that step {step} draws from: bring it back, or move "
-                    f"the checkpoints after step {first} away"
+                    f"{folder}: is not there, and with it the captions that step {step} draws from: bring it back, or "
+                    f"move the checkpoints after step {first} away; where the run mined otherwise before, or not at "
+                    f"all, set {KEY}.every to a divisor of {step}, so that a round begins there"
                 )
             mined = read_mined(folder, samples, self.run.recipe.data.captions.negatives.count, KEY)
         self.run.stream.take_mined(mined)

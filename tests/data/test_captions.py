@@ -218,6 +218,14 @@ def test_weights_that_are_no_numbers_are_refused(weights):
         Captions(keys=weights)
 
 
+@pytest.mark.parametrize("text", ["\u200b\u200b", "\x01\x02", "\ufeff", "\u00a0 \u2060"])
+def test_what_nobody_can_see_is_no_caption(sample_of, text):
+    with pytest.raises(BadSampleError) as caught:
+        Captions().first(sample_of(txt=text.encode()))
+    assert caught.value.reason == "empty_caption"
+    assert Captions().first(sample_of(txt=f"{text}a".encode())).endswith("a")
+
+
 def test_numbers_ask_for_class_names(sample_of):
     with pytest.raises(BadSampleError, match="class_names"):
         Captions(keys={"json.label": 1})(sample_of(json=b'{"label": 3}'), Draws(0))

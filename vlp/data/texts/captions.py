@@ -209,7 +209,7 @@ class Captions:
 
     def _clean(self, text: str, key: str) -> str:
         text = self.tidy(text, key)
-        if not text:
+        if not any(letter.isprintable() and not letter.isspace() for letter in text):
             raise BadSampleError("empty_caption", f"'{key}' is empty")
         return text
 

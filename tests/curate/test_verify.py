@@ -90,6 +90,12 @@ def test_every_caption_of_a_list_is_read(write_card):
     assert reasons(write_card(replace, captions={"txt": 1.0, "json.caption": 1.0})) == ["empty_caption"]
 
 
+def test_a_card_without_a_sample_is_found(tmp_path):
+    write_shards(tmp_path / "shards", 1, 0)
+    (tmp_path / "card.yaml").write_text("name: none\nshards: shards/*.tar\n")
+    assert reasons(tmp_path / "card.yaml") == ["no_samples"]
+
+
 def test_a_wrong_count_and_a_forgotten_checksum_are_found(write_card):
     assert reasons(write_card(samples=9)) == ["wrong_count"]
     found = reasons(write_card(sha256={"shards/00000.tar": "0" * 64}))

@@ -83,6 +83,8 @@ def verify_card(card: Card, *, workers: int | None = None) -> Verdict:
             samples += checked.samples
             findings += checked.findings
             bar.update()
+    if not samples:
+        findings.append(Finding("no_samples", card.name, "", "the shards hold no sample"))
     if card.samples is not None and card.samples != samples:
         findings.append(Finding("wrong_count", card.name, "", f"{card.samples} samples promised, {samples} found"))
     return Verdict(card.name, len(shards), samples, tuple(findings))

@@ -339,3 +339,65 @@ def test_an_address_among_pixels_costs_its_own_row(tmp_path):
     write_parquet(tmp_path / "t.parquet", rows)
     found = packed(tmp_path / "t.parquet")
     assert captions_of(found.card) == ["a", "c"] and found.faults.counts == {("mine", "missing_image"): 1}
+
+
+def picture(folder, name, number=0):
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(image_bytes(number))
+    return path
+
+
+@pytest.mark.parametrize("junk", ["__MACOSX/cat/._0.jpg", "__MACOSX/0.jpg", "cat/@eaDir/0.jpg", "#recycle/cat/0.jpg"])
+def test_copies_that_a_system_makes_are_no_images(tmp_path, junk):
+    for name in ("cat/0.jpg", "dog/0.jpg", junk):
+        picture(tmp_path / "set", name)
+    assert captions_of(pack(tmp_path / "set", tmp_path / "mine", workers=1).card) == ["cat", "dog"]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("images/0.jpg", "masks/0.jpg"), ("JPEGImages/0.jpg", "Depth/0.jpg"), ("cat/images/0.jpg", "dog/images/1.jpg")],
+)
+def test_folders_called_by_what_is_in_them_are_no_classes(tmp_path, names):
+    for name in names:
+        picture(tmp_path / "set", name)
+    refused(tmp_path / "set", r"is called '(images|JPEGImages)', which is no class: pack the folder whose subfolders")
+
+
+def test_suffixes_of_captions_may_be_capitals(tmp_path):
+    picture(tmp_path / "set", "0.JPG").with_suffix(".TXT").write_text("a boat")
+    assert captions_of(pack(tmp_path / "set", tmp_path / "mine", workers=1).card) == ["a boat"]
+
+
+NOTHINGS = ("nan", "NaN", "None", "null", "N/A", " nan ")
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
+def test_what_programs_write_where_there_is_no_caption_is_none(pictures, tmp_path, form):
+    texts = [*NOTHINGS, "none of them", "a nan in a kitchen"]
+    rows = [{"path": f"pics/{colour}.jpg", "caption": text} for colour, text in zip(COLOURS, texts, strict=True)]
+    table = pictures / f"t.{form}"
+    if form == "csv":
+        table.write_text("path,caption\n" + "".join(f'{row["path"]},"{row["caption"]}"\n' for row in rows))
+    elif form == "jsonl":
+        table.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        write_parquet(table, rows)
+    found = pack(table, tmp_path / "mine", limits="bad=1", workers=1)
+    assert captions_of(found.card) == ["none of them", "a nan in a kitchen"]
+    assert found.faults.counts == {("mine", "missing_caption"): 6}
+    assert (
+        "'NaN' is how programs write that there is no caption" in (tmp_path / "mine" / "quarantine.jsonl").read_text()
+    )
+
+
+def test_a_class_may_be_called_none_and_captions_beside_nothing_stay(pictures, tmp_path):
+    table = pictures / "t.csv"
+    table.write_text("path,label\npics/red.jpg,none\npics/blue.jpg,cat\n")
+    found = pack(table, tmp_path / "classes", columns="caption=label", workers=1)
+    assert captions_of(found.card) == ["none", "cat"]
+    table.write_text("path,caption\npics/red.jpg,nan\npics/red.jpg,a boat\npics/blue.jpg , b\n")
+    card = load_card(str(pack(table, tmp_path / "mine", workers=1).card))
+    samples = SampleSet({"mine": card})
+    assert json.loads(samples[0].read("json")) == {"caption": ["a boat"]} and samples[1].read("txt") == b" b"

@@ -12,16 +12,18 @@ NOUNS = {"recipes": "recipe", "data": "card", "eval": "task"}
 PLURALS = {"recipes": "recipes", "data": "cards", "eval": "tasks"}
 BASE = "base"  # what other recipes extend, and nobody trains
 MOST_SHOWN = 12
+COPIES = ("__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN")
 PACKAGE = Path(__file__).resolve().parent.parent
 
 
 def is_hidden(path: Path) -> bool:
-    """Whether a file, or a folder above it, is one that its system does not show, as `._name` of macOS elsewhere.
+    """Whether a file, or a folder above it, is one that its system does not show, as `._name` of macOS elsewhere, or a
+    folder of copies that an archive of macOS or a disk station has made.
 
     Args:
         path: Relative to what was looked through.
     """
-    return any(part.startswith(".") for part in path.parts)
+    return any(part.startswith(".") or part in COPIES for part in path.parts)
 
 
 def folders(noun: str) -> Iterator[Path]:

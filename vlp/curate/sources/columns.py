@@ -74,6 +74,10 @@ class Columns:
             found[key] = name
         return cls(**found, usual=usual)
 
+    def names_classes(self, caption: str) -> bool:
+        """Whether a column of captions holds classes, to judge by its name or by what is asked for."""
+        return plain(caption) in LABEL or self.usual[0] in LABEL
+
     def given(self) -> dict[str, str]:
         """Return what the user gave."""
         return {"image": self.image, "caption": self.caption}

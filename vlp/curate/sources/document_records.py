@@ -18,6 +18,7 @@ from vlp.data.faults import BadSampleError
 from vlp.data.pixels.decode import decode_image
 from vlp.data.texts.document_layouts import image_names, is_document, passages
 from vlp.data.texts.sample_texts import LARGEST_JSON
+from vlp.ground.paths import is_hidden
 
 MEMBER = "json"
 
@@ -88,7 +89,7 @@ class DocumentRecords:
     def takes(cls, path: Path) -> bool:
         """Whether the first record is a document."""
         if path.is_dir():
-            first = next((file for file in path.rglob("*.json") if not file.name.startswith(".")), None)
+            first = next((file for file in path.rglob("*.json") if not is_hidden(file.relative_to(path))), None)
             return first is not None and _begins_as_document(first, whole=True)
         return path.is_file() and path.suffix.lower() in LINES and _begins_as_document(path, whole=False)
 
@@ -114,7 +115,7 @@ class DocumentRecords:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    yield from sorted(path for path in folder.rglob("*.json") if not path.name.startswith("."))
+    yield from sorted(path for path in folder.rglob("*.json") if not is_hidden(path.relative_to(folder)))
 
 
 def _begins_as_document(path: Path, *, whole: bool) -> bool:

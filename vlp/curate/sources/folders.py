@@ -24,6 +24,9 @@ IMAGES = (*EXTENSIONS, *OTHERS)
 REGIONS = "regions"  # the key of a JSON file that holds captions of parts of its image
 NUMBERED = re.compile(r"(?:\d+[._ -]+|n\d{8}[-_ ]+)(?=.*[^\W\d_])")
 YEAR = re.compile(r"(?:19|20)\d\d\D")
+NO_CLASSES = {
+    *("image", "images", "img", "imgs", "jpegimages", "mask", "masks", "label", "labels", "annotation", "annotations")
+}
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 
 
@@ -55,7 +58,7 @@ class Folder:
         if captioned is None:
             self._check_labels()
         self._check_splits()
-        self.numbering = numbering_of({image.parent.name for image, _ in walk(path)}) if self.is_labelled else None
+        self.numbering = self._numbering() if self.is_labelled else None
         record = next((captions["json"] for _, captions in walk(path) if "json" in captions), None)
         keys = [] if record is None else _json_keys(record)
         if record is not None:
@@ -83,6 +86,20 @@ class Folder:
         """Return the name of a class whose images lie in a folder."""
         name = folder if self.numbering is None else self.numbering.sub("", folder)
         return name.replace("_", " ")
+
+    def _numbering(self) -> re.Pattern[str] | None:
+        """Return what numbers all classes.
+
+        Raises:
+            RecipeError: A folder is called by what is in it.
+        """
+        names = {image.parent.name for image, _ in walk(self.path)}
+        if no_class := next((name for name in sorted(names) if name.lower() in NO_CLASSES), None):
+            raise RecipeError(
+                f"{self.path}: a folder of images is called '{no_class}', which is no class: pack the folder whose "
+                "subfolders are named after classes, put a caption beside each image, or rename it"
+            )
+        return numbering_of(names)
 
     def _check_splits(self) -> None:
         """Refuse a folder of several splits."""
@@ -159,7 +176,9 @@ def walk(folder: Path, above: tuple[tuple[int, int], ...] = ()) -> Iterator[tupl
         if here in above:
             return
         with os.scandir(folder) as found:
-            entries = sorted((entry for entry in found if not entry.name.startswith(".")), key=lambda entry: entry.name)
+            entries = sorted(
+                (entry for entry in found if not is_hidden(Path(entry.name))), key=lambda entry: entry.name
+            )
     except OSError as error:
         raise RecipeError(f"cannot list {folder}: {error.strerror}") from error
     names = {entry.name for entry in entries}
@@ -168,8 +187,9 @@ def walk(folder: Path, above: tuple[tuple[int, int], ...] = ()) -> Iterator[tupl
         if _is_folder(entry):
             yield from walk(path, (*above, here))
         elif path.suffix[1:].lower() in IMAGES:
-            sides = {kind: f"{path.stem}.{kind}" for kind in ("txt", "json")}
-            yield path, {kind: folder / name for kind, name in sides.items() if name in names}
+            sides = {kind: (f"{path.stem}.{kind}", f"{path.stem}.{kind.upper()}") for kind in ("txt", "json")}
+            beside = {kind: next((name for name in both if name in names), None) for kind, both in sides.items()}
+            yield path, {kind: folder / name for kind, name in beside.items() if name is not None}
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -69,7 +69,8 @@ def local_path(folder: Path, name: Any, where: str) -> Path:
 def meant(folder: Path, name: str) -> Path:
     """Return the path of a name, spelled as the files are where another system wrote the table.
 
-    Windows has backslashes, and does not tell `.JPG` from `.jpg`; macOS takes letters and their accents apart.
+    Windows has backslashes, and does not tell `.JPG` from `.jpg`; macOS takes letters and their accents apart; people
+    put spaces behind commas.
     """
     path = folder / name
     if is_file(path):
@@ -95,6 +96,6 @@ def status_of(path: Path) -> tuple[str, int, int]:
 
 
 def _spellings(name: str) -> Iterator[str]:
-    stem, dot, suffix = name.rpartition(".")
-    for each in (name, stem + dot + suffix.lower(), stem + dot + suffix.upper()):
+    stem, dot, suffix = name.strip().rpartition(".")
+    for each in (name, stem + dot + suffix, stem + dot + suffix.lower(), stem + dot + suffix.upper()):
         yield from (each, unicodedata.normalize("NFC", each), unicodedata.normalize("NFD", each))

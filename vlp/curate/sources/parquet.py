@@ -68,6 +68,7 @@ class Parquet:
         names = schema.names
         self.image, self.caption = columns.image_of(names, str(first)), columns.caption_of(names, str(first))
         self.classes = _class_names(schema.metadata or {}, self.caption) or None
+        self.is_of_classes = self.classes is not None or columns.names_classes(self.caption)
         self.files = [(path, self._count(path, first)) for path in paths]
 
     def _count(self, path: Path, first: Path) -> int:
@@ -95,7 +96,7 @@ class Parquet:
                 stop = min(start + size, num_rows)
                 yield ParquetRows(
                     path, start, stop, before + start, self.image, self.caption, self.classes or (),
-                    self.split, self.wanted,
+                    self.split, self.wanted, self.is_of_classes,
                 )  # fmt: skip
             before += num_rows
 
@@ -151,6 +152,7 @@ class ParquetRows:
     classes: tuple[str, ...] = ()
     split: str = ""
     wanted: tuple[str, ...] = ()
+    is_of_classes: bool = False
 
     def __iter__(self) -> Iterator[Row]:
         for place, record in enumerate(self._records()):
@@ -161,7 +163,8 @@ class ParquetRows:
             if self.split and str(record[self.split]) not in self.wanted:
                 continue
             data, name = encoded(record[self.image])
-            yield row_of(number, self.path.parent, name, named(record[self.caption], self.classes), where, data=data)
+            caption = named(record[self.caption], self.classes)
+            yield row_of(number, self.path.parent, name, caption, where, data=data, is_class=self.is_of_classes)
 
     def fingerprint(self) -> str:
         """Return a checksum of the range, and of sizes and times of the file and of the images that it names."""

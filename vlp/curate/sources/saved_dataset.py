@@ -55,6 +55,7 @@ class HubDataset:
         self.wanted = tuple(sorted(chosen_splits(counts, split, path)))
         self.image, self.caption = columns.image_of(features, str(path)), columns.caption_of(features, str(path))
         self.classes = tuple(getattr(features[self.caption], "names", None) or ()) or None
+        self.is_of_classes = self.classes is not None or columns.names_classes(self.caption)
 
     def units(self, size: int) -> Iterator[Rows]:
         """Yield the rows, `size` at a time."""
@@ -62,7 +63,7 @@ class HubDataset:
         for start in range(0, num_rows, size):
             yield HubRows(
                 self.path, start, min(start + size, num_rows), self.image, self.caption, self.classes or (),
-                self.split, self.wanted,
+                self.split, self.wanted, self.is_of_classes,
             )  # fmt: skip
 
 
@@ -78,6 +79,7 @@ class HubRows:
     classes: tuple[str, ...] = ()
     split: str = ""
     wanted: tuple[str, ...] = ()
+    is_of_classes: bool = False
 
     def __iter__(self) -> Iterator[Row]:
         data = _open(self.path, self.image)
@@ -88,7 +90,7 @@ class HubRows:
             content, name = encoded(record[self.image])
             where = f"row {number + 1}"
             caption = named(record[self.caption], self.classes)
-            yield row_of(number, self.path, name, caption, where, data=content)
+            yield row_of(number, self.path, name, caption, where, data=content, is_class=self.is_of_classes)
 
     def fingerprint(self) -> str:
         """Return a checksum of the range, and of sizes and times of the files and of the images that rows name."""

@@ -26,6 +26,7 @@ DELIMITED = (".csv", ".tsv")
 LINES = (".jsonl", ".ndjson")
 JSON = ".json"
 FIRST_ROWS = 10
+NOTHING = {"nan", "-nan", "null", "none", "n/a", "na", "#n/a", "<na>"}
 SUFFIXES = tuple(f".{extension}" for extension in EXTENSIONS)
 
 
@@ -78,6 +79,7 @@ class Table:
                 f"{path}: the first line names no columns ({', '.join(names)}): put one such as {head} above it"
             )
         self.image, self.caption = columns.image_of(names, str(path)), columns.caption_of(names, str(path))
+        self.is_of_classes = columns.names_classes(self.caption)
         named_so = (head.values.get(self.image) for head in heads)
         told = [name for name in named_so if isinstance(name, str) and name and "://" not in name]
         self.is_numbered = bool(told) and all(NUMBER.search(name) for name in told)
@@ -114,7 +116,9 @@ class Table:
             return Row(number, said, fault=("bad_row", f"{said}: {first.fault}"))
         texts = [listed(record.values.get(self.caption)) for record in records]
         caption = texts[0] if len(texts) == 1 else _merged(texts)
-        return row_of(number, self.folder, name, caption, said, num_rows=len(records))
+        if not self.is_of_classes:
+            caption = [text for text in caption if not says_nothing(text)] if len(texts) > 1 else caption
+        return row_of(number, self.folder, name, caption, said, num_rows=len(records), is_class=self.is_of_classes)
 
     def _name(self, record: TableRecord) -> Any:
         return self._cut(record.values.get(self.image))
@@ -265,19 +269,36 @@ def _merged(captions: Sequence[Any]) -> list[Any]:
 
 
 def row_of(
-    number: int, folder: Path, name: Any, caption: Any, where: str, *, data: bytes | None = None, num_rows: int = 1
+    number: int,
+    folder: Path,
+    name: Any,
+    caption: Any,
+    where: str,
+    *,
+    data: bytes | None = None,
+    num_rows: int = 1,
+    is_class: bool = False,
 ) -> Row:
     """Return the row that names its image, or holds it; what is no path is a fault of the row.
 
     Args:
         folder: What paths are relative to.
         where: What the row is called without a name.
+        is_class: Whether the caption is the name or the number of a class, which may be called `none`.
     """
+    if not is_class and says_nothing(caption):
+        fault = ("missing_caption", f"{where}: '{caption}' is how programs write that there is no caption")
+        return Row(number, str(name or where), fault=fault, num_rows=num_rows)
     try:
         image = None if name in (None, "") or data is not None else local_path(folder, name, where)
     except RecipeError as error:
         return Row(number, where, fault=("missing_image", str(error)), num_rows=num_rows)
     return Row(number, str(name or where), image, data, caption_members(caption), num_rows=num_rows)
+
+
+def says_nothing(caption: Any) -> bool:
+    """Whether a text is what pandas and others write where there is none."""
+    return isinstance(caption, str) and caption.strip().lower() in NOTHING
 
 
 def named(value: Any, classes: Sequence[str]) -> Any:

@@ -1,6 +1,7 @@
 """Weights: from files, folders and single towers; never by half."""
 
 import json
+import math
 
 import pytest
 import timm
@@ -166,6 +167,21 @@ def test_a_tower_alone_has_names_of_its_own(tmp_path, part, kind, prefix):
         if name.startswith(part):
             assert torch.equal(value, state[name]), name
     assert [each.part for each in found.loaded] == [part]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda value: value * math.nan, r"are broken: 'visual\.proj' has NaN or infinity"),
+        (lambda value: value + math.inf, r"are broken: 'visual\.proj' has NaN or infinity"),
+        (lambda value: (value * 100).to(torch.int8), r"are whole numbers of type torch\.int8 in 'visual\.proj'"),
+    ],
+)
+def test_weights_that_are_none_are_refused(tmp_path, change, said):
+    state = state_of(tiny_model())
+    torch.save(state | {"visual.proj": change(state["visual.proj"])}, tmp_path / "w.pt")
+    with pytest.raises(RecipeError, match=said):
+        tiny_model(weights=str(tmp_path / "w.pt"))
 
 
 def test_a_file_without_any_of_the_tensors_says_what_it_has(tmp_path):

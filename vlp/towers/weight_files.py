@@ -35,7 +35,10 @@ STORAGES = {
     "CharStorage": torch.int8, "ByteStorage": torch.uint8, "BoolStorage": torch.bool, "UntypedStorage": torch.uint8,
     "ComplexFloatStorage": torch.complex64, "ComplexDoubleStorage": torch.complex128,
 }  # fmt: skip
-PLAIN = {("collections", "OrderedDict"): OrderedDict, ("builtins", "set"): set, ("builtins", "frozenset"): frozenset}
+PLAIN = {
+    ("collections", "OrderedDict"): OrderedDict,
+    **{(module, kind.__name__): kind for module in ("builtins", "__builtin__") for kind in (set, frozenset)},
+}
 OF_TORCHSCRIPT = ("input_resolution", "context_length", "vocab_size")  # numbers among the tensors of OpenAI's archives
 
 
@@ -311,10 +314,13 @@ def _walk(thing: Any, prefix: str, depth: int) -> Iterator[tuple[str, Any]]:
     if depth == 0:
         return
     values = vars(thing) if isinstance(thing, Shell) else thing
+    named = values.get("_non_persistent_buffers_set")  # such as masks, which no state has
+    unsaved = named if isinstance(named, set) else set()
     for name, value in values.items():
         if isinstance(value, Stored):
             yield f"{prefix}{name}", value
         elif name in ("_parameters", "_buffers", "_modules") and isinstance(value, Mapping):
-            yield from _walk(value, prefix, depth - 1)
+            saved = {key: part for key, part in value.items() if name != "_buffers" or key not in unsaved}
+            yield from _walk(saved, prefix, depth - 1)
         elif isinstance(value, Shell):
             yield from _walk(value, f"{prefix}{name}.", depth - 1)

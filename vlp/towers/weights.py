@@ -316,3 +316,10 @@ def _check(
                 f"the weights in '{path}' are not of this model: '{name}' has shape {tuple(found[name].shape)}, "
                 f"the model {tuple(value.shape)}"
             )
+        if value.is_floating_point() and not found[name].is_floating_point():
+            raise RecipeError(
+                f"the weights in '{path}' are whole numbers of type {found[name].dtype} in '{name}': quantised, "
+                "perhaps; take the weights from before that"
+            )
+        if value.is_floating_point() and not found[name].float().isfinite().all():
+            raise RecipeError(f"the weights in '{path}' are broken: '{name}' has NaN or infinity")

@@ -168,6 +168,15 @@ def test_images_that_a_saved_dataset_names_are_packed_again_once_they_change(tmp
     assert pack(tmp_path / "saved", tmp_path / "mine", limits="samples=2", workers=1).kept == 2
 
 
+def test_a_table_without_rows_says_so(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    rows = {"image": pyarrow.array([], pyarrow.binary()), "caption": pyarrow.array([], pyarrow.string())}
+    parquet.write_table(pyarrow.table(rows), tmp_path / "a.parquet")
+    with pytest.raises(RecipeError, match="the source has no rows"):
+        pack(tmp_path / "a.parquet", tmp_path / "mine", workers=1)
+
+
 def test_a_folder_of_parquet_files_is_one_source(tmp_path):
     pyarrow = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")

@@ -157,6 +157,8 @@ def pack_units(units: Iterable[Unit], to: Path, budget: float, workers: int) -> 
             bar.update(record.rows + sum(fault.samples for fault in record.faults))
             _check_budget(to, records, faults, budget)
     _write_quarantine(to, records)
+    if not faults.total and not any(record.samples for record in records):
+        raise RecipeError("the source has no rows")
     if not any(record.samples for record in records):
         raise RecipeError(f"not one row can be used:\n{faults.table()}\n{to / QUARANTINE} lists them")
     _remove_leftovers(to, records)

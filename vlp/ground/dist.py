@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import platform
 from collections.abc import Callable, Iterable, Iterator
@@ -295,6 +296,7 @@ def leave() -> None:
         torch_dist.destroy_process_group()
         _host_group.cache_clear()
         group_aside.cache_clear()
+        gc.collect()  # a wrapped model is part of a circle, and its threads end with the last who holds their group
 
 
 @cache

@@ -134,6 +134,33 @@ def test_a_number_that_may_be_a_name_is_refused(tmp_path):
     assert opened(tmp_path / "mine").labels == (0, 0)
 
 
+def test_a_column_that_is_called_label_makes_classes(tmp_path):
+    table = write_csv(tmp_path / "t.csv", zip(write_images(tmp_path / "images", 2), ("cat", "dog"), strict=True))
+    pack_set(table, tmp_path / "mine", DEFAULT, workers=1)
+    assert (opened(tmp_path / "mine").kind, opened(tmp_path / "mine").labels) == ("classification", (0, 1))
+
+
+@pytest.mark.parametrize(
+    ("labels", "kind", "said"),
+    [
+        (("cat|dog", "dog"), "multilabel", r"'cat\|dog' looks like 2 classes in one cell: write a list there"),
+        (("cat; dog", "cat"), "classification", r"'cat; dog' looks like 2 classes in one cell"),
+        (("Cat", "cat"), None, "'Cat' and 'cat' would be two classes: write them alike"),
+    ],
+)
+def test_cells_that_are_no_names_of_classes_are_refused(tmp_path, labels, kind, said):
+    table = write_csv(tmp_path / "t.csv", zip(write_images(tmp_path / "images", 2), labels, strict=True))
+    with pytest.raises(RecipeError, match=said):
+        pack_set(table, tmp_path / "mine", SetOptions(kind), workers=1)
+
+
+def test_a_right_caption_among_the_wrong_ones_is_refused(tmp_path):
+    (path,) = write_images(tmp_path / "images", 1)
+    table = write_csv(tmp_path / "t.csv", [(path, json.dumps(["a boat", "a car", "a boat"]))], ("path", "caption"))
+    with pytest.raises(RecipeError, match="bad_caption"):
+        pack_set(table, tmp_path / "mine", SetOptions("choice"), workers=1)
+
+
 def test_numbers_without_names_are_refused(tmp_path):
     table = write_csv(tmp_path / "t.csv", [(path, 1) for path in write_images(tmp_path / "images", 2)])
     with pytest.raises(RecipeError, match=r"classes are numbers \(1\).*--class-names FILE"):

@@ -53,7 +53,9 @@ def _data_pack_eval(parser: argparse.ArgumentParser) -> None:
     kinds = ("classification", "retrieval", "multilabel", "choice")
     _add_source(parser, "samples=1000,bad=0")
     parser.add_argument(
-        "--kind", choices=kinds, help="default: classification where the source has classes, else retrieval"
+        "--kind",
+        choices=kinds,
+        help="default: classification where the source has classes, or a column called label or class, else retrieval",
     )
     parser.add_argument(
         "--as", dest="name", default="test", help="split to write: test, or train for probes; default: test"

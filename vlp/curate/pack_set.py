@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -76,7 +78,7 @@ class SetOptions:
     """What the shape of a set depends on beside its source.
 
     Args:
-        kind: What the set is; by the source when absent: classes in, classification out.
+        kind: What the set is; by the source when absent: classes in, or a column that is called so, classification out.
         name: Folder of its shards, such as `test`, or `train` for probes.
         class_names: File with a name per line, in the order of the numbers; where the source calls classes something
             else, such as `n01440764`, that and a tab stand before each name. Relative to `eval/` too.
@@ -123,7 +125,8 @@ def pack_set(
         raise RecipeError(
             f"{source}: interleaved documents, which no evaluator reads: vlp data pack makes shards of them"
         )
-    kind = options.kind or ("retrieval" if _classes_of(opened) is None else "classification")
+    has_classes = _classes_of(opened) is not None or getattr(opened, "is_of_classes", False)
+    kind = options.kind or ("classification" if has_classes else "retrieval")
     to = to.expanduser().resolve()
     if Path(options.name).name != options.name:
         raise RecipeError(f"--as {options.name}: the name of a folder within the set, such as test or train")
@@ -188,6 +191,7 @@ def _classes(source: Source, to: Path, options: SetOptions) -> tuple[tuple[str, 
         names = _distinct(known, "the source")
         return names, _words(names, known, "the source")
     names = tuple(sorted(set(_texts(source))))
+    _check_told(names)
     numbers = list(filter(_is_number, names))
     if not names:
         raise RecipeError(
@@ -217,6 +221,22 @@ def _words(names: Sequence[str], known: Sequence[str] | None, where: str) -> tup
             "--class-names names"
         )
     return tuple(names)  # folders and features of a dataset say names
+
+
+def _check_told(names: Sequence[str]) -> None:
+    """Refuse names that are several, as in `cat|dog` beside `dog`, or one in two spellings, as in `Cat` and `cat`."""
+    spelled: dict[str, str] = {}
+    for name in names:
+        if (other := spelled.setdefault(name.lower(), name)) != name:
+            raise RecipeError(
+                f"'{other}' and '{name}' would be two classes: write them alike, or name all classes with --class-names"
+            )
+        pieces = [piece.strip() for piece in re.split(r"[|;,]", name)]
+        if len(pieces) > 1 and set(pieces) & set(names):
+            raise RecipeError(
+                f"'{name}' looks like {len(pieces)} classes in one cell: write a list there, such as "
+                f"{json.dumps(pieces)}, for --kind multilabel; or name all classes with --class-names"
+            )
 
 
 def _is_number(name: str) -> bool:

@@ -109,6 +109,8 @@ def _lines(texts: list[str], _places: Mapping[str, int]) -> dict[str, bytes]:
 def _choices(texts: list[str], places: Mapping[str, int]) -> dict[str, bytes]:
     if len(texts) < 2:
         raise BadSampleError("bad_caption", "one caption; the right one comes first, wrong ones follow")
+    if texts[0] in texts[1:]:
+        raise BadSampleError("bad_caption", f"the right caption, '{texts[0][:50]}', is among the wrong ones")
     return _lines(texts, places)
 
 

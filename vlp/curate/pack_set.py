@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import re
-from collections import Counter
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
 
+from vlp.curate.class_names import check_folders, known_classes, names_of_classes
 from vlp.curate.packing import Limits, Tally, claimed, pack_units
 from vlp.curate.sources.columns import CAPTION, LABEL, Columns
 from vlp.curate.sources.folders import Folder
 from vlp.curate.sources.open_source import open_source
-from vlp.curate.sources.rows import Source
 from vlp.curate.sources.set_rows import OF_CLASSES, Labels, SetKind, SetRows
 from vlp.curate.sources.unit import Unit, UnitRecord
-from vlp.data import Captions
-from vlp.data.faults import BadSampleError
 from vlp.data.shards.cards import is_record
 from vlp.evaluators.dataset import DataSource, EvaluationSet, open_set
 from vlp.evaluators.layout import CLASS_NAMES, KIND_FILE, TEMPLATES, read_lines
@@ -33,7 +27,6 @@ from vlp.ground.types import RecipeError
 LIMITS = Limits(samples=1000, bad=0.0)
 PROMPT = f"a photo of a {PLACEHOLDER}."
 NO_LIMIT = 2**62
-ROWS_AT_ONCE = 1000
 TASKS: dict[str, tuple[str, str]] = {
     "classification": ("zero_shot", "acc1"),
     "multilabel": ("multilabel", "map"),
@@ -125,14 +118,15 @@ def pack_set(
         raise RecipeError(
             f"{source}: interleaved documents, which no evaluator reads: vlp data pack makes shards of them"
         )
-    has_classes = _classes_of(opened) is not None or getattr(opened, "is_of_classes", False)
+    has_classes = known_classes(opened) is not None or getattr(opened, "is_of_classes", False)
     kind = options.kind or ("classification" if has_classes else "retrieval")
     to = to.expanduser().resolve()
     if Path(options.name).name != options.name:
         raise RecipeError(f"--as {options.name}: the name of a folder within the set, such as test or train")
     if isinstance(opened, Folder) and opened.is_labelled:
-        _check_folders(opened)
-    labels = Labels(kind, opened.caption_keys, *(_classes(opened, to, options) if kind in OF_CLASSES else ()))
+        check_folders(opened)
+    classes = names_of_classes(opened, to, options.class_names) if kind in OF_CLASSES else ()
+    labels = Labels(kind, opened.caption_keys, *classes)
     settings = _settings(source, given, bounds, labels, split=split, configuration=configuration, encoding=encoding)
     folder = to / options.name
     units = (
@@ -159,121 +153,6 @@ def _limits(text: str) -> Limits:
             f"--limits {text}: shards of evaluation sets are numbered; samples=N alone decides their size"
         )
     return LIMITS.changed(text)
-
-
-def _classes_of(source: Source) -> tuple[str, ...] | None:
-    """Return the classes that a source knows; none where it has captions."""
-    classes: tuple[str, ...] | None = getattr(source, "classes", None)
-    return classes
-
-
-def _classes(source: Source, to: Path, options: SetOptions) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return names of classes, and what the source calls them where that is something else.
-
-    The names are those given, those of a split that is there, those of the source, or all that stand in it.
-
-    Raises:
-        RecipeError: A name stands twice, the source has numbers alone, or a number in it may be a name as well.
-    """
-    known = _classes_of(source)
-    if options.class_names:
-        path = find_file("eval", options.class_names)
-        pairs = [line.rpartition("\t") for line in read_lines(path)]
-        words = tuple(_spaced(word) for word, tab, _ in pairs if tab)
-        if words and len(words) < len(pairs):
-            raise RecipeError(f"{path}: {len(words)} of {len(pairs)} lines have a tab; all must, or none")
-        names = _distinct([name for *_, name in pairs], str(path))
-        return names, _distinct(words, str(path)) or _words(names, known, str(path))
-    if (to / CLASS_NAMES).is_file():
-        names = read_lines(to / CLASS_NAMES)
-        return names, _words(names, known, str(to / CLASS_NAMES))
-    if known:
-        names = _distinct(known, "the source")
-        return names, _words(names, known, "the source")
-    names = tuple(sorted(set(_texts(source))))
-    _check_told(names)
-    numbers = list(filter(_is_number, names))
-    if not names:
-        raise RecipeError(
-            "no row names a class; name the column with --columns caption=NAME, or the classes with --class-names"
-        )
-    if numbers:
-        raise RecipeError(
-            f"classes are numbers ({', '.join(numbers[:5])}): write their names into a file, a line each, that of "
-            "number 0 first, and name it with --class-names FILE"
-        )
-    return names, ()
-
-
-def _words(names: Sequence[str], known: Sequence[str] | None, where: str) -> tuple[str, ...]:
-    """Return what the source calls classes whose names are numbers of other classes, as in `1`, `2`, `3`.
-
-    Raises:
-        RecipeError: It may mean either.
-    """
-    other = next((name for place, name in enumerate(names) if _is_number(name) and int(name) != place), None)
-    if other is None:
-        return ()
-    if known is None:
-        raise RecipeError(
-            f"{where}: a class is called '{other}', and is not number {other}: what stands in the source may be names "
-            "or numbers; write what the source calls each class and a tab before each name, in a file that "
-            "--class-names names"
-        )
-    return tuple(names)  # folders and features of a dataset say names
-
-
-def _check_told(names: Sequence[str]) -> None:
-    """Refuse names that are several, as in `cat|dog` beside `dog`, or one in two spellings, as in `Cat` and `cat`."""
-    spelled: dict[str, str] = {}
-    for name in names:
-        if (other := spelled.setdefault(name.lower(), name)) != name:
-            raise RecipeError(
-                f"'{other}' and '{name}' would be two classes: write them alike, or name all classes with --class-names"
-            )
-        pieces = [piece.strip() for piece in re.split(r"[|;,]", name)]
-        if len(pieces) > 1 and set(pieces) & set(names):
-            raise RecipeError(
-                f"'{name}' looks like {len(pieces)} classes in one cell: write a list there, such as "
-                f"{json.dumps(pieces)}, for --kind multilabel; or name all classes with --class-names"
-            )
-
-
-def _is_number(name: str) -> bool:
-    return name.isascii() and name.isdigit()
-
-
-def _check_folders(source: Folder) -> None:
-    """Refuse folders that become one class unasked, such as `n02012849-crane` and `n03126707-crane`."""
-    several = next(((name, found) for name, found in source.folders_of_classes().items() if len(found) > 1), None)
-    if several is not None:
-        name, folders = several
-        raise RecipeError(
-            f"{', '.join(map(str, folders[:5]))}: folders of one class, '{name}': rename all but one, or move their "
-            "images together"
-        )
-
-
-def _texts(source: Source) -> Iterator[str]:
-    """Yield what stands under the images; rows that say nothing are for the pack to judge."""
-    for rows in source.units(ROWS_AT_ONCE):
-        for row in rows:
-            try:
-                yield from Captions().all(row.texts(source.caption_keys))
-            except BadSampleError:
-                continue
-
-
-def _spaced(word: str) -> str:
-    return " ".join(word.split())
-
-
-def _distinct(names: Sequence[str], where: str) -> tuple[str, ...]:
-    found = tuple(map(_spaced, names))
-    twice = sorted(name for name, times in Counter(found).items() if times > 1)
-    if twice:
-        raise RecipeError(f"{where}: two classes are called '{twice[0]}'; give each a name of its own")
-    return found
 
 
 def _settings(source: Path, columns: Columns, limits: Limits, labels: Labels, **chosen: str) -> dict[str, Any]:

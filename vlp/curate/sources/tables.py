@@ -287,8 +287,8 @@ def row_of(
         is_class: Whether the caption is the name or the number of a class, which may be called `none`.
     """
     if not is_class and says_nothing(caption):
-        fault = ("missing_caption", f"{where}: '{caption}' is how programs write that there is no caption")
-        return Row(number, str(name or where), fault=fault, num_rows=num_rows)
+        said = f"{where}: '{caption}' is how programs write that there is no caption"
+        return Row(number, str(name or where), fault=("missing_caption", said), num_rows=num_rows)
     try:
         image = None if name in (None, "") or data is not None else local_path(folder, name, where)
     except RecipeError as error:

@@ -168,6 +168,12 @@ def test_settings_without_sense_are_refused(settings, message):
         Captions(**settings)
 
 
+@pytest.mark.parametrize("probability", [2.0, -0.1, float("nan")])
+def test_a_probability_of_templates_is_one(probability):
+    with pytest.raises(RecipeError, match=r"template_probability: .* is no probability"):
+        Captions(templates=("a {}",), template_probability=probability)
+
+
 def test_numbers_of_classes_become_names(sample_of, tmp_path):
     names = tmp_path / "names.txt"
     names.write_text("cat\ndog\nowl\n")

@@ -149,6 +149,21 @@ def test_width_of_the_embedding_is_needed_where_nothing_says_it():
         tiny_model(embed_dim=None)
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"embed_dim": 0}, r"model\.embed_dim: 0 must be at least 1"),
+        ({"embed_dim": -4}, r"model\.embed_dim: -4 must be at least 1"),
+        ({"init_scale": 20.0, "max_scale": 10.0}, r"model\.init_scale: 20 is above model\.max_scale, 10"),
+        ({"image": {**VIT, "patch_dropout": 1.0}}, r"image\.patch_dropout: 1\.0 is no share"),
+        ({"image": {**VIT, "patch_dropout": -0.1}}, r"image\.patch_dropout: -0\.1 is no share"),
+    ],
+)
+def test_numbers_of_which_no_model_can_be_made_are_refused(settings, said):
+    with pytest.raises(RecipeError, match=said):
+        tiny_model(**settings)
+
+
 def test_towers_must_agree_on_the_activation():
     with pytest.raises(RecipeError, match="quick_gelu"):
         tiny_model(image={**VIT, "quick_gelu": True}, text={**TEXT, "quick_gelu": False})

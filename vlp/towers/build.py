@@ -117,6 +117,7 @@ def build_core(
         RecipeError: A source refuses a setting, a setting would be ignored, or a backbone's weights are not whole.
     """
     text_cfg = {**model_cfg["text_cfg"], **text.building}
+    _check_share(model_cfg["vision_cfg"])
     try:
         other = _other_encoder(text_cfg, model_cfg["embed_dim"])
         watch: AbstractContextManager[Gaps] = watching_gaps() if image.pretrained else nullcontext([])
@@ -203,6 +204,12 @@ def _reason(error: Exception) -> str:
         if isinstance(error, TypeError) and argument in str(error):
             return f"image.{key} has no effect on this backbone, which does not know it: remove it ({error})"
     return f"the towers cannot be built as set: {type(error).__name__}: {said_by(error, LONGEST)}"
+
+
+def _check_share(config: Mapping[str, Any]) -> None:
+    share = config.get("patch_dropout", 0.0)
+    if not 0 <= share < 1:
+        raise RecipeError(f"image.patch_dropout: {share} is no share of patches to leave out: 0 or more, and below 1")
 
 
 def _check_image(visual: nn.Module, model_cfg: dict[str, Any]) -> None:

@@ -101,6 +101,10 @@ class DualEncoder(TwoTowers):
         for name, value in (("init_scale", init_scale), ("max_scale", max_scale), ("text_buckets", text_buckets)):
             if value != "auto" and value <= 0:
                 raise RecipeError(f"model.{name}: {value} must be positive")
+        if embed_dim is not None and embed_dim < 1:
+            raise RecipeError(f"model.embed_dim: {embed_dim} must be at least 1")
+        if init_scale > max_scale:
+            raise RecipeError(f"model.init_scale: {init_scale:g} is above model.max_scale, {max_scale:g}")
         image, text = image_tower.fragment(), text_tower.fragment()
         sources = find_sources(image, text, weights)
         if weights is not None and init_bias is None:  # of one model, although another tower may stand in it

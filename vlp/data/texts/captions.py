@@ -87,6 +87,8 @@ class Captions:
             raise RecipeError("data.captions.wording has no effect without data.captions.separator")
         if identity == "first" and not separator:
             raise RecipeError("data.captions.identity=first has no effect without data.captions.separator")
+        if not 0 <= template_probability <= 1:
+            raise RecipeError(f"data.captions.template_probability: {template_probability} is no probability")
         self.templates = _lines("templates", templates)
         for template in self.templates:
             if not PLACE.search(template):

@@ -36,6 +36,10 @@ class BarlipTerm(Term):
 
     def __init__(self, *, hidden_width: int = 512, width: int = 1024, redundancy: float = 0.005, factor: float = 0.025):
         super().__init__()
+        if min(hidden_width, width) < 1:
+            raise ValueError(f"hidden_width {hidden_width} and width {width} must be at least 1")
+        if redundancy < 0 or factor <= 0:
+            raise ValueError(f"redundancy {redundancy} must be at least 0, factor {factor} above 0")
         self.hidden_width = hidden_width
         self.width = width
         self.redundancy = redundancy

@@ -48,6 +48,8 @@ class ByolipTerm(Term):
         super().__init__()
         if (hidden_width is not None and predictor == "direct") or (memory is not None and predictor == "mlp"):
             raise ValueError("hidden_width belongs to predictor mlp, memory to direct: leave the other one out")
+        if hidden_width is not None and hidden_width < 1:
+            raise ValueError(f"hidden_width {hidden_width} must be at least 1")
         if memory is not None and not 0 <= memory < 1:
             raise ValueError(f"memory {memory} must lie in [0, 1)")
         self.is_direct = predictor == "direct"

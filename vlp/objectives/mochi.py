@@ -50,7 +50,9 @@ class MochiTerm(Term):
     ):
         super().__init__()
         if hardest < 1 or min(mixes, anchor_mixes, first_step, queue) < 0:
-            raise ValueError(f"hardest {hardest} must be at least 1; mixes, first_step and queue must not be negative")
+            raise ValueError(
+                f"hardest {hardest} must be at least 1; mixes, anchor_mixes, first_step and queue must not be negative"
+            )
         self.hardest, self.mixes, self.anchor_mixes, self.first_step = hardest, mixes, anchor_mixes, first_step
         self.queue = FeatureQueue(queue) if queue else None
         self.gradient_is_slope = mixes == anchor_mixes == queue == 0

@@ -32,6 +32,8 @@ class SiamlipTerm(Term):
 
     def __init__(self, *, hidden_width: int = 2048):
         super().__init__()
+        if hidden_width < 1:
+            raise ValueError(f"hidden_width {hidden_width} must be at least 1")
         self.hidden_width = hidden_width
 
     def create(self, embed_dim: int, /) -> None:

@@ -70,7 +70,10 @@ class PixelAdversary(TakenSteps, ABC):
         if not 0 <= start <= 1 or not 0 < probability <= 1:
             raise ValueError(f"start {start} must lie in [0, 1], probability {probability} in (0, 1]")
         if first_step < 0 or warmup_steps < 0 or (last_step is not None and last_step <= first_step):
-            raise ValueError(f"first_step {first_step} must come before last_step {last_step}, and neither below 0")
+            raise ValueError(
+                f"first_step {first_step} must come before last_step {last_step}, and neither they nor warmup_steps "
+                f"{warmup_steps} below 0"
+            )
         if min(clean_weight, adversarial_weight) < 0 or clean_weight == adversarial_weight == 0:
             raise ValueError(f"clean_weight {clean_weight} and adversarial_weight {adversarial_weight} say nothing")
         super().__init__()

@@ -33,6 +33,8 @@ class SmallFirst(FirstSteps):
 
     def __init__(self, *, image_size: int, steps: int):
         super().__init__(steps=steps)
+        if image_size < 1:
+            raise ValueError(f"image_size {image_size} must be at least 1")
         self.image_size = image_size
 
     @torch.no_grad()

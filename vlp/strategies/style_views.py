@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from vlp.data.pixels.amplitudes import Styles
+from vlp.data.pixels.amplitudes import Styles, check_styles
 from vlp.ground.bits import checksum
 from vlp.ground.draws import below_one, pick, uniform
 from vlp.ground.types import Batch
@@ -43,6 +43,7 @@ class StyleViews(Strategy):
     def __init__(self, *, card: str = "embedded-photos", count: int = 64, share: float = 0.05, strength: float = 1.0):
         if not 0 < strength <= 1:
             raise ValueError(f"strength {strength} must lie in (0, 1]")
+        check_styles(count, share)
         self.card, self.count, self.share, self.strength = card, count, share, strength
         self._styles: Styles | None = None
         self._sum = torch.zeros((), dtype=torch.int64)

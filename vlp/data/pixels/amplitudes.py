@@ -22,6 +22,16 @@ Spectrum = Complex64[Tensor, "n 3 f g"]
 Amplitudes = Float32[Tensor, "n 3 f g"]
 
 
+def check_styles(count: int, share: float) -> None:
+    """Refuse numbers of which no styles can be made.
+
+    Raises:
+        RecipeError: One is out of its range.
+    """
+    if count < 1 or not 0 < share < 0.5:
+        raise RecipeError(f"styles: count {count} must be at least 1, share {share} between 0 and 0.5")
+
+
 class Styles:
     """Images of a data set as styles for others, taken at even distances.
 
@@ -36,8 +46,7 @@ class Styles:
     """
 
     def __init__(self, card: str, count: int, share: float, height: int, width: int):
-        if count < 1 or not 0 < share < 0.5:
-            raise RecipeError(f"styles: count {count} must be at least 1, share {share} between 0 and 0.5")
+        check_styles(count, share)
         self.share = share
         self.images = _read(card, count, height, width)
         self._amplitudes: dict[tuple[int, int], Amplitudes] = {}

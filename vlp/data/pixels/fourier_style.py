@@ -6,7 +6,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor, nn
 
-from vlp.data.pixels.amplitudes import Styles
+from vlp.data.pixels.amplitudes import Styles, check_styles
 from vlp.data.pixels.policies import Policy, policies
 from vlp.ground.types import RecipeError
 
@@ -39,6 +39,7 @@ class FourierStyle(Policy):
     ):
         if not 0 < strength <= 1 or not 0 < probability <= 1:
             raise RecipeError(f"data.policy: strength {strength:g} and probability {probability:g} must lie in (0, 1]")
+        check_styles(count, share)
         self.module = StyleChange(card, count, share, strength, probability)
 
     def transform(self) -> nn.Module:

@@ -45,7 +45,9 @@ class Prototypes(nn.Module):
     ):
         super().__init__()
         if min(num_prototypes, hidden_width, bottleneck, temperature, teacher_temperature) <= 0:
-            raise ValueError("num_prototypes, hidden_width, bottleneck and temperatures must be positive")
+            raise ValueError(
+                "num_prototypes, hidden_width, bottleneck, temperature and teacher_temperature must be positive"
+            )
         if not (0 <= center_memory <= 1 and 0 <= decay <= 1):
             raise ValueError(f"center_memory {center_memory} and decay {decay} must lie in [0, 1]")
         self.sizes = (hidden_width, bottleneck, num_prototypes)

@@ -1,0 +1,50 @@
+"""No number of a part of a recipe is taken that means nothing: -1 stands for all of them."""
+
+from __future__ import annotations
+
+import typing
+
+import pytest
+from pydantic_core import PydanticUndefined
+
+from vlp.data.pixels.policies import policies
+from vlp.ground.registry import settings_of
+from vlp.objectives.base import terms
+from vlp.step.optimizers.base import optimizers
+from vlp.strategies.base import strategies
+
+PARTS = {"objective": terms, "strategies": strategies, "data.policy": policies, "optimizer": optimizers}
+MEANS_SOMETHING = {
+    ("data.policy", "augmix", "depth"),  # as many as are drawn
+    ("strategies", "sequence_lengths", "seed"),
+}
+
+
+def numbers():
+    for noun, registry in PARTS.items():
+        for name in registry:
+            for key, field in settings_of(registry[name]).model_fields.items():
+                kinds = (field.annotation, *typing.get_args(field.annotation))
+                if {int, float} & set(kinds) and tuple not in map(typing.get_origin, kinds):
+                    yield noun, name, key
+
+
+def required(schema, key):
+    """Return settings that a part cannot do without, any that its kind allows."""
+    kinds = {int: 4, float: 0.5, str: "x"}
+    return {
+        name: next(
+            (value for kind, value in kinds.items() if kind in (field.annotation, *typing.get_args(field.annotation))),
+            (),
+        )
+        for name, field in schema.model_fields.items()
+        if field.default is PydanticUndefined and name != key
+    }
+
+
+@pytest.mark.parametrize(("noun", "name", "key"), sorted(set(numbers()) - MEANS_SOMETHING))
+def test_a_number_below_all_ranges_is_refused(noun, name, key):
+    registry = PARTS[noun]
+    more = required(settings_of(registry[name]), key)
+    with pytest.raises(ValueError, match=rf"-1\b|\b{key}\b|\bweights\b"):
+        registry.build(name, {key: -1, **more})

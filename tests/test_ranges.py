@@ -7,16 +7,40 @@ import typing
 import pytest
 from pydantic_core import PydanticUndefined
 
+from vlp.curate.rules.base import rules
 from vlp.data.pixels.policies import policies
 from vlp.ground.registry import settings_of
 from vlp.objectives.base import terms
+from vlp.objectives.projections.base import projections
+from vlp.robust.attacks.base import attacks
 from vlp.step.optimizers.base import optimizers
 from vlp.strategies.base import strategies
+from vlp.towers.base import caption_decoders, image_towers, text_towers
+from vlp.towers.tuning.base import tunings
 
-PARTS = {"objective": terms, "strategies": strategies, "data.policy": policies, "optimizer": optimizers}
+PARTS = {
+    "objective": terms,
+    "strategies": strategies,
+    "data.policy": policies,
+    "optimizer": optimizers,
+    "heads": projections,
+    "model.tune": tunings,
+    "model.image": image_towers,
+    "model.text": text_towers,
+    "model.decoder": caption_decoders,
+    "rules": rules,
+    "attacks": attacks,
+}
 MEANS_SOMETHING = {
     ("data.policy", "augmix", "depth"),  # as many as are drawn
     ("strategies", "sequence_lengths", "seed"),
+    ("rules", "caption_cap", "seed"),
+    ("rules", "score", "least"),  # a cosine
+    ("rules", "evaluation_images", "distance"),  # that of duplicate_images
+    *(("attacks", name, "seed") for name in ("cpgc_image", "cpgc_word", "universal")),
+    # refused where both towers are built (test_dual)
+    ("model.image", "open_clip", "patch_dropout"),
+    ("model.image", "vit", "patch_dropout"),
 }
 
 
@@ -47,4 +71,5 @@ def test_a_number_below_all_ranges_is_refused(noun, name, key):
     registry = PARTS[noun]
     more = required(settings_of(registry[name]), key)
     with pytest.raises(ValueError, match=rf"-1\b|\b{key}\b|\bweights\b"):
+        settings_of(registry[name]).model_validate({key: -1, **more})
         registry.build(name, {key: -1, **more})

@@ -19,7 +19,6 @@ from vlp.ground.registry import Registry, settings_of
 from vlp.ground.strict import Strict
 from vlp.ground.types import Evaluation, RecipeError
 
-Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what NumPy and scikit-learn take
 
 

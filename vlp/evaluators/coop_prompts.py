@@ -8,13 +8,14 @@ from jaxtyping import Float32
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vlp.evaluators.base import Count, Seed, check_classes, evaluators
+from vlp.evaluators.base import Seed, check_classes, evaluators
 from vlp.evaluators.dataset import EvaluationSet
 from vlp.evaluators.probes.class_contexts import ClassContexts
 from vlp.evaluators.probes.few import check_draws, deal_draws, draw_few, score_draws
 from vlp.evaluators.probes.learned_prompts import Learning, Prompts, SeenImages, go_through, learn, logits
 from vlp.evaluators.probes.train_split import SplitFeatures, open_full_split, read_features
 from vlp.evaluators.shared import SharedEncoder
+from vlp.ground.ranges import Count
 from vlp.ground.types import Evaluation
 
 CHUNK = 4096  # images at a time

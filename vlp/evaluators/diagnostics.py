@@ -11,7 +11,7 @@ from jaxtyping import Float32, Float64
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vlp.evaluators.base import Count, check_kind, evaluators
+from vlp.evaluators.base import check_kind, evaluators
 from vlp.evaluators.cka import linear_cka
 from vlp.evaluators.dataset import EvaluationSet
 from vlp.evaluators.influence import Estimate
@@ -20,6 +20,7 @@ from vlp.evaluators.moments import effective_rank, participation_ratio
 from vlp.evaluators.score_quantiles import score_quantiles
 from vlp.evaluators.score_tiles import score_tiles, spaced_places
 from vlp.evaluators.shared import SharedEncoder
+from vlp.ground.ranges import Count
 from vlp.ground.types import Evaluation, Metric, PerSample, RecipeError
 
 RANKME_EPSILON = 1e-7

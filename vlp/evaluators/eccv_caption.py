@@ -12,12 +12,13 @@ import torch
 from jaxtyping import Float32, Float64, Int64
 from torch import Tensor
 
-from vlp.evaluators.base import Count, check_kind, evaluators
+from vlp.evaluators.base import check_kind, evaluators
 from vlp.evaluators.dataset import EvaluationSet
 from vlp.evaluators.intervals import mean_of_means, proportion
 from vlp.evaluators.r_precision import precision_at_r
 from vlp.evaluators.retrieval import rank_positives, retrieve
 from vlp.evaluators.shared import SharedEncoder
+from vlp.ground.ranges import Count
 from vlp.ground.types import Evaluation, Metric, PerSample, RecipeError
 
 PER_IMAGE = 5

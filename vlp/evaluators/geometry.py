@@ -10,13 +10,14 @@ import torch
 from jaxtyping import Float32, Float64
 from torch import Tensor
 
-from vlp.evaluators.base import Count, check_kind, evaluators
+from vlp.evaluators.base import check_kind, evaluators
 from vlp.evaluators.dataset import EvaluationSet
 from vlp.evaluators.influence import Estimate
 from vlp.evaluators.intervals import mean, proportion
 from vlp.evaluators.moments import centroid_cosine, centroid_distance, effective_rank, mean_cosine, mean_cosine_across
 from vlp.evaluators.score_tiles import score_tiles, spaced_places
 from vlp.evaluators.shared import SharedEncoder
+from vlp.ground.ranges import Count
 from vlp.ground.types import Evaluation, Metric, RecipeError
 
 BINS = 64

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from vlp.evaluators.base import Count, Seed, check_classes, evaluators
+from vlp.evaluators.base import Seed, check_classes, evaluators
 from vlp.evaluators.dataset import EvaluationSet
 from vlp.evaluators.probes.class_contexts import ClassContexts
 from vlp.evaluators.probes.few import check_draws, deal_draws, draw_few, score_draws
@@ -27,6 +27,7 @@ from vlp.evaluators.probes.learned_prompts import (
 from vlp.evaluators.probes.train_split import open_full_split, told_of
 from vlp.evaluators.shared import LEAST_IMAGES, SharedEncoder, deal
 from vlp.ground.randomness import fold
+from vlp.ground.ranges import Count
 from vlp.ground.types import Evaluation, RecipeError
 
 IMAGES = 32  # whose texts are embedded together, in passes that `ClassContexts` bounds

@@ -12,11 +12,12 @@ from jaxtyping import Float32, Float64, Int64
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vlp.evaluators.base import Count, check_kind, evaluators
+from vlp.evaluators.base import check_kind, evaluators
 from vlp.evaluators.dataset import EvaluationSet
 from vlp.evaluators.intervals import mean, mean_of_means, mean_of_proportions, median, proportion
 from vlp.evaluators.r_precision import precision_at_r
 from vlp.evaluators.shared import SharedEncoder
+from vlp.ground.ranges import Count
 from vlp.ground.types import Evaluation, Metric, PerSample, RecipeError
 
 SCORES_AT_ONCE = 2**23

@@ -12,6 +12,7 @@ from open_clip.transformer import LayerNorm
 from torch import Tensor, nn
 
 from vlp.ground.interleaved import Interleaved
+from vlp.ground.ranges import Count, Positive
 from vlp.ground.types import RecipeError, send
 from vlp.towers.attention import LeanBlock
 from vlp.towers.base import caption_decoders
@@ -40,7 +41,13 @@ class GatedSource(TransformerDecoder):
     """
 
     def __init__(
-        self, *, layers: int = 12, heads: int = 8, every: int = 2, looks: Looks = "latest", mlp_ratio: float = 2.0
+        self,
+        *,
+        layers: Count = 12,
+        heads: Count = 8,
+        every: int = 2,
+        looks: Looks = "latest",
+        mlp_ratio: Positive = 2.0,
     ):
         if not 1 <= every <= layers:
             raise RecipeError(f"model.decoder.every: {every} is not from 1 to layers={layers}")

@@ -13,6 +13,7 @@ from open_clip.transformer import LayerNorm
 from torch import Tensor, nn
 
 from vlp.ground.draws import pick, uniform
+from vlp.ground.ranges import Count
 from vlp.ground.region_rows import RegionRows
 from vlp.ground.types import RecipeError, send
 from vlp.towers.attention import LeanBlock
@@ -46,7 +47,13 @@ class LocatingSource:
     """
 
     def __init__(
-        self, *, layers: int = 6, heads: int = 12, width: int | None = None, bins: int = 500, parallel: float = 0.5
+        self,
+        *,
+        layers: Count = 6,
+        heads: Count = 12,
+        width: Count | None = None,
+        bins: int = 500,
+        parallel: float = 0.5,
     ):
         if bins < 1:
             raise RecipeError(f"model.decoder.bins: {bins} must be at least 1")

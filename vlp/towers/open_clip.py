@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import Field
-
+from vlp.ground.ranges import Count, Positive, Whole
 from vlp.ground.types import RecipeError
 from vlp.towers.base import Fragment, caption_decoders, image_towers, text_towers
 from vlp.towers.new_tokens import read_words
@@ -97,7 +96,7 @@ class OpenClipText:
         self,
         *,
         name: str,
-        context_length: int | None = None,
+        context_length: Count | None = None,
         tokenizer: str | None = None,
         quick_gelu: bool | None = None,
         correct_cls_mask: bool | None = None,
@@ -169,16 +168,16 @@ class VisionTransformer:
     def __init__(
         self,
         *,
-        layers: int = 12,
-        width: int = 768,
-        head_width: int = 64,
-        patch_size: int = 16,
+        layers: Count = 12,
+        width: Count = 768,
+        head_width: Count = 64,
+        patch_size: Count = 16,
         image_size: ImageSize = 224,
-        mlp_ratio: float = 4.0,
+        mlp_ratio: Positive = 4.0,
         patch_dropout: float = 0.0,
         pool: Literal["tok", "avg"] = "tok",
-        pooler_queries: Annotated[int, Field(ge=1)] | None = None,
-        pooler_heads: int = 8,
+        pooler_queries: Count | None = None,
+        pooler_heads: Count = 8,
         quick_gelu: bool | None = None,
         weights: str | None = None,
     ):
@@ -236,18 +235,18 @@ class TextTransformer:
     def __init__(
         self,
         *,
-        layers: int = 12,
-        width: int = 512,
-        heads: int = 8,
-        context_length: int = 77,
-        vocab_size: int = 49408,
-        mlp_ratio: float = 4.0,
+        layers: Count = 12,
+        width: Count = 512,
+        heads: Count = 8,
+        context_length: Count = 77,
+        vocab_size: Count = 49408,
+        mlp_ratio: Positive = 4.0,
         causal: bool = True,
         pool: Literal["argmax", "eos", "first", "last", "cls"] = "argmax",
-        end_id: int = 49407,
-        pad_id: int = 0,
+        end_id: Whole = 49407,
+        pad_id: Whole = 0,
         proj_bias: bool = False,
-        norm_eps: float = 1e-5,
+        norm_eps: Positive = 1e-5,
         quick_gelu: bool | None = None,
         tokenizer: str | None = None,
         new_tokens: tuple[str, ...] | str = (),
@@ -322,7 +321,7 @@ class TransformerDecoder:
         heads: Number of attention heads.
     """
 
-    def __init__(self, *, layers: int = 12, heads: int = 8):
+    def __init__(self, *, layers: Count = 12, heads: Count = 8):
         self.layers = layers
         self.heads = heads
 

@@ -11,6 +11,7 @@ from timm.models import PretrainedCfg, load_model_config_from_hf
 from timm.models._hub import load_model_config_from_path
 
 import vlp.towers.small_naflex  # noqa: F401 - one more model for timm to name
+from vlp.ground.ranges import Count, Share
 from vlp.ground.registry import nearest
 from vlp.ground.types import RecipeError
 from vlp.towers.base import Fragment, image_towers
@@ -46,12 +47,12 @@ class TimmImage:
         pool: str = "avg",
         proj: Literal["linear", "mlp", "none", ""] = "linear",
         proj_bias: bool = False,
-        drop: float = 0.0,
-        drop_path: float | None = None,
-        patch_drop: float = 0.0,
+        drop: Share = 0.0,
+        drop_path: Share | None = None,
+        patch_drop: Share = 0.0,
         pretrained: bool = False,
         weights: str | None = None,
-        max_patches: int | None = None,
+        max_patches: Count | None = None,
     ):
         if drop and proj not in ("linear", "mlp"):
             raise RecipeError(f"image.drop has no effect with image.proj '{proj}': use 'linear' or 'mlp'")

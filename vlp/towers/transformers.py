@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from transformers import AutoConfig, PretrainedConfig
 
+from vlp.ground.ranges import Count
 from vlp.ground.types import RecipeError
 from vlp.towers.base import Fragment, text_towers
 from vlp.towers.new_tokens import read_words
@@ -37,7 +38,7 @@ class TransformersText:
         pretrained: bool = False,
         pooler: Literal["mean_pooler", "cls_pooler", "cls_last_hidden_state_pooler"] = "mean_pooler",
         proj: Literal["linear", "mlp", "none"] = "linear",
-        context_length: int = 77,
+        context_length: Count = 77,
         tokenizer: str | None = None,
         new_tokens: tuple[str, ...] | str = (),
         weights: str | None = None,

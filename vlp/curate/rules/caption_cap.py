@@ -9,6 +9,7 @@ from vlp.curate.facts.facts import CAPTION, IMAGE
 from vlp.curate.facts.gather import FactTable
 from vlp.curate.rules.base import Flags, rules
 from vlp.ground.randomness import fold, mix_array
+from vlp.ground.ranges import Count
 
 
 @rules.register("caption_cap")
@@ -24,7 +25,7 @@ class CaptionCap:
 
     facts = (CAPTION, IMAGE)
 
-    def __init__(self, *, most: int = 10, seed: int = 0):
+    def __init__(self, *, most: Count = 10, seed: int = 0):
         self.most = most
         self.seed = seed
 

@@ -9,6 +9,7 @@ from vlp.curate.facts.facts import CAPTION, IMAGE
 from vlp.curate.facts.gather import FactTable
 from vlp.curate.rules.base import Flags, rules
 from vlp.ground.randomness import mix_array
+from vlp.ground.ranges import Count
 
 
 @rules.register("captions_per_image")
@@ -23,7 +24,7 @@ class CaptionsPerImage:
 
     facts = (IMAGE, CAPTION)
 
-    def __init__(self, *, most: int = 1000):
+    def __init__(self, *, most: Count = 1000):
         self.most = most
 
     def drops(self, table: FactTable, alive: Flags) -> Flags:

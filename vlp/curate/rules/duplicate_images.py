@@ -8,6 +8,7 @@ from vlp.curate.facts.facts import LOOK
 from vlp.curate.facts.gather import FactTable
 from vlp.curate.facts.perceptual import check_distance, twins
 from vlp.curate.rules.base import Flags, rules
+from vlp.ground.ranges import Whole
 
 
 @rules.register("duplicate_images")
@@ -21,7 +22,7 @@ class DuplicateImages:
 
     facts = (LOOK,)
 
-    def __init__(self, *, distance: int = 2, color: int = 8):
+    def __init__(self, *, distance: int = 2, color: Whole = 8):
         self.color = color
         self.distance = check_distance(distance)
         self._twins = np.empty(0, dtype=np.int64)

@@ -6,6 +6,7 @@ from vlp.curate.facts.counting import counts_among
 from vlp.curate.facts.facts import CAPTION
 from vlp.curate.facts.gather import FactTable
 from vlp.curate.rules.base import Flags, rules
+from vlp.ground.ranges import Count
 
 
 @rules.register("images_per_caption")
@@ -20,7 +21,7 @@ class ImagesPerCaption:
 
     facts = (CAPTION,)
 
-    def __init__(self, *, most: int = 10):
+    def __init__(self, *, most: Count = 10):
         self.most = most
 
     def drops(self, table: FactTable, alive: Flags) -> Flags:

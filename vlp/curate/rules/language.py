@@ -11,6 +11,7 @@ from vlp.curate.facts.facts import Number
 from vlp.curate.facts.gather import FactTable
 from vlp.curate.facts.view import View
 from vlp.curate.rules.base import Flags, rules
+from vlp.ground.ranges import Share
 from vlp.ground.registry import nearest
 from vlp.ground.types import RecipeError
 
@@ -27,7 +28,7 @@ class Language:
         among: Codes of all languages that the set may hold; of the 139 known ones, some are mistaken for English.
     """
 
-    def __init__(self, *, languages: tuple[str, ...] = ("en",), sure: float = 0.7, among: tuple[str, ...] = ()):
+    def __init__(self, *, languages: tuple[str, ...] = ("en",), sure: Share = 0.7, among: tuple[str, ...] = ()):
         known = _identifier(()).labels
         for code in (*languages, *among):
             if code not in known:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from vlp.curate.facts.facts import WORDS
 from vlp.curate.facts.gather import FactTable
 from vlp.curate.rules.base import Flags, rules
+from vlp.ground.ranges import Count, Whole
 
 
 @rules.register("length")
@@ -20,7 +21,7 @@ class Length:
 
     facts = (WORDS,)
 
-    def __init__(self, *, fewest: int = 3, most: int = 20):
+    def __init__(self, *, fewest: Whole = 3, most: Count = 20):
         self.fewest = fewest
         self.most = most
 

@@ -13,6 +13,7 @@ from vlp.curate.facts.count_sketch import Sketch
 from vlp.curate.facts.facts import GRAMS, MOST_WORDS, grams_of
 from vlp.curate.facts.gather import FactTable
 from vlp.curate.rules.base import Flags, rules
+from vlp.ground.ranges import Count
 from vlp.ground.types import RecipeError
 
 
@@ -31,7 +32,7 @@ class RareWords:
 
     facts = (GRAMS,)
 
-    def __init__(self, *, frequent: int = 100_000_000, megabytes: int = 1024):
+    def __init__(self, *, frequent: Count = 100_000_000, megabytes: Count = 1024):
         self.frequent = frequent
         self.megabytes = megabytes
         self.sketch = Sketch(megabytes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from vlp.curate.facts.facts import HEADER
 from vlp.curate.facts.gather import FactTable
 from vlp.curate.rules.base import Flags, rules
+from vlp.ground.ranges import Positive, Whole
 
 
 @rules.register("size")
@@ -20,7 +21,7 @@ class Size:
 
     facts = (HEADER,)
 
-    def __init__(self, *, short_side_over: int = 200, aspect_under: float = 3.0):
+    def __init__(self, *, short_side_over: Whole = 200, aspect_under: Positive = 3.0):
         self.short_side_over = short_side_over
         self.aspect_under = aspect_under
 

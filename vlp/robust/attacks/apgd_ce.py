@@ -5,7 +5,8 @@ from __future__ import annotations
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from vlp.robust.attacks.base import Attack, Count, attacks
+from vlp.ground.ranges import Count
+from vlp.robust.attacks.base import Attack, attacks
 from vlp.robust.auto_pgd import auto_pgd
 from vlp.robust.findings import Found, Worst
 from vlp.robust.problem import Problem, cross_entropy, margin

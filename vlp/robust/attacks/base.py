@@ -14,8 +14,6 @@ from vlp.robust.problem import Problem
 from vlp.robust.stage import Stage
 
 PIXELS = "/255"
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
 Radii = Annotated[tuple[Annotated[float, Field(ge=0)], ...], Field(min_length=1)]
 Side = Literal["images", "texts"]
 

@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
-from vlp.robust.attacks.base import Count, Positive, Radii, attacks
+from vlp.ground.ranges import Count, Positive
+from vlp.robust.attacks.base import Radii, attacks
 from vlp.robust.learned_change import LearnedChange
 from vlp.robust.learning_pairs import LearningPairs
 from vlp.robust.malicious_contrast import malicious_contrast, scaled_copies

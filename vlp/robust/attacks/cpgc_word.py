@@ -10,8 +10,9 @@ from torch import Tensor
 
 from vlp.ground import dist
 from vlp.ground.offers import offers
+from vlp.ground.ranges import Count, Positive
 from vlp.ground.types import RecipeError, WordEncoder
-from vlp.robust.attacks.base import Attack, Count, Positive, attacks
+from vlp.robust.attacks.base import Attack, attacks
 from vlp.robust.caption_words import common_words
 from vlp.robust.findings import Outcome
 from vlp.robust.learning_pairs import LearningPairs, read_pairs

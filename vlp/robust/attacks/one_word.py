@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
-from vlp.robust.attacks.base import Attack, Count, attacks
+from vlp.ground.ranges import Count
+from vlp.robust.attacks.base import Attack, attacks
 from vlp.robust.caption_words import changeable, common_words, exchanged, left_out
 from vlp.robust.findings import Outcome
 from vlp.robust.problem import margin

@@ -5,8 +5,9 @@ from __future__ import annotations
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
+from vlp.ground.ranges import Count, Positive
 from vlp.robust.ascent import ascend
-from vlp.robust.attacks.base import Attack, Count, Positive, attacks
+from vlp.robust.attacks.base import Attack, attacks
 from vlp.robust.findings import Found
 from vlp.robust.problem import Problem, cross_entropy
 

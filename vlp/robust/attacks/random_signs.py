@@ -7,7 +7,8 @@ from torch import Tensor
 
 from vlp.attacks.ball import into_ball
 from vlp.ground.draws import uniform
-from vlp.robust.attacks.base import Attack, Count, attacks
+from vlp.ground.ranges import Count
+from vlp.robust.attacks.base import Attack, attacks
 from vlp.robust.findings import Found, Worst
 from vlp.robust.problem import Problem, margin
 

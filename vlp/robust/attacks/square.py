@@ -8,7 +8,8 @@ from torch import Tensor
 
 from vlp.attacks.ball import into_ball
 from vlp.ground.draws import pick, uniform
-from vlp.robust.attacks.base import Attack, Count, Positive, attacks
+from vlp.ground.ranges import Count, Positive
+from vlp.robust.attacks.base import Attack, attacks
 from vlp.robust.findings import Found, Worst
 from vlp.robust.problem import Problem, margin
 

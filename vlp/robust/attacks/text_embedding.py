@@ -8,8 +8,9 @@ import torch
 
 from vlp.attacks.ball import into_round_ball
 from vlp.ground.offers import offers
+from vlp.ground.ranges import Count, Positive
 from vlp.ground.types import RecipeError, WordEncoder
-from vlp.robust.attacks.base import Attack, Count, Positive, Radii, attacks
+from vlp.robust.attacks.base import Attack, Radii, attacks
 from vlp.robust.findings import Outcome, Worst, blind
 from vlp.robust.problem import cross_entropy
 from vlp.robust.stage import Stage

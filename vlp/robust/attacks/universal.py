@@ -8,7 +8,8 @@ from torch import Tensor
 
 from vlp.attacks.ball import ANYTHING, signed_step
 from vlp.attacks.pgd import gradient_of
-from vlp.robust.attacks.base import Count, Positive, Radii, attacks
+from vlp.ground.ranges import Count, Positive
+from vlp.robust.attacks.base import Radii, attacks
 from vlp.robust.learned_change import LearnedChange
 from vlp.robust.learning_pairs import LearningPairs
 from vlp.robust.malicious_contrast import malicious_contrast

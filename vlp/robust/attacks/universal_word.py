@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
-from vlp.robust.attacks.base import Attack, Count, attacks
+from vlp.ground.ranges import Count
+from vlp.robust.attacks.base import Attack, attacks
 from vlp.robust.caption_words import common_words, exchanged
 from vlp.robust.findings import Outcome
 from vlp.robust.learning_pairs import LearningPairs, read_pairs

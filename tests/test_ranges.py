@@ -10,8 +10,10 @@ from pydantic_core import PydanticUndefined
 from vlp.curate.rules.base import rules
 from vlp.data.pixels.policies import policies
 from vlp.ground.registry import settings_of
+from vlp.ground.types import RecipeError
 from vlp.objectives.base import terms
 from vlp.objectives.projections.base import projections
+from vlp.recipe.compose import load_recipe
 from vlp.robust.attacks.base import attacks
 from vlp.step.optimizers.base import optimizers
 from vlp.strategies.base import strategies
@@ -73,3 +75,11 @@ def test_a_number_below_all_ranges_is_refused(noun, name, key):
     with pytest.raises(ValueError, match=rf"-1\b|\b{key}\b|\bweights\b"):
         settings_of(registry[name]).model_validate({key: -1, **more})
         registry.build(name, {key: -1, **more})
+
+
+@pytest.mark.parametrize("size", [0, -1, "[0, 224]", "[224, -1]"])
+@pytest.mark.parametrize("tower", ["vit", "open_clip", "timm"])
+def test_an_image_without_pixels_is_refused(tower, size):
+    name = {"open_clip": ", name: ViT-B-32", "timm": ", name: vit_base_patch16_224"}.get(tower, "")
+    with pytest.raises(RecipeError, match=r"image_size"):
+        load_recipe("vitb32_clip", [f"model.image={{type: {tower}{name}, image_size: {size}}}"])

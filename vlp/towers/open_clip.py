@@ -11,7 +11,7 @@ from vlp.towers.base import Fragment, caption_decoders, image_towers, text_tower
 from vlp.towers.new_tokens import read_words
 from vlp.towers.sources import folder_of, read_config
 
-ImageSize = int | tuple[int, int]
+ImageSize = Count | tuple[Count, Count]
 
 
 @image_towers.register("open_clip")

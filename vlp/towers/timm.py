@@ -43,7 +43,7 @@ class TimmImage:
         self,
         *,
         name: str,
-        image_size: int | tuple[int, int] | None = None,
+        image_size: Count | tuple[Count, Count] | None = None,
         pool: str = "avg",
         proj: Literal["linear", "mlp", "none", ""] = "linear",
         proj_bias: bool = False,

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -211,6 +212,8 @@ def test_a_record_of_other_shards_is_not_taken(tmp_path):
     assert finished([task], tmp_path / "out", 7.0)
     write_tar(tmp_path / "zero_shot" / "train" / "0.tar", [])
     assert not finished([task], tmp_path / "out", 7.0)
+    shutil.rmtree(tmp_path / "zero_shot")
+    assert finished([task], tmp_path / "out", 7.0)  # what is gone cannot be scored anew
 
 
 def test_a_record_of_weights_used_otherwise_or_without_its_table_is_not_taken(tmp_path):

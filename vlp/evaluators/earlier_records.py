@@ -25,7 +25,7 @@ def finished(
 ) -> dict[str, Record]:
     """Return the records in a folder that tell what running these tasks would tell.
 
-    Of sets that lie elsewhere the shards are not asked for.
+    Older records say nothing of configurations and shards, and those of sets that lie elsewhere nothing of shards.
 
     Args:
         model_checksum: That of the weights, as `run_tasks` was told.
@@ -40,8 +40,8 @@ def finished(
         and "unwritten" not in record
         and record.get("task_sha256") == task_sha256(task)
         and record.get("model_checksum") == model_checksum
-        and record.get("configuration", configuration) == configuration
-        and record.get("shards", now := shards_tag(task)) == now
+        and _are_the_same(record.get("configuration"), configuration)
+        and _are_the_same(record.get("shards"), shards_tag(task))
         and _read_the_same(record.get("files"), files_beside(task))
     }
 
@@ -93,6 +93,11 @@ def shards_tag(task: Task) -> str | None:
 
 def _is_elsewhere(task: Task) -> bool:
     return "://" in os.path.expandvars(task.data.root)
+
+
+def _are_the_same(before: str | None, now: str | None) -> bool:
+    """Whether a word has not changed; older records have none, nor has what is gone and cannot be read anew."""
+    return None in (before, now) or before == now
 
 
 def _read_the_same(before: Any, now: Mapping[str, str]) -> bool:

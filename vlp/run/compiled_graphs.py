@@ -6,18 +6,22 @@ from vlp.recipe.schema import Recipe
 
 
 class CompiledGraphs:
-    """Counts graphs of torch.compile; says nothing where nothing is compiled."""
+    """Counts graphs of torch.compile from here on; says nothing where nothing is compiled."""
 
     def __init__(self, recipe: Recipe) -> None:
         self._compiles = bool(recipe.train.compile)
-        self._known = 0
+        self._before = self._told = _graphs() if self._compiles else 0
 
     def metrics(self) -> dict[str, float]:
         """Return `compiled_graphs`, those of this process so far, and `compiled_anew`, those since the last call."""
         if not self._compiles:
             return {}
-        from torch._dynamo.utils import counters  # its import takes seconds, which a compiled run has paid
+        graphs = _graphs()
+        new, self._told = graphs - self._told, graphs
+        return {"compiled_graphs": float(graphs - self._before), "compiled_anew": float(new)}
 
-        graphs = int(counters["stats"]["unique_graphs"])
-        new, self._known = graphs - self._known, graphs
-        return {"compiled_graphs": float(graphs), "compiled_anew": float(new)}
+
+def _graphs() -> int:
+    from torch._dynamo.utils import counters  # its import takes seconds, which only compiled runs should pay
+
+    return int(counters["stats"]["unique_graphs"])

@@ -158,7 +158,7 @@ def _read_parquet(path: Path) -> Columns:
 
 
 def _write_npz(file: BinaryIO, columns: Columns) -> None:
-    np.savez_compressed(file, allow_pickle=False, **columns)
+    np.savez_compressed(file, **columns)  # type: ignore[arg-type]
 
 
 def _read_npz(path: Path) -> Columns:

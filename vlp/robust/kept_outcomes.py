@@ -70,7 +70,7 @@ def _write(path: Path, told: Told, outcome: Outcome) -> None:
         "layers": len(outcome.layers),
     }
     with write_whole(path) as file:
-        np.savez(file, allow_pickle=False, words=np.array(json.dumps(words)), **arrays)
+        np.savez(file, words=np.array(json.dumps(words)), **arrays)  # type: ignore[arg-type]
 
 
 def _read(path: Path, told: Told) -> Outcome | None:

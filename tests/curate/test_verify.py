@@ -90,6 +90,10 @@ def test_every_caption_of_a_list_is_read(write_card):
     assert reasons(write_card(replace, captions={"txt": 1.0, "json.caption": 1.0})) == ["empty_caption"]
 
 
+def test_a_wrong_count_of_a_shard_is_found(write_card):
+    assert reasons(write_card(counts={"shards/00000.tar": 5})) == ["wrong_count"]
+
+
 def test_a_card_without_a_sample_is_found(tmp_path):
     write_shards(tmp_path / "shards", 1, 0)
     (tmp_path / "card.yaml").write_text("name: none\nshards: shards/*.tar\n")

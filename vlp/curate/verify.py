@@ -97,6 +97,9 @@ def _check_shard(task: tuple[Card, Shard]) -> Checked:
     except (BadSampleError, RecipeError) as error:
         return Checked(0, (Finding("shard_error", shard.name, "", str(error)),))
     findings = list(_check_bytes(card, shard, tar))
+    told, found = card.count_of(shard.location), index.footer.samples
+    if told not in (None, found):
+        findings.append(Finding("wrong_count", shard.name, "", f"{told} samples promised, {found} found"))
     # The index may be older than a fault that left size and time of the file alone.
     fault = shard.fault or scan_tar(tar).fault
     if fault:

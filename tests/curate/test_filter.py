@@ -397,13 +397,16 @@ def test_a_card_made_in_python_can_be_filtered(tmp_path):
         ("length: {fewst: 2}", r"rules\.yaml: length: fewst: unknown key; did you mean 'fewest'"),
         ("length: {fewest: many}", r"rules\.yaml: length: fewest: .*given: 'many'"),
         ("length: 2", r"length: expected settings"),
+        ("length: {fewest: 9, most: 3}", r"length: fewest: 9 is above most, 3"),
+        ("size: {aspect_under: 1}", r"size: aspect_under: 1 must be above 1"),
+        ("language: {languages: []}", r"language: languages: none is named"),
         ("a: {type: score, model: x}", r"rules\.yaml: a: give one of least"),
         ("a: {type: score}", r"a: model: is required"),
         ("evaluation_images: {tasks: []}", r"tasks: none is named"),
         ("evaluation_images: {tasks: [emoji25]}", r"no task 'emoji25'.*did you mean 'emoji24'"),
         ("duplicate_images: {distance: 9}", r"distance: 9 is not between 0 and 8"),
         ("", r"no rule in it \(known: caption_cap, captions_per_image"),
-        ("length: {fewest: 50}", r"nothing is left of card 'pairs'"),
+        ("length: {fewest: 20}", r"nothing is left of card 'pairs'"),
     ],
 )
 def test_a_mistake_names_the_key_and_a_way_out(tmp_path, text, message):

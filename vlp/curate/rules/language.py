@@ -29,6 +29,8 @@ class Language:
     """
 
     def __init__(self, *, languages: tuple[str, ...] = ("en",), sure: Share = 0.7, among: tuple[str, ...] = ()):
+        if not languages:
+            raise RecipeError("languages: none is named, so that no caption would stay; name some")
         known = _identifier(()).labels
         for code in (*languages, *among):
             if code not in known:

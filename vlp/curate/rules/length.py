@@ -6,6 +6,7 @@ from vlp.curate.facts.facts import WORDS
 from vlp.curate.facts.gather import FactTable
 from vlp.curate.rules.base import Flags, rules
 from vlp.ground.ranges import Count, Whole
+from vlp.ground.types import RecipeError
 
 
 @rules.register("length")
@@ -22,6 +23,8 @@ class Length:
     facts = (WORDS,)
 
     def __init__(self, *, fewest: Whole = 3, most: Count = 20):
+        if fewest > most:
+            raise RecipeError(f"fewest: {fewest} is above most, {most}, so that no caption would stay")
         self.fewest = fewest
         self.most = most
 

@@ -6,6 +6,7 @@ from vlp.curate.facts.facts import HEADER
 from vlp.curate.facts.gather import FactTable
 from vlp.curate.rules.base import Flags, rules
 from vlp.ground.ranges import Positive, Whole
+from vlp.ground.types import RecipeError
 
 
 @rules.register("size")
@@ -22,6 +23,8 @@ class Size:
     facts = (HEADER,)
 
     def __init__(self, *, short_side_over: Whole = 200, aspect_under: Positive = 3.0):
+        if aspect_under <= 1:
+            raise RecipeError(f"aspect_under: {aspect_under:g} must be above 1, which no image is below")
         self.short_side_over = short_side_over
         self.aspect_under = aspect_under
 
